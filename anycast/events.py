@@ -1,0 +1,171 @@
+"""What the rest of the world may know: the closed union of things that happened, in the past tense.
+
+Log, metrics, `why`, the coordinator and the drills all read this one stream. An event is plain data; `to_record` adds
+when and where it happened and makes the JSON object that is written as one line. Readers ignore fields they do not know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import Any
+
+from anycast.model import Cause, EvidenceClass, SessionState, Status
+from anycast.reasons import Reason
+
+RECORD_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AgentStarted:
+    instance: str
+    version: str
+    document: str
+    """Hash of the document it runs by."""
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AgentStopping:
+    reason: Reason
+    grace_s: float
+    """How long the route stays without us; 0 where no grace was left."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceChanged:
+    """A check's status or reason differs from its last look."""
+
+    check: str
+    evidence_class: EvidenceClass
+    status: Status
+    reason: Reason
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayVerdictChanged:
+    """Can this machine serve?"""
+
+    serving: bool
+    causes: tuple[Cause, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SiteVerdictChanged:
+    """Can anybody behind this site's address serve? Moves the route."""
+
+    serving: bool
+    causes: tuple[Cause, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmRaised:
+    """Something an operator must see that moves nothing by itself."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmCleared:
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixAnnounced:
+    """ExaBGP acknowledged an announcement on a session that is up."""
+
+    neighbor: str
+    prefix: str
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixWithdrawn:
+    """ExaBGP acknowledged a withdrawal, or the session that carried the route ended."""
+
+    neighbor: str
+    prefix: str
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SessionChanged:
+    neighbor: str
+    state: SessionState
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HolderStarted:
+    """A process that holds a lease or serves clients began to be watched."""
+
+    name: str
+    pid: int
+    adopted: bool
+    """It ran before this agent did."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HolderKilled:
+    """We ended a holder because it did not answer."""
+
+    name: str
+    pid: int
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HolderExited:
+    name: str
+    pid: int
+    status: int | None
+    """Exit status, negative for a signal; None where the process was not our child."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClockGapSeen:
+    """More than a lease passed between two of our own ticks; every verdict before it is void."""
+
+    gap_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CheckFaulted:
+    """A check of ours raised. Our bug; reported, never counted against the gateway."""
+
+    check: str
+    error: str
+
+
+Event = (
+    AgentStarted
+    | AgentStopping
+    | EvidenceChanged
+    | GatewayVerdictChanged
+    | SiteVerdictChanged
+    | AlarmRaised
+    | AlarmCleared
+    | PrefixAnnounced
+    | PrefixWithdrawn
+    | SessionChanged
+    | HolderStarted
+    | HolderKilled
+    | HolderExited
+    | ClockGapSeen
+    | CheckFaulted
+)
+
+
+def to_record(event: Event, *, wall: float, boot_ns: int, gateway: str) -> dict[str, Any]:
+    """The JSON object of one line of the event stream. `wall` is Unix time in seconds, `boot_ns` CLOCK_BOOTTIME."""
+    when = datetime.datetime.fromtimestamp(wall, datetime.UTC).isoformat(timespec="microseconds")
+    return {
+        "v": RECORD_VERSION,
+        "at": when,
+        "boot_ns": boot_ns,
+        "gateway": gateway,
+        "event": type(event).__name__,
+        **dataclasses.asdict(event),
+    }

@@ -1,0 +1,84 @@
+"""What evidence, verdicts and routes are. Plain data; imports nothing of ours but the reasons.
+
+Times named `at` or ending in `_at` are CLOCK_BOOTTIME in seconds (float) inside one process; times that cross a process
+border are integer nanoseconds of CLOCK_BOOTTIME and end in `_ns`. Wall-clock time appears only in records for people.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from anycast.reasons import Reason
+
+
+class EvidenceClass(enum.StrEnum):
+    """What a check's evidence may cause. Part of the check's code with its reason, never of the configuration."""
+
+    FACT = "fact"
+    """The kernel or the process table says so and no outsider can cause it: acts at once, alone."""
+    LOAD = "load"
+    """Travels with traffic or can be sent by a stranger: alarms and protects, never withdraws."""
+    SHARED = "shared"
+    """Can fail everywhere at once: shown; needs a token for any change in BGP."""
+
+
+class Status(enum.StrEnum):
+    """What one look saw."""
+
+    PASSING = "passing"
+    FAILING = "failing"
+    UNKNOWN = "unknown"
+    """The check could not see (timed out, crashed, refused). Never counts as failing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What one check saw of one thing at one time."""
+
+    check: str
+    """Name of the check, e.g. ``charon_process``."""
+    evidence_class: EvidenceClass
+    status: Status
+    reason: Reason
+    detail: str = ""
+    """One sentence for people: figures, pids, addresses. Never parsed."""
+    at: float
+    """When it was seen."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """A reason with the check it came from and its detail: one line of `site-agent why`."""
+
+    reason: Reason
+    check: str = ""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}{f' ({self.detail})' if self.detail else ''}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Route:
+    """One prefix as one upstream shall hear it. Sets of these cross component borders, never deltas."""
+
+    neighbor: str
+    """The upstream's address, as ExaBGP's neighbor is named."""
+    prefix: str
+    """CIDR text of the covering prefix, canonical."""
+    next_hop: str
+    """Address literal; never ``self``, so that what is announced can be compared."""
+    communities: tuple[str, ...] = ()
+    """Standard communities as ``high:low`` numbers. Symbolic names are refused: ExaBGP 5 matches commands by substring."""
+    med: int | None = None
+    prepend: int = 0
+    """How many extra copies of the local AS."""
+
+
+class SessionState(enum.StrEnum):
+    """A BGP session as ExaBGP reports it to its helper."""
+
+    CONNECTED = "connected"
+    UP = "up"
+    DOWN = "down"

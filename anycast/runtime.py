@@ -1,0 +1,67 @@
+"""The one loop that turns a pure core into a daemon, and the one clock that leases are told by.
+
+A core has ``deadline`` (seconds of CLOCK_BOOTTIME, or None) and ``handle(event, now) -> actions``. It never sleeps, never
+reads a clock and never touches a socket, so the same core runs under a virtual clock in a simulation and from a recorded
+``.jsonl`` in a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+_E = TypeVar("_E", contravariant=True)
+_A = TypeVar("_A", covariant=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TimerExpired:
+    """The core's own deadline has passed. The only input that is not somebody else's news."""
+
+
+class Core(Protocol[_E, _A]):
+    @property
+    def deadline(self) -> float | None: ...
+
+    def handle(self, event: _E | TimerExpired, now: float) -> Sequence[_A]: ...
+
+
+def boottime() -> float:
+    """Seconds of CLOCK_BOOTTIME: goes on while the machine sleeps, so a lease cannot outlive a suspend."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boottime_ns() -> int:
+    """CLOCK_BOOTTIME in nanoseconds: what crosses process borders."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+async def drive(
+    core: Core[Any, Any],
+    inbox: asyncio.Queue[Any],
+    perform: Callable[[Any], Awaitable[None] | None],
+    *,
+    record: Callable[[float, Any], None] | None = None,
+    clock: Callable[[], float] = boottime,
+) -> None:
+    """Run `core` until cancelled. `perform` must be quick: a slow action is a task whose result becomes an input."""
+    while True:
+        event: Any = TimerExpired()
+        deadline = core.deadline
+        # An overdue timer comes before any queued input: a flood must not starve it.
+        if deadline is None or deadline > clock():
+            delay = None if deadline is None else deadline - clock()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    event = await inbox.get()
+        now = clock()
+        if record is not None:
+            record(now, event)
+        for action in core.handle(event, now):
+            result = perform(action)
+            if result is not None:
+                await result
