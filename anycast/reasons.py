@@ -57,5 +57,7 @@ class Reason(enum.StrEnum):
     """The bridge lost its agent without a grace."""
     RESTART_GRACE = "restart_grace"
     """A clean stop left the route up for a limited time."""
+    DAEMON_NOT_STARTED = "daemon_not_started"
+    """charon or ExaBGP could not be executed."""
     NO_DOCUMENT = "no_document"
     OPERATOR = "operator"

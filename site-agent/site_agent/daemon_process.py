@@ -1,0 +1,255 @@
+"""A process that the agent starts, watches and ends, and that outlives the agent.
+
+charon carries clients' tunnels and ExaBGP carries the route: neither may end because the agent was restarted. So both
+run in a session of their own, and the agent leaves a record of (pid, start time) in its run directory; the next agent
+adopts by that record, or by the daemon's own pid file when nothing of ours started it. Adoption checks the start time (ids
+are reused), the program file and the network namespace (a stale pid file must not adopt another gateway's daemon).
+
+The exit is a kernel event: a pidfd becomes readable and `on_exit` runs in the same loop iteration, for adopted processes
+too, which are not our children. What the exit *means* and when to start again is the caller's; `keep_running` is the
+loop that charon and ExaBGP share, with `Backoff` as its data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import pwd
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from anycast.errors import PeerError
+from anycast.events import AlarmRaised, Event, HolderStarted
+from anycast.reasons import Reason
+from anycast.runtime import boottime
+from site_agent.procfs import executable, read_stat, same_namespace
+
+LOG_KEPT_BYTES = 1 << 20
+"""A daemon's own output beyond this moves to ``.1`` at the next start. The daemons log elsewhere; this holds crashes."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """What to start, and how to know it again."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    """The whole environment; nothing is inherited."""
+    record: Path
+    """Where (pid, start time) is kept for the next agent. On tmpfs: it must not survive a boot."""
+    log: Path
+    """Appended with the daemon's stdout and stderr."""
+    run_as: str | None = None
+    """User name or numeric uid; None stays what the agent is. Dropped in the child, before exec."""
+    pid_file: Path | None = None
+    """The daemon's own pid file: a second way to adopt, removed before a start when it is stale."""
+    program: Path | None = None
+    """What ``/proc/PID/exe`` must be for an adoption by `pid_file`."""
+
+
+@dataclasses.dataclass(slots=True)
+class Backoff:
+    """How long to wait before the next start. Doubles from `first_s` to `cap_s`; forgotten after `stable_s` of life."""
+
+    first_s: float = 0.1
+    cap_s: float = 10.0
+    stable_s: float = 30.0
+    _next_s: float = 0.0
+
+    def after(self, lived_s: float) -> float:
+        """Seconds to wait now that the process has ended after `lived_s`."""
+        if lived_s >= self.stable_s or self._next_s == 0.0:
+            self._next_s = self.first_s
+        delay, self._next_s = self._next_s, min(self._next_s * 2, self.cap_s)
+        return delay
+
+
+def credentials(run_as: str) -> tuple[int, int]:
+    """The uid and gid of a user name or a numeric uid (whose gid is the same number where it has no entry).
+
+    Raises KeyError for a name that does not exist.
+    """
+    if not run_as.isdecimal():
+        entry = pwd.getpwnam(run_as)
+        return entry.pw_uid, entry.pw_gid
+    with contextlib.suppress(KeyError):
+        entry = pwd.getpwuid(int(run_as))
+        return entry.pw_uid, entry.pw_gid
+    return int(run_as), int(run_as)
+
+
+class DetachedProcess:
+    """One daemon. Use from the event loop's thread only."""
+
+    def __init__(self, spec: ProcessSpec, on_exit: Callable[[int, int | None], None]) -> None:
+        """`on_exit(pid, status)` runs at once when the process ends, before anybody who awaits `exited` resumes;
+        status is as in `HolderExited`."""
+        self.spec = spec
+        self._on_exit = on_exit
+        self._pidfd: int | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._exited = asyncio.Event()
+        self.pid: int | None = None
+        """None while nothing runs."""
+        self.adopted = False
+        self.since = 0.0
+        """CLOCK_BOOTTIME at which we started or adopted it."""
+
+    @property
+    def running(self) -> bool:
+        return self.pid is not None
+
+    def adopt(self) -> bool:
+        """Begin to watch the process that an earlier agent (or the operator) started. False where there is none."""
+        pid = self._find()
+        if pid is None:
+            return False
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        if self._find() != pid:  # it ended, and its number was taken, between the look and the open
+            os.close(pidfd)
+            return False
+        self._watch(pid, pidfd, child=None)
+        return True
+
+    def start(self) -> None:
+        """Start it. Raises PeerError where the program cannot be executed."""
+        spec = self.spec
+        if spec.pid_file is not None:
+            spec.pid_file.unlink(missing_ok=True)  # nothing was adopted, so it is stale
+        uid, gid = (None, None) if spec.run_as is None else credentials(spec.run_as)
+        self._rotate_log()
+        try:
+            with open(spec.log, "ab") as log:
+                child = subprocess.Popen(
+                    spec.argv, env=dict(spec.env), cwd="/", start_new_session=True, stdin=subprocess.DEVNULL,
+                    stdout=log, stderr=log, user=uid, group=gid, extra_groups=None if uid is None else [],
+                )  # fmt: skip
+        except OSError as exc:
+            raise PeerError(spec.name, f"cannot be started: {exc.strerror}: {exc.filename}") from exc
+        # A child that has not been waited for keeps its number, so this cannot open somebody else.
+        self._watch(child.pid, os.pidfd_open(child.pid), child=child)
+        stat = read_stat(child.pid)
+        if stat is not None:
+            scratch = spec.record.with_suffix(".new")
+            scratch.write_text(json.dumps({"pid": child.pid, "start_ticks": stat.start_ticks}))
+            scratch.replace(spec.record)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> bool:
+        """Send a signal to exactly this process. False where it has ended."""
+        if self._pidfd is None:
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    async def stop(self, number: signal.Signals = signal.SIGKILL, *, timeout_s: float = 5.0) -> None:
+        """Signal it and wait until it is gone. Raises PeerError after `timeout_s` (a process in state D)."""
+        if not self.kill(number):
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._exited.wait()
+        except TimeoutError:
+            raise PeerError(self.spec.name, f"pid {self.pid} did not end within {timeout_s:g} s of {number.name}") from None
+
+    async def exited(self) -> None:
+        """Wait until it has ended."""
+        await self._exited.wait()
+
+    def release(self) -> None:
+        """Stop watching and leave it running: what a clean stop of the agent does."""
+        if self._pidfd is not None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+        self._pidfd, self.pid = None, None
+
+    def _watch(self, pid: int, pidfd: int, *, child: subprocess.Popen[bytes] | None) -> None:
+        self.pid, self._pidfd, self._child = pid, pidfd, child
+        self.adopted, self.since = child is None, boottime()
+        self._exited.clear()
+        asyncio.get_running_loop().add_reader(pidfd, self._ended)
+
+    def _ended(self) -> None:
+        pid = self.pid
+        assert pid is not None
+        self.release()
+        # The pidfd is readable, so this wait returns at once. It must happen, or the number stays taken.
+        status = None if self._child is None else self._child.wait()
+        self._child = None
+        self._on_exit(pid, status)
+        self._exited.set()
+
+    def _find(self) -> int | None:
+        for pid in (self._recorded_pid(), self._pid_of_pid_file()):
+            if pid is not None and same_namespace(pid, "net"):
+                return pid
+        return None
+
+    def _recorded_pid(self) -> int | None:
+        try:
+            record = json.loads(self.spec.record.read_text())
+            pid, start_ticks = int(record["pid"]), int(record["start_ticks"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        stat = read_stat(pid)
+        return pid if stat is not None and stat.start_ticks == start_ticks and stat.state != "Z" else None
+
+    def _pid_of_pid_file(self) -> int | None:
+        if self.spec.pid_file is None:
+            return None
+        try:
+            pid = int(self.spec.pid_file.read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if executable(pid) == self.spec.program else None
+
+    def _rotate_log(self) -> None:
+        log = self.spec.log
+        with contextlib.suppress(FileNotFoundError):
+            if log.stat().st_size > LOG_KEPT_BYTES:
+                log.replace(log.with_name(log.name + ".1"))
+
+
+async def keep_running(
+    process: DetachedProcess,
+    *,
+    happened: Callable[[Event], None],
+    prepare: Callable[[], Awaitable[None]] | None = None,
+    started: Callable[[], Awaitable[None]] | None = None,
+    backoff: Backoff | None = None,
+) -> None:
+    """Adopt or start `process` and start it again whenever it ends, until cancelled.
+
+    `prepare` runs before each start (not before an adoption), `started` after each start and adoption. A start that
+    fails is an alarm and a life of 0 s.
+    """
+    backoff = backoff or Backoff()
+    name = process.spec.name
+    while True:
+        if not process.running and not process.adopt():
+            if prepare is not None:
+                await prepare()
+            try:
+                process.start()
+            except PeerError as exc:
+                happened(AlarmRaised(reason=Reason.DAEMON_NOT_STARTED, detail=str(exc)))
+                await asyncio.sleep(backoff.after(0.0))
+                continue
+        pid, since = process.pid, process.since
+        if pid is not None:
+            happened(HolderStarted(name=name, pid=pid, adopted=process.adopted))
+        if started is not None:
+            await started()
+        await process.exited()
+        await asyncio.sleep(backoff.after(boottime() - since))

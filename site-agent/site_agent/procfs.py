@@ -1,0 +1,53 @@
+"""What /proc says about one process: enough to tell it from a later process with the same number.
+
+Process ids are reused; (pid, start time) is not, within one boot. `read_stat` opens one file and parses nothing it does
+not need, because the charon check calls it every 100 ms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """The part of proc(5) ``/proc/PID/stat`` that identifies a process and tells whether it runs."""
+
+    state: str
+    """``R``, ``S``, ``D``, ``T`` (stopped by a signal), ``t`` (by a tracer), ``Z`` (dead, not yet reaped)."""
+    parent: int
+    start_ticks: int
+    """Start time in clock ticks since boot (field 22)."""
+
+
+def parse_stat(text: bytes) -> ProcessStat:
+    """Parse the content of ``/proc/PID/stat``. The name in parentheses may itself hold spaces and parentheses."""
+    fields = text[text.rindex(b")") + 2 :].split()
+    return ProcessStat(fields[0].decode(), int(fields[1]), int(fields[19]))
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """Look at `pid`; None where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return parse_stat(file.read(1024))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def executable(pid: int) -> Path | None:
+    """The program file that `pid` runs; None where it has gone or may not be looked at."""
+    try:
+        return Path(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return None
+
+
+def same_namespace(pid: int, kind: str) -> bool:
+    """Whether `pid` lives in our own namespace of `kind` (``net``, ``mnt``); False where it has gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
+    except OSError:
+        return False
