@@ -1,0 +1,180 @@
+"""Can this gateway serve, and may its site therefore attract traffic? A pure core: evidence and time in, verdicts out.
+
+Theory of operation
+-------------------
+Every check is known by name and class before the first look. A *fact* check votes with its last decisive look, one
+that passed or failed; UNKNOWN ("could not see") changes no vote. The gateway serves only while every fact check's last
+decisive look passed. A failing fact therefore acts at once and alone, and nothing that is not a fact can act at all:
+`load` and `shared` evidence, and every UNKNOWN, only raise alarms (architecture, rule 2).
+
+The core ticks every third of a lease and repeats its verdict at each tick, because whoever holds a lease renews it only
+from a fresh verdict (rule 1). A tick that comes more than a lease late means that this process was frozen, stopped or
+starved: the leases have lapsed meanwhile and whatever was seen before proves nothing. So all evidence is void and every
+fact check must look again. A look that *began* before that moment does not count, however late its result arrives.
+
+With one gateway a site, the site verdict is the gateway verdict. Both are reported, because they move different things.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from anycast.errors import BugError
+from anycast.events import (
+    AlarmCleared,
+    AlarmRaised,
+    ClockGapSeen,
+    EvidenceChanged,
+    GatewayVerdictChanged,
+    SiteVerdictChanged,
+)
+from anycast.model import Cause, Evidence, EvidenceClass, Status
+from anycast.reasons import Reason
+from anycast.runtime import TimerExpired
+
+TICKS_PER_LEASE = 3
+"""Two renewals may be lost before a lease lapses (VRRP's Active_Down_Interval allows as much, RFC 9568 section 6.1)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictReached:
+    """The site verdict, repeated at every tick: what a route lease is renewed from."""
+
+    serving: bool
+    causes: tuple[Cause, ...]
+    """HEALTHY alone while serving, otherwise one for each fact check that stands against it."""
+    at: float
+
+
+Action = (
+    VerdictReached
+    | GatewayVerdictChanged
+    | SiteVerdictChanged
+    | EvidenceChanged
+    | AlarmRaised
+    | AlarmCleared
+    | ClockGapSeen
+)  # fmt: skip
+
+
+class VerdictCore:
+    """Driven by two things only: `Evidence` from a check, and its own expired timer. Times are CLOCK_BOOTTIME seconds."""
+
+    def __init__(self, checks: Mapping[str, EvidenceClass], *, lease_s: float, now: float) -> None:
+        """`checks` is every check that will ever report, with its class; at least one is a fact."""
+        if EvidenceClass.FACT not in checks.values():
+            raise BugError("a verdict needs at least one fact check")
+        self._checks = dict(checks)
+        self._lease_s = lease_s
+        self._last_tick = self._deadline = now
+        self._trusted_since = now
+        self._void_reason = Reason.NO_EVIDENCE_YET
+        self._looks: dict[str, Evidence] = {}
+        self._decisive: dict[str, Evidence] = {}
+        self._alarms: dict[Reason, str] = {}
+        self._verdict: VerdictReached | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When the next tick is due."""
+        return self._deadline
+
+    @property
+    def verdict(self) -> VerdictReached | None:
+        """The last verdict; None before the first tick."""
+        return self._verdict
+
+    @property
+    def looks(self) -> Mapping[str, Evidence]:
+        """The last look of each check that has looked."""
+        return self._looks
+
+    @property
+    def alarms(self) -> Mapping[Reason, str]:
+        """Alarms that stand, with their detail."""
+        return self._alarms
+
+    def handle(self, event: Evidence | TimerExpired, now: float) -> list[Action]:
+        """Take one input. A changed verdict leaves in the same call, an unchanged one at each tick."""
+        actions: list[Action] = []
+        tick = now >= self._deadline
+        if (gap := now - self._last_tick) > self._lease_s:
+            self._void_all(now)
+            actions.append(ClockGapSeen(gap_s=gap))
+        if tick:
+            self._last_tick = now
+            self._deadline = now + self._lease_s / TICKS_PER_LEASE
+        if isinstance(event, Evidence):
+            actions += self._take(event)
+        return actions + self._conclude(now, tick)
+
+    def _void_all(self, now: float) -> None:
+        self._trusted_since = now
+        self._void_reason = Reason.CLOCK_GAP
+        self._decisive.clear()
+
+    def _take(self, seen: Evidence) -> list[Action]:
+        if self._checks.get(seen.check) is not seen.evidence_class:
+            raise BugError(f"evidence of class {seen.evidence_class} from check {seen.check!r}, which is not one of ours")
+        before = self._looks.get(seen.check)
+        # Looks overlap with kernel events, so an older one may be delivered last; and one from before a gap proves nothing.
+        if seen.at < self._trusted_since or (before is not None and seen.at < before.at):
+            return []
+        self._looks[seen.check] = seen
+        if seen.status is not Status.UNKNOWN:
+            self._decisive[seen.check] = seen
+        if before is not None and (before.status, before.reason) == (seen.status, seen.reason):
+            return []
+        return [
+            EvidenceChanged(
+                check=seen.check,
+                evidence_class=seen.evidence_class,
+                status=seen.status,
+                reason=seen.reason,
+                detail=seen.detail,
+            )
+        ]
+
+    def _conclude(self, now: float, tick: bool) -> list[Action]:
+        actions: list[Action] = list(self._alarm_changes())
+        before, causes = self._verdict, self._causes_against()
+        serving = not causes
+        verdict = VerdictReached(serving=serving, causes=causes or (Cause(reason=Reason.HEALTHY),), at=now)
+        changed = before is None or _why(before) != _why(verdict)
+        if changed or tick:
+            self._verdict = verdict
+            actions.append(verdict)
+        if changed:
+            actions.append(GatewayVerdictChanged(serving=serving, causes=verdict.causes))
+            actions.append(SiteVerdictChanged(serving=serving, causes=verdict.causes))
+        return actions
+
+    def _causes_against(self) -> tuple[Cause, ...]:
+        causes = []
+        for check, evidence_class in self._checks.items():
+            if evidence_class is not EvidenceClass.FACT:
+                continue
+            decisive = self._decisive.get(check)
+            if decisive is None:
+                causes.append(Cause(reason=self._void_reason, check=check))
+            elif decisive.status is Status.FAILING:
+                causes.append(Cause(reason=decisive.reason, check=check, detail=decisive.detail))
+        return tuple(causes)
+
+    def _alarm_changes(self) -> list[AlarmRaised | AlarmCleared]:
+        standing = {
+            look.reason: f"{look.check}: {look.detail}" if look.detail else look.check
+            for look in self._looks.values()
+            if look.status is Status.UNKNOWN
+            or (look.status is Status.FAILING and look.evidence_class is not EvidenceClass.FACT)
+        }
+        raised = [AlarmRaised(reason=r, detail=d) for r, d in standing.items() if r not in self._alarms]
+        cleared = [AlarmCleared(reason=r) for r in self._alarms if r not in standing]
+        self._alarms = standing
+        return [*raised, *cleared]
+
+
+def _why(verdict: VerdictReached) -> tuple[bool, tuple[tuple[Reason, str], ...]]:
+    """What makes two verdicts the same: details (ages, figures) may differ."""
+    return verdict.serving, tuple((cause.reason, cause.check) for cause in verdict.causes)
