@@ -1,0 +1,75 @@
+"""The `lab` section of fleet.yaml: the routers, NATs, servers and clients around the gateways.
+
+The lab's topology file says which machine is cabled to which; this section says which addresses are on those cables, so
+that every address of a lab stands in one file. A point-to-point link is a pair of addresses: the *other* side first, the
+named machine's own side second (for `transit.links` the transit's side first, the named router's second).
+"""
+
+from __future__ import annotations
+
+import pydantic
+
+from anycast.fleet.section import DualStack, Section
+from anycast.fleet.values import Address4, Address6, Asn, EspCipher, Interface4, Interface6, Name
+
+
+class Link(DualStack):
+    """Both ends of a cable, a family at a time."""
+
+    ipv4: tuple[Interface4, Interface4] | None = None
+    ipv6: tuple[Interface6, Interface6] | None = None
+
+
+class OwnAddresses(DualStack):
+    """One machine's addresses on a subnet of its own, with their lengths."""
+
+    ipv4: Interface4 | None = None
+    ipv6: Interface6 | None = None
+
+
+class Transit(Section):
+    """The router that hears the service from every site."""
+
+    node: Name
+    asn: Asn
+    links: dict[Name, Link] = pydantic.Field(min_length=1)
+    """By upstream router: the transit's side first."""
+    prefer: Name
+    """The upstream router whose path wins while it announces: a fixed preference makes every drill start alike."""
+
+
+class Server(DualStack):
+    """A machine inside, behind a site."""
+
+    site: Name
+    ipv4: Address4 | None = None
+    ipv6: Address6 | None = None
+
+
+class Nat(Section):
+    """A router that hides clients behind one address."""
+
+    outside: Link
+    """The transit's side first."""
+    inside: OwnAddresses
+
+
+class Client(DualStack):
+    """A VPN client machine."""
+
+    behind: Name
+    """The transit's node or a NAT router."""
+    ipv4: tuple[Interface4, Interface4] | None = None
+    """The router's side first."""
+    ipv6: tuple[Interface6, Interface6] | None = None
+    esp: EspCipher
+    """The one ESP cipher it proposes."""
+
+
+class Lab(Section):
+    """What only a lab has."""
+
+    transit: Transit
+    servers: dict[Name, Server] = pydantic.Field(default_factory=dict)
+    nat: dict[Name, Nat] = pydantic.Field(default_factory=dict)
+    clients: dict[Name, Client] = pydantic.Field(default_factory=dict)

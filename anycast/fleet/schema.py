@@ -1,0 +1,196 @@
+"""fleet.yaml as people write it: what may stand where, in which unit, and what holds where nothing stands.
+
+A section is a `Section`; unknown keys are refused. Every value is read by the field it stands in (`values.py`). Rules that
+join several fields are in `checks.py`, so that a `Fleet` from `loading.load` has passed both. Nothing here names a file on
+the machine that reads it: paths are paths on the gateways.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+import pydantic
+
+from anycast.fleet.lab import Lab
+from anycast.fleet.section import Addresses, DualStack, Prefixes, Section
+from anycast.fleet.values import (
+    Account,
+    Address,
+    Address4,
+    Address6,
+    Asn,
+    Domain,
+    Duration,
+    Encapsulation,
+    Environment,
+    Flag,
+    InterfaceName,
+    Listen,
+    Name,
+    Network,
+    Path,
+    PrefixLimit,
+    Proposal,
+    Size,
+    Version,
+)
+
+IKE_PROPOSALS = (
+    "aes256gcm16-prfsha384-curve25519-ecp384",
+    "chacha20poly1305-prfsha384-curve25519-ecp384",
+)
+"""AEAD only, two groups: curve25519 for speed, ecp384 because Windows and Apple know it."""
+ESP_PROPOSALS = (
+    "aes256gcm16-curve25519-ecp384",
+    "chacha20poly1305-curve25519-ecp384",
+)
+"""The groups make a rekey a fresh exchange (PFS); the first CHILD_SA of an IKE_SA takes its keys from IKE_AUTH."""
+
+
+class Certificates(Section):
+    """Paths on every gateway. The files are installed by whoever runs the machines; the fleet file holds no secret."""
+
+    gateway: Path = "/etc/anycast/secrets/gateway.crt"
+    """The gateway's certificate (PEM, ECDSA), whose subjectAltName carries `service.identity`."""
+    key: Path = "/etc/anycast/secrets/gateway.key"
+    """Its private key (PEM), readable by root only."""
+    client_ca: Path = "/etc/anycast/secrets/client-ca.crt"
+    """The root (PEM) whose certificates are let in as clients."""
+
+
+class Service(Section):
+    """The anycast VPN service: one identity, answered at every site."""
+
+    name: Name
+    identity: Domain
+    """IKE identity under which every site answers; clients check it against the certificate."""
+    vips: Addresses
+    """The anycast addresses that clients connect to."""
+    prefixes: Prefixes
+    """The prefixes that are announced, each around its VIP."""
+    inside: tuple[Network, ...] = pydantic.Field(min_length=1)
+    """What clients reach through the tunnel."""
+    dns: tuple[Address, ...] = ()
+    """Resolvers handed to clients. Default: none."""
+    encapsulation: Encapsulation = "forced"
+    """``forced``: ESP always in UDP/4500, so that one flow's packets hash alike on their way to a site.
+    ``behind_nat``: only where a NAT is found, as IKEv2 does by itself. Default: forced."""
+    dpd_delay: Duration = datetime.timedelta(seconds=30)
+    """Quiet time after which the gateway asks a client whether it lives (whole seconds). Default: 30 s."""
+    ike_proposals: tuple[Proposal, ...] = IKE_PROPOSALS
+    """strongSwan's notation, in order of preference."""
+    esp_proposals: tuple[Proposal, ...] = ESP_PROPOSALS
+    certificates: Certificates = Certificates()
+
+
+class BgpSettings(Section):
+    """How gateways speak BGP."""
+
+    hold_time: Duration = datetime.timedelta(seconds=9)
+    """RFC 4271 hold time, whole seconds, at least 3 s. It bounds only a machine that is frozen or without power;
+    everything else is bounded by the lease. Default: 9 s."""
+    run_as: Account = "exabgp"
+    """User that ExaBGP runs as; never root. Default: exabgp."""
+
+
+class LeaseSettings(Section):
+    """How long the route outlives the last proof that the gateway can serve."""
+
+    duration: Duration = datetime.timedelta(seconds=1)
+    """200 ms to 10 s. Default: 1 s."""
+    grace: Duration = datetime.timedelta(seconds=15)
+    """How long a *clean* stop of the agent leaves the route, once; at most 60 s. Default: 15 s."""
+
+
+class AgentSettings(Section):
+    """The agent itself."""
+
+    metrics_listen: Listen = "127.0.0.1:9717"
+    """Where /metrics is served. Default: 127.0.0.1:9717."""
+    stop_limit: Duration = datetime.timedelta(seconds=1)
+    """charon stopped (SIGSTOP, a debugger) for longer than this counts as a fact. Default: 1 s."""
+    log_max_size: Size = 16 << 20
+    """Size at which the event log is rotated; one old file is kept. Default: 16 MiB."""
+
+
+class Defaults(Section):
+    """What holds at every site that does not say otherwise."""
+
+    bgp: BgpSettings = BgpSettings()
+    lease: LeaseSettings = LeaseSettings()
+    agent: AgentSettings = AgentSettings()
+
+
+class Upstream(Section):
+    """A router that the site's gateways announce to: one BGP session for each of its addresses."""
+
+    asn: Asn
+    address: Addresses
+    md5_key_file: Path | None = None
+    """File on the gateway that holds the session's TCP MD5 key (RFC 2385). Default: no MD5."""
+    gtsm: Flag = False
+    """RFC 5082: send with TTL 255, accept nothing lower. Default: no."""
+    max_prefixes: PrefixLimit | None = None
+    """Prefixes taken from this router before the session ends. Default: no limit of ours."""
+
+
+class Attachment(DualStack):
+    """A gateway's own addresses in one of its site's subnets, on one interface."""
+
+    interface: InterfaceName
+    ipv4: Address4 | None = None
+    ipv6: Address6 | None = None
+
+
+class Gateway(Section):
+    """One machine."""
+
+    router_id: Address4
+    """BGP identifier (RFC 6286): unique in the fleet."""
+    uplink: Attachment
+    """Towards the upstream routers; these addresses are the routes' next hops."""
+    inside: Attachment
+    """Towards the servers."""
+
+
+class Site(Section):
+    """One location."""
+
+    asn: Asn
+    uplink: Prefixes
+    """Subnets shared by the site's gateways and its upstream routers."""
+    inside: Prefixes
+    """Subnets towards the servers. The same at several sites where the service inside is anycast too."""
+    pools: Prefixes
+    """Inner addresses handed to clients of this site; no two sites share any."""
+    upstreams: dict[Name, Upstream] = pydantic.Field(min_length=1)
+    gateways: dict[Name, Gateway] = pydantic.Field(min_length=1)
+    bgp: BgpSettings = BgpSettings()
+    """What differs from `defaults.bgp` here, key by key."""
+    lease: LeaseSettings = LeaseSettings()
+    """What differs from `defaults.lease` here, key by key."""
+    agent: AgentSettings = AgentSettings()
+    """What differs from `defaults.agent` here, key by key."""
+
+
+class Fleet(Section):
+    """The whole file."""
+
+    version: Version
+    """Version of this format: 1."""
+    fleet: Name
+    environment: Environment
+    """``lab``: documentation addresses and documentation or private AS numbers only. ``production``: none of those
+    addresses, and no `lab` section."""
+    service: Service
+    defaults: Defaults = Defaults()
+    sites: dict[Name, Site] = pydantic.Field(min_length=1)
+    lab: Lab | None = None
+    """The machines around the gateways, which only a lab has."""
+
+    def site_of(self, gateway: str) -> str:
+        """Name of the site that `gateway` stands in. KeyError where the fleet has no such gateway."""
+        for name, site in self.sites.items():
+            if gateway in site.gateways:
+                return name
+        raise KeyError(gateway)

@@ -1,0 +1,216 @@
+"""The kinds of single values that fleet.yaml is made of, and how each is read from text.
+
+The YAML reader hands over nothing but text (`yaml_text.py`), so what a text means is decided here, by the field it stands
+in: ``gtsm: yes`` is true because `gtsm` is a `Flag`, ``name: no`` is the word *no* because `name` is a `Name`, and
+``asn: 0100`` is refused because nobody can say which number was meant. Each function takes the text and returns the
+value, or raises what pydantic turns into one located problem; the sentence always says what would be right.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+from pydantic_core import PydanticCustomError
+
+T = TypeVar("T")
+Family = Literal["ipv4", "ipv6"]
+FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_DOMAIN = re.compile(rf"(?:{_NAME.pattern}\.)+{_NAME.pattern}")
+_INTERFACE = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_QUANTITY = re.compile(r"(0|[1-9][0-9]{0,11}) ?([A-Za-z]+)")
+_LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
+_PATH = re.compile(r"(?:/[A-Za-z0-9_.,+@=-]+)+")
+_ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}|0|[1-9][0-9]{0,9}")
+_PROPOSAL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_TRUE, _FALSE = ("true", "yes"), ("false", "no")
+_SECONDS: dict[str, float] = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
+_BYTES: dict[str, float] = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def wrong(what: str) -> PydanticCustomError:
+    """The one error a value's reader raises. `what` is the whole sentence."""
+    return PydanticCustomError("fleet", "{what}", {"what": what})
+
+
+def show(text: str) -> str:
+    """`text` as a message quotes it: on one line, without control characters, of bounded length."""
+    return json.dumps(text if len(text) <= 60 else text[:57] + "...", ensure_ascii=True)
+
+
+def _reader(parse: Callable[[str], Any]) -> pydantic.BeforeValidator:
+    """Let `parse` see text only. Values that are already of the field's type pass (defaults, copies)."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, (dict, list)):
+            raise wrong(f"expected one value, found a {'mapping' if isinstance(value, dict) else 'list'}")
+        if not isinstance(value, str):
+            return value
+        if not value:
+            raise wrong("has no value")
+        return parse(value)
+
+    return pydantic.BeforeValidator(read)
+
+
+def _matching(pattern: re.Pattern[str], expected: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise wrong(f"{show(text)} is not {expected}")
+        return text
+
+    return parse
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise wrong(f"{show(text)} is none of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def _domain(text: str) -> str:
+    if len(text) > 253 or not _DOMAIN.fullmatch(text):
+        raise wrong(f"{show(text)} is not a fully qualified domain name in lower case (vpn.example.org)")
+    return text
+
+
+def _flag(text: str) -> bool:
+    if text not in _TRUE + _FALSE:
+        raise wrong(f"{show(text)} is none of true, false, yes, no")
+    return text in _TRUE
+
+
+def _number(low: int, high: int, noun: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not _NUMBER.fullmatch(text):
+            raise wrong(f"{show(text)} is not {noun}: write a decimal number without leading zeros")
+        if not low <= int(text) <= high:
+            raise wrong(f"{text} is not {noun} ({low} to {high})")
+        return int(text)
+
+    return parse
+
+
+def _address(kind: Callable[[str], Any], noun: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        if "/" in text:
+            raise wrong(f"{show(text)} has a length; {noun} is expected here without one")
+        try:
+            address = kind(text)
+        except ValueError as exc:
+            raise wrong(f"{show(text)} is not {noun}") from exc
+        if getattr(address, "scope_id", None):
+            raise wrong(f"{show(text)} has a zone; write the address without it")
+        return address
+
+    return parse
+
+
+def _split_length(text: str, noun: str) -> None:
+    _, slash, length = text.partition("/")
+    if not slash or not _LENGTH.fullmatch(length) or "%" in text:
+        raise wrong(f"{show(text)} is not {noun} with its length (203.0.113.0/28, 2001:db8:a::/56)")
+
+
+def _network(text: str) -> Any:
+    _split_length(text, "a prefix")
+    try:
+        loose = ipaddress.ip_network(text, strict=False)
+    except ValueError as exc:
+        raise wrong(f"{show(text)} is not a prefix") from exc
+    if str(loose.network_address) != str(ipaddress.ip_address(text.partition("/")[0])):
+        raise wrong(f"{show(text)} has bits set beyond its length; its prefix is {loose}")
+    return loose
+
+
+def _network_of(version: int) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        network = _network(text)
+        if network.version != version:
+            raise wrong(f"{network} is not an IPv{version} prefix")
+        return network
+
+    return parse
+
+
+def _interface(kind: Callable[[str], Any], noun: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        _split_length(text, noun)
+        try:
+            return kind(text)
+        except ValueError as exc:
+            raise wrong(f"{show(text)} is not {noun} with its length") from exc
+
+    return parse
+
+
+def _quantity(text: str, units: dict[str, float], noun: str, example: str) -> float:
+    match = _QUANTITY.fullmatch(text)
+    if match is None or match[2] not in units:
+        raise wrong(f"{show(text)} is not {noun}: a whole number and one of {', '.join(units)} ({example})")
+    return int(match[1]) * units[match[2]]
+
+
+def _duration(text: str) -> datetime.timedelta:
+    seconds = _quantity(text, _SECONDS, "a duration", "250 ms, 1 s, 2 h")
+    if seconds > 366 * 86400:
+        raise wrong(f"{show(text)} is longer than a year")
+    return datetime.timedelta(seconds=seconds)
+
+
+def _size(text: str) -> int:
+    return int(_quantity(text, _BYTES, "a size", "512 KiB, 16 MiB"))
+
+
+def _listen(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError as exc:
+        raise wrong(f"{show(text)} is not an address and a port (127.0.0.1:9717, [::1]:9717)") from exc
+    if not _NUMBER.fullmatch(port) or not 1 <= int(port) <= 65535 or (address.version == 6) != (bare != host):
+        raise wrong(f"{show(text)} is not an address and a port (127.0.0.1:9717, [::1]:9717)")
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+Name = Annotated[str, _reader(_matching(_NAME, "a name: small letters, digits and inner hyphens, at most 63 (fra-gw1)"))]
+"""A DNS label: names become host names, metric labels and file names."""
+Domain = Annotated[str, _reader(_domain)]
+InterfaceName = Annotated[str, _reader(_matching(_INTERFACE, "an interface name of at most 15 characters (eth1)"))]
+Path = Annotated[str, _reader(_matching(_PATH, "an absolute path without spaces (/etc/anycast/secrets/bgp.key)"))]
+Account = Annotated[str, _reader(_matching(_ACCOUNT, "a user name or a numeric uid"))]
+Proposal = Annotated[str, _reader(_matching(_PROPOSAL, "a strongSwan proposal (aes256gcm16-prfsha384-ecp384)"))]
+Listen = Annotated[str, _reader(_listen)]
+Flag = Annotated[bool, _reader(_flag)]
+"""``true``, ``false``, ``yes`` or ``no``; YAML 1.1's other spellings are refused."""
+Asn = Annotated[int, _reader(_number(1, 4294967294, "an AS number"))]
+PrefixLimit = Annotated[int, _reader(_number(1, 10_000_000, "a number of prefixes"))]
+Version = Annotated[Literal[1], _reader(_number(1, 1, "a version of fleet.yaml that this program reads"))]
+Environment = Annotated[Literal["lab", "production"], _reader(_one_of("lab", "production"))]
+Encapsulation = Annotated[Literal["forced", "behind_nat"], _reader(_one_of("forced", "behind_nat"))]
+EspCipher = Annotated[Literal["aes256gcm16", "chacha20poly1305"], _reader(_one_of("aes256gcm16", "chacha20poly1305"))]
+Duration = Annotated[datetime.timedelta, _reader(_duration)]
+"""``250 ms``, ``1 s``, ``5 min``, ``2 h``. A bare number has no unit and is refused."""
+Size = Annotated[int, _reader(_size)]
+"""Bytes, written ``512 KiB`` or ``16 MiB``."""
+Address = Annotated[ipaddress.IPv4Address | ipaddress.IPv6Address, _reader(_address(ipaddress.ip_address, "an address"))]
+Address4 = Annotated[ipaddress.IPv4Address, _reader(_address(ipaddress.IPv4Address, "an IPv4 address"))]
+Address6 = Annotated[ipaddress.IPv6Address, _reader(_address(ipaddress.IPv6Address, "an IPv6 address"))]
+Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, _reader(_network)]
+Network4 = Annotated[ipaddress.IPv4Network, _reader(_network_of(4))]
+Network6 = Annotated[ipaddress.IPv6Network, _reader(_network_of(6))]
+Interface4 = Annotated[ipaddress.IPv4Interface, _reader(_interface(ipaddress.IPv4Interface, "an IPv4 address"))]
+"""An address with the length of its subnet: what ``ip address add`` takes."""
+Interface6 = Annotated[ipaddress.IPv6Interface, _reader(_interface(ipaddress.IPv6Interface, "an IPv6 address"))]
