@@ -1,0 +1,184 @@
+"""Runs the tests in stages, cheapest first, and closes with one table over all of them.
+
+A stage is either a checker (one command, counted as one test) or pytest with a marker expression. Which tests belong to
+which stage is said by their markers (`pyproject.toml`), never by their folder, so a new test needs no change here. Tests
+without `root` and `lab` share nothing but the processor and run in parallel; tests with `root` have namespaces of their
+own names and run one after the other, because they measure; labs run two at a time, and a lab that several tests share
+is one `xdist_group`.
+
+What counts is read from pytest's JUnit files, so a stage whose pytest died without one is a failure, and so is a run
+that found no test at all. Where CI=true nothing may be skipped. A stage may take twice its budget before it is ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parent.parent
+OUT = TREE / "out"
+NO_TESTS_COLLECTED = 5
+"""pytest's exit status when the selection holds no test: no news in one stage, a failure over all of them."""
+PACKAGES = ["anycast", "exabgp/exabgp_bridge", "site-agent/site_agent", "labs/anycast_lab"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stage:
+    """One line of the closing table."""
+
+    name: str
+    budget_s: int
+    command: tuple[str, ...]
+    pytest: bool
+    """Results come as a JUnit file; otherwise the exit status is the one result."""
+    long: bool = False
+
+
+def pytest_stage(name: str, budget_s: int, markers: str, *options: str, long: bool = False) -> Stage:
+    command = (sys.executable, "-m", "pytest", "-m", markers, f"--junitxml={OUT}/test/{name}.xml", *options)
+    return Stage(name, budget_s, command, pytest=True, long=long)
+
+
+STAGES = (
+    Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
+    Stage("mypy", 90, (sys.executable, "-m", "mypy", *PACKAGES), pytest=False),
+    pytest_stage("pure", 240, "not root and not lab and not long", "-q", "-n", "2"),
+    pytest_stage("native", 360, "root and not lab and not long", "-v"),
+    pytest_stage("labs", 720, "lab and not long", "-v", "-n", "2", "--dist", "loadgroup"),
+    pytest_stage("long", 9000, "long", "-v", long=True),
+)
+
+
+@dataclasses.dataclass(slots=True)
+class Outcome:
+    """What a stage came to."""
+
+    stage: str
+    budget_s: int
+    took_s: float = 0.0
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    failures: list[str] = dataclasses.field(default_factory=list)
+    skips: list[str] = dataclasses.field(default_factory=list)
+    """Test and reason."""
+
+
+def count(junit: Path, outcome: Outcome) -> None:
+    """Add a JUnit file's tests to `outcome`. A test that errs in its teardown as well counts as failed, once."""
+    for case in ElementTree.parse(junit).getroot().iter("testcase"):
+        name = f"{case.get('classname', '')}::{case.get('name', '')}"
+        skip = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome.failed += 1
+            outcome.failures.append(name)
+        elif skip is not None:
+            outcome.skipped += 1
+            outcome.skips.append(f"{name}: {skip.get('message', '')}")
+        else:
+            outcome.passed += 1
+
+
+def run_command(command: Sequence[str], limit_s: float) -> int | None:
+    """Run in a process group of its own; its exit status, or None where it had to be ended at `limit_s`."""
+    process = subprocess.Popen(command, cwd=TREE, process_group=0)
+    try:
+        return process.wait(limit_s)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+        # SIGINT first: fixtures then take their namespaces and labs away.
+        for number, patience_s in ((signal.SIGINT, 60), (signal.SIGKILL, None)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience_s)
+                break
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return None
+
+
+def run_stage(stage: Stage, selection: Sequence[str]) -> Outcome:
+    print(f"\n=== {stage.name}: budget {stage.budget_s} s", flush=True)
+    outcome = Outcome(stage.name, stage.budget_s)
+    junit = OUT / "test" / f"{stage.name}.xml"
+    junit.unlink(missing_ok=True)
+    started = time.monotonic()
+    status = run_command([*stage.command, *(selection if stage.pytest else ())], 2 * stage.budget_s)
+    outcome.took_s = round(time.monotonic() - started, 1)
+    if stage.pytest and junit.exists():
+        count(junit, outcome)
+    elif status == 0:
+        outcome.passed = 1
+    expected = (0, NO_TESTS_COLLECTED) if stage.pytest else (0,)
+    if status not in expected and outcome.failed == 0:
+        outcome.failed = 1
+        why = "ended at twice its budget" if status is None else f"exit status {status}"
+        outcome.failures.append(f"{stage.name}: {why}")
+    return outcome
+
+
+def report(outcomes: Sequence[Outcome]) -> tuple[int, int, int]:
+    """Print the table; passed, failed and skipped over all stages."""
+    for outcome in outcomes:
+        for failure in outcome.failures:
+            print(f"FAILED {failure}")
+        for skip in outcome.skips:
+            print(f"SKIPPED {skip}")
+    print(f"\n{'stage':<8} {'budget':>8} {'took':>9} {'passed':>8} {'failed':>8} {'skipped':>8}")
+    for o in outcomes:
+        late = "  over budget" if o.took_s > o.budget_s else ""
+        print(f"{o.stage:<8} {o.budget_s:>6} s {o.took_s:>7} s {o.passed:>8} {o.failed:>8} {o.skipped:>8}{late}")
+    passed, failed, skipped = zip(*((o.passed, o.failed, o.skipped) for o in outcomes), strict=True)
+    return sum(passed), sum(failed), sum(skipped)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./test", description="Runs every test of its tier.")
+    parser.add_argument("--long", action="store_true", help="also what repeats or runs long")
+    options, selection = parser.parse_known_args()
+    (OUT / "test").mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stage's group hears of it too
+    started = time.time()
+    # With a selection only the tests that were asked for; the checkers look at everything anyway.
+    stages = [s for s in STAGES if (options.long or not s.long) and (s.pytest or not selection)]
+    outcomes: list[Outcome] = []
+    try:
+        for stage in stages:
+            outcomes.append(run_stage(stage, selection))
+    except KeyboardInterrupt:
+        print("\ninterrupted")
+        return 130
+    passed, failed, skipped = report(outcomes)
+    result = {
+        "started": started,
+        "took_s": round(time.time() - started, 1),
+        "selection": selection,
+        "passed": passed,
+        "failed": failed,
+        "skipped": skipped,
+        "stages": [dataclasses.asdict(o) for o in outcomes],
+    }
+    (OUT / "test.json").write_text(json.dumps(result, indent=1) + "\n")
+    complaints = []
+    if sum(o.passed + o.failed + o.skipped for o, s in zip(outcomes, stages, strict=True) if s.pytest) == 0:
+        complaints.append("no test was found")
+    if skipped and os.environ.get("CI") == "true":
+        complaints.append("a test was skipped where CI=true")
+    for complaint in complaints:
+        print(complaint)
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if failed or complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

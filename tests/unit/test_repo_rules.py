@@ -1,0 +1,86 @@
+"""What must hold for every file of the project: whose addresses, pinned versions, files of a readable length."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[2]
+NOT_OURS = {".git", ".venv", "out", "build", "__pycache__"}
+MAX_LINES = 500
+"""h11's largest core file has 659; past 500, look for the second noun."""
+LONG_BY_NATURE = {"LICENSE"}
+
+ALLOWED = [
+    ipaddress.ip_network(text)
+    for text in (
+        *("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"),  # RFC 5737, RFC 3849
+        *("127.0.0.0/8", "0.0.0.0/8", "255.0.0.0/8", "::/96", "fe80::/10", "224.0.0.0/4", "ff00::/8"),
+        *("::ffff:127.0.0.0/104", "::ffff:192.0.2.0/120", "::ffff:198.51.100.0/120", "::ffff:203.0.113.0/120"),
+    )
+]
+"""Documentation, loopback, link scope, unspecified and masks. A lab that leaks can then reach nobody."""
+IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\w)")
+IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:.]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*[0-9A-Fa-f:](?!\w)")
+INDEX_HOSTS = re.compile(
+    r"\b(?:pypi|pythonhosted|debian|docker|quay|ghcr|gcr|npmjs|golang)\.(?:org|io|com|dev)\b|--(?:extra-)?index-url"
+)
+"""Where packages come from is the machine's business; an address in the tree would be one more thing to trust."""
+
+
+def tracked() -> list[Path]:
+    """The project's files: git's list, or, in an unpacked archive, everything that is not a build product."""
+    if (TREE / ".git").exists():
+        listed = subprocess.run(["git", "-C", TREE, "ls-files", "-z"], capture_output=True, check=True).stdout
+        return [TREE / name for name in os.fsdecode(listed).split("\0") if name and (TREE / name).exists()]
+    return [p for p in TREE.rglob("*") if p.is_file() and not NOT_OURS & set(p.relative_to(TREE).parts)]
+
+
+def texts() -> list[tuple[str, str]]:
+    return [(str(p.relative_to(TREE)), p.read_text(encoding="utf-8", errors="replace")) for p in tracked()]
+
+
+def foreign_addresses(text: str) -> list[str]:
+    """Addresses in `text` that belong to somebody."""
+    found = []
+    for match in [*IPV4.finditer(text), *IPV6.finditer(text)]:
+        try:
+            address = ipaddress.ip_address(match.group())
+        except ValueError:
+            continue  # a version, a time of day, a MAC address
+        if not any(address in network for network in ALLOWED if network.version == address.version):
+            found.append(match.group())
+    return found
+
+
+def test_every_address_is_for_documentation_or_loopback() -> None:
+    found = {name: bad for name, text in texts() if (bad := foreign_addresses(text))}
+    assert not found
+
+
+@pytest.mark.parametrize("text", [str(ipaddress.ip_address(10 << 24 | 1)), str(ipaddress.ip_address(0xFD << 120 | 1))])
+def test_a_private_address_would_be_found(text: str) -> None:
+    assert foreign_addresses(f"ip addr add {text}/24 dev eth1") == [text]
+
+
+def test_no_package_index_is_named() -> None:
+    found = {name: match.group() for name, text in texts() if (match := INDEX_HOSTS.search(text))}
+    found.pop("tests/unit/test_repo_rules.py", None)
+    assert not found
+
+
+def test_every_requirement_is_pinned() -> None:
+    for path in [*TREE.glob("requirements*.txt"), *TREE.glob("install/requirements*.txt")]:
+        for line in path.read_text().splitlines():
+            if line and not line.startswith(("#", "-r ")):
+                assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line), f"{path.name}: {line!r} is not pinned"
+
+
+def test_files_stay_readable() -> None:
+    long = {name: lines for name, text in texts() if name not in LONG_BY_NATURE and (lines := text.count("\n")) > MAX_LINES}
+    assert not long, "look for the second noun"
