@@ -1,0 +1,156 @@
+"""Fill every node's folder before it boots: addresses, routing, certificates, client profiles.
+
+    lab_dir/NODE/etc/        bound to /etc/anycast in the node (see the topology's `binds`)
+        boot                 what the machine runs when it starts
+        ip.batch sysctl.conf bird.conf nat.nft start-client swanctl/ strongswan.conf   as its role needs
+        fleet.yaml           on gateways
+        secrets/             root only
+        out/                 what the machine writes for the drill to read: logs and the probe's record
+
+Nothing here depends on which runner starts the nodes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from anycast.fleet.loading import load
+from anycast.fleet.schema import Fleet
+from anycast.fleet.values import FAMILIES
+from anycast_lab import client_profile, pki, wiring
+from anycast_lab.topology import Topology
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("anycast_lab"),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # shell and BIRD text, made only of validated names and addresses
+)
+
+
+def fleet_file(topology: Path) -> Path:
+    """The fleet file of a topology: ``two-site.clab.yml`` -> ``two-site.fleet.yaml`` beside it."""
+    return topology.with_name(topology.name.removesuffix(".yml").removesuffix(".clab") + ".fleet.yaml")
+
+
+def cables(topology: Topology) -> dict[str, dict[str, str]]:
+    """The topology's links as `wiring` wants them."""
+    result: dict[str, dict[str, str]] = {name: {} for name in topology.nodes}
+    for link in topology.links:
+        result[link.a.node][link.a.interface] = link.b.node
+        result[link.b.node][link.b.interface] = link.a.node
+    return result
+
+
+def prepare(topology: Topology, fleet_path: Path, lab_dir: Path) -> Fleet:
+    """Write every node's folder. Raises ConfigError with everything that does not fit."""
+    fleet = load(fleet_path)
+    plans = wiring.plan(fleet, cables(topology))
+    gateways, clients = pki.Root("lab gateways"), pki.Root("lab clients")
+    keys: dict[str, str] = {}
+    for plan in plans.values():
+        for session in plan.sessions:
+            if session.md5_key:
+                keys.setdefault(session.md5_key, secrets.token_hex(16))
+    for plan in plans.values():
+        etc = lab_dir / plan.node / "etc"
+        etc.mkdir(parents=True, exist_ok=True)
+        (etc / "out").mkdir(exist_ok=True)
+        _write_common(etc, plan)
+        if plan.sessions:
+            text = _render("bird.conf.j2", plan=plan, keys=keys, prefixes=_prefixes(fleet))
+            pki.write_secret(etc / "bird.conf", text.encode())
+        if plan.masquerade:
+            inside, _, address = plan.masquerade
+            (etc / "nat.nft").write_text(
+                f"table ip lab {{\n  chain out {{\n    type nat hook postrouting priority srcnat;\n"
+                f"    ip saddr {inside} snat to {address}\n  }}\n}}\n"
+            )
+        if plan.role == "gateway":
+            _write_gateway(etc, plan, fleet, fleet_path, keys, gateways, clients)
+        if plan.role == "client":
+            _write_client(etc, plan, fleet, gateways, clients)
+    return fleet
+
+
+def _write_common(etc: Path, plan: wiring.NodePlan) -> None:
+    forwards = plan.role in ("gateway", "router", "nat")
+    sysctls = [
+        f"net.ipv4.ip_forward = {int(forwards)}",
+        f"net.ipv6.conf.all.forwarding = {int(forwards)}",
+        "net.ipv4.conf.all.rp_filter = 0",
+        "net.ipv4.conf.default.rp_filter = 0",
+        "net.ipv4.conf.all.send_redirects = 0",
+        "net.ipv4.conf.default.send_redirects = 0",
+        "net.ipv6.conf.all.accept_dad = 0",
+        "net.ipv6.conf.default.accept_dad = 0",
+    ]
+    batch = []
+    if plan.bridge:
+        batch.append(f"link add name {wiring.BRIDGE} type bridge forward_delay 0")
+        batch += [f"link set dev {port} master {wiring.BRIDGE}" for port in plan.bridge]
+        batch.append(f"link set dev {wiring.BRIDGE} up")
+    for interface, address in plan.addresses:
+        nodad = " nodad" if ":" in address else ""
+        batch.append(f"address add {address} dev {interface}{nodad}")
+    for prefix, via in plan.routes:
+        family = "-6 " if ipaddress.ip_network(prefix).version == 6 else ""
+        batch.append(f"{family}route add {prefix} via {via}".replace("-6 route", "route"))
+    (etc / "sysctl.conf").write_text("\n".join(sysctls) + "\n")
+    (etc / "ip.batch").write_text("\n".join(batch) + "\n")
+    (etc / "boot").write_text(_render("boot.j2", plan=plan))
+
+
+def _write_gateway(
+    etc: Path,
+    plan: wiring.NodePlan,
+    fleet: Fleet,
+    fleet_path: Path,
+    keys: dict[str, str],
+    gateways: pki.Root,
+    clients: pki.Root,
+) -> None:
+    (etc / "fleet.yaml").write_bytes(fleet_path.read_bytes())
+    issued = gateways.issue(fleet.service.identity)
+    paths = fleet.service.certificates
+    pki.write_secret(_inside(etc, paths.gateway), issued.certificate)
+    pki.write_secret(_inside(etc, paths.key), issued.private_key)
+    pki.write_secret(_inside(etc, paths.client_ca), clients.certificate)
+    for upstream in fleet.sites[plan.site].upstreams.values():
+        if upstream.md5_key_file:
+            pki.write_secret(_inside(etc, upstream.md5_key_file), keys[str(upstream.md5_key_file)].encode())
+
+
+def _write_client(etc: Path, plan: wiring.NodePlan, fleet: Fleet, gateways: pki.Root, clients: pki.Root) -> None:
+    assert fleet.lab is not None
+    client = fleet.lab.clients[plan.node]
+    identity = f"{plan.node}.clients.{fleet.service.identity}"
+    issued = clients.issue(identity)
+    pki.write_secret(etc / "secrets" / "client.crt", issued.certificate)
+    pki.write_secret(etc / "secrets" / "client.key", issued.private_key)
+    pki.write_secret(etc / "secrets" / "gateway-ca.crt", gateways.certificate)
+    for name, text in client_profile.render_client(fleet, client, identity).items():
+        target = etc / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    (etc / "start-client").write_text(_render("start-client.j2"))
+
+
+def _inside(etc: Path, path: str) -> Path:
+    """Where a node's own path lies on the machine that makes the lab."""
+    return etc / Path(path).relative_to("/etc/anycast")
+
+
+def _prefixes(fleet: Fleet) -> dict[str, list[str]]:
+    return {f: [str(fleet.service.prefixes.of(f))] if f in fleet.service.prefixes.families else [] for f in FAMILIES}
+
+
+def _render(template: str, **values: Any) -> str:
+    return _TEMPLATES.get_template(template).render(**values)

@@ -1,0 +1,69 @@
+"""When a lab is *up*: the routes of every site at the transit, and each client's first good packet.
+
+Where the kernel has no ESP a client can only come as far as its IKE_SA; the lab says so and is up with that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from anycast.fleet.schema import Fleet
+from anycast_lab.drill import Limit
+from anycast_lab.runner import LabError, Progress, Runner
+from anycast_lab.witnesses import Probes, Witnesses
+
+
+async def wait(runner: Runner, fleet: Fleet, limits: dict[str, Limit], progress: Progress) -> None:
+    """Return when the lab is up. Raises LabError with what is missing when it is not within `lab_ready`."""
+    witnesses = Witnesses(runner, fleet)
+    await ready(runner, fleet, witnesses, None, limits["lab_ready"].on(runner.kernel) / 1e3, progress)
+
+
+async def ready(
+    runner: Runner,
+    fleet: Fleet,
+    witnesses: Witnesses,
+    probes: Probes | None,
+    timeout_s: float,
+    progress: Progress,
+) -> None:
+    """Like `wait`, with the drill's own witnesses; `probes` that run already are used and left running."""
+    assert fleet.lab is not None
+    end = time.monotonic() + timeout_s
+    routes = [route for site in fleet.sites.values() for gateway in site.gateways for route in witnesses.routes_of(gateway)]
+
+    def missing() -> list[str]:
+        return [str(route) for route in routes if not route.present(witnesses.moments)]
+
+    if not await witnesses.until(lambda: not missing(), timeout_s):
+        raise LabError(f"the lab did not come up: no route {', '.join(missing())} within {timeout_s:.0f} s")
+    progress(f"routes from {len(fleet.sites)} sites at {fleet.lab.transit.node}")
+
+    if not runner.esp:
+        for client in fleet.lab.clients:
+            while not await _has_ike_sa(runner, client):
+                if time.monotonic() >= end:
+                    raise LabError(f"the lab did not come up: {client} has no IKE_SA within {timeout_s:.0f} s")
+                await asyncio.sleep(0.5)
+            progress(f"{client}: IKE_SA established (no ESP in this kernel, so no packets)")
+        return
+
+    own = Probes(runner, witnesses, fleet) if probes is None else probes
+    since = time.time_ns()
+    if probes is None:
+        await own.start()
+    try:
+        if not await witnesses.until(lambda: own.all_good_since(since), end - time.monotonic()):
+            silent = [client for client in fleet.lab.clients if own.last_good_ns(client) <= since]
+            raise LabError(f"the lab did not come up: no good packet at {', '.join(silent)} within {timeout_s:.0f} s")
+    finally:
+        if probes is None:
+            await own.stop()
+    for client in fleet.lab.clients:
+        progress(f"{client}: packets through the tunnel, to {await witnesses.site_of_client(client) or 'nowhere'}")
+
+
+async def _has_ike_sa(runner: Runner, client: str) -> bool:
+    done = await runner.exec(client, ("swanctl", "--list-sas"))
+    return "ESTABLISHED" in done.text

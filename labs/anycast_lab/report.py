@@ -1,0 +1,101 @@
+"""What a drill says afterwards: one JSON object for programs, one table for eyes. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from anycast_lab.timeline import Moment, Packets
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checked:
+    """One assertion: what should hold, what was seen, the bound, and whether it held."""
+
+    text: str
+    seen: str
+    limit: str
+    passed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {"assert": self.text, "seen": self.seen, "limit": self.limit, "passed": self.passed}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    drill: str
+    message: str
+    kernel: str
+    esp: bool
+    passed: bool
+    must_fail: bool
+    """The drill was written to be red; `passed` says how it came out, not whether that was right."""
+    zero_ns: int
+    """The fault, CLOCK_REALTIME: the timeline's zero."""
+    timeline: tuple[Moment, ...]
+    clients: dict[str, Packets]
+    checks: tuple[Checked, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def as_expected(self) -> bool:
+        return self.passed != self.must_fail
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of `anycast lab drill --json` (docs/drills.md)."""
+        return {
+            "v": 1,
+            "drill": self.drill,
+            "message": self.message,
+            "kernel": self.kernel,
+            "esp": self.esp,
+            "passed": self.passed,
+            "must_fail": self.must_fail,
+            "timeline": [
+                {
+                    "t_ms": round((moment.at_ns - self.zero_ns) / 1e6, 1),
+                    "source": moment.source,
+                    "event": moment.event,
+                    "subject": moment.subject,
+                    "detail": moment.detail,
+                }
+                for moment in self.timeline
+            ],
+            "clients": {
+                name: {
+                    "sent": packets.sent,
+                    "lost": packets.lost,
+                    "late": packets.late,
+                    "longest_gap_ms": packets.longest_gap_ms,
+                }
+                for name, packets in self.clients.items()
+            },
+            "checks": [check.to_json() for check in self.checks],
+            "notes": list(self.notes),
+        }
+
+
+_STORY = {
+    "route_added",
+    "route_removed",
+    "EvidenceChanged",
+    "SiteVerdictChanged",
+    "PrefixAnnounced",
+    "PrefixWithdrawn",
+    "HolderKilled",
+    "HolderStarted",
+    "HolderExited",
+    "ClockGapSeen",
+    "AgentStarted",
+    "AgentStopping",
+    "bgp_session_closed",
+    "bgp_session_established",
+    "last_good_packet",
+    "first_good_packet",
+}
+
+
+def story(moments: Iterable[Moment], zero_ns: int, around_ns: int = 50_000_000) -> tuple[Moment, ...]:
+    """The moments that people read: from just before the fault, what moved something, in order."""
+    return tuple(sorted(m for m in moments if m.at_ns >= zero_ns - around_ns and (m.event in _STORY or m.source == "drill")))

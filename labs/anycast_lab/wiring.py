@@ -1,0 +1,262 @@
+"""Who has which address and speaks BGP with whom: fleet.yaml and the cables of the topology, joined. Pure.
+
+The topology says which machine is cabled to which; the fleet says the addresses. A `NodePlan` is what one machine needs to
+know to come up; `prepare` writes it down as that machine's `boot` files. Roles follow from where the fleet names a node.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from anycast.errors import ConfigError, Problem
+from anycast.fleet.lab import Client, Nat, Server, Transit
+from anycast.fleet.schema import Fleet, Gateway, Site
+from anycast.fleet.values import FAMILIES, Family
+
+Cables = Mapping[str, Mapping[str, str]]
+"""node -> interface -> the node at its other end."""
+
+BRIDGE = "br0"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BirdSession:
+    """One BGP session of a lab router."""
+
+    name: str
+    local: str
+    local_asn: int
+    peer: str
+    peer_asn: int
+    families: tuple[Family, ...]
+    passive: bool = False
+    """Gateways dial; a router that dials them too only meets a closed port."""
+    md5_key: str = ""
+    """Path on the fleet's gateways; the lab makes the key and puts it at both ends."""
+    gtsm: bool = False
+    service_only: bool = False
+    """Take the service's covering prefixes and nothing else, announce nothing (a customer session)."""
+    preference: int = 100
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """What one machine needs to come up."""
+
+    node: str
+    role: str
+    """gateway, router, nat, server or client."""
+    bridge: tuple[str, ...] = ()
+    """Interfaces that are ports of the bridge `br0`."""
+    addresses: tuple[tuple[str, str], ...] = ()
+    """(interface, address with length)."""
+    routes: tuple[tuple[str, str], ...] = ()
+    """(prefix, via)."""
+    router_id: str = ""
+    asn: int = 0
+    sessions: tuple[BirdSession, ...] = ()
+    masquerade: tuple[str, str, str] | None = None
+    """(inside prefix, outside interface, outside address)."""
+    site: str = ""
+
+
+def plan(fleet: Fleet, cables: Cables) -> dict[str, NodePlan]:
+    """Every node's plan. Raises ConfigError where fleet and topology do not fit, with all problems."""
+    return _Planner(fleet, cables).run()
+
+
+class _Planner:
+    def __init__(self, fleet: Fleet, cables: Cables) -> None:
+        if fleet.lab is None:
+            raise ConfigError([Problem("lab", "the fleet has no lab section: nothing says what stands around the gateways")])
+        self._fleet, self._lab, self._cables = fleet, fleet.lab, cables
+        self._problems: list[Problem] = []
+
+    def run(self) -> dict[str, NodePlan]:
+        plans: dict[str, NodePlan] = {}
+        for name, site in self._fleet.sites.items():
+            for gateway_name, gateway in site.gateways.items():
+                plans[gateway_name] = self._gateway(gateway_name, gateway, name, site)
+            for router in site.upstreams:
+                plans[router] = self._router(router, name, site)
+        transit = self._lab.transit
+        plans[transit.node] = self._transit(transit)
+        for name, nat in self._lab.nat.items():
+            plans[name] = self._nat(name, nat)
+        for name, server in self._lab.servers.items():
+            plans[name] = self._server(name, server)
+        for name, client in self._lab.clients.items():
+            plans[name] = self._client(name, client)
+        for node in self._cables:
+            if node not in plans:
+                self._problems.append(Problem(f"nodes.{node}", "stands in the topology but nowhere in the fleet file"))
+        for node in plans:
+            if node not in self._cables:
+                self._problems.append(Problem(node, "stands in the fleet file but has no link in the topology"))
+        if self._problems:
+            raise ConfigError(self._problems)
+        return plans
+
+    def _port(self, node: str, to: str) -> str:
+        """The interface of `node` that is cabled to `to`."""
+        for interface, other in self._cables.get(node, {}).items():
+            if other == to:
+                return interface
+        self._problems.append(Problem(f"links.{node}", f"has no link to {to}, which the fleet file asks for"))
+        return "none"
+
+    def _ports(self, node: str, others: Iterable[str]) -> tuple[str, ...]:
+        return tuple(self._port(node, other) for other in others if other in self._cables)
+
+    def _gateway(self, name: str, gateway: Gateway, site_name: str, site: Site) -> NodePlan:
+        addresses, routes = [], []
+        for part, subnets in ((gateway.uplink, site.uplink), (gateway.inside, site.inside)):
+            for family in part.families:
+                addresses.append((part.interface, f"{part.of(family)}/{subnets.of(family).prefixlen}"))
+        upstream = next(iter(site.upstreams.values()))
+        for family in upstream.address.families:
+            routes.append((_default(family), str(upstream.address.of(family))))
+        return NodePlan(node=name, role="gateway", site=site_name, addresses=tuple(addresses), routes=tuple(routes))
+
+    def _router(self, name: str, site_name: str, site: Site) -> NodePlan:
+        upstream, link = site.upstreams[name], self._lab.transit.links.get(name)
+        addresses = [(BRIDGE, f"{upstream.address.of(f)}/{site.uplink.of(f).prefixlen}") for f in upstream.address.families]
+        routes: list[tuple[str, str]] = []
+        sessions = [
+            BirdSession(
+                name=session_name(gateway_name, family),
+                local=str(upstream.address.of(family)),
+                local_asn=upstream.asn,
+                peer=str(gateway.uplink.of(family)),
+                peer_asn=site.asn,
+                families=(family,),
+                passive=True,
+                md5_key=str(upstream.md5_key_file or ""),
+                gtsm=upstream.gtsm,
+                service_only=True,
+            )
+            for gateway_name, gateway in site.gateways.items()
+            for family in upstream.address.families
+        ]
+        if link is None:
+            self._problems.append(Problem(f"lab.transit.links.{name}", "is missing: the router has no way to the transit"))
+        else:
+            transit, uplink = self._lab.transit, self._port(name, self._lab.transit.node)
+            for family in link.families:
+                theirs, ours = link.of(family)
+                addresses.append((uplink, str(ours)))
+                routes.append((_default(family), str(theirs.ip)))
+                sessions.append(
+                    BirdSession(
+                        name=session_name(transit.node, family),
+                        local=str(ours.ip),
+                        local_asn=upstream.asn,
+                        peer=str(theirs.ip),
+                        peer_asn=transit.asn,
+                        families=(family,),
+                    )
+                )
+        return NodePlan(
+            node=name,
+            role="router",
+            site=site_name,
+            bridge=self._ports(name, site.gateways),
+            addresses=tuple(addresses),
+            routes=tuple(routes),
+            router_id=str(upstream.address.ipv4),
+            asn=upstream.asn,
+            sessions=tuple(sessions),
+        )
+
+    def _transit(self, transit: Transit) -> NodePlan:
+        addresses, sessions = [], []
+        asns = {name: upstream.asn for site in self._fleet.sites.values() for name, upstream in site.upstreams.items()}
+        for router, link in transit.links.items():
+            port = self._port(transit.node, router)
+            for family in link.families:
+                ours, theirs = link.of(family)
+                addresses.append((port, str(ours)))
+                sessions.append(
+                    BirdSession(
+                        name=session_name(router, family),
+                        local=str(ours.ip),
+                        local_asn=transit.asn,
+                        peer=str(theirs.ip),
+                        peer_asn=asns.get(router, 0),
+                        families=(family,),
+                        preference=200 if router == transit.prefer else 100,
+                    )
+                )
+        for name, nat in self._lab.nat.items():
+            addresses += [(self._port(transit.node, name), str(nat.outside.of(f)[0])) for f in nat.outside.families]
+        for name, client in self._lab.clients.items():
+            if client.behind == transit.node:
+                addresses += [(self._port(transit.node, name), str(client.of(f)[0])) for f in client.families]
+        first = next(iter(transit.links.values()))
+        return NodePlan(
+            node=transit.node,
+            role="router",
+            addresses=tuple(addresses),
+            router_id=str(first.ipv4[0].ip) if first.ipv4 else "",
+            asn=transit.asn,
+            sessions=tuple(sessions),
+        )
+
+    def _nat(self, name: str, nat: Nat) -> NodePlan:
+        clients = [client for client, one in self._lab.clients.items() if one.behind == name]
+        outside = self._port(name, self._lab.transit.node)
+        addresses = [(outside, str(nat.outside.of(f)[1])) for f in nat.outside.families]
+        addresses += [(BRIDGE, str(nat.inside.of(f))) for f in nat.inside.families]
+        routes = [(_default(f), str(nat.outside.of(f)[0].ip)) for f in nat.outside.families]
+        masquerade = None
+        if nat.inside.ipv4 is not None and nat.outside.ipv4 is not None:
+            masquerade = (str(nat.inside.ipv4.network), outside, str(nat.outside.ipv4[1].ip))
+        return NodePlan(
+            node=name,
+            role="nat",
+            bridge=self._ports(name, clients),
+            addresses=tuple(addresses),
+            routes=tuple(routes),
+            masquerade=masquerade,
+        )
+
+    def _server(self, name: str, server: Server) -> NodePlan:
+        site = self._fleet.sites[server.site]
+        addresses = [(BRIDGE, f"{server.of(f)}/{site.inside.of(f).prefixlen}") for f in server.families]
+        gateway = next(iter(site.gateways.values()))
+        routes = [(str(site.pools.of(f)), str(gateway.inside.of(f))) for f in site.pools.families]
+        return NodePlan(
+            node=name,
+            role="server",
+            site=server.site,
+            bridge=self._ports(name, site.gateways),
+            addresses=tuple(addresses),
+            routes=tuple(routes),
+        )
+
+    def _client(self, name: str, client: Client) -> NodePlan:
+        port = self._port(name, client.behind)
+        return NodePlan(
+            node=name,
+            role="client",
+            addresses=tuple((port, str(client.of(f)[1])) for f in client.families),
+            routes=tuple((_default(f), str(client.of(f)[0].ip)) for f in client.families),
+        )
+
+
+def session_name(node: str, family: Family | str) -> str:
+    """The name of a BIRD protocol: the peer and the family, e.g. ``fra_gw1_ipv4``."""
+    return f"{node.replace('-', '_')}_{family}"
+
+
+def peer_of_session(name: str, nodes: Iterable[str]) -> str:
+    """The node that a BIRD protocol's name stands for; empty where it is none of `nodes`."""
+    for node in nodes:
+        if any(name == session_name(node, family) for family in FAMILIES):
+            return node
+    return ""
+
+
+def _default(family: Family) -> str:
+    return "0.0.0.0/0" if family == "ipv4" else "::/0"

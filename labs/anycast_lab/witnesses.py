@@ -1,0 +1,197 @@
+"""The lab's observers, read while a drill runs: BIRD's logs, the gateways' event streams, the clients' packets.
+
+Each is a file that its machine writes; reading it costs the observed machines nothing. `Witnesses` remembers how far it
+read, so that waiting for a moment is a loop over what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from anycast.fleet.schema import Fleet
+from anycast_lab.checks import Watched
+from anycast_lab.runner import LabError, Process, Runner
+from anycast_lab.timeline import Moment, from_bird_log, from_event_log, judge_packets
+from anycast_lab.wiring import session_name
+
+EVENT_LOG = "/var/lib/site-agent/events.jsonl"
+BOTH_CLIENTS_MS = 5.0
+"""Probe interval: what User Mode Linux's one CPU carries for two clients without losing any of its own accord."""
+
+
+class _Tail:
+    """The new whole lines of a growing file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._offset, self._inode = path, 0, -1
+
+    def read(self) -> str:
+        try:
+            with self.path.open("rb") as file:
+                inode = self.path.stat().st_ino
+                if inode != self._inode:
+                    self._offset, self._inode = 0, inode
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return ""
+        whole = data.rfind(b"\n") + 1
+        self._offset += whole
+        return data[:whole].decode(errors="replace")
+
+
+class Witnesses:
+    """Everything the observers of one lab have said so far."""
+
+    def __init__(self, runner: Runner, fleet: Fleet) -> None:
+        if fleet.lab is None:
+            raise LabError("the fleet file has no lab section")
+        self._runner, self._fleet, self._lab = runner, fleet, fleet.lab
+        self._routers = [fleet.lab.transit.node, *(r for site in fleet.sites.values() for r in site.upstreams)]
+        self._birds = {name: _Tail(self.out(name) / "bird.log") for name in self._routers}
+        self._agents: dict[str, _Tail] = {}
+        self.moments: list[Moment] = []
+
+    def out(self, node: str) -> Path:
+        """Where a node leaves what a drill reads."""
+        return self._runner.lab_dir / node / "etc" / "out"
+
+    def read(self) -> None:
+        """Take in what the observers wrote since the last time."""
+        for node, tail in self._birds.items():
+            self.moments += from_bird_log(node, tail.read())
+        for site in self._fleet.sites.values():
+            for gateway in site.gateways:
+                self.moments += from_event_log(gateway, self._agent_tail(gateway).read().splitlines())
+
+    def _agent_tail(self, gateway: str) -> _Tail:
+        # By way of the node's init: after a power cycle that is another process, hence another path to the same file.
+        root = Path(f"/proc/{self._runner.pid(gateway)}/root") if self._runner.power(gateway) else Path("/nonexistent")
+        tail = self._agents.get(gateway)
+        if tail is None:
+            tail = self._agents[gateway] = _Tail(root / EVENT_LOG.lstrip("/"))
+        tail.path = root / EVENT_LOG.lstrip("/")
+        return tail
+
+    def note(self, event: str, subject: str = "", detail: str = "") -> int:
+        """Write down what the drill itself does; returns the time."""
+        at = time.time_ns()
+        self.moments.append(Moment(at, "drill", event, subject, detail))
+        return at
+
+    def routes_of(self, gateway: str) -> tuple[Watched, ...]:
+        """A gateway's routes, where upstream and transit see them."""
+        site = self._fleet.sites[self._fleet.site_of(gateway)]
+        watched = []
+        for router, upstream in site.upstreams.items():
+            for family in upstream.address.families:
+                if family in self._fleet.service.prefixes.families:
+                    prefix = str(self._fleet.service.prefixes.of(family))
+                    watched.append(Watched(node=router, protocol=session_name(gateway, family), prefix=prefix))
+                    if family in self._lab.transit.links[router].families:
+                        transit = self._lab.transit.node
+                        watched.append(Watched(node=transit, protocol=session_name(router, family), prefix=prefix))
+        return tuple(watched)
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Read on until `condition` holds or the time is over."""
+        end = time.monotonic() + timeout_s
+        while True:
+            self.read()
+            if condition():
+                return True
+            if time.monotonic() >= end:
+                return False
+            await asyncio.sleep(0.05)
+
+    async def withdraws(self, gateway: str) -> int:
+        """WITHDRAWs that the upstream has counted from this gateway, by BIRD's own counters."""
+        site, total = self._fleet.sites[self._fleet.site_of(gateway)], 0
+        for router, upstream in site.upstreams.items():
+            for family in upstream.address.families:
+                command = ("birdc", "-s", "/run/bird.ctl", "show", "protocols", "all", session_name(gateway, family))
+                done = await self._runner.exec(router, command)
+                total += import_withdraws(done.text)
+        return total
+
+    def site_of_address(self, address: str) -> str:
+        """The site whose pool holds a client's inner address; empty where none does."""
+        ip = ipaddress.ip_address(address)
+        for name, site in self._fleet.sites.items():
+            if any(ip in site.pools.of(family) for family in site.pools.families):
+                return name
+        return ""
+
+    async def site_of_client(self, client: str) -> str:
+        """Where a client's tunnel ends, by its inner address as its own kernel has it."""
+        done = await self._runner.exec(client, ("ip", "-json", "address", "show"))
+        with contextlib.suppress(ValueError):
+            for link in json.loads(done.text):
+                for info in link.get("addr_info", ()):
+                    if site := self.site_of_address(info["local"]):
+                        return site
+        return ""
+
+
+def import_withdraws(text: str) -> int:
+    """Read `birdc show protocols all`: received withdraws over all channels of the protocol."""
+    return sum(int(words[2]) for line in text.splitlines() if (words := line.split())[:2] == ["Import", "withdraws:"])
+
+
+class Probes:
+    """A probe on each client, towards the server behind the tunnel."""
+
+    def __init__(self, runner: Runner, witnesses: Witnesses, fleet: Fleet) -> None:
+        assert fleet.lab is not None
+        self._runner, self._witnesses = runner, witnesses
+        self._clients = tuple(fleet.lab.clients)
+        self._target = str(next(s.ipv4 for s in fleet.lab.servers.values() if s.ipv4 is not None))
+        self._processes: dict[str, Process] = {}
+
+    async def start(self) -> None:
+        for client in self._clients:
+            out = self._witnesses.out(client)
+            for name in ("probe.json", "probe.live"):
+                (out / name).unlink(missing_ok=True)
+            argv = ("python", "-m", "anycast_lab.probe", "--to", self._target, "--interval-ms", str(BOTH_CLIENTS_MS))
+            files = ("--out", "/etc/anycast/out/probe.json", "--live", "/etc/anycast/out/probe.live")
+            self._processes[client] = await self._runner.spawn(client, argv + files)
+
+    def last_good_ns(self, client: str) -> int:
+        """When the client's last good packet came; 0 before the first."""
+        try:
+            return int(json.loads((self._witnesses.out(client) / "probe.live").read_text())["last_good_ns"])
+        except (OSError, ValueError):
+            return 0
+
+    def all_good_since(self, since_ns: int) -> bool:
+        """Whether every client has had a good packet after `since_ns`."""
+        return all(self.last_good_ns(client) > since_ns for client in self._clients)
+
+    async def stop(self) -> dict[str, dict[str, Any]]:
+        """End the probes and return their records by client."""
+        records = {}
+        for client, process in self._processes.items():
+            process.send_signal(15)
+            await asyncio.wait_for(process.wait(), 30)
+            records[client] = json.loads((self._witnesses.out(client) / "probe.json").read_text())
+        self._processes.clear()
+        return records
+
+
+def gap_moments(client: str, record: dict[str, Any], zero_ns: int) -> list[Moment]:
+    """The last good packet before a client's longest gap after the fault, and the first after it."""
+    packets = judge_packets(record, zero_ns - 1_000_000_000)
+    moments = []
+    if packets.longest_gap_ms > 20 * BOTH_CLIENTS_MS and packets.gap_from_ns:
+        moments.append(Moment(packets.gap_from_ns, client, "last_good_packet"))
+        if packets.gap_to_ns:
+            moments.append(Moment(packets.gap_to_ns, client, "first_good_packet"))
+    return moments
