@@ -1,0 +1,148 @@
+"""Each assertion of a drill, once held and once broken: a check that cannot fail proves nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from anycast_lab import drill
+from anycast_lab.checks import ClientSeen, Observation, Watched, judge
+from anycast_lab.drill import Limit
+from anycast_lab.timeline import Moment, Packets
+
+MS = 1_000_000
+UPSTREAM = Watched(node="fra-rtr", protocol="fra_gw1_ipv4", prefix="203.0.113.0/28")
+TRANSIT = Watched(node="transit", protocol="fra_rtr_ipv4", prefix="203.0.113.0/28")
+LIMITS = {"bound": Limit(ms=100, uml_ms=1000, reason="test")}
+
+
+def _at(ms: float, route: Watched, event: str) -> Moment:
+    return Moment(int(ms * MS), route.node, event, route.prefix, route.protocol)
+
+
+def _verdict(ms: float, serving: bool) -> Moment:
+    return Moment(int(ms * MS), "fra-gw1/site-agent", "SiteVerdictChanged", "", "", {"serving": serving})
+
+
+def _seen(*moments: Moment, **changes: object) -> Observation:
+    before = [_at(-1000, UPSTREAM, "route_added"), _at(-1000, TRANSIT, "route_added")]
+    seen = Observation(
+        victim="fra-gw1",
+        site="fra",
+        kernel="native",
+        esp=True,
+        fault_ns=0,
+        heal_ns=0,
+        end_ns=10_000 * MS,
+        moments=tuple(sorted([*before, *moments])),
+        routes=(UPSTREAM, TRANSIT),
+        withdraws=0,
+        first_reason="charon_exited",
+        clients={},
+        child_sas_at_announcement=None,
+    )
+    return dataclasses.replace(seen, **changes)
+
+
+def _client(gap_ms: float, before: str, after: str, ended: bool = True, lost: int = 3) -> ClientSeen:
+    packets = Packets(sent=100, lost=lost, late=0, longest_gap_ms=gap_ms, gap_from_ns=1, gap_to_ns=2 if ended else 0)
+    return ClientSeen(packets=packets, site_before=before, site_after=after)
+
+
+GONE = drill.RouteGone(check="route_gone", limit="bound")
+
+
+def test_route_gone_takes_the_slower_of_upstream_and_transit() -> None:
+    held = judge(GONE, _seen(_at(5, UPSTREAM, "route_removed"), _at(90, TRANSIT, "route_removed")), LIMITS)
+    assert held.passed and held.seen == "90.0 ms"
+    assert not judge(GONE, _seen(_at(5, UPSTREAM, "route_removed"), _at(101, TRANSIT, "route_removed")), LIMITS).passed
+
+
+def test_route_gone_fails_when_the_route_never_goes_or_went_before_the_fault() -> None:
+    assert not judge(GONE, _seen(_at(5, UPSTREAM, "route_removed")), LIMITS).passed
+    early = _seen(_at(-5, UPSTREAM, "route_removed"), _at(-5, TRANSIT, "route_removed"))
+    assert not judge(GONE, early, LIMITS).passed
+
+
+def test_route_gone_without_any_route_to_watch_is_not_a_pass() -> None:
+    assert not judge(GONE, _seen(routes=()), LIMITS).passed
+
+
+def test_the_bound_is_the_kernels() -> None:
+    seen = _seen(_at(500, UPSTREAM, "route_removed"), _at(500, TRANSIT, "route_removed"))
+    assert not judge(GONE, seen, LIMITS).passed
+    assert judge(GONE, dataclasses.replace(seen, kernel="uml"), LIMITS).passed
+
+
+def test_route_stays_fails_on_a_removal_on_a_withdraw_and_on_a_missing_route() -> None:
+    stays = drill.RouteStays(check="route_stays")
+    assert judge(stays, _seen(), LIMITS).passed
+    blink = _seen(_at(5, TRANSIT, "route_removed"), _at(6, TRANSIT, "route_added"))
+    assert not judge(stays, blink, LIMITS).passed
+    assert not judge(stays, _seen(withdraws=1), LIMITS).passed
+    assert not judge(stays, _seen(moments=()), LIMITS).passed
+
+
+def test_route_back_counts_from_the_heal() -> None:
+    back = drill.RouteBack(check="route_back", limit="bound")
+    went = (_at(5, UPSTREAM, "route_removed"), _at(5, TRANSIT, "route_removed"))
+    came = (_at(560, UPSTREAM, "route_added"), _at(570, TRANSIT, "route_added"))
+    assert judge(back, _seen(*went, *came, heal_ns=500 * MS), LIMITS).passed
+    assert not judge(back, _seen(*went, *came, heal_ns=400 * MS), LIMITS).passed
+    assert not judge(back, _seen(*went, came[0], heal_ns=500 * MS), LIMITS).passed
+
+
+def test_the_reason_must_be_the_one() -> None:
+    because = drill.Because(check="because", reason="charon_exited")
+    assert judge(because, _seen(), LIMITS).passed
+    assert not judge(because, _seen(first_reason="lease_lapsed"), LIMITS).passed
+    assert not judge(because, _seen(first_reason=""), LIMITS).passed
+
+
+def test_clients_move_means_another_site_and_a_gap_that_ended_in_time() -> None:
+    moves = drill.ClientsMove(check="clients_move", limit="bound")
+
+    def one(client: ClientSeen) -> bool:
+        return judge(moves, _seen(clients={"direct": client}), LIMITS).passed
+
+    assert one(_client(90, "fra", "sin"))
+    assert not one(_client(110, "fra", "sin"))
+    assert not one(_client(90, "fra", "fra"))
+    assert not one(_client(90, "fra", ""))
+    assert not one(_client(90, "fra", "sin", ended=False))
+    assert not judge(moves, _seen(), LIMITS).passed, "no client at all is no proof"
+
+
+def test_clients_stay_means_no_gap_and_the_same_site() -> None:
+    stay = drill.ClientsStay(check="clients_stay", limit="bound")
+
+    def one(client: ClientSeen) -> bool:
+        return judge(stay, _seen(clients={"direct": client}), LIMITS).passed
+
+    assert one(_client(90, "fra", "fra"))
+    assert not one(_client(110, "fra", "fra"))
+    assert not one(_client(90, "fra", "sin"))
+    assert not one(_client(0, "fra", "fra", lost=100)), "all lost has no gap between good packets"
+    assert not judge(stay, _seen(), LIMITS).passed
+
+
+def test_after_the_thaw_the_verdict_comes_before_the_announcement() -> None:
+    quiet = drill.QuietUntilVerdict(check="quiet_until_verdict")
+    assert judge(quiet, _seen(_verdict(510, True), _at(520, UPSTREAM, "route_added"), heal_ns=500 * MS), LIMITS).passed
+    early = _seen(_at(505, UPSTREAM, "route_added"), _verdict(510, True), heal_ns=500 * MS)
+    assert not judge(quiet, early, LIMITS).passed
+    assert not judge(quiet, _seen(_at(520, UPSTREAM, "route_added"), heal_ns=500 * MS), LIMITS).passed
+    assert not judge(quiet, _seen(_verdict(510, False), _at(520, UPSTREAM, "route_added"), heal_ns=500 * MS), LIMITS).passed
+
+
+def test_an_idle_gateway_must_announce_and_be_idle() -> None:
+    idle = drill.NoClients(check="announced_without_clients")
+    assert judge(idle, _seen(child_sas_at_announcement=0), LIMITS).passed
+    assert not judge(idle, _seen(child_sas_at_announcement=1), LIMITS).passed
+    assert not judge(idle, _seen(child_sas_at_announcement=None), LIMITS).passed
+    assert not judge(idle, _seen(_at(5, TRANSIT, "route_removed"), child_sas_at_announcement=0), LIMITS).passed
+
+
+def test_every_drill_of_the_project_loads_and_asserts_something() -> None:
+    drills = drill.load_drills()
+    assert len(drills) >= 11
+    assert all(one.checks for one in drills.values())
