@@ -1,0 +1,152 @@
+"""From the text of fleet.yaml to a `Fleet`, or to every problem it has.
+
+Three steps: YAML to text with places, text to values (`schema.py`), rules that join values (`checks.py`). A file with
+problems in the second step still gets as much of the third as can be trusted: the parts at fault are left out, the rules
+run on the rest, and what they say about a left-out part is dropped. So one run shows what there is to repair.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+import types
+import typing
+from typing import Any
+
+import pydantic
+
+from anycast.errors import ConfigError, Problem
+from anycast.fleet import yaml_text
+from anycast.fleet.checks import check
+from anycast.fleet.finding import Finding
+from anycast.fleet.schema import Fleet
+from anycast.fleet.section import Section
+from anycast.fleet.values import show
+from anycast.fleet.yaml_text import Path, Tree
+
+
+def load(path: str | pathlib.Path) -> Fleet:
+    """Read the fleet file at `path`. Raises ConfigError with every problem found."""
+    name = str(path)
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as exc:
+        raise ConfigError([Problem("", f"cannot be read: {exc.strerror}", name)]) from exc
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        column = exc.start - data.rfind(b"\n", 0, exc.start)
+        raise ConfigError([Problem("", "not UTF-8", name, line, column)]) from exc
+    return loads(text, file=name)
+
+
+def loads(text: str, *, file: str = "fleet.yaml") -> Fleet:
+    """Read a fleet from `text`; `file` names it in problems. Raises ConfigError with every problem found."""
+    tree = yaml_text.parse(text, file=file)
+    try:
+        fleet = Fleet.model_validate(tree.value)
+    except pydantic.ValidationError as exc:
+        findings = [_finding(error, tree.value) for error in _errors(exc)]
+        findings += _check_the_rest(tree.value, {finding.path for finding in findings})
+    else:
+        findings = check(fleet)
+        if not findings:
+            return fleet
+    raise ConfigError(sorted((_problem(finding, tree, file) for finding in findings), key=_place_in_file))
+
+
+def _errors(exc: pydantic.ValidationError) -> list[Any]:
+    return list(exc.errors(include_url=False, include_input=False))
+
+
+def _check_the_rest(data: Any, faulty: set[Path]) -> list[Finding]:
+    """Run the rules on what is left without the `faulty` parts.
+
+    Where a part was required, the part around it goes too, one level a round.
+    """
+    cut = set(faulty)
+    while () not in cut:
+        before = len(cut)
+        try:
+            fleet = Fleet.model_validate(_without(data, (), cut))
+        except pydantic.ValidationError as exc:
+            cut |= {tuple(error["loc"])[:-1] for error in _errors(exc)}
+            if len(cut) == before:
+                break
+        else:
+            return [finding for finding in check(fleet) if not _judges(finding, cut)]
+    return []
+
+
+def _without(data: Any, here: Path, cut: set[Path]) -> Any:
+    if isinstance(data, dict):
+        return {k: _without(v, (*here, k), cut) for k, v in data.items() if (*here, k) not in cut}
+    if isinstance(data, list):
+        return [_without(v, (*here, i), cut) for i, v in enumerate(data) if (*here, i) not in cut]
+    return data
+
+
+def _judges(finding: Finding, cut: set[Path]) -> bool:
+    """Whether `finding` rests on something that was cut out: inside it, or around it."""
+    paths = (finding.path, *finding.judged)
+    return any(c[: len(p)] == p or p[: len(c)] == c for p in paths for c in cut)
+
+
+def _finding(error: Any, data: Any) -> Finding:
+    """Say one of pydantic's errors in this project's words."""
+    path: Path = tuple(error["loc"])
+    match error["type"]:
+        case "extra_forbidden":
+            return Finding(path, f"is not known here{_did_you_mean(path)}", at_key=True)
+        case "missing" if isinstance(path[-1], int):
+            return Finding(path[:-1], "needs two values, one for each side")
+        case "missing":
+            return Finding(path[:-1], f"`{path[-1]}` is missing")
+        case "too_short":
+            return Finding(path, "is empty; it needs at least one entry")
+        case "too_long":
+            return Finding(path, f"has {error['ctx']['actual_length']} values; it needs two, one for each side")
+        case "model_type" | "dict_type" | "tuple_type" as kind:
+            wanted = "a list" if kind == "tuple_type" else "a mapping"
+            found = _at(data, path)
+            if found == "":
+                return Finding(path, f"has no value; write {wanted} or leave the key out")
+            noun = "a mapping" if isinstance(found, dict) else "a list" if isinstance(found, list) else show(found)
+            return Finding(path, f"expected {wanted}, found {noun}")
+    if path and path[-1] == "[key]":
+        return Finding(path[:-1], error["msg"], at_key=True)
+    return Finding(path, error["msg"])
+
+
+def _at(data: Any, path: Path) -> Any:
+    for step in path:
+        data = data[step]
+    return data
+
+
+def _did_you_mean(path: Path) -> str:
+    known = list(_section_at(path[:-1]).model_fields)
+    near = difflib.get_close_matches(str(path[-1]), known, n=1)
+    return f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
+
+
+def _section_at(path: Path) -> type[Section]:
+    """The section that stands at `path`, by the schema."""
+    here: Any = Fleet
+    for step in path:
+        # Either a section, or dict[Name, Section], or an optional one of them.
+        here = typing.get_args(here)[1] if typing.get_origin(here) is dict else here.model_fields[step].annotation
+        if isinstance(here, types.UnionType):
+            here = typing.get_args(here)[0]
+    found: type[Section] = here
+    return found
+
+
+def _problem(finding: Finding, tree: Tree, file: str) -> Problem:
+    place = tree.place(finding.path, key=finding.at_key)
+    return Problem(yaml_text.where(finding.path), finding.what, file, place.line, place.column)
+
+
+def _place_in_file(problem: Problem) -> tuple[int, int, str]:
+    return problem.line, problem.column, problem.what
