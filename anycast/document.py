@@ -45,6 +45,8 @@ class Service(_Part):
     dns: tuple[str, ...] = ()
     ike_proposals: tuple[str, ...]
     esp_proposals: tuple[str, ...]
+    force_encapsulation: bool = True
+    """ESP always in UDP/4500, also without a NAT on the way."""
     dpd_delay_s: int
     certificate: str
     """Path of the gateway's certificate (PEM). Its key and roots lie beside it."""

@@ -1,0 +1,113 @@
+"""From the fleet, which people write, to each gateway's document, which its agent reads.
+
+Pure: the same fleet gives the same documents, byte for byte, on every machine, so their hashes can be compared and signed.
+Everything a gateway needs is spelled out in its document, so that reading one answers what the gateway does without
+knowing the defaults of the program that compiled it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import TypeVar
+
+from anycast.document import DOCUMENT_VERSION, Agent, Bgp, Document, Interface, Lease, Neighbor, Pool, Service
+from anycast.fleet.schema import Attachment, Fleet, Gateway, Site
+from anycast.fleet.section import Prefixes, Section
+
+S = TypeVar("S", bound=Section)
+
+
+def compile_fleet(fleet: Fleet) -> dict[str, Document]:
+    """The document of every gateway, by the gateway's name, in the order of the file. `fleet` comes from `loading`."""
+    return {name: compile_gateway(fleet, name) for site in fleet.sites.values() for name in site.gateways}
+
+
+def compile_gateway(fleet: Fleet, name: str) -> Document:
+    """The document of one gateway, as generation 0 (standalone). KeyError where the fleet has no such gateway."""
+    site_name = fleet.site_of(name)
+    site = fleet.sites[site_name]
+    gateway = site.gateways[name]
+    bgp = _merged(fleet.defaults.bgp, site.bgp)
+    lease = _merged(fleet.defaults.lease, site.lease)
+    agent = _merged(fleet.defaults.agent, site.agent)
+    return Document(
+        version=DOCUMENT_VERSION,
+        fleet=fleet.fleet,
+        environment=fleet.environment,
+        site=site_name,
+        gateway=name,
+        generation=0,
+        service=_service(fleet, site_name, site),
+        uplink=_interface(gateway.uplink, site.uplink),
+        inside=_interface(gateway.inside, site.inside),
+        bgp=Bgp(
+            asn=site.asn,
+            router_id=str(gateway.router_id),
+            hold_time_s=_milliseconds(bgp.hold_time) // 1000,
+            run_as=bgp.run_as,
+            neighbors=tuple(_neighbors(fleet, site, gateway)),
+        ),
+        lease=Lease(duration_ms=_milliseconds(lease.duration), grace_ms=_milliseconds(lease.grace)),
+        agent=Agent(
+            metrics_listen=agent.metrics_listen,
+            stop_limit_ms=_milliseconds(agent.stop_limit),
+            log_max_bytes=agent.log_max_size,
+        ),
+    )
+
+
+def _merged(defaults: S, here: S) -> S:
+    """`defaults` with the keys that the site wrote itself."""
+    return defaults.model_copy(update={key: getattr(here, key) for key in here.model_fields_set})
+
+
+def _milliseconds(span: datetime.timedelta) -> int:
+    return span // datetime.timedelta(milliseconds=1)
+
+
+def _service(fleet: Fleet, site_name: str, site: Site) -> Service:
+    service = fleet.service
+    return Service(
+        name=service.name,
+        identity=service.identity,
+        vips=tuple(str(service.vips.of(family)) for family in service.vips.families),
+        prefixes=tuple(str(service.prefixes.of(family)) for family in service.prefixes.families),
+        inside=tuple(str(network) for network in service.inside),
+        pools=tuple(Pool(name=f"{site_name}-{family}", prefix=str(site.pools.of(family))) for family in site.pools.families),
+        dns=tuple(str(address) for address in service.dns),
+        ike_proposals=service.ike_proposals,
+        esp_proposals=service.esp_proposals,
+        force_encapsulation=service.encapsulation == "forced",
+        dpd_delay_s=_milliseconds(service.dpd_delay) // 1000,
+        certificate=service.certificates.gateway,
+        private_key=service.certificates.key,
+        client_ca=service.certificates.client_ca,
+    )
+
+
+def _interface(attachment: Attachment, subnets: Prefixes) -> Interface:
+    """The attachment's addresses with the lengths of the site's subnets."""
+    return Interface(
+        name=attachment.interface,
+        addresses=tuple(f"{attachment.of(family)}/{subnets.of(family).prefixlen}" for family in attachment.families),
+    )
+
+
+def _neighbors(fleet: Fleet, site: Site, gateway: Gateway) -> list[Neighbor]:
+    """One session for each address of each upstream; each carries its own family, so neither falls with the other."""
+    return [
+        Neighbor(
+            name=f"{name}-{family}",
+            address=str(upstream.address.of(family)),
+            local_address=str(gateway.uplink.of(family)),
+            asn=upstream.asn,
+            families=(family,),
+            next_hop={family: str(gateway.uplink.of(family))},
+            md5_key_file=upstream.md5_key_file,
+            gtsm=upstream.gtsm,
+            max_prefixes=upstream.max_prefixes,
+        )
+        for name, upstream in site.upstreams.items()
+        for family in upstream.address.families
+        if family in fleet.service.prefixes.families
+    ]
