@@ -49,8 +49,9 @@ def cables(topology: Topology) -> dict[str, dict[str, str]]:
     return result
 
 
-def prepare(topology: Topology, fleet_path: Path, lab_dir: Path) -> Fleet:
+def prepare(topology: Topology, lab_dir: Path) -> Fleet:
     """Write every node's folder. Raises ConfigError with everything that does not fit."""
+    fleet_path = fleet_file(topology.path)
     fleet = load(fleet_path)
     plans = wiring.plan(fleet, cables(topology))
     gateways, clients = pki.Root("lab gateways"), pki.Root("lab clients")
