@@ -29,7 +29,7 @@ progress() {
     while IFS= read -r line; do
         printf '%s\n' "$line" >>"$LOG"
         case $line in
-            "Get:"* | "Unpacking "* | "Setting up "* | "Collecting "* | "Installing collected "* | "Building "* | "E: "* | "ERROR"*)
+            "Get:"* | "Unpacking "* | "Setting up "* | "Collecting "* | "Installing collected "* | "Building wheel"* | "WARNING: Retrying"* | "E: "* | "ERROR"*)
                 say "  $(printf '%.100s' "$line")" ;;
         esac
     done
@@ -87,7 +87,7 @@ restore() {
     if [ -e "$STATE/init-links" ]; then disable_new_services; fi
     if [ -e "$POLICY" ] && grep -q "$STATE" "$POLICY"; then rm -f "$POLICY"; fi
     if [ -e "$POLICY.before-anycast" ]; then mv -f "$POLICY.before-anycast" "$POLICY"; fi
-    rm -rf "$STATE"
+    rm -f "$STATE/init-links"
 }
 
 install_packages() {
@@ -100,8 +100,8 @@ install_packages() {
     set -- $missing
     say "Debian packages: $# missing: $*"
     export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
-    # Downloading changes nothing, so it comes before the policy; lists that are missing or too old show here.
-    if ! shown apt --download-only install "$@"; then
+    # Downloading changes nothing, so it comes before the policy; package lists that are missing or too old show here.
+    if ! { apt-cache show "$@" >/dev/null 2>&1 && shown apt --download-only install "$@"; }; then
         say "package lists are missing or old: apt-get update"
         shown apt update || fail "apt-get update failed; see $LOG"
         shown apt --download-only install "$@" || fail "apt-get could not download the packages; see $LOG"
@@ -116,6 +116,7 @@ install_packages() {
     # An installation that somebody interrupted, perhaps ours, is completed first: apt refuses to work before.
     if [ -n "$(ls /var/lib/dpkg/updates)" ] || [ -n "$(dpkg --audit)" ]; then shown dpkg --configure -a; fi
     shown apt install "$@" || fail "apt-get could not install the packages; see $LOG"
+    restore
     missing=$(missing_packages)
     [ -z "$missing" ] || fail "still missing after apt-get: $missing"
 }
@@ -171,8 +172,8 @@ mkdir -p "$TREE/out"
 exec 9>/run/anycast-install.lock
 flock -n 9 || { say "waiting for another installation to end"; flock 9; }
 restore
-mkdir -m 700 "$STATE"
-trap restore EXIT
+[ -d "$STATE" ] || mkdir -m 700 "$STATE"
+trap 'restore; rm -rf "$STATE"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 install_packages
