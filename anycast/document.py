@@ -13,7 +13,7 @@ from typing import Literal
 
 import pydantic
 
-DOCUMENT_VERSION = 1
+DOCUMENT_VERSION: Literal[1] = 1
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
 """Features that a document may demand of its reader by name in `requires`."""
 
