@@ -231,8 +231,8 @@ async def keep_running(
 ) -> None:
     """Adopt or start `process` and start it again whenever it ends, until cancelled.
 
-    `prepare` runs before each start (not before an adoption), `started` after each start and adoption. A start that
-    fails is an alarm and a life of 0 s.
+    `prepare` runs before each start (not before an adoption). `started` runs beside the process from each start and
+    adoption on, and is cancelled when the process ends. A start that fails is an alarm and a life of 0 s.
     """
     backoff = backoff or Backoff()
     name = process.spec.name
@@ -249,7 +249,12 @@ async def keep_running(
         pid, since = process.pid, process.since
         if pid is not None:
             happened(HolderStarted(name=name, pid=pid, adopted=process.adopted))
-        if started is not None:
-            await started()
-        await process.exited()
+        beside = None if started is None else asyncio.ensure_future(started())
+        try:
+            await process.exited()
+        finally:
+            if beside is not None:
+                beside.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await beside
         await asyncio.sleep(backoff.after(boottime() - since))

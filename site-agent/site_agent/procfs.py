@@ -10,8 +10,11 @@ import dataclasses
 import os
 from pathlib import Path
 
+PF_EXITING = 0x4
+"""linux/sched.h; field 9 of ``/proc/PID/stat``."""
 
-@dataclasses.dataclass(frozen=True, slots=True)
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessStat:
     """The part of proc(5) ``/proc/PID/stat`` that identifies a process and tells whether it runs."""
 
@@ -20,12 +23,22 @@ class ProcessStat:
     parent: int
     start_ticks: int
     """Start time in clock ticks since boot (field 22)."""
+    exiting: bool
+    """It is being taken down (PF_EXITING): nothing of it runs any more, though its sockets may take 40 ms to close."""
+    exit_status: int
+    """While exiting: as `HolderExited.status` has it."""
 
 
 def parse_stat(text: bytes) -> ProcessStat:
     """Parse the content of ``/proc/PID/stat``. The name in parentheses may itself hold spaces and parentheses."""
     fields = text[text.rindex(b")") + 2 :].split()
-    return ProcessStat(fields[0].decode(), int(fields[1]), int(fields[19]))
+    return ProcessStat(
+        state=fields[0].decode(),
+        parent=int(fields[1]),
+        start_ticks=int(fields[19]),
+        exiting=bool(int(fields[6]) & PF_EXITING),
+        exit_status=os.waitstatus_to_exitcode(int(fields[49])),
+    )
 
 
 def read_stat(pid: int) -> ProcessStat | None:

@@ -1,0 +1,89 @@
+"""Runs the checks, each in a task of its own, so that one that hangs delays nobody.
+
+Every look is stamped with the time at which it *began*: what it saw may be as old as that. A time-out or a refusal is
+UNKNOWN ("could not see"). A check that raises anything else is our bug: it is reported as `CheckFaulted`, counts as
+UNKNOWN, and is asked again.
+
+No look comes sooner than `REST_PER_LOOK` times as long as the last one took: a table of 20,000 SAs is looked at less
+often, and the agent's share of the machine stays bounded by design.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+
+from anycast.errors import KernelError, PeerError
+from anycast.events import CheckFaulted, Event
+from anycast.model import Evidence, EvidenceClass
+from anycast.reasons import Reason
+from anycast.runtime import boottime
+from site_agent.checks.base import Check, Finding, unknown
+
+REST_PER_LOOK = 20.0
+"""So all looks of one check together take at most 5 % of the time, mostly spent in waiting."""
+
+
+class CheckRunner:
+    """Turns checks into a stream of `Evidence`. Use from the event loop's thread."""
+
+    def __init__(
+        self, checks: Iterable[Check], report: Callable[[Evidence], None], happened: Callable[[Event], None]
+    ) -> None:
+        self._checks = {check: asyncio.Event() for check in checks}
+        self._report, self._happened = report, happened
+        self.classes: dict[str, EvidenceClass] = {}
+        """Every name that will ever be reported, with its class."""
+        for check in self._checks:
+            self.classes.update(check.reports)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for check, wake in self._checks.items():
+                group.create_task(self._keep_looking(check, wake))
+
+    def look_now(self, *checks: Check) -> None:
+        """Have these checks (all of them where none is named) look without waiting for their interval."""
+        for check in checks or self._checks:
+            self._checks[check].set()
+
+    def found(self, finding: Finding, at: float | None = None) -> None:
+        """Report what a kernel event said, outside any look."""
+        self._report(
+            Evidence(
+                check=finding.name,
+                evidence_class=self.classes[finding.name],
+                status=finding.status,
+                reason=finding.reason,
+                detail=finding.detail,
+                at=boottime() if at is None else at,
+            )
+        )
+
+    async def _keep_looking(self, check: Check, wake: asyncio.Event) -> None:
+        while True:
+            began = boottime()
+            wake.clear()
+            for finding in await self._look(check):
+                self.found(finding, began)
+            rest = max(check.interval_s, REST_PER_LOOK * (boottime() - began))
+            try:
+                async with asyncio.timeout(rest):
+                    await wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _look(self, check: Check) -> Sequence[Finding]:
+        try:
+            async with asyncio.timeout(check.timeout_s):
+                return await check.look()
+        except TimeoutError:
+            reason, detail = Reason.CHECK_TIMED_OUT, f"no answer within {check.timeout_s:g} s"
+        except (PeerError, KernelError) as exc:
+            reason, detail = Reason.CHECK_REFUSED, str(exc)
+        except Exception as exc:  # a bug in one check must neither end the agent nor count against the gateway
+            reason, detail = Reason.CHECK_FAULTED, repr(exc)
+            self._happened(CheckFaulted(check="+".join(check.reports), error=traceback.format_exc(limit=-3)))
+        return [unknown(name, reason, detail) for name in check.reports]

@@ -1,0 +1,198 @@
+"""charon as this gateway runs it: started or adopted, loaded with the rendered connections, started again when it dies.
+
+A charon that died leaves its SAs and policies in the kernel. Nobody rekeys or deletes them any more, clients that return
+negotiate new ones, and a policy that is left over sends their packets into a tunnel that has ended. So before every start
+the agent removes them, and only those: an SA is ours when one of its ends is a VIP of ours (architecture, rule 9).
+
+The rendered connections and credentials are loaded by `swanctl --load-all`, strongSwan's own reader of its own format,
+as a child with a time limit. Until that has worked once, a charon that we started cannot serve; an adopted one
+serves with what it has, because a bad configuration is no evidence against it (rule 2).
+
+A pidfd tells of an exit only when the kernel has closed everything the process had open. With packet sockets among it
+(plugins dhcp and farp) that takes 30 to 40 ms; the kernel closes the last opened first, so an idle connection to charon's
+socket hangs up after 2 ms (both measured). It is the hint; that the process is being taken down is read from /proc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from pathlib import Path
+
+from anycast.errors import KernelError, PeerError
+from anycast.events import AlarmCleared, AlarmRaised, Event, HolderExited
+from anycast.reasons import Reason
+from site_agent.daemon_process import Backoff, DetachedProcess, ProcessSpec, keep_running
+from site_agent.ike.vici_client import ViciClient
+from site_agent.netlink import xfrm
+from site_agent.netlink.transport import NETLINK_XFRM, Message, dump, request
+from site_agent.procfs import read_stat
+
+CHARON = Path("/usr/lib/ipsec/charon")
+PID_FILE = Path("/var/run/charon.pid")
+SWANCTL = "/usr/sbin/swanctl"
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+LOAD_LIMIT_S = 10.0
+"""How long `swanctl --load-all` may take: private keys, roots and one connection take 20 ms, 1 s in User Mode Linux."""
+SOCKET_POLL_S = 0.05
+"""charon makes its socket 50-100 ms after its start; there is no event for it."""
+HANGUP_RETRY_S = 1.0
+"""charon closes its socket early in an orderly shutdown too, and is not dead then."""
+
+
+class Charon:
+    """Owner of the one charon process. `run` it as a task; read `process` and `ready` from checks."""
+
+    def __init__(
+        self,
+        *,
+        etc_dir: Path,
+        run_dir: Path,
+        vips: Iterable[str],
+        vici: ViciClient,
+        on_exit: Callable[[int, int | None], None],
+        happened: Callable[[Event], None],
+    ) -> None:
+        """`on_exit(pid, status)` runs before anything else when charon ends, to withdraw the route: as soon as that is
+        known, and again when the process has gone."""
+        self._vips = frozenset(str(ip_address(vip)) for vip in vips)
+        self._vici, self._on_exit, self._happened = vici, on_exit, happened
+        self._env = {
+            "PATH": PATH,
+            "STRONGSWAN_CONF": str(etc_dir / "strongswan.conf"),
+            "SWANCTL_DIR": str(etc_dir / "swanctl"),
+        }
+        self.ready = False
+        """The process of now has had connections loaded, by us or by whoever started it."""
+        self.process = DetachedProcess(
+            ProcessSpec(
+                name="charon",
+                argv=(str(CHARON),),
+                env=self._env,
+                record=run_dir / "charon.process",
+                log=run_dir / "charon.out",
+                pid_file=PID_FILE,
+                program=CHARON,
+            ),
+            self._exited,
+        )
+
+    async def run(self) -> None:
+        """Keep charon running until cancelled; cancelling leaves it running."""
+        await keep_running(
+            self.process,
+            happened=self._happened,
+            prepare=self._remove_stale_state,
+            started=self._load_until_done,
+            backoff=Backoff(),
+        )
+
+    def _exited(self, pid: int, status: int | None) -> None:
+        self.ready = False
+        self._vici.close()
+        self._on_exit(pid, status)
+        self._happened(HolderExited(name="charon", pid=pid, status=status))
+
+    async def _remove_stale_state(self) -> None:
+        try:
+            await remove_client_state(self._vips)
+        except KernelError as exc:
+            # charon can run beside them: returning clients get new SAs, and charon replaces policies it meets.
+            self._happened(AlarmRaised(reason=Reason.STALE_STATE_LEFT, detail=str(exc)))
+
+    async def _load_until_done(self) -> None:
+        self.ready = self.process.adopted
+        backoff, failed = Backoff(first_s=0.5, cap_s=30.0), False
+        while True:
+            try:
+                await self._wait_for_socket()
+                await self._load()
+            except (PeerError, TimeoutError) as exc:
+                if not failed:
+                    self._happened(AlarmRaised(reason=Reason.CONNECTIONS_NOT_LOADED, detail=str(exc) or "timed out"))
+                failed = True
+                await asyncio.sleep(backoff.after(0.0))
+                continue
+            if failed:
+                self._happened(AlarmCleared(reason=Reason.CONNECTIONS_NOT_LOADED))
+            self.ready = True
+            break
+        await self._watch_for_hangup()
+
+    async def _watch_for_hangup(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as idle:
+                with contextlib.suppress(OSError):
+                    await loop.sock_connect(idle, self._vici.path)
+                    await loop.sock_recv(idle, 1)
+            pid = self.process.pid
+            stat = None if pid is None else read_stat(pid)
+            if pid is not None and stat is not None and stat.exiting:
+                self._on_exit(pid, stat.exit_status)
+                return  # the pidfd tells the rest
+            await asyncio.sleep(HANGUP_RETRY_S)
+
+    async def _wait_for_socket(self) -> None:
+        async with asyncio.timeout(LOAD_LIMIT_S):
+            while True:
+                with contextlib.suppress(PeerError):
+                    await self._vici.request("version", timeout_s=LOAD_LIMIT_S)
+                    return
+                await asyncio.sleep(SOCKET_POLL_S)
+
+    async def _load(self) -> None:
+        child = await asyncio.create_subprocess_exec(
+            SWANCTL, "--load-all", "--noprompt", env=self._env, cwd="/", stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(LOAD_LIMIT_S):
+                output, _ = await child.communicate()
+        except TimeoutError:
+            raise PeerError("swanctl", f"--load-all took longer than {LOAD_LIMIT_S:g} s") from None
+        finally:
+            if child.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+                await child.wait()
+        if child.returncode != 0:
+            said = [line for line in output.decode(errors="replace").splitlines() if "fail" in line or "rror" in line]
+            raise PeerError("swanctl", "; ".join(said) or f"--load-all exited with {child.returncode}")
+
+
+async def remove_client_state(vips: frozenset[str]) -> tuple[int, int]:
+    """Remove the SAs and policies of tunnels that end at one of `vips`. Returns how many of each. Raises KernelError."""
+    stale_sas: list[xfrm.SaId] = []
+    stale_policies: list[xfrm.PolicyId] = []
+
+    def take_sa(message: Message) -> None:
+        sa = xfrm.decode_sa(message.payload)
+        if str(sa.daddr) in vips or str(sa.saddr) in vips:
+            stale_sas.append(sa)
+
+    def take_policy(message: Message) -> None:
+        policy = xfrm.decode_policy(message.payload)
+        if policy.ends is not None and policy.direction <= 2 and vips & {str(end) for end in policy.ends}:
+            stale_policies.append(policy)
+
+    await dump(NETLINK_XFRM, xfrm.XFRM_MSG_GETSA, take_sa)
+    await dump(NETLINK_XFRM, xfrm.XFRM_MSG_GETPOLICY, take_policy)
+    for policy in stale_policies:
+        await _delete(xfrm.XFRM_MSG_DELPOLICY, xfrm.encode_delete_policy(policy))
+    for sa in stale_sas:
+        await _delete(xfrm.XFRM_MSG_DELSA, xfrm.encode_delete_sa(sa))
+    return len(stale_sas), len(stale_policies)
+
+
+async def _delete(kind: int, payload: bytes) -> None:
+    try:
+        await request(NETLINK_XFRM, kind, payload)
+    except KernelError as exc:
+        if exc.errno not in (errno.ESRCH, errno.ENOENT):  # expired meanwhile: gone is what we wanted
+            raise
