@@ -59,7 +59,7 @@ class Cause:
         return f"{self.reason}{f' ({self.detail})' if self.detail else ''}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, order=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """One prefix as one upstream shall hear it. Sets of these cross component borders, never deltas."""
 
@@ -74,6 +74,20 @@ class Route:
     med: int | None = None
     prepend: int = 0
     """How many extra copies of the local AS."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What BGP replaces: a second announcement with the same key is an implicit withdrawal of the first."""
+        return self.neighbor, self.prefix
+
+    def __lt__(self, other: Route) -> bool:
+        # Not `order=True`: `med` may be None, which compares with nothing. No MED sorts before MED 0.
+        return self._sort_key < other._sort_key
+
+    @property
+    def _sort_key(self) -> tuple[object, ...]:
+        med = -1 if self.med is None else self.med
+        return self.neighbor, self.prefix, self.next_hop, self.communities, med, self.prepend
 
 
 class SessionState(enum.StrEnum):
