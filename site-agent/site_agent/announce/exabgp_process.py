@@ -1,0 +1,102 @@
+"""ExaBGP as a daemon of ours: how it is started, and how it is ended together with its bridge.
+
+It runs as an unprivileged user and is told everything by its command line and environment, so that an
+``/etc/exabgp/exabgp.env`` of the operator's own ExaBGP changes nothing. ExaBGP puts its helper in a process group
+of its own and a stopped helper does not see that its pipe was closed, so ending ExaBGP alone may leave one behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from site_agent.daemon_process import DetachedProcess, ProcessSpec
+from site_agent.procfs import read_stat
+
+REACTOR_SPEED = "10.0"
+"""ExaBGP's main loop sleeps this many hundredths of a second unless a pipe or socket wakes it. Commands and BGP messages
+wake it, so the default (1.0: 100 wake-ups a second) buys no latency and costs CPU; only its own timers are coarser."""
+BRIDGE_END_LIMIT_S = 5.0
+_INHERITED = ("PATH", "PYTHONPATH", "LANG", "TZ")
+
+
+def exabgp_spec(*, config: Path, run_dir: Path, run_as: str) -> ProcessSpec:
+    """How ExaBGP is started with `config`. `run_dir` takes its log and the record by which it is adopted."""
+    settings = {
+        "api.ack": "true",
+        "api.cli": "false",
+        "api.encoder": "json",
+        "api.respawn": "true",
+        "bgp.openwait": "10",
+        "daemon.daemonize": "false",
+        "daemon.drop": "false",
+        "daemon.user": run_as,
+        "log.destination": "stderr",
+        "log.level": "WARNING",
+        "reactor.speed": REACTOR_SPEED,
+        "tcp.bind": "",
+    }
+    env = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    env |= {f"exabgp_{name.replace('.', '_')}": value for name, value in settings.items()}
+    env["EXABGP_ENVFILE"] = os.devnull
+    return ProcessSpec(
+        name="exabgp",
+        argv=(sys.executable, "-m", "exabgp", "server", str(config)),
+        env=env,
+        record=run_dir / "exabgp.pid.json",
+        log=run_dir / "exabgp.log",
+        run_as=run_as,
+    )
+
+
+async def end_with_children(process: DetachedProcess) -> None:
+    """SIGKILL ExaBGP and then its bridges, and wait until all are gone. Raises PeerError where one cannot be ended."""
+    if process.pid is None:
+        return
+    with contextlib.ExitStack() as stack:
+        bridges = [pidfd for pid in children(process.pid) if (pidfd := _open(pid, process.pid)) is not None]
+        for pidfd in bridges:
+            stack.callback(os.close, pidfd)
+        process.kill()  # first: its TCP close is the withdrawal
+        for pidfd in bridges:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await process.stop()
+        async with asyncio.timeout(BRIDGE_END_LIMIT_S):
+            for pidfd in bridges:
+                await _readable(pidfd)
+
+
+def children(parent: int) -> Iterator[int]:
+    """The processes whose parent is `parent`. By a look at all: not every kernel has ``/proc/PID/task/TID/children``."""
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal() and (stat := read_stat(int(entry))) is not None and stat.parent == parent:
+            yield int(entry)
+
+
+def _open(pid: int, parent: int) -> int | None:
+    """A pidfd of `pid`, looked at again after the open: its number may have been taken by another process."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    stat = read_stat(pid)
+    if stat is None or stat.parent != parent:
+        os.close(pidfd)
+        return None
+    return pidfd
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(fd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(fd)

@@ -1,0 +1,125 @@
+"""The route lease of one agent, put together: core, bridge socket and ExaBGP's process. What the agent composes.
+
+    verdict core ──▶ RouteHolder.verdict() ──▶ RouteLease ──▶ BridgeSocket ──▶ exabgp_bridge
+                                                   │
+                                                   └──▶ ExaBGP ended and started anew
+
+Killing takes milliseconds but is awaited, so it runs as a task of its own; its result is the process's exit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from anycast.document import Document
+from anycast.errors import PeerError
+from anycast.events import AlarmRaised, Event, HolderExited, HolderStarted
+from anycast.model import Route
+from anycast.policy.verdict import VerdictReached
+from anycast.reasons import Reason
+from anycast.runtime import boottime, drive
+from site_agent.announce.bridge_socket import BridgeSocket
+from site_agent.announce.exabgp_process import end_with_children
+from site_agent.announce.holder import (
+    EXABGP,
+    Action,
+    ExabgpExited,
+    ExabgpStarted,
+    Happened,
+    Input,
+    KillHolder,
+    RouteLease,
+    StopReady,
+    StopRequested,
+    TellBridge,
+)
+from site_agent.daemon_process import Backoff, DetachedProcess, ProcessSpec, credentials, keep_running
+
+
+def routes_of(document: Document) -> tuple[Route, ...]:
+    """Every route that the document's gateway announces while it serves: each prefix to each upstream of its family."""
+    prefixes = {"ipv6" if ":" in prefix else "ipv4": prefix for prefix in document.service.prefixes}
+    return tuple(
+        Route(neighbor=neighbor.address, prefix=prefixes[family], next_hop=neighbor.next_hop[family])
+        for neighbor in document.bgp.neighbors
+        for family in neighbor.families
+        if family in prefixes
+    )
+
+
+class RouteHolder:
+    """Announces while verdicts say so. Use from the event loop's thread only."""
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        routes: tuple[Route, ...],
+        lease_s: float,
+        grace_s: float,
+        exabgp: ProcessSpec,
+        socket_path: Path,
+        happened: Callable[[Event], None],
+    ) -> None:
+        """`instance` is unique to this run of the agent; `exabgp.run_as` owns the bridge's side of the socket."""
+        self.lease = RouteLease(instance=instance, routes=routes, lease_s=lease_s, grace_s=grace_s, now=boottime())
+        """The core, for `status`. Only this class feeds it."""
+        self.process = DetachedProcess(exabgp, self._on_exit)
+        self._happened = happened
+        self._inbox: asyncio.Queue[Input] = asyncio.Queue()
+        self._ready_to_stop: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._ending: asyncio.Task[None] | None = None
+        _, group = credentials(exabgp.run_as or "0")
+        self._socket = BridgeSocket(
+            socket_path, group=group, exabgp_pid=lambda: self.process.pid, heard=self._inbox.put_nowait
+        )
+
+    def verdict(self, verdict: VerdictReached) -> None:
+        """Take the verdict core's word: at each tick, and at once when it changes."""
+        self._inbox.put_nowait(verdict)
+
+    async def run(self) -> None:
+        """Hold the route until cancelled. ExaBGP and its bridge go on; call `stop` before for a restart grace."""
+        self._socket.listen()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(drive(self.lease, self._inbox, self._perform))
+                group.create_task(keep_running(self.process, happened=self._on_life, backoff=Backoff(cap_s=5.0)))
+        finally:
+            self._socket.close()
+            self.process.release()
+
+    async def stop(self) -> float:
+        """Leave a restart grace if something is announced. Returns its length in seconds, 0 where none was left."""
+        self._inbox.put_nowait(StopRequested())
+        return await self._ready_to_stop
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case TellBridge(message):
+                self._socket.send(message)
+            case KillHolder():
+                self._ending = asyncio.create_task(self._end())
+            case Happened(event):
+                self._happened(event)
+            case StopReady(grace_s):
+                if not self._ready_to_stop.done():
+                    self._ready_to_stop.set_result(grace_s)
+
+    async def _end(self) -> None:
+        try:
+            await end_with_children(self.process)
+        except (PeerError, TimeoutError) as exc:
+            self._happened(AlarmRaised(reason=Reason.EXABGP_SILENT, detail=f"cannot be ended: {exc}"))
+
+    def _on_life(self, event: Event) -> None:
+        if isinstance(event, HolderStarted):
+            self._inbox.put_nowait(ExabgpStarted(pid=event.pid, adopted=event.adopted))
+        self._happened(event)
+
+    def _on_exit(self, pid: int, status: int | None) -> None:
+        self._socket.disconnect()
+        self._inbox.put_nowait(ExabgpExited(pid=pid))
+        self._happened(HolderExited(name=EXABGP, pid=pid, status=status))
