@@ -139,6 +139,13 @@ class CheckFaulted:
     error: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsDropped:
+    """The disk could not follow: this many records before this one are missing."""
+
+    count: int
+
+
 Event = (
     AgentStarted
     | AgentStopping
@@ -155,6 +162,7 @@ Event = (
     | HolderExited
     | ClockGapSeen
     | CheckFaulted
+    | RecordsDropped
 )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from anycast.errors import PeerError
 from anycast.model import EvidenceClass
 from anycast.reasons import Reason
-from site_agent.checks.base import Finding, failing, passing
+from site_agent.checks.base import Finding, failing, passing, unknown
 from site_agent.ike.vici_client import ViciClient
 
 NAME = "vici"
@@ -36,7 +36,7 @@ class ViciCheck:
         except PeerError as exc:
             return [failing(NAME, Reason.VICI_REFUSED, str(exc))]
         except TimeoutError:
-            return [failing(NAME, Reason.VICI_SILENT, f"no answer within {ANSWER_LIMIT_S:g} s")]
+            return [unknown(NAME, Reason.VICI_SILENT, f"no answer within {ANSWER_LIMIT_S:g} s")]
         loaded = conns.get("conns", [])
         if not loaded:
             return [failing(NAME, Reason.CONNECTIONS_NOT_LOADED, "charon has no connection at all")]

@@ -56,12 +56,14 @@ class Charon:
         vips: Iterable[str],
         vici: ViciClient,
         on_exit: Callable[[int, int | None], None],
+        on_ready: Callable[[], None],
         happened: Callable[[Event], None],
     ) -> None:
         """`on_exit(pid, status)` runs before anything else when charon ends, to withdraw the route: as soon as that is
-        known, and again when the process has gone."""
+        known, and again when the process has gone. `on_ready()` runs when a charon can serve: look at once."""
         self._vips = frozenset(str(ip_address(vip)) for vip in vips)
-        self._vici, self._on_exit, self._happened = vici, on_exit, happened
+        self._vici, self._happened = vici, happened
+        self._on_exit, self._on_ready = on_exit, on_ready
         self._env = {
             "PATH": PATH,
             "STRONGSWAN_CONF": str(etc_dir / "strongswan.conf"),
@@ -121,16 +123,17 @@ class Charon:
             if failed:
                 self._happened(AlarmCleared(reason=Reason.CONNECTIONS_NOT_LOADED))
             self.ready = True
+            self._on_ready()
             break
         await self._watch_for_hangup()
 
     async def _watch_for_hangup(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as idle:
-                with contextlib.suppress(OSError):
-                    await loop.sock_connect(idle, self._vici.path)
-                    await loop.sock_recv(idle, 1)
+            idle = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            with contextlib.closing(idle), contextlib.suppress(OSError):
+                await loop.sock_connect(idle, self._vici.path)
+                await loop.sock_recv(idle, 1)
             pid = self.process.pid
             stat = None if pid is None else read_stat(pid)
             if pid is not None and stat is not None and stat.exiting:

@@ -1,0 +1,89 @@
+"""The agent's local control socket: one JSON object a line in, one out (version 1). Root only.
+
+It answers questions and changes nothing, so a mistaken client cannot withdraw a route. Whoever connects is checked by
+SO_PEERCRED as well as by the file's mode; a client that says nothing, or too much, is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from anycast.errors import DecodeError, PeerError
+
+VERSION = 1
+LONGEST_LINE = 64 * 1024
+PATIENCE_S = 5.0
+"""How long a client may take to ask and to read its answer."""
+
+Answer = Mapping[str, Any]
+
+
+async def serve(path: Path, answers: Mapping[str, Callable[[], Answer]]) -> asyncio.Server:
+    """Listen on `path`; `answers` maps the question's word to what makes its answer. Close what it returns."""
+
+    async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Anything a client does wrong, or leaves in the middle, is its own loss.
+        with contextlib.suppress(OSError, ValueError, TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                if _peer_uid(writer) in (0, os.geteuid()):
+                    answer = _answer(await reader.readline(), answers)
+                    writer.write(json.dumps({"v": VERSION, **answer}, ensure_ascii=False).encode() + b"\n")
+                    await writer.drain()
+        writer.close()
+
+    path.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(on_client, path, limit=LONGEST_LINE)
+    path.chmod(0o600)
+    return server
+
+
+def ask(path: Path, question: str) -> dict[str, Any]:
+    """Ask the agent that listens on `path`. Blocks. Raises PeerError where there is none, or none that answers."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(PATIENCE_S)
+            sock.connect(str(path))
+            sock.sendall(json.dumps({"v": VERSION, "ask": question}).encode() + b"\n")
+            with sock.makefile("rb") as file:
+                answer = json.loads(file.readline())
+    except (OSError, ValueError) as exc:
+        raise PeerError("site-agent", str(exc)) from exc
+    if not isinstance(answer, dict) or answer.get("v") != VERSION:
+        raise PeerError("site-agent", "speaks another version of the control protocol")
+    if "error" in answer:
+        raise PeerError("site-agent", str(answer["error"]))
+    return answer
+
+
+def decode_question(line: bytes) -> str:
+    """The word that is asked for. Raises DecodeError."""
+    try:
+        question = json.loads(line)
+    except (ValueError, RecursionError) as exc:
+        raise DecodeError("question", 0, "not JSON") from exc
+    if not isinstance(question, dict) or question.get("v") != VERSION or not isinstance(question.get("ask"), str):
+        raise DecodeError("question", 0, f'not {{"v": {VERSION}, "ask": …}}')
+    return str(question["ask"])
+
+
+def _answer(line: bytes, answers: Mapping[str, Callable[[], Answer]]) -> Answer:
+    try:
+        question = decode_question(line)
+    except DecodeError as exc:
+        return {"error": str(exc)}
+    make = answers.get(question)
+    return {"error": f"unknown question {question!r}"} if make is None else make()
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int:
+    sock = writer.get_extra_info("socket")
+    _pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(uid)

@@ -1,0 +1,162 @@
+"""What the event log says about one moment. Pure: records in, an account out; works with everything down.
+
+`account_at` folds the records up to a moment into what was known then: the verdict and its causes, what was announced and
+why, each check's last word, standing alarms, and whether an agent was running to know any of it. An agent that was
+killed writes no last record, so the account says until when it was heard of. It never claims more than the log does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+Record = dict[str, Any]
+RouteKey = tuple[str, str]
+
+TRAIL_LENGTH = 12
+"""How many records before the moment are shown: a failure and its recovery are about ten."""
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)(?:\s+ago)?", re.ASCII)
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RouteAccount:
+    """What the log says of one route at the moment."""
+
+    neighbor: str
+    prefix: str
+    announced: bool
+    since: datetime.datetime
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What was known at one moment."""
+
+    at: datetime.datetime
+    known: bool
+    """False where the log has no record as old as that."""
+    gateway: str = ""
+    agent: str = ""
+    """`running`, `stopped` (it said so), or `killed` (a later agent found no farewell)."""
+    heard_until: datetime.datetime | None = None
+    """Time of the last record up to the moment."""
+    verdict_since: datetime.datetime | None = None
+    serving: bool | None = None
+    """None before the first verdict."""
+    causes: tuple[Record, ...] = ()
+    routes: tuple[RouteAccount, ...] = ()
+    sessions: tuple[tuple[str, str], ...] = ()
+    checks: tuple[Record, ...] = ()
+    """The last `EvidenceChanged` of each check."""
+    alarms: tuple[Record, ...] = ()
+    trail: tuple[Record, ...] = ()
+    """The last records up to the moment, oldest first."""
+    grace_s: float | None = None
+    """What a clean stop left."""
+
+
+def read_records(lines: Iterable[bytes | str]) -> Iterator[Record]:
+    """The records of a log, oldest first. A torn or foreign line is passed over."""
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("event"), str) and isinstance(record.get("at"), str):
+            yield record
+
+
+def account_at(records: Iterable[Record], moment: datetime.datetime) -> Account:
+    """What `records` (oldest first) say of `moment`."""
+    fold = _Fold()
+    ended_without_farewell = False
+    for record in records:
+        try:
+            when = datetime.datetime.fromisoformat(record["at"])
+        except ValueError:
+            continue
+        if when > moment:
+            # Only a later start can tell that the agent of then had been killed.
+            ended_without_farewell = record["event"] == "AgentStarted" and fold.agent == "running"
+            break
+        fold.take(record, when)
+    return fold.account(moment, killed=ended_without_farewell)
+
+
+def parse_moment(text: str, now: datetime.datetime) -> datetime.datetime:
+    """`2h ago`, `90 s`, or an ISO 8601 time (local where it names no zone). Raises ValueError."""
+    if (match := _AGO.fullmatch(text.strip())) is not None:
+        return now - datetime.timedelta(seconds=float(match[1]) * _UNIT_S[match[2][0]])
+    moment = datetime.datetime.fromisoformat(text.strip())
+    return moment.astimezone() if moment.tzinfo is None else moment
+
+
+class _Fold:
+    def __init__(self) -> None:
+        self.agent = ""
+        self.gateway = ""
+        self.heard_until: datetime.datetime | None = None
+        self.verdict: tuple[datetime.datetime, Record] | None = None
+        self.routes: dict[RouteKey, RouteAccount] = {}
+        self.sessions: dict[str, str] = {}
+        self.checks: dict[str, Record] = {}
+        self.alarms: dict[str, Record] = {}
+        self.grace_s: float | None = None
+        self.trail: list[Record] = []
+
+    def take(self, record: Record, when: datetime.datetime) -> None:
+        self.heard_until, self.gateway = when, str(record.get("gateway", ""))
+        self.trail = [*self.trail[1 - TRAIL_LENGTH :], record]
+        match record:
+            case {"event": "AgentStarted"}:
+                self.agent, self.grace_s, self.verdict = "running", None, None
+                self.checks.clear()
+                self.alarms.clear()
+            case {"event": "AgentStopping"}:
+                self.agent, self.grace_s = "stopped", record.get("grace_s")
+            case {"event": "SiteVerdictChanged"}:
+                self.verdict = when, record
+            case {"event": "PrefixAnnounced" | "PrefixWithdrawn" as event, "neighbor": str(n), "prefix": str(p)}:
+                self.routes[n, p] = RouteAccount(
+                    neighbor=n,
+                    prefix=p,
+                    announced=event == "PrefixAnnounced",
+                    since=when,
+                    reason=str(record.get("reason", "")),
+                )
+            case {"event": "SessionChanged", "neighbor": str(n), "state": str(state)}:
+                self.sessions[n] = state
+            case {"event": "EvidenceChanged", "check": str(check)}:
+                self.checks[check] = record
+            case {"event": "AlarmRaised", "reason": str(reason)}:
+                self.alarms[reason] = record
+            case {"event": "AlarmCleared", "reason": str(reason)}:
+                self.alarms.pop(reason, None)
+            case _:
+                pass
+
+    def account(self, moment: datetime.datetime, *, killed: bool) -> Account:
+        since, verdict = self.verdict or (None, {})
+        causes = verdict.get("causes")
+        return Account(
+            at=moment,
+            known=self.heard_until is not None,
+            gateway=self.gateway,
+            agent="killed" if killed else self.agent,
+            heard_until=self.heard_until,
+            verdict_since=since,
+            serving=verdict.get("serving"),
+            causes=tuple(causes) if isinstance(causes, list) else (),
+            routes=tuple(self.routes[key] for key in sorted(self.routes)),
+            sessions=tuple(sorted(self.sessions.items())),
+            checks=tuple(self.checks.values()),
+            alarms=tuple(self.alarms.values()),
+            trail=tuple(self.trail),
+            grace_s=self.grace_s,
+        )
