@@ -1,0 +1,63 @@
+"""The `anycast` command: finds its groups by entry point, and says errors as sentences.
+
+Groups of other packages (`anycast lab`) come in through the entry points "anycast.commands", so that this package
+imports neither labs nor agents. A group is loaded only when it is asked for or listed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+import typer
+from typer.main import get_command
+
+from anycast.errors import AnycastError, BugError, ConfigError
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+"""Also typer's own: a command line or a file that cannot be used; nothing was changed."""
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Keeps IKEv2 VPN gateways reachable and their tunnels alive across machines and sites.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(importlib.metadata.version("anycast-vpn"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
+) -> None:
+    pass
+
+
+def _add_groups() -> None:
+    for entry in sorted(importlib.metadata.entry_points(group="anycast.commands"), key=lambda e: e.name):
+        app.add_typer(entry.load(), name=entry.name)
+
+
+def main() -> None:
+    """Run the command line; ends the process."""
+    _add_groups()
+    try:
+        get_command(app)()
+    except BugError:
+        raise
+    except AnycastError as exc:
+        print(f"anycast: {exc}" if not isinstance(exc, ConfigError) else exc, file=sys.stderr)
+        sys.exit(EXIT_USAGE if isinstance(exc, ConfigError) else EXIT_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

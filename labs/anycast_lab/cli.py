@@ -1,0 +1,183 @@
+"""`anycast lab …`: bring a topology up, look at it, run commands and drills in it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from anycast_lab import kernel, launch
+from anycast_lab.client import Client
+from anycast_lab.runner import LabError, Progress
+from anycast_lab.topology import Topology, load
+
+TOPOLOGIES = launch.CHECKOUT / "labs/topologies"
+EXIT_DRILL_FAILED = 1
+
+app = typer.Typer(help="Labs: real daemons in network namespaces, faults, and what the outside saw.", no_args_is_help=True)
+TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="A containerlab file.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+_DEFAULT = TOPOLOGIES / "two-site.clab.yml"
+
+
+@app.command()
+def up(topology: TopologyOption = _DEFAULT, json_: JsonFlag = False) -> None:
+    """Bring the lab up; returns when routes stand and clients are connected. Ctrl-C leaves nothing behind."""
+    status = _up(load(topology), _progress())
+    if json_:
+        print(json.dumps(status))
+
+
+@app.command()
+def down(topology: TopologyOption = _DEFAULT) -> None:
+    """End the lab at once and leave nothing behind."""
+    name = load(topology).name
+    print(f"lab {name} is down" if launch.stop(name) else f"lab {name} was not up")
+
+
+@app.command()
+def status(topology: TopologyOption = _DEFAULT, json_: JsonFlag = False) -> None:
+    """Nodes, their state and their links."""
+    with _client(topology) as client:
+        answer = client.ask("status")
+    if json_:
+        print(json.dumps(answer))
+        return
+    esp = "ESP" if answer["esp"] else "no ESP"
+    table = Table("node", "group", "state", "processes", "links to", title=f"lab {answer['lab']}: {answer['state']}, {answer['kernel']} kernel, {esp}")
+    for name, node in answer["nodes"].items():
+        table.add_row(name, node["group"], node["state"], str(node["processes"]), " ".join(node["links"]))
+    Console().print(table)
+
+
+@app.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+def exec_(
+    node: Annotated[str, typer.Argument(help="A node of the topology.")],
+    command: Annotated[list[str], typer.Argument(help="What to run in it, with its arguments.")],
+    topology: TopologyOption = _DEFAULT,
+) -> None:
+    """Run a command in a node; its output and exit status are this command's own."""
+
+    def output(fd: int, data: bytes) -> None:
+        stream = sys.stdout.buffer if fd == 1 else sys.stderr.buffer
+        stream.write(data)
+        stream.flush()
+
+    with _client(topology) as client:
+        rc = client.ask("exec", node=node, argv=command, output=output)["rc"]
+    raise typer.Exit(rc if rc >= 0 else 128 - rc)
+
+
+@app.command()
+def fault(
+    kind: Annotated[str, typer.Argument(help="power_off, power_on, freeze, thaw, link_down, link_up, link_mute, link_unmute")],
+    node: Annotated[str, typer.Argument()],
+    interface: Annotated[str | None, typer.Argument(help="For the link_… ones.")] = None,
+    topology: TopologyOption = _DEFAULT,
+) -> None:
+    """Break something by hand, or mend it."""
+    with _client(topology) as client:
+        client.ask(kind, node=node, **({"interface": interface} if interface else {}))
+
+
+@app.command()
+def drills(json_: JsonFlag = False) -> None:
+    """What can be rehearsed."""
+    from anycast_lab.drill import load_drills
+
+    known = load_drills()
+    if json_:
+        rows = [{"name": n, "topology": d.topology, "tier": d.tier, "kernel": d.kernel} for n, d in known.items()]
+        print(json.dumps(rows))
+        return
+    table = Table("drill", "tier", "topology", "kernel")
+    for name, drill in known.items():
+        table.add_row(name, str(drill.tier), str(drill.topology), str(drill.kernel))
+    Console().print(table)
+
+
+@app.command()
+def drill(
+    names: Annotated[list[str], typer.Argument(help="One or more of `anycast lab drills`.")],
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the reports there, a JSON list.")] = None,
+) -> None:
+    """Run drills, in the running lab or in one brought up for them; exit status 1 when one came out wrong."""
+    from anycast_lab import drill as drill_file
+    from anycast_lab import report as report_text
+
+    known = drill_file.load_drills()
+    if unknown := [name for name in names if name not in known]:
+        raise LabError(f"there is no drill {', '.join(unknown)}; there are {', '.join(known)}")
+    progress, reports = _progress(), list[dict[str, Any]]()
+    for topology_name in dict.fromkeys(known[name].topology for name in names):
+        topology = load(TOPOLOGIES / f"{topology_name}.clab.yml")
+        wanted = [name for name in names if known[name].topology == topology_name]
+        with _borrowed(topology, progress) as client:
+            reports += client.ask("drill", names=wanted, progress=progress)
+    for report in reports:
+        Console().print(report_text.table(report))
+    if json_ is not None:
+        json_.write_text(json.dumps(reports, indent=1) + "\n")
+    if not all(report["passed"] != report["must_fail"] for report in reports):
+        raise typer.Exit(EXIT_DRILL_FAILED)
+
+
+def _up(topology: Topology, progress: Progress) -> dict[str, Any]:
+    esp = kernel.has_esp()
+    chosen = kernel.choose(esp=esp)
+    progress(f"lab {topology.name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}")
+    # SIGTERM like Ctrl-C: a lab that did not come up must not stay half up.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    client = Client(topology.name, launch.start(topology, chosen, esp=esp))
+    try:
+        status: dict[str, Any] = client.ask("up", progress=progress)
+    except BaseException:  # also Ctrl-C: nothing half up stays
+        launch.stop(topology.name)
+        raise
+    finally:
+        client.close()
+    progress(f"lab {topology.name} is up")
+    return status
+
+
+@contextmanager
+def _borrowed(topology: Topology, progress: Progress) -> Iterator[Client]:
+    """The running lab, or one of our own that ends with the block."""
+    ours = (sock := launch.connect(topology.name)) is None
+    if sock is not None:
+        sock.close()
+    else:
+        _up(topology, progress)
+    try:
+        client = Client.connect(topology.name)
+        try:
+            yield client
+        finally:
+            client.close()
+    finally:
+        if ours:
+            launch.stop(topology.name)
+
+
+@contextmanager
+def _client(topology: Path) -> Iterator[Client]:
+    client = Client.connect(load(topology).name)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _progress() -> Progress:
+    """Lines on stderr with the seconds since now: stdout is for results."""
+    start = time.monotonic()
+    return lambda text: print(f"[{time.monotonic() - start:6.1f} s] {text}", file=sys.stderr, flush=True)

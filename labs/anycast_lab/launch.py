@@ -1,0 +1,178 @@
+"""Start and end a lab from the host's side.
+
+The launcher forks a process that becomes PID 1 of new PID, mount, network, UTS and IPC namespaces, listens on the lab's
+socket and turns into the lab server (natively) or into the relay that has User Mode Linux as its child. That process is
+the lab: there is no pid file, because the kernel tells who listens on the socket (SO_PEERCRED), and nothing to undo, because
+the kernel ends everything in a PID namespace with its PID 1. What stays behind is ``/run/anycast-lab/NAME`` with the socket
+and the log; `stop` removes it, and the next `start` does if nobody lives there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from anycast_lab import root, syscalls, uml
+from anycast_lab.kernel import Kernel
+from anycast_lab.runner import LabError
+from anycast_lab.topology import Topology
+
+RUN = Path("/run/anycast-lab")
+CHECKOUT = Path(__file__).resolve().parents[2]
+END_TIMEOUT = 20.0
+"""Seconds until the kernel has taken down a killed lab; ten nodes take under one."""
+_NAMESPACES = (
+    syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+)
+
+
+def run_dir(name: str) -> Path:
+    return RUN / name
+
+
+def connect(name: str) -> socket.socket | None:
+    """A connection to the running lab `name`; None when there is none."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(str(run_dir(name) / "control.sock"))
+    except (FileNotFoundError, ConnectionRefusedError):
+        sock.close()
+        return None
+    except PermissionError as exc:
+        sock.close()
+        raise LabError("labs are root's: run this with sudo") from exc
+    return sock
+
+
+def running() -> list[str]:
+    names = sorted(entry.name for entry in RUN.iterdir()) if RUN.is_dir() else []
+    return [name for name in names if (sock := connect(name)) is not None and sock.close() is None]
+
+
+def start(topology: Topology, kernel: Kernel, *, esp: bool) -> socket.socket:
+    """Start the lab's PID 1 and return a connection to it; the lab itself comes up by the `up` verb.
+
+    Raises:
+        LabError: it is running already, or could not be started.
+    """
+    if os.geteuid() != 0:
+        raise LabError("labs need root: run this with sudo")
+    directory = run_dir(topology.name)
+    with _only_one(topology.name):
+        if (other := connect(topology.name)) is not None:
+            other.close()
+            raise LabError(f"lab {topology.name} is up already; `anycast lab down` ends it")
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)
+        server = ["--topology", str(topology.path), "--kernel", kernel, *(["--esp"] if esp or kernel == "uml" else [])]
+        become = _uml if kernel == "uml" else _native
+        _spawn_init(directory, lambda listener: become(directory, listener, server))
+        connection = connect(topology.name)
+    if connection is None:
+        raise LabError(f"lab {topology.name} ended while it started: {tail(topology.name)}")
+    return connection
+
+
+def stop(name: str) -> bool:
+    """End the lab at once and remove its run directory. False when there was none running."""
+    sock = connect(name)
+    try:
+        if sock is None:
+            return False
+        with sock:
+            pid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(END_TIMEOUT * 1000):
+                raise LabError(f"lab {name} (pid {pid}) does not end within {END_TIMEOUT:.0f} s")
+        finally:
+            os.close(pidfd)
+        return True
+    finally:
+        shutil.rmtree(run_dir(name), ignore_errors=True)
+        with contextlib.suppress(OSError):  # other labs may live there
+            RUN.rmdir()
+
+
+def tail(name: str, lines: int = 5) -> str:
+    """The end of the lab's log, for an error message."""
+    with contextlib.suppress(OSError):
+        return "\n".join((run_dir(name) / "log").read_text(errors="replace").splitlines()[-lines:])
+    return "it left no log"
+
+
+@contextlib.contextmanager
+def _only_one(name: str) -> Iterator[None]:
+    """Two `up` at the same moment: the second waits and then finds the first one's lab."""
+    RUN.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _spawn_init(directory: Path, become: Callable[[socket.socket], NoReturn]) -> None:
+    """Returns when the new PID 1 listens, or has ended."""
+    listening, said = os.pipe2(os.O_CLOEXEC)
+    middle = os.fork()
+    if middle == 0:
+        try:
+            os.close(listening)
+            os.setsid()
+            log = os.open(directory / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            null = os.open(os.devnull, os.O_RDONLY)
+            for target, fd in ((0, null), (1, log), (2, log)):
+                os.dup2(fd, target)
+            syscalls.unshare(_NAMESPACES)
+            if os.fork() == 0:
+                listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                listener.bind(str(directory / "control.sock"))
+                os.chmod(directory / "control.sock", 0o600)
+                listener.listen(64)
+                listener.set_inheritable(True)
+                os.close(said)
+                become(listener)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(70)  # EX_SOFTWARE
+    os.close(said)
+    os.read(listening, 1)  # ends when the last copy of `said` does
+    os.close(listening)
+    os.waitpid(middle, 0)
+
+
+def _native(directory: Path, listener: socket.socket, server: list[str]) -> NoReturn:
+    root.enter(CHECKOUT)
+    argv = [str(root.PYTHON), "-m", "anycast_lab.server", "--listen-fd", str(listener.fileno()), *server]
+    os.execve(argv[0], argv, environment())
+
+
+def _uml(directory: Path, listener: socket.socket, server: list[str]) -> NoReturn:
+    syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.mount("proc", "/proc", "proc")
+    modules = uml.module_tree(CHECKOUT)
+    argv = [sys.executable, "-m", "anycast_lab.relay", str(listener.fileno()), str(directory), str(modules), *server]
+    os.execve(argv[0], argv, environment())
+
+
+def environment() -> dict[str, str]:
+    """For the lab's own processes: nothing of the operator's shell reaches a lab."""
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root", "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,117 @@
+"""The lab's cables and their network namespaces, by netlink.
+
+Namespaces have no name: the server holds a descriptor of each, so they end with it. They belong to the server and not to
+the node's processes, because a cable must stay plugged into the neighbour while a node is powered off (the kernel deletes
+both ends of a veth pair with either end's namespace).
+
+A *mute* cable drops everything while both ends keep carrier: sch_blackhole on both ends' egress. It is part of every
+kernel that has queueing disciplines, which neither tc actions (native kernel here) nor nftables (User Mode Linux) are.
+
+Everything here blocks and changes the calling thread's namespace for a moment: call it from a thread of its own (pyroute2's
+blocking interface also needs one, because it brings an event loop).
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from anycast.errors import KernelError
+from anycast_lab import syscalls
+from anycast_lab.topology import Endpoint, Link
+
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_STXCSUM = 0x17
+
+
+@contextlib.contextmanager
+def inside(netns: int) -> Iterator[None]:
+    """Sockets made in this block belong to the namespace `netns`."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.setns(netns, syscalls.CLONE_NEWNET)
+        yield
+    finally:
+        syscalls.setns(home, syscalls.CLONE_NEWNET)
+        os.close(home)
+
+
+def new_namespace() -> int:
+    """A new network namespace with its loopback up; the descriptor keeps it alive."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        with _netlink("set lo up") as ipr:
+            ipr.link("set", index=1, state="up")
+        return namespace
+    finally:
+        syscalls.setns(home, syscalls.CLONE_NEWNET)
+        os.close(home)
+
+
+def connect(link: Link, namespace_a: int, namespace_b: int) -> None:
+    """Lay one cable: a veth pair made directly in its two namespaces, both ends up."""
+    with _netlink(f"add {link.a} -- {link.b}") as ipr:
+        peer = {"ifname": link.b.interface, "net_ns_fd": namespace_b, "mtu": link.mtu}
+        ipr.link("add", ifname=link.a.interface, kind="veth", net_ns_fd=namespace_a, mtu=link.mtu, peer=peer)
+    for endpoint, namespace in ((link.a, namespace_a), (link.b, namespace_b)):
+        set_state(endpoint, namespace, up=True)
+        checksums_in_software(endpoint, namespace)
+
+
+def set_state(endpoint: Endpoint, namespace: int, *, up: bool) -> None:
+    with inside(namespace), _netlink(f"set {endpoint} {'up' if up else 'down'}") as ipr:
+        ipr.link("set", index=_index(ipr, endpoint), state="up" if up else "down")
+
+
+def move(endpoint: Endpoint, old: int, new: int) -> None:
+    """Take the cable's end to another namespace; the kernel forgets its addresses and routes."""
+    with inside(old), _netlink(f"move {endpoint}") as ipr:
+        ipr.link("set", index=_index(ipr, endpoint), net_ns_fd=new)
+
+
+def mute(endpoint: Endpoint, namespace: int) -> None:
+    with inside(namespace), _netlink(f"mute {endpoint}") as ipr:
+        ipr.tc("replace", "blackhole", _index(ipr, endpoint), handle="b1ac:")
+
+
+def unmute(endpoint: Endpoint, namespace: int) -> None:
+    with inside(namespace), _netlink(f"unmute {endpoint}") as ipr:
+        ipr.tc("del", index=_index(ipr, endpoint), handle="b1ac:", root=True)
+
+
+def _index(ipr: IPRoute, endpoint: Endpoint) -> int:
+    found = ipr.link_lookup(ifname=endpoint.interface)
+    if not found:
+        raise KernelError(19, f"find {endpoint}")  # ENODEV
+    return int(found[0])
+
+
+@contextlib.contextmanager
+def _netlink(what: str) -> Iterator[IPRoute]:
+    try:
+        with IPRoute() as ipr:
+            yield ipr
+    except NetlinkError as exc:
+        raise KernelError(exc.code, what) from exc
+
+
+def checksums_in_software(endpoint: Endpoint, namespace: int) -> None:
+    """A veth leaves checksums to hardware that does not exist; whoever encrypts or captures would see wrong ones."""
+    buffer = array.array("B", struct.pack("II", _ETHTOOL_STXCSUM, 0))  # struct ethtool_value
+    address, _ = buffer.buffer_info()
+    request = struct.pack("16sP", endpoint.interface.encode(), address)
+    with inside(namespace), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            fcntl.ioctl(sock, _SIOCETHTOOL, request)
+        except OSError as exc:
+            raise KernelError(exc.errno, f"switch off {endpoint}'s transmit checksums") from exc

@@ -1,0 +1,240 @@
+"""The lab server: PID 1 of the lab, natively and in User Mode Linux alike.
+
+It imports the product's libraries once (nodes and their commands are forks of it), owns the runner and serves `wire.py`
+on the unix socket that it inherits, or on User Mode Linux's serial line. It never returns to its caller: the lab lives as
+long as this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+import traceback
+import tty
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from anycast.errors import AnycastError, DecodeError
+from anycast.fleet.schema import Fleet
+from anycast_lab import drill, drill_run, prepare, readiness, wire
+from anycast_lab.embedded import EmbeddedRunner
+from anycast_lab.runner import LabError, Progress
+from anycast_lab.topology import load
+
+LABS = Path("/run/anycast-lab")
+"""In the lab's own /run: ``LABS/NAME/NODE`` is a node's folder."""
+PRELOAD = (
+    "anycast.cli.main", "site_agent.cli", "exabgp_bridge", "exabgp.application.server",
+    "jinja2", "prometheus_client", "pydantic", "pyroute2", "vici", "yaml",
+)
+"""Imported before the first node is forked. One that cannot be imported is told in the log and fails again in its own
+command, where it belongs: a mistake in the agent must not look like a lab that does not start."""
+FAULTS = frozenset({"power_off", "power_on", "freeze", "thaw"})
+LINK_FAULTS = frozenset({"link_down", "link_up", "link_mute", "link_unmute"})
+
+
+class Lab:
+    """What the verbs act on."""
+
+    def __init__(self, runner: EmbeddedRunner) -> None:
+        self.runner = runner
+        self.state = "starting"
+        self.fleet: Fleet | None = None
+        self._drilling = asyncio.Lock()
+
+    async def up(self, progress: Progress) -> None:
+        if self.state != "starting":
+            raise LabError(f"lab {self.runner.topology.name} is up already")
+        self.state = "coming up"
+        fleet_path = prepare.fleet_file(self.runner.topology.path)
+        if fleet_path.exists():
+            self.fleet = prepare.prepare(self.runner.topology, fleet_path, self.runner.lab_dir)
+            progress("addresses, keys and profiles written")
+        await self.runner.up(progress)
+        if self.fleet is not None:
+            await readiness.wait(self.runner, self.fleet, drill.load_limits(), progress)
+        self.state = "up"
+
+    def status(self) -> dict[str, Any]:
+        runner = self.runner
+        nodes = {
+            name: {
+                "group": node.group,
+                "state": runner.state(name),
+                "processes": len(runner.pids(name)) if runner.power(name) else 0,
+                "links": [str(end) for link in runner.topology.links_of(name) for end in link.ends() if end.node != name],
+            }
+            for name, node in runner.topology.nodes.items()
+        }
+        return {"lab": runner.topology.name, "state": self.state, "kernel": runner.kernel, "esp": runner.esp, "nodes": nodes}
+
+    async def drill(self, names: list[str], progress: Progress) -> list[dict[str, Any]]:
+        known = drill.load_drills()
+        if unknown := [name for name in names if name not in known]:
+            raise LabError(f"there is no drill {', '.join(unknown)}; there are {', '.join(known)}")
+        if self.fleet is None:
+            raise LabError(f"topology {self.runner.topology.name} has no fleet file, so no drill fits it")
+        if self._drilling.locked():
+            raise LabError("another drill is running in this lab")
+        reports = []
+        async with self._drilling:
+            for name in names:
+                report = await drill_run.run_drill(self.runner, self.fleet, known[name], drill.load_limits(), progress)
+                reports.append(report.to_json())
+        return reports
+
+
+class Connection:
+    """One client. Its requests run side by side and end with it."""
+
+    def __init__(self, lab: Lab, write: Callable[[bytes], None]) -> None:
+        self.lab, self.write = lab, write
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        tasks = set[asyncio.Task[None]]()
+        try:
+            while line := await reader.readline():
+                task = asyncio.create_task(self.answer(wire.decode(line)))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+        except (DecodeError, ValueError, ConnectionError) as exc:  # ValueError: a line longer than wire.LINE
+            print(f"a client was dropped: {exc}", flush=True)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def answer(self, request: dict[str, Any]) -> None:
+        number = request.get("id")
+        try:
+            answer = {"id": number, "result": await self.perform(request, number)}
+        except AnycastError as exc:
+            answer = {"id": number, "error": wire.encode_error(exc)}
+        except asyncio.CancelledError:
+            if request.get("verb") == "up":
+                _end(1)  # whoever wanted this lab is gone before it was one
+            raise
+        self.write(wire.encode(answer))
+        if "error" in answer and request.get("verb") == "up" and self.lab.state == "coming up":
+            self.lab.state = "failed"
+
+    async def perform(self, request: dict[str, Any], number: Any) -> Any:
+        def progress(text: str) -> None:
+            self.write(wire.encode({"id": number, "progress": text}))
+
+        def output(fd: int, data: bytes) -> None:
+            self.write(wire.encode({"id": number, "output": fd, "data": base64.b64encode(data).decode()}))
+
+        runner = self.lab.runner
+        match request:
+            case {"v": version} if version != wire.VERSION:
+                raise LabError(f"the lab speaks version {wire.VERSION}, not {version}; `anycast lab down` and `up` again")
+            case {"verb": "up"}:
+                await self.lab.up(progress)
+                return self.lab.status()
+            case {"verb": "status"}:
+                return self.lab.status()
+            case {"verb": "exec", "node": node, "argv": [*argv]}:
+                stdin = base64.b64decode(request.get("stdin", ""))
+                rc = await runner.stream(node, argv, output, stdin=stdin, timeout=request.get("timeout"), env=request.get("env"))
+                return {"rc": rc}
+            case {"verb": "put", "node": node, "path": path, "data": data, "mode": mode}:
+                return await runner.put(node, path, base64.b64decode(data), mode)
+            case {"verb": "get", "node": node, "path": path}:
+                return {"data": base64.b64encode(await runner.get(node, path)).decode()}
+            case {"verb": verb, "node": node} if verb in FAULTS:
+                return await getattr(runner, verb)(node)
+            case {"verb": verb, "node": node, "interface": interface} if verb in LINK_FAULTS:
+                return await getattr(runner, verb)(node, interface)
+            case {"verb": "drill", "names": [*names]}:
+                return await self.lab.drill(names, progress)
+        raise LabError(f"the lab does not understand `{request.get('verb')}` with {', '.join(sorted(request))}")
+
+
+async def serve_socket(lab: Lab, listener: socket.socket) -> None:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await Connection(lab, writer.write).serve(reader)
+        writer.close()
+
+    server = await asyncio.start_unix_server(connected, sock=listener, limit=wire.LINE)
+    await server.serve_forever()
+
+
+async def serve_serial(lab: Lab, device: int) -> None:
+    """All connections over one line. The relay is there before us, so the first thing we say is that we listen."""
+    loop = asyncio.get_running_loop()
+    tty.setraw(device)
+    lines = asyncio.StreamReader(limit=wire.LINE)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(device, "rb", buffering=0))
+    out, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(os.dup(device), "wb", buffering=0))
+    out.write(wire.wrap(0, b"{}"))
+    readers = dict[int, asyncio.StreamReader]()
+    tasks = set[asyncio.Task[None]]()
+    while line := await lines.readline():
+        channel, rest = wire.unwrap(line)
+        if channel not in readers:
+            reader = readers[channel] = asyncio.StreamReader(limit=wire.LINE)
+            connection = Connection(lab, lambda data, channel=channel: out.write(wire.wrap(channel, data)))
+            task = asyncio.create_task(connection.serve(reader))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        if rest:
+            readers[channel].feed_data(rest)
+        else:
+            readers.pop(channel).feed_eof()
+
+
+def _reap() -> None:
+    """Daemons whose node has ended, and the middle processes of booting."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _end(status: int) -> None:
+    sys.stdout.flush()
+    os._exit(status)  # the kernel ends everything else with PID 1
+
+
+async def _main(arguments: argparse.Namespace) -> None:
+    topology = load(arguments.topology)
+    lab_dir = LABS / topology.name
+    lab_dir.mkdir(parents=True)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, _reap)
+    lab = Lab(EmbeddedRunner(topology, lab_dir, arguments.kernel, arguments.esp))
+    if arguments.serial is not None:
+        await serve_serial(lab, os.open(arguments.serial, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    else:
+        await serve_socket(lab, socket.socket(fileno=arguments.listen_fd))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="anycast_lab.server")
+    parser.add_argument("--topology", type=Path, required=True)
+    parser.add_argument("--kernel", choices=["native", "uml"], required=True)
+    parser.add_argument("--esp", action="store_true")
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--listen-fd", type=int)
+    way.add_argument("--serial", type=Path)
+    arguments = parser.parse_args()
+    for module in PRELOAD:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            traceback.print_exc()
+    gc.collect()
+    gc.freeze()  # what is imported never becomes garbage: do not copy its pages in every fork by looking at it
+    asyncio.run(_main(arguments))
+    _end(0)
+
+
+if __name__ == "__main__":
+    main()
