@@ -93,6 +93,7 @@ def _call(target: str, argv: Sequence[str]) -> int:
         else:
             sys.argv = list(argv[2:])
             result = None
+            sys.modules.pop(module, None)  # it is about to be __main__, as in a new interpreter
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as exc:
         result = exc.code

@@ -108,7 +108,7 @@ def stop(name: str) -> bool:
             RUN.rmdir()
 
 
-def tail(name: str, lines: int = 5) -> str:
+def tail(name: str, lines: int = 12) -> str:
     """The end of the lab's log, for an error message."""
     with contextlib.suppress(OSError):
         return "\n".join((run_dir(name) / "log").read_text(errors="replace").splitlines()[-lines:])

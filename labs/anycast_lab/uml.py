@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from anycast_lab.runner import LabError
+from anycast_lab.uml_init import END
 
 MODULES = Path("/usr/lib/uml/modules")
 MEMORY = "2048M"
-SERIAL = "/dev/ttyS0"
 
 
 def module_tree(checkout: Path) -> Path:
@@ -38,12 +38,16 @@ def module_tree(checkout: Path) -> Path:
 
 def command(checkout: Path, run_dir: Path, modules: Path, server: list[str], serial: int) -> list[str]:
     """`serial` is the inherited descriptor of the relay's end of the line."""
-    return [
+    command = [
         "linux.uml", "umid=lab", f"uml_dir={run_dir}/uml/", f"mem={MEMORY}",
         "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
         "con=null", "con0=null,fd:1", f"ssl0=fd:{serial},fd:{serial}", "quiet",
-        f"init={sys.executable}", "--", "-m", "anycast_lab.uml_init", str(checkout), str(modules), *server,
+        f"init={sys.executable}", "--", "-m", "anycast_lab.uml_init", str(checkout), str(modules), *server, END,
     ]  # fmt: skip
+    for word in command:
+        if any(map(str.isspace, word)):
+            raise LabError(f"User Mode Linux cannot be told of a path with a blank: {word}")
+    return command
 
 
 def environment() -> dict[str, str]:

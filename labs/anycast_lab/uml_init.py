@@ -12,6 +12,8 @@ from pathlib import Path
 
 from anycast_lab import root, syscalls
 
+END = "--end"
+"""Ends our arguments; User Mode Linux appends some of its own."""
 SERIAL = "/dev/ttyS0"
 MODULES = (
     "esp4", "esp6", "ah4", "ah6", "xfrm_user", "xfrm4_tunnel", "xfrm6_tunnel", "tunnel4", "tunnel6", "ipip", "ip6_tunnel",
@@ -25,8 +27,9 @@ MODULES = (
 
 
 def main() -> None:
-    checkout, modules, *server = sys.argv[1:]
-    for fstype, target in (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")):
+    checkout, modules, *server = sys.argv[1 : sys.argv.index(END)]
+    # The kernel itself mounted devtmpfs (CONFIG_DEVTMPFS_MOUNT).
+    for fstype, target in (("proc", "/proc"), ("sysfs", "/sys")):
         syscalls.mount(fstype, target, fstype)
     for fstype, target in (("devpts", "/dev/pts"), ("tmpfs", "/dev/shm")):
         os.makedirs(target, exist_ok=True)
