@@ -8,12 +8,14 @@ file becomes ``.1`` (replacing the one before), so the log takes at most twice t
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import queue
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from anycast.events import Event, RecordsDropped, to_record
 from anycast.runtime import boottime_ns
@@ -23,12 +25,18 @@ QUEUED_RECORDS = 4096
 BATCH_RECORDS = 256
 
 
+class _Stamped(NamedTuple):
+    event: Event
+    wall: float
+    boot_ns: int
+
+
 class EventLog:
     """Appends to one file. `write` may be called from any thread."""
 
     def __init__(self, path: Path, *, max_bytes: int, gateway: str) -> None:
         self._path, self._max_bytes, self._gateway = path, max_bytes, gateway
-        self._queue: queue.Queue[bytes | None] = queue.Queue(QUEUED_RECORDS)
+        self._queue: queue.Queue[_Stamped | None] = queue.Queue(QUEUED_RECORDS)
         self._lock = threading.Lock()
         self._dropped_unsaid = 0
         self.dropped = 0
@@ -37,17 +45,18 @@ class EventLog:
         self._thread.start()
 
     def write(self, event: Event) -> None:
-        """Queue one event, stamped with now."""
-        line = self._line(event)
+        """Queue one event, stamped with now. Making text of it is left to the thread."""
+        stamped = _Stamped(event, time.time(), boottime_ns())
         with self._lock:
-            if self._dropped_unsaid:
-                with contextlib.suppress(queue.Full):
-                    self._queue.put_nowait(self._line(RecordsDropped(count=self._dropped_unsaid)))
+            unsaid = self._dropped_unsaid
+            try:
+                if unsaid:
+                    self._queue.put_nowait(stamped._replace(event=RecordsDropped(count=unsaid)))
                     self._dropped_unsaid = 0
-        try:
-            self._queue.put_nowait(line)
-        except queue.Full:
-            self._count_dropped(1)
+                self._queue.put_nowait(stamped)
+            except queue.Full:
+                self._dropped_unsaid += 1
+                self.dropped += 1
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what is queued and end; give up after `timeout_s`."""
@@ -55,14 +64,9 @@ class EventLog:
             self._queue.put(None, timeout=timeout_s)
         self._thread.join(timeout_s)
 
-    def _line(self, event: Event) -> bytes:
-        record = to_record(event, wall=time.time(), boot_ns=boottime_ns(), gateway=self._gateway)
+    def _line(self, stamped: _Stamped) -> bytes:
+        record = to_record(stamped.event, wall=stamped.wall, boot_ns=stamped.boot_ns, gateway=self._gateway)
         return json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-
-    def _count_dropped(self, count: int) -> None:
-        with self._lock:
-            self.dropped += count
-            self._dropped_unsaid += count
 
     def _append_until_closed(self) -> None:
         while True:
@@ -70,11 +74,13 @@ class EventLog:
             with contextlib.suppress(queue.Empty):
                 while len(batch) < BATCH_RECORDS:
                     batch.append(self._queue.get_nowait())
-            lines = [line for line in batch if line is not None]
+            lines = [self._line(stamped) for stamped in batch if stamped is not None]
             try:
                 self._append(b"".join(lines))
             except OSError:
-                self._count_dropped(len(lines))
+                with self._lock:
+                    self._dropped_unsaid += len(lines)
+                    self.dropped += len(lines)
             if len(lines) != len(batch):
                 return
 
@@ -94,4 +100,4 @@ def _write_whole(fd: int, data: bytes) -> None:
     before = os.fstat(fd).st_size
     if os.write(fd, data) != len(data):
         os.ftruncate(fd, before)
-        raise OSError(28, "no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")

@@ -22,7 +22,8 @@ from anycast.reasons import Reason
 from site_agent.checks.base import Finding, failing, passing, unknown
 from site_agent.ike.vici_client import Section, ViciClient
 from site_agent.netlink import xfrm
-from site_agent.netlink.transport import NETLINK_XFRM, Message, dump
+from site_agent.netlink.messages import NETLINK_XFRM, Message
+from site_agent.netlink.transport import dump
 
 NAME = "sa_state"
 PARTIAL = "sa_state_partial"

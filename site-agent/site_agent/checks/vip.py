@@ -17,7 +17,8 @@ from anycast.errors import DecodeError, KernelError
 from anycast.model import EvidenceClass
 from anycast.reasons import Reason
 from site_agent.checks.base import Finding, failing, passing
-from site_agent.netlink.transport import EventSocket, Message, dump, split_attributes
+from site_agent.netlink.messages import Message, split_attributes
+from site_agent.netlink.transport import EventSocket, dump
 
 NAME = "vip_present"
 INTERFACE = "lo"

@@ -29,7 +29,8 @@ from anycast.reasons import Reason
 from site_agent.daemon_process import Backoff, DetachedProcess, ProcessSpec, keep_running
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink import xfrm
-from site_agent.netlink.transport import NETLINK_XFRM, Message, dump, request
+from site_agent.netlink.messages import NETLINK_XFRM, Message
+from site_agent.netlink.transport import dump, request
 from site_agent.procfs import read_stat
 
 CHARON = Path("/usr/lib/ipsec/charon")

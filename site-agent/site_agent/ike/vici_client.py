@@ -22,7 +22,6 @@ from vici.protocol import Message, Packet
 
 from anycast.errors import PeerError
 
-DEFAULT_SOCKET = "/var/run/charon.vici"
 LONGEST_PACKET = 512 * 1024
 """strongSwan's own limit for one packet."""
 EVENTS_PER_TURN = 16
@@ -35,7 +34,7 @@ Section = dict[str, Any]
 class ViciClient:
     """One connection, opened at the first call and again after a failure. Calls queue behind each other."""
 
-    def __init__(self, path: str = DEFAULT_SOCKET) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self._lock = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None

@@ -18,71 +18,27 @@ import contextlib
 import errno
 import os
 import socket
-import struct
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
 from anycast.errors import DecodeError, KernelError
-
-NETLINK_XFRM = 6
-HEADER = struct.Struct("=IHHII")
-"""struct nlmsghdr: length, type, flags, sequence number, port id."""
-
-NLM_F_REQUEST = 0x001
-NLM_F_ACK = 0x004
-NLM_F_DUMP_INTR = 0x010
-NLM_F_DUMP = 0x300
-
-NLMSG_NOOP = 1
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
+from site_agent.netlink.messages import (
+    HEADER,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    NLMSG_NOOP,
+    Message,
+    answer_code,
+    split_messages,
+)
 
 RECEIVE_BYTES = 32 * 1024
 """What the kernel fills at most in one read of a dump (NLMSG_GOODSIZE grows to the reader's buffer, up to 32 KiB)."""
 EVENTS_PER_WAKEUP = 64
 """A flood of events must not starve the loop: the rest waits for the next iteration."""
-
-
-class Message(NamedTuple):
-    kind: int
-    flags: int
-    sequence: int
-    payload: memoryview
-
-
-def split_messages(data: bytes | memoryview) -> Iterator[Message]:
-    """The messages of one datagram. Raises DecodeError where a length does not fit."""
-    view = memoryview(data)
-    offset = 0
-    while offset < len(view):
-        if len(view) - offset < HEADER.size:
-            raise DecodeError("nlmsghdr", offset, "truncated")
-        length, kind, flags, sequence, _port = HEADER.unpack_from(view, offset)
-        if length < HEADER.size or offset + length > len(view):
-            raise DecodeError("nlmsg_len", offset, f"{length} does not fit")
-        yield Message(kind, flags, sequence, view[offset + HEADER.size : offset + length])
-        offset += (length + 3) & ~3  # NLMSG_ALIGN
-
-
-def split_attributes(data: memoryview, start: int) -> Iterator[tuple[int, memoryview]]:
-    """The (type, value) pairs of the attributes from `start` on. Raises DecodeError where a length does not fit."""
-    offset = start
-    while offset < len(data):
-        if len(data) - offset < 4:
-            raise DecodeError("nlattr", offset, "truncated")
-        length, kind = struct.unpack_from("=HH", data, offset)
-        if length < 4 or offset + length > len(data):
-            raise DecodeError("nla_len", offset, f"{length} does not fit")
-        yield kind & 0x3FFF, data[offset + 4 : offset + length]  # without NLA_F_NESTED, NLA_F_NET_BYTEORDER
-        offset += (length + 3) & ~3
-
-
-def answer_code(payload: memoryview) -> int:
-    """The (negated) errno of NLMSG_ERROR and NLMSG_DONE; 0 is success. Raises DecodeError."""
-    if len(payload) < 4:
-        raise DecodeError("nlmsgerr", 0, "truncated")
-    code: int = struct.unpack_from("=i", payload)[0]
-    return code
 
 
 async def dump(protocol: int, kind: int, take: Callable[[Message], None], payload: bytes = b"") -> bool:

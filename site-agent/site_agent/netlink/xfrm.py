@@ -6,14 +6,14 @@ attributes it carries. Any bytes decode or raise DecodeError. Keys stay in the m
 
 from __future__ import annotations
 
-import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from anycast.errors import DecodeError
-from site_agent.netlink.transport import split_attributes
+from site_agent.netlink.messages import split_attributes
 
+AF_INET, AF_INET6 = 2, 10
 XFRM_MSG_NEWSA = 0x10
 XFRM_MSG_DELSA = 0x11
 XFRM_MSG_GETSA = 0x12
@@ -30,7 +30,7 @@ USERPOLICY_INFO_BYTES = 168
 USER_TMPL_BYTES = 64
 """sizeof(struct xfrm_user_tmpl): id (daddr, spi, proto) at 0, family at 24, saddr at 28."""
 
-_SA_ID = struct.Struct("=16sIB3x16s")  # xfrm_id and the source address behind it; the SPI is turned round below
+_SA_ID = struct.Struct(">16sIB3x16s")  # xfrm_id and the source address behind it; the SPI is in network order
 _SA_TAIL = struct.Struct("=IHB")  # reqid, family, mode
 _POLICY_TAIL = struct.Struct("=IB")  # index, dir
 _TEMPLATE = struct.Struct("=16s8xH2x16s")
@@ -71,13 +71,13 @@ def decode_sa(payload: memoryview) -> SaId:
     daddr, spi, proto, saddr = _SA_ID.unpack_from(payload, 56)
     reqid, family, mode = _SA_TAIL.unpack_from(payload, 208)
     return SaId(
-        _address(family, daddr, 212), _address(family, saddr, 212), socket.ntohl(spi), proto, reqid, mode
+        _address(family, daddr, 212), _address(family, saddr, 212), spi, proto, reqid, mode
     )  # fmt: skip
 
 
 def encode_delete_sa(sa: SaId) -> bytes:
     """The payload of XFRM_MSG_DELSA: struct xfrm_usersa_id."""
-    return struct.pack("=16sIHBx", sa.daddr.packed, socket.htonl(sa.spi), _family(sa.daddr), sa.proto)
+    return struct.pack("=16s4sHBx", sa.daddr.packed, sa.spi.to_bytes(4), _family(sa.daddr), sa.proto)
 
 
 def decode_policy(payload: memoryview) -> PolicyId:
@@ -101,12 +101,12 @@ def encode_delete_policy(policy: PolicyId) -> bytes:
 
 
 def _address(family: int, packed: bytes, offset: int) -> Address:
-    if family == socket.AF_INET:
+    if family == AF_INET:
         return IPv4Address(packed[:4])
-    if family == socket.AF_INET6:
+    if family == AF_INET6:
         return IPv6Address(packed)
     raise DecodeError("family", offset, f"{family} is neither IPv4 nor IPv6")
 
 
 def _family(address: Address) -> int:
-    return int(socket.AF_INET if address.version == 4 else socket.AF_INET6)
+    return AF_INET if address.version == 4 else AF_INET6

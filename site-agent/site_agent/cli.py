@@ -1,0 +1,175 @@
+"""`site-agent`: run the agent, ask it, and ask its log.
+
+`status`, `why` and `events` import neither the agent nor its libraries: they must answer quickly on a machine in trouble.
+Exit status: 0 done, 1 could not (nobody answers, nothing known), 2 the configuration or the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anycast.errors import AnycastError, ConfigError, PeerError
+from site_agent import control, history, views
+from site_agent.paths import Paths
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+DEFAULTS = Paths()
+FOLLOW_S = 0.2
+"""How often `events --follow` looks for more."""
+
+RunDir = Annotated[Path, typer.Option(help="Sockets and process records.")]
+StateDir = Annotated[Path, typer.Option(help="The event log and the last good document.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+
+
+def main() -> None:
+    """Entry point. Errors of ours become one line and an exit status, never a traceback."""
+    try:
+        app()
+    except AnycastError as exc:
+        typer.echo(f"site-agent: {exc}", err=True)
+        sys.exit(2 if isinstance(exc, ConfigError) else 1)
+
+
+@app.command()
+def run(
+    fleet: Annotated[Path | None, typer.Option(help="fleet.yaml; this gateway's document is compiled here.")] = None,
+    gateway: Annotated[
+        str | None, typer.Option(help="Which gateway of the fleet this is; the host name if not given.")
+    ] = None,
+    document: Annotated[Path | None, typer.Option(help="A compiled document instead of a fleet.")] = None,
+    detach: Annotated[
+        bool, typer.Option(help="Return when the configuration is in place; run on in the background.")
+    ] = False,
+    run_dir: RunDir = DEFAULTS.run_dir,
+    state_dir: StateDir = DEFAULTS.state_dir,
+    etc_dir: Annotated[Path, typer.Option(help="Rendered files of charon and ExaBGP.")] = DEFAULTS.etc_dir,
+) -> None:
+    """Run this gateway's agent. charon and ExaBGP are started, or found running, and outlive it."""
+    if fleet is not None and document is not None:
+        raise typer.BadParameter("give --fleet or --document, not both")
+    from site_agent.service import run_agent  # heavy: pydantic, pyroute2, jinja2
+
+    paths = Paths(run_dir=run_dir.absolute(), state_dir=state_dir.absolute(), etc_dir=etc_dir.absolute())
+    run_agent(paths, fleet=fleet, gateway=gateway, document=document, detach=detach)
+
+
+@app.command()
+def status(as_json: Json = False, run_dir: RunDir = DEFAULTS.run_dir, state_dir: StateDir = DEFAULTS.state_dir) -> None:
+    """Verdict, causes, checks, routes, leases and what bounds each fault. Without an agent: what the log knows."""
+    paths = Paths(run_dir=run_dir, state_dir=state_dir)
+    try:
+        answer = control.ask(paths.control_socket, "status")
+    except PeerError as exc:
+        account = history.account_at(_records(paths), _now())
+        if as_json:
+            typer.echo(views.to_json({"agent": None, "error": str(exc), "log": account}))
+        else:
+            views.show_silence(str(exc))
+            views.show_account(account)
+        raise typer.Exit(1) from exc
+    if as_json:
+        typer.echo(views.to_json(answer))
+    else:
+        views.show_status(answer)
+
+
+@app.command()
+def why(
+    at: Annotated[str | None, typer.Option(help="A time: `2h ago`, `90 s ago`, or ISO 8601.")] = None,
+    as_json: Json = False,
+    run_dir: RunDir = DEFAULTS.run_dir,
+    state_dir: StateDir = DEFAULTS.state_dir,
+) -> None:
+    """Why is the route announced, or not? Now or at an earlier time, from the log, also with everything down."""
+    paths = Paths(run_dir=run_dir, state_dir=state_dir)
+    now = _now()
+    try:
+        moment = now if at is None else history.parse_moment(at, now)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{at!r} is neither like `2h ago` nor an ISO 8601 time") from exc
+    live, silence = None, None
+    if at is None:
+        try:
+            live = control.ask(paths.control_socket, "status")
+        except PeerError as exc:
+            silence = str(exc)
+    account = history.account_at(_records(paths), moment)
+    if as_json:
+        typer.echo(views.to_json({"agent": live, "error": silence, "log": account}))
+    else:
+        if silence is not None:
+            views.show_silence(silence)
+        if live is not None:
+            views.show_verdict(live)
+        views.show_account(account)
+    if not account.known:
+        raise typer.Exit(1)
+
+
+@app.command()
+def events(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more happens.")] = False,
+    as_json: Json = False,
+    state_dir: StateDir = DEFAULTS.state_dir,
+) -> None:
+    """The event log, oldest first."""
+    paths = Paths(state_dir=state_dir)
+    lines = _follow(paths.events) if follow else _lines(paths)
+    for record in history.read_records(lines):
+        typer.echo(json.dumps(record, ensure_ascii=False) if as_json else views.record_line(record))
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _records(paths: Paths) -> Iterator[history.Record]:
+    return history.read_records(_lines(paths))
+
+
+def _lines(paths: Paths) -> Iterator[bytes]:
+    """The log and its predecessor, oldest first. A missing file is an empty one."""
+    for path in (paths.events.with_name(paths.events.name + ".1"), paths.events):
+        try:
+            with open(path, "rb") as file:
+                yield from file
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            raise PeerError("event log", f"{path}: {exc.strerror}") from exc
+
+
+def _follow(path: Path) -> Iterator[bytes]:
+    """The log from its beginning, then whatever is appended, across rotations, until interrupted."""
+    while True:
+        try:
+            with open(path, "rb") as file:
+                while True:
+                    if line := file.readline():
+                        yield line
+                    elif not path.exists() or path.stat().st_ino != _inode(file.fileno()):
+                        break
+                    else:
+                        time.sleep(FOLLOW_S)
+        except FileNotFoundError:
+            time.sleep(FOLLOW_S)
+
+
+def _inode(fd: int) -> int:
+    import os
+
+    return os.fstat(fd).st_ino
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""/metrics: the agent's state as gauges, read from one snapshot a scrape, and its events as counters.
+
+Every cause is a `Reason`'s word as a label, the same word as in the log and in `why` (rule 8). The HTTP server has a
+thread of its own and asks the event loop for the snapshot: a stuck loop means a scrape that fails, not one that lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, generate_latest, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from anycast.errors import KernelError
+from anycast.events import Event
+from anycast.model import Status
+
+Snapshot = Mapping[str, Any]
+
+
+class Metrics:
+    """Counters of events, and gauges made of a snapshot at each scrape."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        """`snapshot` is called from the thread that scrapes and gives what `status` gives."""
+        self._snapshot = snapshot
+        self._registry = CollectorRegistry()
+        self._events = Counter("anycast_events", "Events by kind and cause", ["event", "reason"], registry=self._registry)
+        self._registry.register(self)
+
+    def count(self, event: Event) -> None:
+        """Count one event under its kind and the word that caused it."""
+        reason = getattr(event, "reason", None)
+        causes = getattr(event, "causes", ())
+        self._events.labels(type(event).__name__, str(reason or (causes[0].reason if causes else ""))).inc()
+
+    def text(self) -> str:
+        """The exposition, as a scrape gets it."""
+        return generate_latest(self._registry).decode()
+
+    def listen(self, address: str) -> Callable[[], None]:
+        """Serve on ``address:port`` (``[v6]:port``); returns what ends it. Raises KernelError."""
+        host, _, port = address.rpartition(":")
+        try:
+            server, thread = start_http_server(int(port), host.strip("[]"), registry=self._registry)
+        except OSError as exc:
+            raise KernelError(exc.errno or 0, f"listen on {address} for metrics") from exc
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not take a snapshot before the agent runs."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry at each scrape."""
+        seen = self._snapshot()
+        verdict = seen["verdict"]
+        yield _gauge("anycast_serving", "1 while the site verdict says serving", [], [([], bool(verdict["serving"]))])
+        yield _gauge(
+            "anycast_verdict_cause",
+            "1 for each cause of the present verdict",
+            ["reason", "check"],
+            [([cause["reason"], cause["check"]], 1) for cause in verdict["causes"]],
+        )
+        yield _gauge("anycast_verdict_age_seconds", "Age of the last verdict", [], [([], verdict["age_s"])])
+        yield _gauge(
+            "anycast_check_status",
+            "1 for the status of each check's last look",
+            ["check", "class", "status", "reason"],
+            [
+                ([c["check"], c["class"], status.value, c["reason"]], c["status"] == status.value)
+                for c in seen["checks"]
+                for status in Status
+            ],
+        )
+        yield _gauge(
+            "anycast_check_age_seconds",
+            "Age of each check's last look",
+            ["check"],
+            [([check["check"]], check["age_s"]) for check in seen["checks"] if check["age_s"] is not None],
+        )
+        yield _gauge(
+            "anycast_alarm", "1 for each alarm that stands", ["reason"], [([a["reason"]], 1) for a in seen["alarms"]]
+        )
+        yield _gauge("anycast_lease_left_seconds", "Until the route lapses", [], [([], seen["lease"]["left_s"])])
+        yield _gauge(
+            "anycast_route_announced",
+            "1 while ExaBGP has acknowledged the route on a session that is up",
+            ["neighbor", "prefix"],
+            [([route["neighbor"], route["prefix"]], route["announced"]) for route in seen["routes"]],
+        )
+        yield _gauge(
+            "anycast_bgp_session_up",
+            "1 while the session to the upstream is up",
+            ["neighbor"],
+            [([session["neighbor"]], session["state"] == "up") for session in seen["sessions"]],
+        )
+        yield _gauge(
+            "anycast_holder_running",
+            "1 while the daemon runs",
+            ["name"],
+            [([holder["name"]], holder["pid"] is not None) for holder in seen["holders"]],
+        )
+        yield _gauge("anycast_records_dropped", "Event records lost to a slow disk", [], [([], seen["records_dropped"])])
+
+
+def _gauge(name: str, text: str, labels: list[str], samples: list[tuple[list[str], float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, number in samples:
+        family.add_metric(values, float(number))
+    return family

@@ -1,0 +1,45 @@
+"""Where an agent keeps its files. Three directories, so that a test or a second gateway can have its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    run_dir: Path = Path("/run/site-agent")
+    """Sockets and process records; on tmpfs, gone with the boot."""
+    state_dir: Path = Path("/var/lib/site-agent")
+    """The event log and the last good document; survives a boot."""
+    etc_dir: Path = Path("/etc/site-agent")
+    """Rendered files. Everything in it is ours."""
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run_dir / "control.sock"
+
+    @property
+    def bridge_socket(self) -> Path:
+        return self.run_dir / "bridge" / "lease.sock"
+
+    @property
+    def vici_socket(self) -> Path:
+        """charon's control socket, where the rendered strongswan.conf puts it."""
+        return self.run_dir / "charon.vici"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.run_dir / "agent.pid"
+
+    @property
+    def events(self) -> Path:
+        return self.state_dir / "events.jsonl"
+
+    @property
+    def document(self) -> Path:
+        return self.state_dir / "document.json"
+
+    @property
+    def exabgp_conf(self) -> Path:
+        return self.etc_dir / "exabgp.conf"

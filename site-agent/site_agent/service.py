@@ -1,0 +1,70 @@
+"""From the command line to a running agent: one at a time, in the foreground or detached."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sys
+from pathlib import Path
+from typing import IO
+
+from anycast.document import Document
+from anycast.errors import PeerError
+from anycast.events import AlarmRaised
+from site_agent.agent import Agent
+from site_agent.checks.vip import place_vips
+from site_agent.document_source import usable_document
+from site_agent.installation import make_directories
+from site_agent.paths import Paths
+
+
+def run_agent(paths: Paths, *, fleet: Path | None, gateway: str | None, document: Path | None, detach: bool) -> None:
+    """Install the configuration, place the addresses and run until SIGTERM; with `detach`, return once that is done.
+
+    Raises ConfigError (nothing was changed), KernelError, or PeerError where an agent is running already.
+    """
+    make_directories(paths)
+    lock = _only_one(paths)
+    usable, alarms = usable_document(paths, fleet=fleet, document=document, gateway=gateway)
+    for alarm in alarms:
+        print(f"site-agent: running by the kept document: {alarm.detail}", file=sys.stderr)
+    place_vips(usable.service.vips)
+    if detach:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if os.fork() != 0:
+            return  # the lock is the child's as well, and stays with it
+        _become_daemon(paths)
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    asyncio.run(_run(usable, paths, alarms))
+    if detach:
+        os._exit(0)  # the rest of this stack is the parent's to return through
+
+
+async def _run(document: Document, paths: Paths, alarms: tuple[AlarmRaised, ...]) -> None:
+    await Agent(document, paths, alarms=alarms).run()
+
+
+def _only_one(paths: Paths) -> IO[str]:
+    """Lock the pid file for as long as this process lives. Raises PeerError."""
+    file = open(os.open(paths.pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PeerError("site-agent", f"is already running as pid {file.read().strip()}") from None
+    return file
+
+
+def _become_daemon(paths: Paths) -> None:
+    """A session of our own, no terminal, and a file for what Python says of its own end."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(paths.run_dir / "agent.out", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+        os.close(source) if source == null else None
+    os.close(log)

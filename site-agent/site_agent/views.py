@@ -1,0 +1,199 @@
+"""How the agent's answers look to people: tables with rich, one sentence first, then what it rests on."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from site_agent.history import Account, Record
+
+Answer = Mapping[str, Any]
+
+_FIELDS_OF_RECORDS = frozenset({"v", "at", "boot_ns", "gateway", "event"})
+_console = Console(highlight=False)
+
+
+def to_json(value: Any) -> str:
+    """`value` with its dataclasses and times as one indented JSON object."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, datetime.datetime):
+            return item.isoformat()
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+        raise TypeError(f"{item!r} has no place in an answer")
+
+    return json.dumps(value, default=plain, indent=2, ensure_ascii=False)
+
+
+def show_silence(error: str) -> None:
+    """No agent answers: say so before anything that the log says."""
+    _console.print(f"[bold red]No agent answers[/] ({escape(error)}). What follows is from the event log.")
+
+
+def show_verdict(answer: Answer) -> None:
+    """The one sentence, then its causes."""
+    serving = answer["verdict"]["serving"]
+    announced = [route for route in answer["routes"] if route["announced"]]
+    style, word = ("green", "serving") if serving else ("red", "not serving")
+    _console.print(
+        f"[bold]{escape(answer['gateway'])}[/] ({escape(answer['site'])}) is [bold {style}]{word}[/]; "
+        f"{len(announced)} of {len(answer['routes'])} routes announced"
+    )
+    for cause in answer["verdict"]["causes"]:
+        _console.print(f"  {_cause(cause)}")
+    for alarm in answer["alarms"]:
+        _console.print(f"  [yellow]alarm[/] {escape(alarm['reason'])}: {escape(alarm['detail'])}")
+
+
+def show_status(answer: Answer) -> None:
+    """Everything `status` knows."""
+    show_verdict(answer)
+    _print(
+        _table("check", "class", "status", "reason", "age", "detail"),
+        (
+            (c["check"], c["class"], _status(c["status"]), escape(c["reason"]), _span(c["age_s"]), escape(c["detail"]))
+            for c in answer["checks"]
+        ),
+    )
+    _print(
+        _table("upstream", "AS", "session", "prefix", "next hop", "announced"),
+        (
+            (
+                f"{session['name']} {session['neighbor']}",
+                str(session["asn"]),
+                session["state"],
+                route["prefix"],
+                route["next_hop"],
+                "[green]yes[/]" if route["announced"] else "[red]no[/]",
+            )
+            for session in answer["sessions"]
+            for route in answer["routes"]
+            if route["neighbor"] == session["neighbor"]
+        ),
+    )
+    _print(
+        _table("process", "pid", "since", "how"),
+        (
+            (
+                holder["name"],
+                str(holder["pid"] or "-"),
+                _span(holder["since_s"]),
+                "" if holder["pid"] is None else "found running" if holder["adopted"] else "started by this agent",
+            )
+            for holder in answer["holders"]
+        ),
+    )
+    lease = answer["lease"]
+    _print(
+        _table("bound", "value", "what it bounds"),
+        [
+            ("a failing fact", "at once", "charon's exit, a missing address, SAs lost: withdrawn in milliseconds"),
+            (
+                "lease",
+                f"{lease['duration_s']:g} s, {lease['left_s']:.2f} s left",
+                "an agent that is killed, stopped or starved; twice that for a bridge or ExaBGP that does not answer",
+            ),
+            ("restart grace", f"{lease['grace_s']:g} s", "a clean stop of the agent: the route stays that long"),
+            ("hold time", f"{lease['hold_time_s']} s", "a machine that is frozen or without power"),
+        ],
+    )
+
+
+def show_account(account: Account) -> None:
+    """What the log says of one moment."""
+    if not account.known:
+        _console.print(f"The log has no record up to {_time(account.at)}.")
+        return
+    said = {True: "[bold green]serving[/]", False: "[bold red]not serving[/]", None: "[bold]without a verdict[/]"}
+    since = f" since {_time(account.verdict_since)}" if account.verdict_since is not None else ""
+    agent = {
+        "running": f"agent last heard at {_time(account.heard_until)}",
+        "stopped": f"agent stopped at {_time(account.heard_until)}, leaving the route for {account.grace_s or 0:g} s",
+        "killed": f"agent ended without a farewell after {_time(account.heard_until)}: its lease lapsed",
+    }.get(account.agent, "no agent had started")
+    _console.print(f"[bold]{escape(account.gateway)}[/] at {_time(account.at)}: {said[account.serving]}{since} ({agent})")
+    for cause in account.causes:
+        _console.print(f"  {_cause(cause)}")
+    for alarm in account.alarms:
+        _console.print(f"  [yellow]alarm[/] {escape(str(alarm['reason']))}: {escape(str(alarm.get('detail', '')))}")
+    _print(
+        _table("upstream", "prefix", "route", "since", "reason"),
+        (
+            (
+                route.neighbor,
+                route.prefix,
+                "[green]announced[/]" if route.announced else "[red]withdrawn[/]",
+                _time(route.since),
+                route.reason,
+            )
+            for route in account.routes
+        ),
+    )
+    _console.print("What led to it:")
+    for record in account.trail:
+        _console.print(f"  {escape(record_line(record))}", soft_wrap=True)
+
+
+def record_line(record: Record) -> str:
+    """One record as one line: local time, kind, and its fields."""
+    fields = []
+    for key, value in record.items():
+        if key in _FIELDS_OF_RECORDS or value in ("", [], None):
+            continue
+        if key == "causes" and isinstance(value, Sequence):
+            value = ", ".join(_plain_cause(cause) for cause in value if isinstance(cause, Mapping))
+        fields.append(f"{key}={value}")
+    return f"{_time_text(str(record['at']))} {record['event']} {' '.join(fields)}"
+
+
+def _cause(cause: Mapping[str, Any]) -> str:
+    return f"because [bold]{escape(_plain_cause(cause))}[/]"
+
+
+def _plain_cause(cause: Mapping[str, Any]) -> str:
+    detail, check = cause.get("detail"), cause.get("check")
+    return f"{cause.get('reason')}{f' ({detail})' if detail else ''}{f', check {check}' if check else ''}"
+
+
+def _status(word: str) -> str:
+    style = {"passing": "green", "failing": "red"}.get(word, "yellow")
+    return f"[{style}]{escape(word)}[/]"
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f} s" if seconds < 120 else str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _time(when: datetime.datetime | None) -> str:
+    return "-" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def _time_text(text: str) -> str:
+    try:
+        return _time(datetime.datetime.fromisoformat(text))
+    except ValueError:
+        return text
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _print(table: Table, rows: Iterable[Sequence[str]]) -> None:
+    for row in rows:
+        table.add_row(*row)
+    _console.print()
+    _console.print(table)
