@@ -15,8 +15,8 @@ from site_agent.render.templating import render
 PLUGINS = (
     # random numbers, nonces; certificates, keys and their files
     "random", "nonce", "x509", "constraints", "revocation", "pubkey", "pem", "pkcs8",
-    # AES-GCM, SHA-2, HMAC, ECDSA and ECDH from OpenSSL; what it does not offer to charon in Debian's build
-    "openssl", "curve25519", "chapoly", "kdf",
+    # every cipher, hash and curve (OpenSSL 3)
+    "openssl",
     # the kernel, the sockets, the control socket
     "kernel-netlink", "socket-default", "vici",
 )  # fmt: skip
