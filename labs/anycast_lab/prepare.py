@@ -141,6 +141,10 @@ def _write_client(etc: Path, plan: wiring.NodePlan, fleet: Fleet, gateways: pki.
         target = etc / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
+    link, target_in_node = client_profile.KEY_LINK
+    (etc / link).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (etc / link).unlink(missing_ok=True)
+    (etc / link).symlink_to(target_in_node)
     (etc / "start-client").write_text(_render("start-client.j2"))
 
 
