@@ -97,6 +97,8 @@ class Agent(_Part):
     """``address:port`` of /metrics."""
     stop_limit_ms: int
     """charon in state T for longer than this counts as a fact."""
+    recovery_ms: int = 10_000
+    """After a failure the facts must pass for this long before the route returns."""
     log_max_bytes: int
     """Size at which the event log is rotated; one old file is kept."""
 

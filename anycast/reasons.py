@@ -17,6 +17,9 @@ class Reason(enum.StrEnum):
     NO_EVIDENCE_YET = "no_evidence_yet"
     """A fact check has not answered since the agent started or the machine thawed."""
 
+    RECOVERING = "recovering"
+    """The facts pass again after a failure, but have not stood for long enough to announce."""
+
     # Facts: the kernel or the process table says so.
     CHARON_EXITED = "charon_exited"
     CHARON_STOPPED = "charon_stopped"

@@ -51,6 +51,7 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
         agent=Agent(
             metrics_listen=agent.metrics_listen,
             stop_limit_ms=_milliseconds(agent.stop_limit),
+            recovery_ms=_milliseconds(agent.recovery),
             log_max_bytes=agent.log_max_size,
         ),
     )

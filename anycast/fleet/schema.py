@@ -109,6 +109,9 @@ class AgentSettings(Section):
     """Where /metrics is served. Default: 127.0.0.1:9717."""
     stop_limit: Duration = datetime.timedelta(seconds=1)
     """charon stopped (SIGSTOP, a debugger) for longer than this counts as a fact. Default: 1 s."""
+    recovery: Duration = datetime.timedelta(seconds=10)
+    """After a failure the facts must pass for this long before the route returns: no flapping, and longer than a
+    client's dead peer detection, so that clients settle elsewhere first. Default: 10 s."""
     log_max_size: Size = 16 << 20
     """Size at which the event log is rotated; one old file is kept. Default: 16 MiB."""
 

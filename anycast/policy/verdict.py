@@ -12,6 +12,10 @@ from a fresh verdict (rule 1). A tick that comes more than a lease late means th
 starved: the leases have lapsed meanwhile and whatever was seen before proves nothing. So all evidence is void and every
 fact check must look again. A look that *began* before that moment does not count, however late its result arrives.
 
+A gateway that failed serves again only when its facts have stood for `recovery_s`. A charon that crashes every second
+would otherwise flap the route every second, which upstreams punish (route flap damping, RFC 7196) and which calls clients
+back before their own dead peer detection has sent them elsewhere. A start and a thaw wait for nothing.
+
 With one gateway a site, the site verdict is the gateway verdict. Both are reported, because they move different things.
 """
 
@@ -43,7 +47,7 @@ class VerdictReached:
 
     serving: bool
     causes: tuple[Cause, ...]
-    """HEALTHY alone while serving, otherwise one for each fact check that stands against it."""
+    """HEALTHY alone while serving, RECOVERING alone after a failure, otherwise one for each fact check against it."""
     at: float
 
 
@@ -61,15 +65,16 @@ Action = (
 class VerdictCore:
     """Driven by two things only: `Evidence` from a check, and its own expired timer. Times are CLOCK_BOOTTIME seconds."""
 
-    def __init__(self, checks: Mapping[str, EvidenceClass], *, lease_s: float, now: float) -> None:
+    def __init__(self, checks: Mapping[str, EvidenceClass], *, lease_s: float, recovery_s: float, now: float) -> None:
         """`checks` is every check that will ever report, with its class; at least one is a fact."""
         if EvidenceClass.FACT not in checks.values():
             raise BugError("a verdict needs at least one fact check")
         self._checks = dict(checks)
-        self._lease_s = lease_s
+        self._lease_s, self._recovery_s = lease_s, recovery_s
         self._last_tick = self._deadline = now
         self._trusted_since = now
         self._void_reason = Reason.NO_EVIDENCE_YET
+        self._recovered_at = now
         self._looks: dict[str, Evidence] = {}
         self._decisive: dict[str, Evidence] = {}
         self._alarms: dict[Reason, str] = {}
@@ -138,7 +143,7 @@ class VerdictCore:
 
     def _conclude(self, now: float, tick: bool) -> list[Action]:
         actions: list[Action] = list(self._alarm_changes())
-        before, causes = self._verdict, self._causes_against()
+        before, causes = self._verdict, self._causes_against(now)
         serving = not causes
         verdict = VerdictReached(serving=serving, causes=causes or (Cause(reason=Reason.HEALTHY),), at=now)
         changed = before is None or _why(before) != _why(verdict)
@@ -150,7 +155,7 @@ class VerdictCore:
             actions.append(SiteVerdictChanged(serving=serving, causes=verdict.causes))
         return actions
 
-    def _causes_against(self) -> tuple[Cause, ...]:
+    def _causes_against(self, now: float) -> tuple[Cause, ...]:
         causes = []
         for check, evidence_class in self._checks.items():
             if evidence_class is not EvidenceClass.FACT:
@@ -160,6 +165,9 @@ class VerdictCore:
                 causes.append(Cause(reason=self._void_reason, check=check))
             elif decisive.status is Status.FAILING:
                 causes.append(Cause(reason=decisive.reason, check=check, detail=decisive.detail))
+                self._recovered_at = now + self._recovery_s
+        if not causes and now < self._recovered_at:
+            causes.append(Cause(reason=Reason.RECOVERING, detail=f"until the facts have stood for {self._recovery_s:g} s"))
         return tuple(causes)
 
     def _alarm_changes(self) -> list[AlarmRaised | AlarmCleared]:

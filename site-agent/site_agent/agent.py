@@ -75,7 +75,12 @@ class Agent:
             self._evidence.put_nowait,
             self._happened,
         )
-        self._verdicts = VerdictCore(self._runner.classes, lease_s=lease_s, now=boottime())
+        self._verdicts = VerdictCore(
+            self._runner.classes,
+            lease_s=lease_s,
+            recovery_s=document.agent.recovery_ms / 1000,
+            now=boottime(),
+        )
         self._holder = RouteHolder(
             instance=self._instance,
             routes=routes_of(document),
