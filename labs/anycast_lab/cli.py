@@ -112,7 +112,7 @@ def drill(
 ) -> None:
     """Run drills, in the running lab or in one brought up for them; exit status 1 when one came out wrong."""
     from anycast_lab import drill as drill_file
-    from anycast_lab import report as report_text
+    from anycast_lab import show
 
     known = drill_file.load_drills()
     if unknown := [name for name in names if name not in known]:
@@ -124,7 +124,7 @@ def drill(
         with _borrowed(topology, progress) as client:
             reports += client.ask("drill", names=wanted, progress=progress)
     for report in reports:
-        Console().print(report_text.table(report))
+        show.report(Console(), report)
     if json_ is not None:
         json_.write_text(json.dumps(reports, indent=1) + "\n")
     if not all(report["passed"] != report["must_fail"] for report in reports):

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -55,9 +56,8 @@ class Lab:
         if self.state != "starting":
             raise LabError(f"lab {self.runner.topology.name} is up already")
         self.state = "coming up"
-        fleet_path = prepare.fleet_file(self.runner.topology.path)
-        if fleet_path.exists():
-            self.fleet = prepare.prepare(self.runner.topology, fleet_path, self.runner.lab_dir)
+        if prepare.fleet_file(self.runner.topology.path).exists():
+            self.fleet = prepare.prepare(self.runner.topology, self.runner.lab_dir)
             progress("addresses, keys and profiles written")
         await self.runner.up(progress)
         if self.fleet is not None:
@@ -103,14 +103,23 @@ class Connection:
         tasks = set[asyncio.Task[None]]()
         try:
             while line := await reader.readline():
-                task = asyncio.create_task(self.answer(wire.decode(line)))
+                request = wire.decode(line)
+                task = asyncio.create_task(self.answer(request))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
+                task.add_done_callback(functools.partial(self.report_bug, request))
         except (DecodeError, ValueError, ConnectionError) as exc:  # ValueError: a line longer than wire.LINE
             print(f"a client was dropped: {exc}", flush=True)
         finally:
             for task in tasks:
                 task.cancel()
+
+    def report_bug(self, request: dict[str, Any], task: asyncio.Task[None]) -> None:
+        """An exception that nobody raised on purpose still gets an answer: the client would wait for ever."""
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            traceback.print_exception(exc)
+            error = {"message": f"the lab's server has a bug, its log says more: {type(exc).__name__}: {exc}"}
+            self.write(wire.encode({"id": request.get("id"), "error": error}))
 
     async def answer(self, request: dict[str, Any]) -> None:
         number = request.get("id")
@@ -123,8 +132,6 @@ class Connection:
                 _end(1)  # whoever wanted this lab is gone before it was one
             raise
         self.write(wire.encode(answer))
-        if "error" in answer and request.get("verb") == "up" and self.lab.state == "coming up":
-            self.lab.state = "failed"
 
     async def perform(self, request: dict[str, Any], number: Any) -> Any:
         def progress(text: str) -> None:

@@ -37,6 +37,8 @@ def main() -> None:
     os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
     base = Path(modules).parents[2]
     subprocess.run(["modprobe", "--dirname", base, "--all", "--quiet", *MODULES], check=False)  # some are built in
+    # Or the tunnel modules put a tunl0 and an ip6tnl0 into every node, which no other kernel does.
+    Path("/proc/sys/net/core/fb_tunnels_only_for_init_net").write_text("2")
     root.enter(Path(checkout), links={f"/lib/modules/{os.uname().release}": modules})
     argv = [str(root.PYTHON), "-m", "anycast_lab.server", "--serial", SERIAL, *server]
     os.execve(argv[0], argv, {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": "/root", "PYTHONUNBUFFERED": "1"})
