@@ -12,6 +12,7 @@ import sys
 import typer
 from typer.main import get_command
 
+from anycast.cli import fleet
 from anycast.errors import AnycastError, BugError, ConfigError
 
 EXIT_ERROR = 1
@@ -25,6 +26,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.command("check")(fleet.check)
+app.command("compile")(fleet.compile_)
 
 
 def _version(wanted: bool) -> None:
