@@ -35,7 +35,7 @@ def exabgp_spec(*, config: Path, run_dir: Path, run_as: str) -> ProcessSpec:
         "bgp.openwait": "10",
         "daemon.daemonize": "false",
         "daemon.drop": "false",
-        "daemon.user": run_as,
+        "daemon.user": "nobody",  # must have a name; unused, because the child has dropped to `run_as` before
         "log.destination": "stderr",
         "log.level": "WARNING",
         "reactor.speed": REACTOR_SPEED,
