@@ -29,6 +29,7 @@ _DURATIONS: dict[tuple[str, str], tuple[str, float, float, bool]] = {
     ("lease", "duration"): ("shorter than a scheduling hiccup, or too long for a dead gateway", 0.2, 10, False),
     ("lease", "grace"): ("a route without an agent is a route without a witness", 0, 60, False),
     ("agent", "stop_limit"): ("long enough for a core dump to be told from a hang", 0.1, 60, False),
+    ("agent", "recovery"): ("a flapping route is punished, a route that stays away serves nobody", 0, 600, False),
 }
 
 
