@@ -14,7 +14,8 @@ from anycast.errors import ConfigError, Problem
 from site_agent.daemon_process import credentials
 from site_agent.paths import Paths
 from site_agent.render.exabgp import render_exabgp
-from site_agent.render.strongswan import RenderPaths, render_strongswan, strongswan_links
+from site_agent.render.strongswan import SWANCTL_FOLDERS, render_strongswan, strongswan_links
+from site_agent.render.sysctl import render_sysctl
 
 
 def make_directories(paths: Paths) -> None:
@@ -25,13 +26,15 @@ def make_directories(paths: Paths) -> None:
 
 def install(document: Document, paths: Paths) -> None:
     """Render and write. Raises ConfigError, having written nothing, where the document cannot be rendered."""
-    strongswan = render_strongswan(document, RenderPaths(run_dir=paths.run_dir, etc_dir=paths.etc_dir))
+    public = render_strongswan(document, run_dir=paths.run_dir) | {"sysctl.conf": render_sysctl(document)}
     exabgp = render_exabgp(document, python=sys.executable, socket_path=paths.bridge_socket, md5_keys=_md5_keys(document))
     try:
         _, group = credentials(document.bgp.run_as)
     except KeyError as exc:
         raise ConfigError([Problem("bgp.run_as", f"there is no user {document.bgp.run_as}")]) from exc
-    for name, text in strongswan.items():
+    for folder in SWANCTL_FOLDERS:
+        (paths.etc_dir / "swanctl" / folder).mkdir(mode=0o755, parents=True, exist_ok=True)
+    for name, text in public.items():
         _replace(paths.etc_dir / name, text, mode=0o644)
     for name, target in strongswan_links(document).items():
         _link(paths.etc_dir / name, target)

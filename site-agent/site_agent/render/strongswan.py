@@ -6,7 +6,6 @@ charon of the operator's on the same machine has other ones; only the pid file's
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import PurePath
 
 from anycast.document import Document
@@ -23,26 +22,13 @@ PLUGINS = (
 """Everything charon may load. What is not here cannot be negotiated or attacked: no IKEv1 parts, no EAP, no fetchers."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RenderPaths:
-    """Where the rendered files and the daemons' sockets lie on the gateway."""
-
-    run_dir: PurePath
-    etc_dir: PurePath
-
-    @property
-    def vici_socket(self) -> PurePath:
-        """charon's control socket."""
-        return self.run_dir / "charon.vici"
-
-
-def render_strongswan(document: Document, paths: RenderPaths) -> dict[str, str]:
-    """strongSwan's files by their path below `paths.etc_dir`.
+def render_strongswan(document: Document, *, run_dir: PurePath) -> dict[str, str]:
+    """strongSwan's files by their path below the agent's etc_dir. charon's socket and log lie in `run_dir`.
 
     Start charon with ``STRONGSWAN_CONF=<etc_dir>/strongswan.conf``; load with ``SWANCTL_DIR=<etc_dir>/swanctl`` too.
     Raises ConfigError where the document holds text that cannot stand in these files.
     """
-    values = {"document": document, "service": document.service, "paths": paths, "plugins": PLUGINS}
+    values = {"document": document, "service": document.service, "run_dir": run_dir, "plugins": PLUGINS}
     return {
         "strongswan.conf": render("strongswan.conf.j2", **values),
         "swanctl/swanctl.conf": render("swanctl.conf.j2", **values),
@@ -52,3 +38,9 @@ def render_strongswan(document: Document, paths: RenderPaths) -> dict[str, str]:
 def strongswan_links(document: Document) -> dict[str, str]:
     """Symbolic links below `etc_dir` that go with the files: swanctl takes private keys from its own folder only."""
     return {"swanctl/private/gateway.key": document.service.private_key}
+
+
+SWANCTL_FOLDERS = (
+    "x509", "x509ca", "x509ocsp", "x509aa", "x509ac", "x509crl", "pubkey", "private", "rsa", "ecdsa", "bliss", "pkcs8", "pkcs12",
+)  # fmt: skip
+"""Folders that swanctl looks into, and complains about where they are not there. `x509crl` takes revocation lists."""
