@@ -1,0 +1,179 @@
+"""A gateway of the two-site fleet, alone with a BGP peer of ours in its upstream's place, on the native kernel.
+
+Two network namespaces, two cables, the files that `anycast lab up` would write. What is measured runs inside; who
+measures stays outside and holds only the upstream's listening sockets, so that fault and WITHDRAW are stamped by one
+process with one clock. Everything that runs in the gateway's namespace at the end is ended by id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from pyroute2 import netns
+
+from anycast.document import Document
+from anycast.fleet.compile import compile_gateway
+from anycast_lab import syscalls, topology
+from anycast_lab.prepare import prepare
+from benchmarks.bgp_peer import BgpPeer
+
+TREE = Path(__file__).resolve().parent.parent
+GATEWAY = "sin-gw1"
+"""Its sessions have neither TCP MD5 nor GTSM, which our peer does not speak."""
+BGP_PORT = 179
+
+
+class Rig:
+    """Use as a context manager. `peer` hears the gateway; `start` runs a command on it."""
+
+    def __init__(self) -> None:
+        self._gateway_ns = f"bench-gateway-{os.getpid()}"
+        self._upstream_ns = f"bench-upstream-{os.getpid()}"
+        self._cleanup = contextlib.ExitStack()
+        self._keeper_pid = 0
+        self.peer: BgpPeer
+        self.document: Document
+
+    def __enter__(self) -> Rig:
+        with contextlib.ExitStack() as stack:
+            self._build(stack)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._cleanup.close()
+
+    def start(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Run a command on the gateway; nsenter becomes the command, so the pid is the command's own."""
+        namespaces = ("nsenter", f"--target={self._keeper_pid}", "--mount", "--net", "--")
+        with open(self.path("/run/bench.log"), "ab") as log:
+            return subprocess.Popen([*namespaces, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+
+    def run(self, *command: str) -> None:
+        """Run a command on the gateway to its end. Raises CalledProcessError."""
+        status = self.start(*command).wait()
+        if status:
+            raise subprocess.CalledProcessError(status, command, self.path("/run/bench.log").read_text())
+
+    def path(self, path: str) -> Path:
+        """A file of the gateway as it is seen from here."""
+        return Path(f"/proc/{self._keeper_pid}/root{path}")
+
+    def processes(self, wanted: Callable[[list[str]], bool]) -> list[int]:
+        """Ids of the gateway's processes whose command line is wanted, oldest first."""
+        found = []
+        for pid in netns_pids(self._gateway_ns):
+            with contextlib.suppress(OSError):
+                if wanted(Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")):
+                    found.append(pid)
+        return sorted(found, key=start_time)
+
+    def charon(self) -> int | None:
+        """The pid of the charon that runs now."""
+        return next(iter(self.processes(lambda argv: argv[0].endswith("/charon"))), None)
+
+    def end_all(self) -> None:
+        """Kill everything on the gateway but the keeper, and wait until it is gone."""
+        deadline = time.monotonic() + 10
+        while pids := [pid for pid in netns_pids(self._gateway_ns) if pid != self._keeper_pid]:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{pids} do not end")
+            select.select([], [], [], 0.01)
+
+    def _build(self, stack: contextlib.ExitStack) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="anycast-bench-"))
+        stack.callback(shutil.rmtree, folder)
+        fleet = prepare(topology.load(TREE / "labs/topologies/two-site.clab.yml"), folder)
+        self.document = compile_gateway(fleet, GATEWAY)
+        for name in (self._gateway_ns, self._upstream_ns):
+            netns.create(name)
+            stack.callback(netns.remove, name)
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.keeper", f"/run/netns/{self._gateway_ns}", folder / GATEWAY / "etc"],
+            cwd=TREE,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._keeper_pid = keeper.pid
+        stack.callback(keeper.wait)
+        stack.callback(keeper.kill)
+        stack.callback(self.end_all)
+        assert keeper.stdout is not None
+        if keeper.stdout.readline() != b"ready\n":
+            raise RuntimeError("the gateway's namespaces could not be made; the message stands above")
+        self._wire()
+        self.run("sh", "/etc/anycast/boot")
+        self.peer = BgpPeer(self._listen(), self.document.bgp.neighbors[0].asn, self.document.bgp.neighbors[0].address)
+        stack.callback(self.peer.close)
+
+    def _wire(self) -> None:
+        uplink, inside = self.document.uplink, self.document.inside
+        lines = [f"-n {ns} link set lo up" for ns in (self._gateway_ns, self._upstream_ns)]
+        for interface in (uplink.name, inside.name):
+            ends = [f"{interface} netns {ns}" for ns in (self._gateway_ns, self._upstream_ns)]
+            lines.append(f"link add {ends[0]} type veth peer {ends[1]}")
+            lines += [f"-n {ns} link set {interface} up" for ns in (self._gateway_ns, self._upstream_ns)]
+        for neighbor, own in zip(self.document.bgp.neighbors, uplink.addresses, strict=True):
+            length = own.partition("/")[2]
+            nodad = " nodad" if ":" in own else ""
+            lines.append(f"-n {self._upstream_ns} address add {neighbor.address}/{length} dev {uplink.name}{nodad}")
+        for line in lines:
+            subprocess.run(["ip", *line.split()], check=True)
+
+    def _listen(self) -> list[socket.socket]:
+        """Listening sockets in the upstream's namespace: a socket stays where it was made, by a thread that goes there."""
+        listeners: list[socket.socket] = []
+        errors: list[OSError] = []
+
+        def make() -> None:
+            try:
+                with open(f"/run/netns/{self._upstream_ns}", "rb") as namespace:
+                    syscalls.setns(namespace.fileno(), syscalls.CLONE_NEWNET)
+                for neighbor in self.document.bgp.neighbors:
+                    family = socket.AF_INET6 if ":" in neighbor.address else socket.AF_INET
+                    listeners.append(socket.create_server((neighbor.address, BGP_PORT), family=family))
+            except OSError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+        return listeners
+
+
+def netns_pids(name: str) -> list[int]:
+    """Ids of all processes in a named network namespace."""
+    listed = subprocess.run(["ip", "netns", "pids", name], capture_output=True, check=True, text=True).stdout
+    return [int(pid) for pid in listed.split()]
+
+
+def start_time(pid: int) -> int:
+    """When the process started, in clock ticks since boot (proc(5), field 22)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and of its children that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(fields[i]) for i in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
