@@ -89,8 +89,8 @@ _STORY = {
     "ClockGapSeen",
     "AgentStarted",
     "AgentStopping",
-    "bgp_session_closed",
-    "bgp_session_established",
+    "protocol_down",
+    "protocol_up",
     "last_good_packet",
     "first_good_packet",
 }

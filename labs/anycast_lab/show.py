@@ -11,8 +11,8 @@ from rich.table import Table
 _WORDS = {
     "route_added": "route here",
     "route_removed": "route gone",
-    "bgp_session_closed": "BGP session closed",
-    "bgp_session_established": "BGP session up",
+    "protocol_down": "BGP session down",
+    "protocol_up": "BGP session up",
     "last_good_packet": "last good packet",
     "first_good_packet": "good packets again",
     "EvidenceChanged": "evidence",

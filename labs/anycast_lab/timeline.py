@@ -18,7 +18,7 @@ _BIRD_ROUTE = re.compile(
     r"^(?P<at>\S+ \S+) <TRACE> (?P<proto>[A-Za-z0-9_]+)\.(?P<channel>ipv[46]) > "
     r"(?P<what>added|removed|updated)(?: \[[^\]]*\])? (?P<prefix>\S+)"
 )
-_BIRD_STATE = re.compile(r"^(?P<at>\S+ \S+) <TRACE> (?P<proto>[A-Za-z0-9_]+): (?P<what>BGP session (?:established|closed))")
+_BIRD_STATE = re.compile(r"^(?P<at>\S+ \S+) <TRACE> (?P<proto>[A-Za-z0-9_]+): State changed to (?P<what>up|down)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -48,7 +48,7 @@ def from_bird_log(node: str, text: str) -> Iterator[Moment]:
         if match := _BIRD_ROUTE.match(line):
             yield Moment(_wall_ns(match["at"]), node, f"route_{match['what']}", match["prefix"], match["proto"])
         elif match := _BIRD_STATE.match(line):
-            yield Moment(_wall_ns(match["at"]), node, match["what"].lower().replace(" ", "_"), "", match["proto"])
+            yield Moment(_wall_ns(match["at"]), node, f"protocol_{match['what']}", "", match["proto"])
 
 
 def from_event_log(node: str, lines: Iterable[str]) -> Iterator[Moment]:

@@ -15,13 +15,13 @@ from anycast_lab.timeline import Moment, from_bird_log, from_event_log, judge_pa
 
 # Written by BIRD 2.0.12 with `timeformat log iso long us` and `debug protocols { states, routes }`.
 BIRD_LOG = """\
-2026-11-23 21:41:48.267915 <TRACE> fra: BGP session established
+2026-11-23 21:41:48.267915 <TRACE> fra: State changed to up
 2026-11-23 21:41:48.267915 <WARN> fra: Missing link-local address
 2026-11-23 21:41:48.492188 <TRACE> fra.ipv4 > added [best] 203.0.113.0/28 0L 2G unicast
 2026-11-23 21:41:48.533871 <TRACE> fra.ipv6 > added [best] 2001:db8:a::/56 0L 2G unicast
 2026-11-23 21:41:48.533871 <TRACE> fra.ipv4 > removed [sole] 203.0.113.0/28 0L 2G unicast
 2026-11-23 21:41:49.100604 <TRACE> fra: BGP session closed
-2026-11-23 21:41:49.100604 <TRACE> fra: State changed to stop
+2026-11-23 21:41:49.100604 <TRACE> fra: State changed to down
 """
 
 
@@ -31,11 +31,11 @@ def _ns(text: str) -> int:
 
 def test_birds_log_tells_routes_and_sessions() -> None:
     assert list(from_bird_log("transit", BIRD_LOG)) == [
-        Moment(_ns("2026-11-23 21:41:48.267915"), "transit", "bgp_session_established", "", "fra"),
+        Moment(_ns("2026-11-23 21:41:48.267915"), "transit", "protocol_up", "", "fra"),
         Moment(_ns("2026-11-23 21:41:48.492188"), "transit", "route_added", "203.0.113.0/28", "fra"),
         Moment(_ns("2026-11-23 21:41:48.533871"), "transit", "route_added", "2001:db8:a::/56", "fra"),
         Moment(_ns("2026-11-23 21:41:48.533871"), "transit", "route_removed", "203.0.113.0/28", "fra"),
-        Moment(_ns("2026-11-23 21:41:49.100604"), "transit", "bgp_session_closed", "", "fra"),
+        Moment(_ns("2026-11-23 21:41:49.100604"), "transit", "protocol_down", "", "fra"),
     ]
 
 
