@@ -22,6 +22,13 @@ PLUGINS = (
 """Everything charon may load. What is not here cannot be negotiated or attacked: no IKEv1 parts, no EAP, no fetchers."""
 
 
+SWANCTL_FOLDERS = (
+    "x509", "x509ca", "x509ocsp", "x509aa", "x509ac", "x509crl",
+    "pubkey", "private", "rsa", "ecdsa", "bliss", "pkcs8", "pkcs12",
+)  # fmt: skip
+"""Folders that swanctl looks into, and complains about where they are not there. `x509crl` takes revocation lists."""
+
+
 def render_strongswan(document: Document, *, run_dir: PurePath) -> dict[str, str]:
     """strongSwan's files by their path below the agent's etc_dir. charon's socket and log lie in `run_dir`.
 
@@ -38,9 +45,3 @@ def render_strongswan(document: Document, *, run_dir: PurePath) -> dict[str, str
 def strongswan_links(document: Document) -> dict[str, str]:
     """Symbolic links below `etc_dir` that go with the files: swanctl takes private keys from its own folder only."""
     return {"swanctl/private/gateway.key": document.service.private_key}
-
-
-SWANCTL_FOLDERS = (
-    "x509", "x509ca", "x509ocsp", "x509aa", "x509ac", "x509crl", "pubkey", "private", "rsa", "ecdsa", "bliss", "pkcs8", "pkcs12",
-)  # fmt: skip
-"""Folders that swanctl looks into, and complains about where they are not there. `x509crl` takes revocation lists."""
