@@ -25,37 +25,41 @@ EXIT_DRILL_FAILED = 1
 
 app = typer.Typer(help="Labs: real daemons in network namespaces, faults, and what the outside saw.", no_args_is_help=True)
 TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="A containerlab file.")]
+NameOption = Annotated[
+    str, typer.Option("--name", "-n", envvar="LAB_NAME", help="For the same topology more than once; default: the topology's.")
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 _DEFAULT = TOPOLOGIES / "two-site.clab.yml"
 
 
 @app.command()
-def up(topology: TopologyOption = _DEFAULT, json_: JsonFlag = False) -> None:
+def up(topology: TopologyOption = _DEFAULT, name: NameOption = "", json_: JsonFlag = False) -> None:
     """Bring the lab up; returns when routes stand and clients are connected. Ctrl-C leaves nothing behind."""
-    status = _up(load(topology), _progress())
+    loaded = load(topology)
+    status = _up(loaded, name or loaded.name, _progress())
     if json_:
         print(json.dumps(status))
 
 
 @app.command()
-def down(topology: TopologyOption = _DEFAULT) -> None:
+def down(topology: TopologyOption = _DEFAULT, name: NameOption = "") -> None:
     """End the lab at once and leave nothing behind."""
-    name = load(topology).name
+    name = name or load(topology).name
     print(f"lab {name} is down" if launch.stop(name) else f"lab {name} was not up")
 
 
 @app.command()
-def status(topology: TopologyOption = _DEFAULT, json_: JsonFlag = False) -> None:
+def status(topology: TopologyOption = _DEFAULT, name: NameOption = "", json_: JsonFlag = False) -> None:
     """Nodes, their state and their links."""
-    with _client(topology) as client:
+    with _client(topology, name) as client:
         answer = client.ask("status")
     if json_:
         print(json.dumps(answer))
         return
     esp = "ESP" if answer["esp"] else "no ESP"
     table = Table("node", "group", "state", "processes", "links to", title=f"lab {answer['lab']}: {answer['state']}, {answer['kernel']} kernel, {esp}")
-    for name, node in answer["nodes"].items():
-        table.add_row(name, node["group"], node["state"], str(node["processes"]), " ".join(node["links"]))
+    for word, node in answer["nodes"].items():
+        table.add_row(word, node["group"], node["state"], str(node["processes"]), " ".join(node["links"]))
     Console().print(table)
 
 
@@ -64,6 +68,7 @@ def exec_(
     node: Annotated[str, typer.Argument(help="A node of the topology.")],
     command: Annotated[list[str], typer.Argument(help="What to run in it, with its arguments.")],
     topology: TopologyOption = _DEFAULT,
+    name: NameOption = "",
 ) -> None:
     """Run a command in a node; its output and exit status are this command's own."""
 
@@ -72,7 +77,7 @@ def exec_(
         stream.write(data)
         stream.flush()
 
-    with _client(topology) as client:
+    with _client(topology, name) as client:
         rc = client.ask("exec", node=node, argv=command, output=output)["rc"]
     raise typer.Exit(rc if rc >= 0 else 128 - rc)
 
@@ -83,9 +88,10 @@ def fault(
     node: Annotated[str, typer.Argument()],
     interface: Annotated[str | None, typer.Argument(help="For the link_… ones.")] = None,
     topology: TopologyOption = _DEFAULT,
+    name: NameOption = "",
 ) -> None:
     """Break something by hand, or mend it."""
-    with _client(topology) as client:
+    with _client(topology, name) as client:
         client.ask(kind, node=node, **({"interface": interface} if interface else {}))
 
 
@@ -108,6 +114,7 @@ def drills(json_: JsonFlag = False) -> None:
 @app.command()
 def drill(
     names: Annotated[list[str], typer.Argument(help="One or more of `anycast lab drills`.")],
+    name: NameOption = "",
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the reports there, a JSON list.")] = None,
 ) -> None:
     """Run drills, in the running lab or in one brought up for them; exit status 1 when one came out wrong."""
@@ -115,13 +122,13 @@ def drill(
     from anycast_lab import show
 
     known = drill_file.load_drills()
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [word for word in names if word not in known]:
         raise LabError(f"there is no drill {', '.join(unknown)}; there are {', '.join(known)}")
     progress, reports = _progress(), list[dict[str, Any]]()
-    for topology_name in dict.fromkeys(known[name].topology for name in names):
+    for topology_name in dict.fromkeys(known[word].topology for word in names):
         topology = load(TOPOLOGIES / f"{topology_name}.clab.yml")
-        wanted = [name for name in names if known[name].topology == topology_name]
-        with _borrowed(topology, progress) as client:
+        wanted = [word for word in names if known[word].topology == topology_name]
+        with _borrowed(topology, name or topology.name, progress) as client:
             reports += client.ask("drill", names=wanted, progress=progress)
     for report in reports:
         show.report(Console(), report)
@@ -131,46 +138,46 @@ def drill(
         raise typer.Exit(EXIT_DRILL_FAILED)
 
 
-def _up(topology: Topology, progress: Progress) -> dict[str, Any]:
+def _up(topology: Topology, name: str, progress: Progress) -> dict[str, Any]:
     esp = kernel.has_esp()
     chosen = kernel.choose(esp=esp)
-    progress(f"lab {topology.name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}")
+    progress(f"lab {name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}")
     # SIGTERM like Ctrl-C: a lab that did not come up must not stay half up.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    client = Client(topology.name, launch.start(topology, chosen, esp=esp))
+    client = Client(name, launch.start(name, topology, chosen, esp=esp))
     try:
         status: dict[str, Any] = client.ask("up", progress=progress)
     except BaseException:  # also Ctrl-C: nothing half up stays
-        launch.stop(topology.name)
+        launch.stop(name)
         raise
     finally:
         client.close()
-    progress(f"lab {topology.name} is up")
+    progress(f"lab {name} is up")
     return status
 
 
 @contextmanager
-def _borrowed(topology: Topology, progress: Progress) -> Iterator[Client]:
+def _borrowed(topology: Topology, name: str, progress: Progress) -> Iterator[Client]:
     """The running lab, or one of our own that ends with the block."""
-    ours = (sock := launch.connect(topology.name)) is None
+    ours = (sock := launch.connect(name)) is None
     if sock is not None:
         sock.close()
     else:
-        _up(topology, progress)
+        _up(topology, name, progress)
     try:
-        client = Client.connect(topology.name)
+        client = Client.connect(name)
         try:
             yield client
         finally:
             client.close()
     finally:
         if ours:
-            launch.stop(topology.name)
+            launch.stop(name)
 
 
 @contextmanager
-def _client(topology: Path) -> Iterator[Client]:
-    client = Client.connect(load(topology).name)
+def _client(topology: Path, name: str) -> Iterator[Client]:
+    client = Client.connect(name or load(topology).name)
     try:
         yield client
     finally:

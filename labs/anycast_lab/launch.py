@@ -55,32 +55,29 @@ def connect(name: str) -> socket.socket | None:
     return sock
 
 
-def running() -> list[str]:
-    names = sorted(entry.name for entry in RUN.iterdir()) if RUN.is_dir() else []
-    return [name for name in names if (sock := connect(name)) is not None and sock.close() is None]
+def start(name: str, topology: Topology, kernel: Kernel, *, esp: bool) -> socket.socket:
+    """Start the PID 1 of a lab and return a connection to it; the lab itself comes up by the `up` verb.
 
-
-def start(topology: Topology, kernel: Kernel, *, esp: bool) -> socket.socket:
-    """Start the lab's PID 1 and return a connection to it; the lab itself comes up by the `up` verb.
+    `name` is unique on this machine; the same topology may be up under several names.
 
     Raises:
         LabError: it is running already, or could not be started.
     """
     if os.geteuid() != 0:
         raise LabError("labs need root: run this with sudo")
-    directory = run_dir(topology.name)
-    with _only_one(topology.name):
-        if (other := connect(topology.name)) is not None:
+    directory = run_dir(name)
+    with _one_start_at_a_time():
+        if (other := connect(name)) is not None:
             other.close()
-            raise LabError(f"lab {topology.name} is up already; `anycast lab down` ends it")
+            raise LabError(f"lab {name} is up already; `anycast lab down` ends it")
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
         server = ["--topology", str(topology.path), "--kernel", kernel, *(["--esp"] if esp or kernel == "uml" else [])]
         become = _uml if kernel == "uml" else _native
         _spawn_init(directory, lambda listener: become(directory, listener, server))
-        connection = connect(topology.name)
+        connection = connect(name)
     if connection is None:
-        raise LabError(f"lab {topology.name} ended while it started: {tail(topology.name)}")
+        raise LabError(f"lab {name} ended while it started: {tail(name)}")
     return connection
 
 
@@ -116,7 +113,7 @@ def tail(name: str, lines: int = 12) -> str:
 
 
 @contextlib.contextmanager
-def _only_one(name: str) -> Iterator[None]:
+def _one_start_at_a_time() -> Iterator[None]:
     """Two `up` at the same moment: the second waits and then finds the first one's lab."""
     RUN.mkdir(mode=0o700, exist_ok=True)
     lock = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

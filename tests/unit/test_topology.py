@@ -148,7 +148,7 @@ topology:
         "11:19 topology.links[1].endpoints: `a:eth1` is an end of another link (line 10) already",
         "11:18 topology.links[1].endpoints: a link has exactly two endpoints",
         "12:8 topology.links[2].type: is not supported by the embedded runner",
-        "12:31 topology.links[2].endpoints: `a:eth1` is an end of another link (line 10) already",
+        "12:32 topology.links[2].endpoints: `a:eth1` is an end of another link (line 10) already",
         "12:42 topology.links[2].endpoints: `b:interface-too-long` is not `node:interface` with an interface name of at "
         "most 15 letters",
     ]
