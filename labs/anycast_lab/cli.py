@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from anycast.errors import AnycastError
 from anycast_lab import kernel, launch
 from anycast_lab.client import Client
 from anycast_lab.runner import LabError, Progress
@@ -33,10 +34,15 @@ _DEFAULT = TOPOLOGIES / "two-site.clab.yml"
 
 
 @app.command()
-def up(topology: TopologyOption = _DEFAULT, name: NameOption = "", json_: JsonFlag = False) -> None:
+def up(
+    topology: TopologyOption = _DEFAULT,
+    name: NameOption = "",
+    json_: JsonFlag = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not take down a lab that does not come up; look into it.")] = False,
+) -> None:
     """Bring the lab up; returns when routes stand and clients are connected. Ctrl-C leaves nothing behind."""
     loaded = load(topology)
-    status = _up(loaded, name or loaded.name, _progress())
+    status = _up(loaded, name or loaded.name, _progress(), keep=keep)
     if json_:
         print(json.dumps(status))
 
@@ -138,7 +144,7 @@ def drill(
         raise typer.Exit(EXIT_DRILL_FAILED)
 
 
-def _up(topology: Topology, name: str, progress: Progress) -> dict[str, Any]:
+def _up(topology: Topology, name: str, progress: Progress, *, keep: bool = False) -> dict[str, Any]:
     esp = kernel.has_esp()
     chosen = kernel.choose(esp=esp)
     progress(f"lab {name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}")
@@ -147,8 +153,9 @@ def _up(topology: Topology, name: str, progress: Progress) -> dict[str, Any]:
     client = Client(name, launch.start(name, topology, chosen, esp=esp))
     try:
         status: dict[str, Any] = client.ask("up", progress=progress)
-    except BaseException:  # also Ctrl-C: nothing half up stays
-        launch.stop(name)
+    except BaseException as exc:  # also Ctrl-C: nothing half up stays
+        if not (keep and isinstance(exc, AnycastError)):
+            launch.stop(name)
         raise
     finally:
         client.close()
