@@ -13,7 +13,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -23,12 +22,12 @@ MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x4000, 1 << 18, 2, 4, 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def in_namespace(test: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Decorate a test that takes `tmp_path`. A failure inside fails it outside, with the inner traceback."""
+def in_namespace(test: Callable[[], None]) -> Callable[[], None]:
+    """Decorate a test without fixtures. A failure inside fails it outside, with the inner traceback."""
 
     @pytest.mark.root
     @functools.wraps(test)
-    def outside(tmp_path: Path) -> None:
+    def outside() -> None:
         if os.geteuid() != 0:
             pytest.skip("needs root to make namespaces")
         reader, writer = os.pipe()
@@ -37,7 +36,7 @@ def in_namespace(test: Callable[[Path], None]) -> Callable[[Path], None]:
         child = os.fork()
         if child == 0:
             os.close(reader)
-            os._exit(_inside(test, tmp_path, writer))
+            os._exit(_inside(test, writer))
         os.close(writer)
         with os.fdopen(reader) as said:
             report = said.read()
@@ -48,7 +47,7 @@ def in_namespace(test: Callable[[Path], None]) -> Callable[[Path], None]:
     return outside
 
 
-def _inside(test: Callable[[Path], None], tmp_path: Path, writer: int) -> int:
+def _inside(test: Callable[[], None], writer: int) -> int:
     """The first child makes the namespaces, the second one is process 1 of them and runs the test."""
     try:
         _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC), "unshare")
@@ -60,7 +59,7 @@ def _inside(test: Callable[[Path], None], tmp_path: Path, writer: int) -> int:
         _check(_libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mount /")
         _check(_libc.mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None), "mount /proc")
         _check(_libc.mount(b"tmpfs", b"/run", b"tmpfs", MS_NOSUID | MS_NODEV, None), "mount /run")
-        test(tmp_path)
+        test()
         code = 0
     except BaseException:
         os.write(writer, traceback.format_exc().encode())

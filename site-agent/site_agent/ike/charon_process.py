@@ -42,6 +42,8 @@ LOAD_LIMIT_S = 10.0
 """How long `swanctl --load-all` may take: private keys, roots and one connection take 20 ms, 1 s in User Mode Linux."""
 SOCKET_POLL_S = 0.05
 """charon makes its socket 50-100 ms after its start; there is no event for it."""
+LONGEST_BACKOFF_S = 2.0
+"""Between two starts of a charon that keeps dying: a start costs 20 ms of a core. The route waits for its recovery time."""
 HANGUP_RETRY_S = 1.0
 """charon closes its socket early in an orderly shutdown too, and is not dead then."""
 
@@ -92,7 +94,7 @@ class Charon:
             happened=self._happened,
             prepare=self._remove_stale_state,
             started=self._load_until_done,
-            backoff=Backoff(),
+            backoff=Backoff(cap_s=LONGEST_BACKOFF_S),
         )
 
     def _exited(self, pid: int, status: int | None) -> None:

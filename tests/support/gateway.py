@@ -1,0 +1,92 @@
+"""A whole gateway on the native kernel: the agent as its own process, real charon, real ExaBGP, BIRD as upstream.
+
+Use inside `in_namespace` only; the process namespace ends with the test and takes everything along.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from anycast_lab.pki import Root, write_secret
+from tests.support.documents import TREE, document
+from tests.support.upstream import Upstream, until
+
+ROOTS = [TREE, TREE / "site-agent", TREE / "exabgp", TREE / "labs"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOTS))}
+MD5_KEY = "correct horse battery staple"
+
+
+class Gateway:
+    """fra-gw1 of the two-site fleet. Its folders lie on the namespace's private /run."""
+
+    def __init__(self, **agent: Any) -> None:
+        self.base = Path("/run/test")
+        self.base.mkdir()
+        secrets = self.base / "secrets"
+        vpn, clients = Root("gateways"), Root("clients")
+        self.document = document(secrets=secrets, **agent)
+        issued = vpn.issue(self.document.service.identity)
+        write_secret(secrets / "gateway.crt", issued.certificate)
+        write_secret(secrets / "gateway.key", issued.private_key)
+        write_secret(secrets / "client-ca.crt", clients.certificate)
+        keys = {n.md5_key_file for n in self.document.bgp.neighbors if n.md5_key_file is not None}
+        for key in keys:
+            write_secret(Path(key), MD5_KEY.encode())
+        (self.base / "document.json").write_bytes(self.document.canonical())
+        self.upstream = Upstream(self.document, self.base, md5_keys=dict.fromkeys(keys, MD5_KEY))
+        self.run_dir, self.state_dir = self.base / "run", self.base / "state"
+        self.agent: subprocess.Popen[bytes] | None = None
+
+    @property
+    def all_prefixes(self) -> set[str]:
+        return set(self.document.service.prefixes)
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "site_agent.cli", *words]
+
+    def start(self) -> None:
+        """Start an agent; it runs when this returns, but may not have announced yet."""
+        folders = ["--run-dir", self.run_dir, "--state-dir", self.state_dir, "--etc-dir", self.base / "etc"]
+        words = ["run", "--document", self.base / "document.json", *folders]
+        self.agent = subprocess.Popen(self.command(*map(str, words)), env=ENVIRONMENT)
+
+    def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line, as an operator does."""
+        folders = [] if words[0] == "events" else ["--run-dir", str(self.run_dir)]
+        command = self.command(*words, *folders, "--state-dir", str(self.state_dir))
+        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=30)
+
+    def pid(self, name: str) -> int:
+        """Of `charon` or `exabgp`, as the agent recorded it."""
+        record = {"charon": "charon.process", "exabgp": "exabgp.pid.json"}[name]
+        return int(json.loads((self.run_dir / record).read_text())["pid"])
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        """The records of these kinds in the log, oldest first."""
+        path = self.state_dir / "events.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [record for record in records if record["event"] in kinds]
+
+    def announced(self, *, within_s: float = 20) -> float:
+        """Wait until the upstream has every prefix."""
+        return until(lambda: self.upstream.prefixes() >= self.all_prefixes, "announced", within_s=within_s)
+
+    def withdrawn(self, *, within_s: float) -> float:
+        """Wait until the upstream has none of them."""
+        return until(lambda: not self.upstream.prefixes() & self.all_prefixes, "withdrawn", within_s=within_s)
+
+    def metrics(self) -> str:
+        """What a scrape gets."""
+        with urllib.request.urlopen(f"http://{self.document.agent.metrics_listen}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def signal_agent(self, number: signal.Signals) -> None:
+        assert self.agent is not None
+        self.agent.send_signal(number)
