@@ -14,8 +14,8 @@ from site_agent.render.templating import render
 PLUGINS = (
     # random numbers, nonces; certificates, keys and their files
     "random", "nonce", "x509", "constraints", "revocation", "pubkey", "pem", "pkcs8",
-    # every cipher, hash and curve (OpenSSL 3)
-    "openssl",
+    # every cipher, hash and curve (OpenSSL 3); key derivation, which strongSwan 5.9.8 cannot do with Debian's OpenSSL 3.0.19
+    "openssl", "kdf",
     # the kernel, the sockets, the control socket
     "kernel-netlink", "socket-default", "vici",
 )  # fmt: skip

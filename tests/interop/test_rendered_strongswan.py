@@ -1,0 +1,184 @@
+"""Rendered strongSwan files, read by the real charon: gateway and client find each other, on port 4500 only.
+
+The build machines' kernel has no ESP, so what is asserted is IKE; where the kernel has it, CHILD_SAs are too (the labs do
+that everywhere).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from anycast.document import Document
+from anycast.fleet.loading import load
+from anycast_lab import client_profile
+from anycast_lab.pki import Root, write_secret
+from site_agent.render.strongswan import SWANCTL_FOLDERS, render_strongswan, strongswan_links
+from tests.support.documents import TWO_SITE, document
+from tests.support.namespace import in_namespace
+
+CHARON = Path("/usr/lib/ipsec/charon")
+PATIENCE_S = 20.0
+BASE = Path("/run/rendered")
+"""On the namespace's private /run: gone with the test."""
+
+pytestmark = pytest.mark.skipif(not CHARON.exists(), reason="missing: charon")
+
+
+@dataclasses.dataclass
+class Host:
+    """A place to run charon: its environment, and how to get a command into its namespaces."""
+
+    etc: Path
+    run: Path
+    enter: tuple[str, ...] = ()
+
+    def __call__(self, *command: str) -> str:
+        env = {**os.environ, "STRONGSWAN_CONF": str(self.etc / "strongswan.conf"), "SWANCTL_DIR": str(self.etc / "swanctl")}
+        done = subprocess.run([*self.enter, *command], env=env, capture_output=True, text=True, check=False, timeout=30)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    @contextlib.contextmanager
+    def charon(self, socket: Path) -> Iterator[None]:
+        env = {**os.environ, "STRONGSWAN_CONF": str(self.etc / "strongswan.conf")}
+        process = subprocess.Popen([*self.enter, str(CHARON)], env=env, stderr=subprocess.DEVNULL)
+        try:
+            until(lambda: self.answers(socket), "charon's control socket")
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE_S)
+
+    def answers(self, socket: Path) -> bool:
+        done = subprocess.run(
+            [*self.enter, "swanctl", "--version", "--uri", f"unix://{socket}"], capture_output=True, check=False, timeout=10
+        )
+        return done.returncode == 0
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S:g} s for {what}"
+        time.sleep(0.05)
+
+
+def write(etc: Path, files: dict[str, str], links: dict[str, str]) -> None:
+    for folder in SWANCTL_FOLDERS:
+        (etc / "swanctl" / folder).mkdir(parents=True)
+    for name, text in files.items():
+        (etc / name).write_text(text)
+    for name, target in links.items():
+        (etc / name).symlink_to(target)
+
+
+def gateway_host(gateways: Root, clients: Root) -> tuple[Host, Document]:
+    made = document(secrets=BASE / "secrets")
+    issued = gateways.issue(made.service.identity)
+    write_secret(Path(made.service.certificate), issued.certificate)
+    write_secret(Path(made.service.private_key), issued.private_key)
+    write_secret(Path(made.service.client_ca), clients.certificate)
+    host = Host(BASE / "etc", BASE / "run")
+    host.run.mkdir(parents=True)
+    write(host.etc, render_strongswan(made, run_dir=host.run), strongswan_links(made))
+    return host, made
+
+
+@in_namespace
+def test_charon_takes_the_gateways_files() -> None:
+    host, made = gateway_host(Root("gateways"), Root("clients"))
+    with host.charon(host.run / "charon.vici"):
+        said = host("swanctl", "--load-all", "--noprompt")
+        assert "failed" not in said
+        assert "loaded private key" in said
+        assert "successfully loaded 2 pools" in said
+        connection = host("swanctl", "--list-conns", "--raw")
+        assert "version=IKEv2" in connection
+        assert f"local_addrs=[{' '.join(made.service.vips)}]" in connection
+        assert f"local-ts=[{' '.join(made.service.inside)}]" in connection
+        assert "cacerts=[CN=clients]" in connection
+        loaded = re.findall(r"loaded plugins: (.*)", host("swanctl", "--stats"))[0].split()
+        wanted = re.findall(r"^    load = (.*)", (host.etc / "strongswan.conf").read_text(), re.MULTILINE)[0].split()
+        assert loaded == ["charon", *wanted], "every plugin asked for, and no other"
+        log = (host.run / "charon.log").read_text()
+        assert "providers loaded by OpenSSL: default\n" in log, "no legacy provider"
+        assert "invalid" not in log
+
+
+def client_host(gateways: Root, clients: Root) -> Host:
+    """The lab's client, whose files name /etc/anycast: bound there inside a mount namespace of its own."""
+    fleet = load(TWO_SITE)
+    assert fleet.lab is not None
+    identity = "direct.clients.vpn.example.org"
+    etc = BASE / "client"
+    files = client_profile.render_client(fleet, fleet.lab.clients["direct"], identity)
+    write(etc, files, dict([client_profile.KEY_LINK]))
+    (etc / "out").mkdir()
+    issued = clients.issue(identity)
+    write_secret(etc / "secrets" / "client.crt", issued.certificate)
+    write_secret(etc / "secrets" / "client.key", issued.private_key)
+    write_secret(etc / "secrets" / "gateway-ca.crt", gateways.certificate)
+    # /etc itself is not written to: the folder appears in a layer over it.
+    scratch = BASE / "overlay"
+    (scratch / "up").mkdir(parents=True)
+    (scratch / "work").mkdir()
+    script = (
+        f"mount -t overlay overlay -o lowerdir=/etc,upperdir={scratch}/up,workdir={scratch}/work /etc;"
+        f" mkdir -p /etc/anycast; mount --bind {etc} /etc/anycast;"
+        " mount -t tmpfs tmpfs /run; echo ready; exec sleep 1000"
+    )
+    holder = subprocess.Popen(["unshare", "-mn", "sh", "-ec", script], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
+    enter = ("nsenter", "-t", str(holder.pid), "-m", "-n")
+    return Host(Path("/etc/anycast"), Path("/run"), enter)
+
+
+@in_namespace
+def test_the_client_profile_meets_the_gateway_on_port_4500() -> None:
+    gateways, clients = Root("gateways"), Root("clients")
+    gateway, made = gateway_host(gateways, clients)
+    client = client_host(gateways, clients)
+    vip = made.service.vips[0]
+    pid = client.enter[2]
+    for command in (
+        "ip link set lo up",
+        f"ip address add {vip}/32 dev lo",
+        f"ip link add eth1 type veth peer name eth0 netns {pid}",
+        "ip address add 198.51.100.65/28 dev eth1",
+        "ip link set eth1 up",
+    ):
+        gateway(*command.split())
+    for command in (
+        "ip link set lo up",
+        "ip address add 198.51.100.66/28 dev eth0",
+        "ip link set eth0 up",
+        f"ip route add {vip} via 198.51.100.65",
+    ):
+        client(*command.split())
+    # Anything to or from port 500 is counted, on the gateway's side.
+    gateway("iptables", "-A", "INPUT", "-p", "udp", "--dport", "500")
+    gateway("iptables", "-A", "INPUT", "-p", "udp", "--dport", "4500")
+    with gateway.charon(gateway.run / "charon.vici"):
+        gateway("swanctl", "--load-all", "--noprompt")
+        with client.charon(Path("/run/charon.vici")):
+            client("swanctl", "--load-all", "--noprompt")
+            until(lambda: "ESTABLISHED" in gateway("swanctl", "--list-sas"), "an IKE_SA")
+            sas = gateway("swanctl", "--list-sas")
+            assert f"local  'vpn.example.org' @ {vip}[4500]" in sas
+            assert "remote 'direct.clients.vpn.example.org' @ 198.51.100.66[4500]" in sas
+            assert "AES_GCM_16-256/PRF_HMAC_SHA2_384/CURVE_25519" in sas
+            assert "remote-host" not in sas
+    counted = gateway("iptables", "-nvxL", "INPUT")
+    packets = {m[2]: int(m[1]) for m in re.finditer(r"^\s*(\d+)\s.*dpt:(\d+)", counted, re.MULTILINE)}
+    assert packets["500"] == 0
+    assert packets["4500"] >= 2
