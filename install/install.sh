@@ -20,6 +20,7 @@ STATE=/run/anycast-install
 POLICY=/usr/sbin/policy-rc.d
 LOG=$TREE/out/install.log
 START=$(date +%s)
+DEV=$([ "${1-}" != --dev ] || echo yes)
 
 say() { printf '[%4d s] %s\n' "$(($(date +%s) - START))" "$*"; }
 fail() { say "$*" >&2; exit 1; }
@@ -42,7 +43,7 @@ shown() {
     [ ! -e "$STATE/failed" ]
 }
 
-wanted_packages() { sed 's/#.*//' "$TREE/install/apt-packages"; }
+wanted_packages() { sed 's/#.*//' "$TREE/install/apt-packages" ${DEV:+"$TREE/install/apt-packages-dev"}; }
 
 apt() { apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold "$@"; }
 pip() { .venv/bin/python -m pip "$@"; }
@@ -177,9 +178,5 @@ trap 'restore; rm -rf "$STATE"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 install_packages
-if [ "${1-}" = --dev ]; then
-    install_python requirements.txt requirements-dev.txt
-else
-    install_python requirements.txt
-fi
+install_python requirements.txt ${DEV:+requirements-dev.txt}
 say "installed"
