@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,8 +33,10 @@ from anycast_lab.topology import Bind
 PACKET = 192 * 1024
 """Largest packet; below the default socket send buffer (net.core.wmem_default, 208 KiB)."""
 PATH = f"{PRODUCT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_DISKS = ("/var/lib", "/var/log", "/etc/anycast")
-"""Kept across a power cycle, like a disk."""
+_DISKS = ("/var/lib", "/var/log")
+"""Empty at the first boot and kept across a power cycle, like a disk."""
+_OWN_ETC = "/etc"
+"""Starts as the host's and is the machine's own from then on: two gateways write different files of the same name."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,16 +56,19 @@ class Machine:
 
 def boot(machine: Machine, channel: socket.socket) -> None:
     """Fork the node's init; it answers `ready` on the other end of `channel`."""
-    middle = os.fork()
-    if middle == 0:
-        _exit_with(lambda: _enter_namespaces(machine, channel))
-    os.waitpid(middle, 0)
+    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWPID)  # concerns children only: the next one is PID 1 of a new namespace
+        if os.fork() == 0:
+            _never_return(lambda: _become_init(machine, channel))
+    finally:
+        syscalls.setns(home, syscalls.CLONE_NEWPID)
+        os.close(home)
 
 
-def _exit_with(work: object) -> NoReturn:
+def _never_return(work: Callable[[], None]) -> NoReturn:
     """Run `work` in a forked child: whatever happens, the parent's stack below us must never continue here."""
     try:
-        assert callable(work)
         work()
     except BaseException:
         traceback.print_exc()
@@ -72,20 +77,24 @@ def _exit_with(work: object) -> NoReturn:
     os._exit(0)
 
 
-def _enter_namespaces(machine: Machine, channel: socket.socket) -> None:
+def _become_init(machine: Machine, channel: socket.socket) -> None:
+    forked.forget_parent(keep=(channel.fileno(), machine.netns))
     syscalls.setns(machine.netns, syscalls.CLONE_NEWNET)
-    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWPID)
-    if os.fork() == 0:  # the first process in the new PID namespace; its parent's end hands it to the server
-        forked.forget_parent(keep=(channel.fileno(),))
-        _mount_private(machine)
-        socket.sethostname(machine.hostname)
-        for setting, value in machine.sysctls.items():
-            Path("/proc/sys", *setting.split(".")).write_text(value)
-        _Init(machine, channel).run()
+    os.close(machine.netns)
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
+    _mount_private(machine)
+    socket.sethostname(machine.hostname)
+    for setting, value in machine.sysctls.items():
+        Path("/proc/sys", *setting.split(".")).write_text(value)
+    _Init(machine, channel).run()
 
 
 def _mount_private(machine: Machine) -> None:
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+    upper, work = machine.disk / "etc", machine.disk / "etc-work"
+    for folder in (upper, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    syscalls.mount("overlay", _OWN_ETC, "overlay", data=f"lowerdir={_OWN_ETC},upperdir={upper},workdir={work}")
     # Sources first: a bind may come from below /run, which is about to be covered.
     binds = [(str(b.source), b.destination, b.read_only) for b in machine.binds]
     taken = {destination for _, destination, _ in binds}
@@ -148,7 +157,7 @@ class _Init:
         request = json.loads(packet)
         pid = os.fork()
         if pid == 0:
-            _exit_with(lambda: self.become(request, fds))
+            _never_return(lambda: self.become(request, fds))
         for fd in fds:
             os.close(fd)
         self.running[pid] = request["start"]

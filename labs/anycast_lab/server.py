@@ -200,7 +200,7 @@ async def serve_serial(lab: Lab, device: int) -> None:
 
 
 def _reap() -> None:
-    """Daemons whose node has ended, and the middle processes of booting."""
+    """Nodes' init processes, and daemons of the lab that lost their parent."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
