@@ -74,7 +74,6 @@ class Neighbor(_Part):
     md5_key_file: str | None = None
     gtsm: bool = False
     """RFC 5082: send with TTL 255 and accept nothing lower than 255."""
-    max_prefixes: int | None = None
 
 
 class Bgp(_Part):

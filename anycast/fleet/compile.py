@@ -106,7 +106,6 @@ def _neighbors(fleet: Fleet, site: Site, gateway: Gateway) -> list[Neighbor]:
             next_hop={family: str(gateway.uplink.of(family))},
             md5_key_file=upstream.md5_key_file,
             gtsm=upstream.gtsm,
-            max_prefixes=upstream.max_prefixes,
         )
         for name, upstream in site.upstreams.items()
         for family in upstream.address.families

@@ -79,18 +79,22 @@ def _machines_once(fleet: Fleet, lab: Lab) -> Iterator[Finding]:
 
 
 def servers_are_inside(fleet: Fleet) -> Iterator[Finding]:
-    """A server has an address of its site's inside subnet that no gateway has."""
+    """A server has an address of its site's inside subnet that no gateway and no other server has."""
+    taken: dict[tuple[str, str], Path] = {}
+    for site_name, site in fleet.sites.items():
+        for name, gateway in site.gateways.items():
+            path: Path = ("sites", site_name, "gateways", name, "inside")
+            taken |= {(site_name, str(gateway.inside.of(f))): (*path, f) for f in gateway.inside.families}
     for name, server in fleet.lab.servers.items() if fleet.lab else ():
-        site = fleet.sites.get(server.site)
-        if site is None:
+        if server.site not in fleet.sites:
             continue
-        path: Path = ("lab", "servers", name)
-        yield from in_subnet(path, server, site.inside, ("sites", server.site, "inside"))
-        for gateway_name, gateway in site.gateways.items():
-            for family in server.families:
-                if server.of(family) == gateway.inside.of(family):
-                    other: Path = ("sites", server.site, "gateways", gateway_name, "inside", family)
-                    yield Finding((*path, family), f"{server.of(family)} is the address of {gateway_name}", judged=(other,))
+        path = ("lab", "servers", name)
+        yield from in_subnet(path, server, fleet.sites[server.site].inside, ("sites", server.site, "inside"))
+        for family in server.families:
+            address, here = str(server.of(family)), (*path, family)
+            other = taken.setdefault((server.site, address), here)
+            if other != here:
+                yield Finding(here, f"{address} is also the address of {where(other[:-1])}", judged=(other,))
 
 
 def clients_meet_their_nat(fleet: Fleet) -> Iterator[Finding]:

@@ -47,7 +47,7 @@ def loads(text: str, *, file: str = "fleet.yaml") -> Fleet:
     try:
         fleet = Fleet.model_validate(tree.value)
     except pydantic.ValidationError as exc:
-        findings = [_finding(error, tree.value) for error in _errors(exc)]
+        findings = [_finding(error, tree.value) for error in _errors(exc) if not _follows(error, tree.value)]
         findings += _check_the_rest(tree.value, {finding.path for finding in findings})
     else:
         findings = check(fleet)
@@ -58,6 +58,11 @@ def loads(text: str, *, file: str = "fleet.yaml") -> Fleet:
 
 def _errors(exc: pydantic.ValidationError) -> list[Any]:
     return list(exc.errors(include_url=False, include_input=False))
+
+
+def _follows(error: Any, data: Any) -> bool:
+    """Whether `error` only says again that every entry of a list is at fault."""
+    return error["type"] == "too_short" and bool(_at(data, error["loc"]))
 
 
 def _check_the_rest(data: Any, faulty: set[Path]) -> list[Finding]:
@@ -110,6 +115,8 @@ def _finding(error: Any, data: Any) -> Finding:
         case "model_type" | "dict_type" | "tuple_type" as kind:
             wanted = "a list" if kind == "tuple_type" else "a mapping"
             found = _at(data, path)
+            if not path and found == "":
+                return Finding(path, "is empty; a fleet begins with `version: 1`")
             if found == "":
                 return Finding(path, f"has no value; write {wanted} or leave the key out")
             noun = "a mapping" if isinstance(found, dict) else "a list" if isinstance(found, list) else show(found)

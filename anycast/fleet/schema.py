@@ -29,7 +29,6 @@ from anycast.fleet.values import (
     Name,
     Network,
     Path,
-    PrefixLimit,
     Proposal,
     Size,
     Version,
@@ -133,8 +132,6 @@ class Upstream(Section):
     """File on the gateway that holds the session's TCP MD5 key (RFC 2385). Default: no MD5."""
     gtsm: Flag = False
     """RFC 5082: send with TTL 255, accept nothing lower. Default: no."""
-    max_prefixes: PrefixLimit | None = None
-    """Prefixes taken from this router before the session ends. Default: no limit of ours."""
 
 
 class Attachment(DualStack):

@@ -102,6 +102,12 @@ def _number(low: int, high: int, noun: str) -> Callable[[str], int]:
     return parse
 
 
+def _version(text: str) -> int:
+    if text != "1":
+        raise wrong(f"{show(text)} is not a version of this format that can be read here; write 1")
+    return 1
+
+
 def _address(kind: Callable[[str], Any], noun: str) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         if "/" in text:
@@ -196,8 +202,7 @@ Listen = Annotated[str, _reader(_listen)]
 Flag = Annotated[bool, _reader(_flag)]
 """``true``, ``false``, ``yes`` or ``no``; YAML 1.1's other spellings are refused."""
 Asn = Annotated[int, _reader(_number(1, 4294967294, "an AS number"))]
-PrefixLimit = Annotated[int, _reader(_number(1, 10_000_000, "a number of prefixes"))]
-Version = Annotated[Literal[1], _reader(_number(1, 1, "a version of fleet.yaml that this program reads"))]
+Version = Annotated[Literal[1], _reader(_version)]
 Environment = Annotated[Literal["lab", "production"], _reader(_one_of("lab", "production"))]
 Encapsulation = Annotated[Literal["forced", "behind_nat"], _reader(_one_of("forced", "behind_nat"))]
 EspCipher = Annotated[Literal["aes256gcm16", "chacha20poly1305"], _reader(_one_of("aes256gcm16", "chacha20poly1305"))]

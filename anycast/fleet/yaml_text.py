@@ -12,6 +12,7 @@ event stream rather than by PyYAML's recursive composer, so depth and size are b
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import yaml
@@ -24,6 +25,9 @@ MAX_DEPTH = 32
 """The deepest place of fleet.yaml is 6."""
 
 Path = tuple[str | int, ...]
+
+_PLAIN_KEY = re.compile(r"[^\s\"'\\\x00-\x1f]{1,70}")
+"""A key that a message can show as it is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +74,10 @@ def where(path: Path) -> str:
     """`path` in the document's own words: ``sites.fra.pools``, ``service.inside[1]``."""
     text = ""
     for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f"{'.' if text else ''}{step if _PLAIN_KEY.fullmatch(step) else f'{step[:40]!a}'}"
     return text
 
 
@@ -85,6 +92,8 @@ def parse(text: str, *, file: str = "") -> Tree:
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         what = f"not YAML: {exc.problem or exc.context}"
+        if mark and text[mark.index : mark.index + 1] == "\t":
+            what = "not YAML: a tab; indent with spaces"
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         builder.problems.append(Problem("", what, file, line, column))
     except yaml.reader.ReaderError as exc:
