@@ -1,11 +1,11 @@
 """How fast a gateway that cannot serve stops attracting traffic, and what watching costs.
 
-Ours: the real agent, its charon, its ExaBGP and bridge, with the two-site fleet's own settings. The peer is what ExaBGP
-itself brings for this: `exabgp healthcheck`, watching the same charon by its pid file, once with its defaults and once as
-fast as it still makes sense to set it (a look every 10 ms, one look decides). In both cases with --withdraw-on-down: by
-default it does not withdraw at all but announces a worse MED. The fault is stamped before the signal is sent, the WITHDRAW
-when `recv` at the BGP peer returned, both by this process; ours counts when the last prefix is gone (two sessions, IPv4
-and IPv6), the peer's is one IPv4 prefix.
+Ours: the real agent, its charon, its ExaBGP and bridge, with the two-site fleet's own settings except the pause before a
+route returns. The peer is what ExaBGP itself brings for this: `exabgp healthcheck`, watching the same charon by its pid
+file, once with its defaults and once as fast as it still makes sense to set it (a look every 10 ms, one look decides). In
+both cases with --withdraw-on-down: by default it does not withdraw at all but announces a worse MED. The fault is stamped
+before the signal is sent, the WITHDRAW when `recv` at the BGP peer returned, both by this process; ours counts when the
+last prefix is gone (two sessions, IPv4 and IPv6), the peer's is one IPv4 prefix.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.rig import GATEWAY, Rig, cpu_seconds
 
 KILLS = 100
 KILLS_AN_AGENT = 5
-"""Then the agent is restarted, cleanly: its patience with a charon that keeps dying doubles each time, up to 10 s."""
+"""Then the agent is restarted, cleanly: the pause before it starts a charon that keeps dying doubles each time."""
 PEER_KILLS = {"defaults": 10, "fastest": 30}
 FREEZES = 10
 NEVER_S = 15.0

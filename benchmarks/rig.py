@@ -2,7 +2,8 @@
 
 Two network namespaces, two cables, the files that `anycast lab up` would write. What is measured runs inside; who
 measures stays outside and holds only the upstream's listening sockets, so that fault and WITHDRAW are stamped by one
-process with one clock. Everything that runs in the gateway's namespace at the end is ended by id.
+process with one clock. Everything that runs in the gateway's namespace at the end is ended by id; what a killed run left
+is found by its namespaces' names, which hold its pid, and removed by the next.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+import yaml
 from pyroute2 import netns
 
 from anycast.document import Document
@@ -34,20 +36,22 @@ TREE = Path(__file__).resolve().parent.parent
 GATEWAY = "sin-gw1"
 """Its sessions have neither TCP MD5 nor GTSM, which our peer does not speak."""
 BGP_PORT = 179
+PREFIX = "anycast-bench-"
 
 
 class Rig:
     """Use as a context manager. `peer` hears the gateway; `start` runs a command on it."""
 
     def __init__(self) -> None:
-        self._gateway_ns = f"bench-gateway-{os.getpid()}"
-        self._upstream_ns = f"bench-upstream-{os.getpid()}"
+        self._gateway_ns = f"{PREFIX}gateway-{os.getpid()}"
+        self._upstream_ns = f"{PREFIX}upstream-{os.getpid()}"
         self._cleanup = contextlib.ExitStack()
         self._keeper_pid = 0
         self.peer: BgpPeer
         self.document: Document
 
     def __enter__(self) -> Rig:
+        sweep()
         with contextlib.ExitStack() as stack:
             self._build(stack)
             self._cleanup = stack.pop_all()
@@ -87,26 +91,17 @@ class Rig:
 
     def end_all(self) -> None:
         """Kill everything on the gateway but the keeper, and wait until it is gone."""
-        deadline = time.monotonic() + 10
-        while pids := [pid for pid in netns_pids(self._gateway_ns) if pid != self._keeper_pid]:
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{pids} do not end")
-            select.select([], [], [], 0.01)
+        end_all(self._gateway_ns, spare=self._keeper_pid)
 
     def _build(self, stack: contextlib.ExitStack) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="anycast-bench-"))
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         stack.callback(shutil.rmtree, folder)
         fleet = prepare(topology.load(TREE / "labs/topologies/two-site.clab.yml"), folder)
         self.document = compile_gateway(fleet, GATEWAY)
         for name in (self._gateway_ns, self._upstream_ns):
             netns.create(name)
             stack.callback(netns.remove, name)
+        self._return_at_once(folder / GATEWAY / "etc/fleet.yaml")
         keeper = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.keeper", f"/run/netns/{self._gateway_ns}", folder / GATEWAY / "etc"],
             cwd=TREE,
@@ -124,6 +119,13 @@ class Rig:
         self.run("sh", "/etc/anycast/boot")
         self.peer = BgpPeer(self._listen(), self.document.bgp.neighbors[0].asn, self.document.bgp.neighbors[0].address)
         stack.callback(self.peer.close)
+
+    @staticmethod
+    def _return_at_once(path: Path) -> None:
+        """Take the pause before a route's return out of the fleet file: what is measured here is how it goes."""
+        fleet = yaml.load(path.read_text(), yaml.BaseLoader)  # text stays text
+        fleet["defaults"].setdefault("agent", {})["recovery"] = "0 s"
+        path.write_text(yaml.dump(fleet))
 
     def _wire(self) -> None:
         uplink, inside = self.document.uplink, self.document.inside
@@ -166,6 +168,32 @@ def netns_pids(name: str) -> list[int]:
     """Ids of all processes in a named network namespace."""
     listed = subprocess.run(["ip", "netns", "pids", name], capture_output=True, check=True, text=True).stdout
     return [int(pid) for pid in listed.split()]
+
+
+def end_all(namespace: str, spare: int = 0) -> None:
+    """Kill every process in a named network namespace but one, and wait until they are gone."""
+    deadline = time.monotonic() + 10
+    while pids := [pid for pid in netns_pids(namespace) if pid != spare]:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{pids} do not end")
+        select.select([], [], [], 0.01)
+
+
+def sweep() -> None:
+    """Remove what runs left that were killed: a namespace's name ends in the pid of the run that made it."""
+    for name in netns.listnetns():
+        if name.startswith(PREFIX) and not Path("/proc", name.rpartition("-")[2]).exists():
+            end_all(name)
+            netns.remove(name)
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if not Path("/proc", folder.name.split("-")[2]).exists():
+            shutil.rmtree(folder)
 
 
 def start_time(pid: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 import traceback
@@ -47,6 +48,8 @@ def main() -> int:
     figures: list[report.Figure] = []
     failed: list[str] = []
     started = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us in the background, ignoring SIGINT
+        signal.signal(number, signal.default_int_handler)
     for name in arguments.names or known:
         print(f"[{time.monotonic() - started:4.0f} s] {name}", flush=True)
         try:
