@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tree import TREE, tracked
+
 pytestmark = [pytest.mark.root, pytest.mark.long]
 
-TREE = Path(__file__).resolve().parents[2]
 CLONE = "/srv/clone"
 SECOND_RUN_S = 2.0
 ENTER = """
@@ -73,10 +74,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshMachine]:
         shutil.copytree("/usr/local/share/ca-certificates", root / "usr/local/share/ca-certificates", dirs_exist_ok=True)
     clone = root / CLONE[1:]
     clone.mkdir(parents=True)
-    tracked = subprocess.run(["git", "-C", TREE, "ls-files", "-z"], capture_output=True, check=True).stdout
-    pack = ["tar", "-C", TREE, "--null", "--ignore-failed-read", "-T", "-", "-c"]
-    packed = subprocess.run(pack, input=tracked, capture_output=True, check=True).stdout
-    subprocess.run(["tar", "-C", clone, "-x"], input=packed, check=True)
+    for path in tracked():
+        target = clone / path.relative_to(TREE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_bytes(POLICY)
     policy.chmod(0o711)
