@@ -1,8 +1,9 @@
 """What the event log says about one moment. Pure: records in, an account out; works with everything down.
 
 `account_at` folds the records up to a moment into what was known then: the verdict and its causes, what was announced and
-why, each check's last word, standing alarms, and whether an agent was running to know any of it. An agent that was
-killed writes no last record, so the account says until when it was heard of. It never claims more than the log does.
+why, each check's last word, standing alarms, and whether an agent was running to know any of it. An agent that was killed
+writes no last record, so the account says until when it was heard of and when the next one started. It never claims more
+than the log does.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ class Account:
     """False where the log has no record as old as that."""
     gateway: str = ""
     agent: str = ""
-    """`running`, `stopped` (it said so), or `killed` (a later agent found no farewell)."""
+    """`running` or `stopped`, by what it said itself; empty before the first start."""
     heard_until: datetime.datetime | None = None
     """Time of the last record up to the moment."""
+    ended_before: datetime.datetime | None = None
+    """The next agent started then and this one had not said farewell: it ended at some time in between."""
     verdict_since: datetime.datetime | None = None
     serving: bool | None = None
     """None before the first verdict."""
@@ -75,18 +78,19 @@ def read_records(lines: Iterable[bytes | str]) -> Iterator[Record]:
 def account_at(records: Iterable[Record], moment: datetime.datetime) -> Account:
     """What `records` (oldest first) say of `moment`."""
     fold = _Fold()
-    ended_without_farewell = False
+    ended_before = None
     for record in records:
         try:
             when = datetime.datetime.fromisoformat(record["at"])
         except ValueError:
             continue
         if when > moment:
-            # Only a later start can tell that the agent of then had been killed.
-            ended_without_farewell = record["event"] == "AgentStarted" and fold.agent == "running"
+            # Only a later start can tell that the agent of then ended without a word.
+            if record["event"] == "AgentStarted" and fold.agent == "running":
+                ended_before = when
             break
         fold.take(record, when)
-    return fold.account(moment, killed=ended_without_farewell)
+    return fold.account(moment, ended_before=ended_before)
 
 
 def parse_moment(text: str, now: datetime.datetime) -> datetime.datetime:
@@ -141,15 +145,16 @@ class _Fold:
             case _:
                 pass
 
-    def account(self, moment: datetime.datetime, *, killed: bool) -> Account:
+    def account(self, moment: datetime.datetime, *, ended_before: datetime.datetime | None) -> Account:
         since, verdict = self.verdict or (None, {})
         causes = verdict.get("causes")
         return Account(
             at=moment,
             known=self.heard_until is not None,
             gateway=self.gateway,
-            agent="killed" if killed else self.agent,
+            agent=self.agent,
             heard_until=self.heard_until,
+            ended_before=ended_before,
             verdict_since=since,
             serving=verdict.get("serving"),
             causes=tuple(causes) if isinstance(causes, list) else (),

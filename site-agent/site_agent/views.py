@@ -117,8 +117,9 @@ def show_account(account: Account) -> None:
     agent = {
         "running": f"agent last heard at {_time(account.heard_until)}",
         "stopped": f"agent stopped at {_time(account.heard_until)}, leaving the route for {account.grace_s or 0:g} s",
-        "killed": f"agent ended without a farewell after {_time(account.heard_until)}: its lease lapsed",
     }.get(account.agent, "no agent had started")
+    if account.ended_before is not None:
+        agent += f"; it ended without a farewell before {_time(account.ended_before)}, and its lease with it"
     _console.print(f"[bold]{escape(account.gateway)}[/] at {_time(account.at)}: {said[account.serving]}{since} ({agent})")
     for cause in account.causes:
         _console.print(f"  {_cause(cause)}")

@@ -31,6 +31,8 @@ PURE = (
     "anycast/policy/*.py",
     "anycast/fleet/*.py",
     "site-agent/site_agent/announce/holder.py",
+    "site-agent/site_agent/history.py",
+    "site-agent/site_agent/netlink/messages.py",
     "site-agent/site_agent/netlink/xfrm.py",
     "exabgp/exabgp_bridge/core.py",
     "exabgp/exabgp_bridge/api.py",

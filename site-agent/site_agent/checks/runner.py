@@ -4,8 +4,8 @@ Every look is stamped with the time at which it *began*: what it saw may be as o
 UNKNOWN ("could not see"). A check that raises anything else is our bug: it is reported as `CheckFaulted`, counts as
 UNKNOWN, and is asked again.
 
-No look comes sooner than `REST_PER_LOOK` times as long as the last one took: a table of 20,000 SAs is looked at less
-often, and the agent's share of the machine stays bounded by design.
+A look that took long is followed by a rest that is longer: a table of 20,000 SAs is looked at less often, and the agent's
+share of the machine stays small by design.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from anycast.runtime import boottime
 from site_agent.checks.base import Check, Finding, unknown
 
 REST_PER_LOOK = 20.0
-"""So all looks of one check together take at most 5 % of the time, mostly spent in waiting."""
+"""So the looks of one check together take at most 5 % of the time, most of it spent in waiting."""
+LONGEST_REST_S = 5.0
+"""A look that ran into its time limit only waited: what it could not see is looked for again soon."""
 
 
 class CheckRunner:
@@ -68,7 +70,7 @@ class CheckRunner:
             wake.clear()
             for finding in await self._look(check):
                 self.found(finding, began)
-            rest = max(check.interval_s, REST_PER_LOOK * (boottime() - began))
+            rest = max(check.interval_s, min(REST_PER_LOOK * (boottime() - began), LONGEST_REST_S))
             try:
                 async with asyncio.timeout(rest):
                     await wake.wait()
