@@ -29,7 +29,7 @@ TREE = Path(__file__).resolve().parent.parent
 OUT = TREE / "out"
 NO_TESTS_COLLECTED = 5
 """pytest's exit status when the selection holds no test: no news in one stage, a failure over all of them."""
-PACKAGES = ["anycast", "exabgp/exabgp_bridge", "site-agent/site_agent", "labs/anycast_lab"]
+TYPED = ["anycast", "exabgp/exabgp_bridge", "site-agent/site_agent", "labs/anycast_lab", "benchmarks", "tests/run_stages.py"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def pytest_stage(name: str, budget_s: int, markers: str, *options: str, long: bo
 
 STAGES = (
     Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
-    Stage("mypy", 90, (sys.executable, "-m", "mypy", *PACKAGES), pytest=False),
+    Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
     pytest_stage("pure", 240, "not root and not lab and not long", "-q", "-n", "2"),
     pytest_stage("native", 360, "root and not lab and not long", "-v"),
     pytest_stage("labs", 720, "lab and not long", "-v", "-n", "2", "--dist", "loadgroup"),

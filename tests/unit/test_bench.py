@@ -1,0 +1,58 @@
+"""What the benchmarks compute: figures, and what their BGP peer reads in an UPDATE."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from benchmarks.bgp_peer import changes
+from benchmarks.report import compare, percentile, table
+from benchmarks.run import discover
+
+
+def test_percentile_is_the_nearest_rank() -> None:
+    samples = [float(n) for n in range(100, 0, -1)]
+    assert percentile(samples, 0.99) == 99, "99 of 100 samples do not exceed it"
+    assert percentile(samples, 0.5) == 50
+    assert percentile([7.0], 0.99) == 7
+
+
+def test_a_ratio_below_one_is_a_win() -> None:
+    figure = compare("x", "ms", [1, 2, 3], [8, 8], "peer")
+    assert (figure.ours, figure.p50, figure.p99, figure.peer, figure.ratio, figure.runs) == (2, 2, 3, 8, 0.25, 3)
+
+
+def test_a_peer_that_never_does_it_has_no_figure_and_says_so() -> None:
+    figure = compare("x", "ms", [1], [], "never")
+    assert (figure.peer, figure.ratio) == (None, None)
+    assert table([figure]).endswith("never")
+
+
+def test_the_benchmarks_of_the_issue_exist() -> None:
+    assert {"withdraw_on_charon_kill", "withdraw_on_frozen_controller", "agent_cpu_at_rest"} <= discover().keys()
+
+
+def update(withdrawn: bytes, attributes: bytes, nlri: bytes) -> bytes:
+    return struct.pack("!H", len(withdrawn)) + withdrawn + struct.pack("!H", len(attributes)) + attributes + nlri
+
+
+V4 = b"\x1c\xcb\x00\x71\x00"  # 203.0.113.0/28
+V6 = b"\x38\x20\x01\x0d\xb8\x00\x0a\x00"  # 2001:db8:a::/56
+MP_REACH = b"\x00\x02\x01\x10" + bytes(16) + b"\x00" + V6
+MP_UNREACH = b"\x00\x02\x01" + V6
+
+
+@pytest.mark.parametrize(
+    ("body", "heard"),
+    [
+        (update(V4, b"", b""), [(False, "203.0.113.0/28")]),
+        (update(b"", b"\x40\x01\x01\x00", V4), [(True, "203.0.113.0/28")]),
+        (update(b"", bytes([0x80, 14, len(MP_REACH)]) + MP_REACH, b""), [(True, "2001:db8:a::/56")]),
+        (update(b"", bytes([0x90, 15, 0, len(MP_UNREACH)]) + MP_UNREACH, b""), [(False, "2001:db8:a::/56")]),
+        (update(b"", b"", b""), []),
+    ],
+    ids=["withdraw", "announce", "announce IPv6", "withdraw IPv6, extended length", "End-of-RIB"],
+)
+def test_the_peer_reads_an_update(body: bytes, heard: list[tuple[bool, str]]) -> None:
+    assert list(changes(body)) == heard

@@ -1,0 +1,74 @@
+"""`./test` itself: what counts as passed, and that silence, a crash or a hang is never success."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import run_stages
+from tests.run_stages import Outcome, Stage, count, run_stage
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="m" name="good"/>
+<testcase classname="m" name="bad"><failure message="x"/></testcase>
+<testcase classname="m" name="bad_twice"><failure message="x"/><error message="teardown"/></testcase>
+<testcase classname="m" name="err"><error message="setup"/></testcase>
+<testcase classname="m" name="skip"><skipped message="no mmdebstrap"/></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.fixture(autouse=True)
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(run_stages, "OUT", tmp_path)
+    (tmp_path / "test").mkdir()
+    return tmp_path
+
+
+def stage(code: str, *, budget_s: int = 60, is_pytest: bool = False) -> Stage:
+    return Stage("s", budget_s, (sys.executable, "-c", code), pytest=is_pytest)
+
+
+def test_every_test_counts_once(out: Path) -> None:
+    (out / "s.xml").write_text(JUNIT)
+    outcome = Outcome("s", 1)
+    count(out / "s.xml", outcome)
+    assert (outcome.passed, outcome.failed, outcome.skipped) == (1, 3, 1)
+    assert outcome.failures == ["m::bad", "m::bad_twice", "m::err"]
+    assert outcome.skips == ["m::skip: no mmdebstrap"]
+
+
+def test_a_checker_is_one_test() -> None:
+    assert run_stage(stage(""), []).passed == 1
+    outcome = run_stage(stage("raise SystemExit(3)"), [])
+    assert (outcome.passed, outcome.failures) == (0, ["s: exit status 3"])
+
+
+def test_pytest_that_died_without_a_result_is_a_failure() -> None:
+    assert run_stage(stage("raise SystemExit(3)", is_pytest=True), []).failed == 1
+
+
+def test_a_stage_without_a_matching_test_is_neither_good_nor_bad() -> None:
+    outcome = run_stage(stage("raise SystemExit(5)", is_pytest=True), [])
+    assert (outcome.passed, outcome.failed) == (0, 0)
+
+
+def test_a_hanging_stage_is_ended_and_is_a_failure() -> None:
+    outcome = run_stage(stage("import signal; signal.pause()", budget_s=0), [])
+    assert outcome.failures == ["s: ended at twice its budget"]
+
+
+@pytest.mark.parametrize(
+    ("code", "ci", "status"),
+    [("raise SystemExit(5)", "", 1), ("JUNIT", "", 0), ("JUNIT", "true", 1)],
+    ids=["nothing found", "a skip", "a skip where nothing may be skipped"],
+)
+def test_exit_status(code: str, ci: str, status: int, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    junit = '<testsuite><testcase name="a"/><testcase name="b"><skipped message="x"/></testcase></testsuite>'
+    script = f"open({str(out / 'test/s.xml')!r}, 'w').write({junit!r})" if code == "JUNIT" else code
+    monkeypatch.setattr(run_stages, "STAGES", (stage(script, is_pytest=True),))
+    monkeypatch.setattr(sys, "argv", ["./test"])
+    monkeypatch.setenv("CI", ci)
+    assert run_stages.main() == status
+    assert (out / "test.json").exists()
