@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -27,7 +28,7 @@ from tests.support.namespace import in_namespace
 pytestmark = pytest.mark.lab
 
 ANYCAST = str(Path(sys.executable).with_name("anycast"))
-DEADLINE_S = 60
+DEADLINE_S = 40
 VANDAL = """\
 for file in /etc/anycast-lab-was-here /opt/anycast-lab-was-here /usr/anycast-lab-was-here /root/anycast-lab-was-here; do
     echo x >$file
@@ -129,9 +130,10 @@ def lab_pid() -> int:
 
 def bury(pid: int) -> None:
     """Wait for a process that became our child when its parent ended."""
-    signal.alarm(DEADLINE_S)
+    ended = os.pidfd_open(pid)
+    assert select.select([ended], [], [], DEADLINE_S)[0], f"process {pid} goes on"
+    os.close(ended)
     os.waitpid(pid, 0)
-    signal.alarm(0)
 
 
 def coming_up(path: str, kernel: str) -> subprocess.Popen[str]:
