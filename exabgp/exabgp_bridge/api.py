@@ -183,10 +183,12 @@ def _route_command(verb: str, route: Route, local_asn: int) -> bytes:
 def _neighbor_state(address: Any, local_asn: Any, state: Any) -> NeighborState:
     if not isinstance(address, str) or "%" in address:
         raise ValueError("address")
+    if type(local_asn) is not int or not 0 < local_asn <= 0xFFFF_FFFF:
+        raise ValueError("asn")
     return NeighborState(
         neighbor=str(ipaddress.ip_address(address)),
         state=SessionState(state),
-        local_asn=int(local_asn),
+        local_asn=local_asn,
     )
 
 

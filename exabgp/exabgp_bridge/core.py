@@ -372,7 +372,7 @@ class Bridge:
     def _news(self, now_ns: int, settled: bool) -> Iterable[FromBridge]:
         sessions = tuple(Session(neighbor=n, state=s.state) for n, s in sorted(self._sessions.items()))
         if not self._greeted:
-            self._greeted, self._report_owed = True, None
+            self._greeted = True
             lease = self._lease
             yield Hello(
                 pid=self._pid,

@@ -20,7 +20,8 @@ from site_agent.procfs import read_stat
 
 REACTOR_SPEED = "10.0"
 """ExaBGP's main loop sleeps this many hundredths of a second unless a pipe or socket wakes it. Commands and BGP messages
-wake it, so the default (1.0: 100 wake-ups a second) buys no latency and costs CPU; only its own timers are coarser."""
+do wake it, so its default (1.0) buys nothing: measured at rest 1.8 % of a core with 1.0, 0.2 % with 10.0, and the same 2 ms
+from a lost verdict to the upstream. Only ExaBGP's own timers (keepalive, connect) are coarser."""
 BRIDGE_END_LIMIT_S = 5.0
 _INHERITED = ("PATH", "PYTHONPATH", "LANG", "TZ")
 

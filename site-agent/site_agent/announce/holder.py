@@ -39,6 +39,8 @@ START_LIMIT_S = 30.0
 """From starting ExaBGP to its hello: 0.3 s natively, up to 6 s in User Mode Linux. Nothing is announced meanwhile."""
 FRESHNESS_SLACK = 0.5
 """Of a tick: how much later than a tick a verdict may be used. Beyond that the verdict core is not running."""
+WITHOUT_US = frozenset({Reason.AGENT_GONE, Reason.RESTART_GRACE})
+"""What a bridge did while no agent was connected. Nobody has told the world of these withdrawals yet."""
 EXABGP = "exabgp"
 """Name of the holder in events."""
 
@@ -181,6 +183,8 @@ class RouteLease:
                 news = self._learn(event.announced, event.sessions, up=reason, down=Reason.LEASE_LAPSED)
                 return news + self._speak(now)
             case Report():
+                if event.cause in WITHOUT_US:
+                    self._announced = {route.key: route for route in self._routes} | self._announced
                 news = self._learn(event.announced, event.sessions, up=self._moved_by, down=event.cause)
                 silent = self._silent(event.exabgp_answered_ns, now)
                 return news + silent + (self._speak(now) if event.cause is Reason.SESSION_UP else [])
