@@ -42,6 +42,8 @@ class Gateway:
         (self.base / "document.json").write_bytes(self.document.canonical())
         self.upstream = Upstream(self.document, self.base, md5_keys=dict.fromkeys(keys, MD5_KEY))
         self.run_dir, self.state_dir = self.base / "run", self.base / "state"
+        self.wrapper: list[str] = []
+        """Words before the agent's command, e.g. setpriv with its options."""
         self.agent: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,7 +57,7 @@ class Gateway:
         """Start an agent; it runs when this returns, but may not have announced yet."""
         folders = ["--run-dir", self.run_dir, "--state-dir", self.state_dir, "--etc-dir", self.base / "etc"]
         words = ["run", "--document", self.base / "document.json", *folders]
-        self.agent = subprocess.Popen(self.command(*map(str, words)), env=ENVIRONMENT)
+        self.agent = subprocess.Popen([*self.wrapper, *self.command(*map(str, words))], env=ENVIRONMENT)
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command line, as an operator does."""

@@ -1,0 +1,65 @@
+"""The service unit: systemd understands it, and the agent works with no more privileges than it grants."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.documents import TREE
+from tests.support.gateway import Gateway
+from tests.support.namespace import in_namespace
+from tests.support.upstream import until
+
+UNIT = TREE / "site-agent" / "systemd" / "site-agent.service"
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze (Debian package systemd)")
+    copy = tmp_path / "site-agent.service"
+    # The only thing changed: where the program lies on this machine.
+    copy.write_text(UNIT.read_text().replace("/opt/anycast/.venv/bin/site-agent", shutil.which("true") or ""))
+    told = subprocess.run(["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False)
+    complaints = [line for line in told.stderr.splitlines() if "site-agent" in line]
+    assert told.returncode == 0 and not complaints, told.stderr
+
+
+def bounding_set() -> str:
+    """The unit's CapabilityBoundingSet as setpriv(1) writes it."""
+    match = re.search(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert match is not None
+    return ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in match[1].split())])
+
+
+@in_namespace
+def test_the_agent_works_with_the_capabilities_that_the_unit_grants() -> None:
+    gateway = Gateway(recovery_ms=0)
+    granted = bounding_set()
+    gateway.wrapper = ["setpriv", "--no-new-privs", f"--bounding-set={granted}", f"--inh-caps={granted}"]
+    gateway.start()
+    gateway.announced()
+    effective = re.search(r"^CapEff:\s*(\w+)", Path(f"/proc/{gateway.pid('charon')}/status").read_text(), re.MULTILINE)
+    assert effective is not None
+    assert int(effective[1], 16) & 1 << 21 == 0, "no CAP_SYS_ADMIN: the restriction is real"
+    ports = {int(line.split()[1].split(":")[1], 16) for line in Path("/proc/net/udp").read_text().splitlines()[1:]}
+    assert {500, 4500} <= ports, "IKE's ports are privileged"
+    os.kill(gateway.pid("charon"), signal.SIGKILL)
+    gateway.withdrawn(within_s=0.5)
+    gateway.announced()
+    assert gateway.agent is not None
+    gateway.signal_agent(signal.SIGTERM)
+    assert gateway.agent.wait(timeout=10) == 0
+    gateway.start()
+    # charon, ExaBGP and the second charon were started; the next agent's two are adopted, another user's among them.
+    until(lambda: len(gateway.events("HolderStarted")) == 5, "the next agent has both", within_s=10)
+    assert [event["adopted"] for event in gateway.events("HolderStarted")] == [False] * 3 + [True] * 2
+    os.kill(exabgp := gateway.pid("exabgp"), signal.SIGSTOP)
+    gateway.withdrawn(within_s=2.5)
+    gateway.announced()
+    assert gateway.pid("exabgp") != exabgp
