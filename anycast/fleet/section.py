@@ -18,9 +18,9 @@ from anycast.fleet.values import (
 
 
 class Section(pydantic.BaseModel):
-    """One mapping of fleet.yaml. Field docstrings are the field's documentation, also in the JSON schema."""
+    """One mapping of fleet.yaml. A field's docstring says its unit and default."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
 
 class DualStack(Section):
