@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from anycast_lab import launch, wire
@@ -40,7 +40,8 @@ class Client:
             AnycastError: as the lab's server raised it; LabError when the lab ended meanwhile.
         """
         self._next += 1
-        for line in self._talk(wire.encode({"v": wire.VERSION, "id": self._next, "verb": verb, **fields})):
+        self._say(wire.encode({"v": wire.VERSION, "id": self._next, "verb": verb, **fields}))
+        while line := self._hear():
             match wire.decode(line):
                 case {"progress": text} if progress is not None:
                     progress(text)
@@ -52,7 +53,13 @@ class Client:
                     raise wire.decode_error(error)
         raise LabError(f"lab {self.name} has ended: {launch.tail(self.name)}")
 
-    def _talk(self, request: bytes) -> Iterator[bytes]:
-        with contextlib.suppress(ConnectionError):  # the lab ended: the caller says so
+    def _say(self, request: bytes) -> None:
+        with contextlib.suppress(ConnectionError):  # the lab has ended: nothing will be heard either
             self._sock.sendall(request)
-            yield from self._lines
+
+    def _hear(self) -> bytes:
+        """The next line; empty when the lab has ended."""
+        try:
+            return self._lines.readline()
+        except ConnectionError:
+            return b""
