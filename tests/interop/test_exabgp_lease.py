@@ -20,7 +20,6 @@ from anycast.document import Document
 from anycast.events import HolderExited, HolderKilled, HolderStarted, PrefixAnnounced, PrefixWithdrawn, SessionChanged
 from anycast.model import SessionState
 from anycast.reasons import Reason
-from site_agent.procfs import read_stat
 from tests.support.bgp_pair import LEASE_S, PATIENCE_S, V4, V6, Agent, Bird, Pair, bgp_pair, missing
 
 pytestmark = [
@@ -136,17 +135,16 @@ def test_a_crashed_agent_has_no_grace(pair: Pair) -> None:
 def test_a_stopped_holder_is_killed_and_replaced(pair: Pair, victim: str, reason: Reason) -> None:
     async def main() -> None:
         async with announced(pair) as on:
-            old = (on.agent.exabgp_pid, on.agent.bridge_pid)
-            mark, stopped = on.mark, asyncio.get_running_loop().time()
-            offset = on.agent.say(True) - stopped
-            os.kill(getattr(on.agent, victim), signal.SIGSTOP)
-            at = await gone(on.bird, after=mark) - offset
-            assert at - stopped <= 2 * LEASE_S
-            await on.agent.happened(HolderKilled, pid=old[0], reason=reason)
-            await on.agent.happened(HolderExited, pid=old[0], status=-signal.SIGKILL)
+            exabgp, bridge = on.agent.exabgp_pid, on.agent.bridge_pid
+            mark, stopped = on.mark, on.agent.say(True)
+            with watched(exabgp) as exabgp_ended, watched(bridge) as bridge_ended:
+                os.kill(getattr(on.agent, victim), signal.SIGSTOP)
+                assert await gone(on.bird, after=mark) - stopped <= 2 * LEASE_S
+                await all_set(exabgp_ended, bridge_ended)  # a stopped bridge must not be left behind
+            await on.agent.happened(HolderKilled, pid=exabgp, reason=reason)
+            await on.agent.happened(HolderExited, pid=exabgp, status=-signal.SIGKILL)
             await on.bird.added(after=mark)
-            assert not any(alive(pid) for pid in old), "a stopped bridge must not be left behind"
-            assert on.agent.exabgp_pid != old[0]
+            assert on.agent.exabgp_pid != exabgp
 
     asyncio.run(main())
 
@@ -189,11 +187,12 @@ def test_agent_and_bridge_killed_the_new_bridge_ends_what_it_cannot_vouch_for(pa
     async def main() -> None:
         async with announced(pair) as on:
             exabgp, bridge = on.agent.exabgp_pid, on.agent.bridge_pid
-            mark, silent = on.mark, on.agent.silence()
-            on.agent.crash()
-            os.kill(bridge, signal.SIGKILL)
-            assert await gone(on.bird, after=mark) - silent <= 2 * LEASE_S
-            assert not alive(exabgp)
+            with watched(exabgp) as ended:
+                mark, silent = on.mark, on.agent.silence()
+                on.agent.crash()
+                os.kill(bridge, signal.SIGKILL)
+                assert await gone(on.bird, after=mark) - silent <= 2 * LEASE_S
+                await all_set(ended)
 
     asyncio.run(main())
 
@@ -202,11 +201,12 @@ def test_agent_killed_and_exabgp_stopped_the_bridge_ends_it(pair: Pair) -> None:
     async def main() -> None:
         async with announced(pair) as on:
             exabgp = on.agent.exabgp_pid
-            mark, silent = on.mark, on.agent.silence()
-            on.agent.crash()
-            os.kill(exabgp, signal.SIGSTOP)
-            assert await gone(on.bird, after=mark) - silent <= 2 * LEASE_S + SLACK_S
-            assert not alive(exabgp)
+            with watched(exabgp) as ended:
+                mark, silent = on.mark, on.agent.silence()
+                on.agent.crash()
+                os.kill(exabgp, signal.SIGSTOP)
+                assert await gone(on.bird, after=mark) - silent <= 2 * LEASE_S + SLACK_S
+                await all_set(ended)
 
     asyncio.run(main())
 
@@ -294,7 +294,19 @@ def test_from_lost_verdict_to_the_upstream(pair: Pair) -> None:
     assert median <= 20, "5 ms on a quiet machine"
 
 
-def alive(pid: int) -> bool:
-    """Whether it runs or could run again; one that only waits to be reaped does not count."""
-    stat = read_stat(pid)
-    return stat is not None and stat.state != "Z"
+@contextlib.contextmanager
+def watched(pid: int) -> Iterator[asyncio.Event]:
+    """An event that is set when the process has ended. Its sockets close a moment before that."""
+    pidfd, ended = os.pidfd_open(pid), asyncio.Event()
+    asyncio.get_running_loop().add_reader(pidfd, ended.set)
+    try:
+        yield ended
+    finally:
+        asyncio.get_running_loop().remove_reader(pidfd)
+        os.close(pidfd)
+
+
+async def all_set(*events: asyncio.Event) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        for event in events:
+            await event.wait()
