@@ -86,6 +86,7 @@ def status(as_json: Json = False, run_dir: RunDir = DEFAULTS.run_dir, state_dir:
 @app.command()
 def why(
     at: Annotated[str | None, typer.Option(help="A time: `2h ago`, `90 s ago`, or ISO 8601.")] = None,
+    since: Annotated[str | None, typer.Option(help="Also name what went wrong first after this time.")] = None,
     as_json: Json = False,
     run_dir: RunDir = DEFAULTS.run_dir,
     state_dir: StateDir = DEFAULTS.state_dir,
@@ -93,10 +94,7 @@ def why(
     """Why is the route announced, or not? Now or at an earlier time, from the log, also with everything down."""
     paths = Paths(run_dir=run_dir, state_dir=state_dir)
     now = _now()
-    try:
-        moment = now if at is None else history.parse_moment(at, now)
-    except ValueError as exc:
-        raise typer.BadParameter(f"{at!r} is neither like `2h ago` nor an ISO 8601 time") from exc
+    moment = now if at is None else _moment(at, now)
     live, silence = None, None
     if at is None:
         try:
@@ -104,14 +102,17 @@ def why(
         except PeerError as exc:
             silence = str(exc)
     account = history.account_at(_records(paths), moment)
+    first = None if since is None else history.first_cause(_records(paths), _moment(since, now))
     if as_json:
-        typer.echo(views.to_json({"agent": live, "error": silence, "log": account}))
+        typer.echo(views.to_json({"agent": live, "error": silence, "log": account, "first": first}))
     else:
         if silence is not None:
             views.show_silence(silence)
         if live is not None:
             views.show_verdict(live)
         views.show_account(account)
+        if since is not None:
+            views.show_first(first)
     if not account.known:
         raise typer.Exit(1)
 
@@ -131,6 +132,13 @@ def events(
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
+
+
+def _moment(text: str, now: datetime.datetime) -> datetime.datetime:
+    try:
+        return history.parse_moment(text, now)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r} is neither like `2h ago` nor an ISO 8601 time") from exc
 
 
 def _records(paths: Paths) -> Iterator[history.Record]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 import os
 import pwd
 import signal
@@ -42,7 +41,7 @@ class ProcessSpec:
     env: Mapping[str, str]
     """The whole environment; nothing is inherited."""
     record: Path
-    """Where (pid, start time) is kept for the next agent. On tmpfs: it must not survive a boot."""
+    """Where the pid and the start time are kept for the next agent. On tmpfs: it must not survive a boot."""
     log: Path
     """Appended with the daemon's stdout and stderr."""
     run_as: str | None = None
@@ -140,7 +139,7 @@ class DetachedProcess:
         stat = read_stat(child.pid)
         if stat is not None:
             scratch = spec.record.with_suffix(".new")
-            scratch.write_text(json.dumps({"pid": child.pid, "start_ticks": stat.start_ticks}))
+            scratch.write_text(f"{child.pid} {stat.start_ticks}\n")
             scratch.replace(spec.record)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> bool:
@@ -198,9 +197,8 @@ class DetachedProcess:
 
     def _recorded_pid(self) -> int | None:
         try:
-            record = json.loads(self.spec.record.read_text())
-            pid, start_ticks = int(record["pid"]), int(record["start_ticks"])
-        except (OSError, ValueError, KeyError, TypeError):
+            pid, start_ticks = map(int, self.spec.record.read_text().split())
+        except (OSError, ValueError):
             return None
         stat = read_stat(pid)
         return pid if stat is not None and stat.start_ticks == start_ticks and stat.state != "Z" else None

@@ -20,6 +20,8 @@ RouteKey = tuple[str, str]
 
 TRAIL_LENGTH = 12
 """How many records before the moment are shown: a failure and its recovery are about ten."""
+THAW_S = 1.0
+"""How much later than its consequences a clock gap may be recorded: one turn of a loop that was just thawed."""
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)(?:\s+ago)?", re.ASCII)
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -94,11 +96,67 @@ def account_at(records: Iterable[Record], moment: datetime.datetime) -> Account:
 
 
 def parse_moment(text: str, now: datetime.datetime) -> datetime.datetime:
-    """`2h ago`, `90 s`, or an ISO 8601 time (local where it names no zone). Raises ValueError."""
+    """`2h ago`, `90 s`, an ISO 8601 time (local where it names no zone), or Unix nanoseconds. Raises ValueError."""
+    if text.isdecimal() and len(text) > 15:
+        return datetime.datetime.fromtimestamp(int(text) / 1e9, datetime.UTC)
     if (match := _AGO.fullmatch(text.strip())) is not None:
         return now - datetime.timedelta(seconds=float(match[1]) * _UNIT_S[match[2][0]])
     moment = datetime.datetime.fromisoformat(text.strip())
     return moment.astimezone() if moment.tzinfo is None else moment
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FirstCause:
+    """The first thing after a moment that stood against serving."""
+
+    at: str
+    event: str
+    reason: str
+    detail: str
+
+
+def first_cause(records: Iterable[Record], since: datetime.datetime) -> FirstCause | None:
+    """What went wrong first after `since`; None where nothing did.
+
+    A process that was frozen hears what others did meanwhile before its own timer tells it that it was frozen, so a clock
+    gap within `THAW_S` is the cause of what stands just before it.
+    """
+    found: tuple[datetime.datetime, FirstCause] | None = None
+    running = False
+    for record in records:
+        try:
+            when = datetime.datetime.fromisoformat(record["at"])
+        except ValueError:
+            continue
+        if found is not None and (when - found[0]).total_seconds() > THAW_S:
+            break
+        cause = _cause_of(record, running=running)
+        running = record["event"] != "AgentStopping" and (running or record["event"] == "AgentStarted")
+        if when < since or cause is None:
+            continue
+        if record["event"] == "ClockGapSeen":
+            return cause
+        found = found or (when, cause)
+    return None if found is None else found[1]
+
+
+def _cause_of(record: Record, *, running: bool) -> FirstCause | None:
+    """What `record` says against serving; `running`: the agent before it had not said farewell."""
+
+    def cause(reason: str, detail: str = "") -> FirstCause:
+        return FirstCause(at=record["at"], event=record["event"], reason=reason, detail=detail)
+
+    match record:
+        case {"event": "ClockGapSeen"}:
+            return cause("clock_gap", f"{record.get('gap_s', 0):.1f} s")
+        case {"event": "AgentStarted"} if running:
+            return cause("agent_gone", "the agent before this one ended without a farewell")
+        case {"event": "SiteVerdictChanged", "serving": False, "causes": [{"reason": str(reason), **rest}, *_]}:
+            return None if reason in ("no_evidence_yet", "recovering") else cause(reason, str(rest.get("detail", "")))
+        case {"event": "PrefixWithdrawn" | "HolderKilled", "reason": str(reason)}:
+            return cause(reason)
+        case _:
+            return None
 
 
 class _Fold:

@@ -21,7 +21,9 @@ from site_agent.render.sysctl import render_sysctl
 def make_directories(paths: Paths) -> None:
     """Make the three directories. They hold no secret by themselves; the files in them have modes of their own."""
     for directory in (paths.run_dir, paths.state_dir, paths.etc_dir):
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not directory.is_dir():
+            directory.mkdir(parents=True)
+            directory.chmod(0o755)  # whatever the umask: ExaBGP's user must get through
 
 
 def install(document: Document, paths: Paths) -> None:

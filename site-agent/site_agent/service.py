@@ -35,7 +35,7 @@ def run_agent(paths: Paths, *, fleet: Path | None, gateway: str | None, document
         sys.stderr.flush()
         if os.fork() != 0:
             return  # the lock is the child's as well, and stays with it
-        _become_daemon(paths)
+        _become_daemon(paths, keep=lock.fileno())
     lock.seek(0)
     lock.truncate()
     lock.write(f"{os.getpid()}\n")
@@ -59,12 +59,12 @@ def _only_one(paths: Paths) -> IO[str]:
     return file
 
 
-def _become_daemon(paths: Paths) -> None:
-    """A session of our own, no terminal, and a file for what Python says of its own end."""
+def _become_daemon(paths: Paths, *, keep: int) -> None:
+    """A session of our own, no terminal, nothing inherited but `keep`, and a file for what Python says of its own end."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     log = os.open(paths.run_dir / "agent.out", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-        os.close(source) if source == null else None
-    os.close(log)
+    os.closerange(3, keep)
+    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))

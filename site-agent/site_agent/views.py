@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from site_agent.history import Account, Record
+from site_agent.history import Account, FirstCause, Record
 
 Answer = Mapping[str, Any]
 
@@ -141,6 +141,15 @@ def show_account(account: Account) -> None:
     _console.print("What led to it:")
     for record in account.trail:
         _console.print(f"  {escape(record_line(record))}", soft_wrap=True)
+
+
+def show_first(first: FirstCause | None) -> None:
+    """What went wrong first after the time that was asked about."""
+    if first is None:
+        _console.print("Nothing went wrong since then.")
+    else:
+        detail = f" ({escape(first.detail)})" if first.detail else ""
+        _console.print(f"First: [bold]{escape(first.reason)}[/]{detail} at {_time_text(first.at)}, by {first.event}")
 
 
 def record_line(record: Record) -> str:

@@ -140,6 +140,21 @@ def test_only_one_agent_runs_and_metrics_carry_the_reason() -> None:
     assert 'anycast_events_total{event="PrefixWithdrawn",reason="charon_exited"} 2.0' in text
 
 
+@in_namespace
+def test_a_detached_agent_returns_at_once_and_goes_on() -> None:
+    gateway = Gateway()
+    gateway.start("--detach")
+    assert gateway.agent is not None
+    assert gateway.agent.wait(timeout=10) == 0, "the configuration is in place"
+    pid = int((gateway.run_dir / "agent.pid").read_text())
+    assert pid != gateway.agent.pid
+    gateway.announced()
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: gateway.events("AgentStopping"), "the farewell", within_s=5)
+    told = json.loads(gateway.ask("why", "--json", "--since", "1h ago").stdout)
+    assert told["first"] is None, "a clean stop is no fault"
+
+
 def _serving(gateway: Gateway) -> list[object]:
     return [event for event in gateway.events("SiteVerdictChanged") if event["serving"]]
 

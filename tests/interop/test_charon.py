@@ -200,7 +200,7 @@ def test_the_next_agent_adopts_the_running_charon_and_sees_it_die() -> None:
     with_charon(first)
     with_charon(second)
     # An operator's charon has no record of ours; its own pid file and program file will do.
-    (BASE / "charon.process").unlink()
+    (BASE / "charon.pid").unlink()
 
     async def third(machine: Machine) -> None:
         assert machine.charon.process.pid == pids[0]

@@ -53,10 +53,10 @@ class Gateway:
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "site_agent.cli", *words]
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
         """Start an agent; it runs when this returns, but may not have announced yet."""
         folders = ["--run-dir", self.run_dir, "--state-dir", self.state_dir, "--etc-dir", self.base / "etc"]
-        words = ["run", "--document", self.base / "document.json", *folders]
+        words = ["run", "--document", self.base / "document.json", *folders, *more]
         self.agent = subprocess.Popen([*self.wrapper, *self.command(*map(str, words))], env=ENVIRONMENT)
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -67,8 +67,7 @@ class Gateway:
 
     def pid(self, name: str) -> int:
         """Of `charon` or `exabgp`, as the agent recorded it."""
-        record = {"charon": "charon.process", "exabgp": "exabgp.pid.json"}[name]
-        return int(json.loads((self.run_dir / record).read_text())["pid"])
+        return int((self.run_dir / f"{name}.pid").read_text().split()[0])
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """The records of these kinds in the log, oldest first."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from site_agent.history import account_at, parse_moment, read_records
+from site_agent.history import account_at, first_cause, parse_moment, read_records
 
 NOON = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 
@@ -90,6 +90,33 @@ def test_times_ago(text: str, seconds: float) -> None:
 
 def test_iso_times_and_nonsense() -> None:
     assert parse_moment("2026-03-01T12:00:00+00:00", NOON) == NOON
+    assert parse_moment(str(int(NOON.timestamp() * 1e9)), NOON) == NOON, "a drill's clock"
     assert parse_moment("2026-03-01 12:00", NOON).tzinfo is not None, "local time where no zone is named"
     with pytest.raises(ValueError):
         parse_moment("yesterday", NOON)
+
+
+def first(records: list[dict[str, Any]], seconds: float) -> str | None:
+    found = first_cause(records, moment(seconds))
+    return None if found is None else found.reason
+
+
+def test_the_first_cause_after_a_moment() -> None:
+    assert first(DAY, 30) == "charon_exited"
+    assert first(DAY, 61) == "agent_gone", "the next thing that was wrong: an agent without a farewell"
+    assert first(DAY[:-1], 61) is None
+    killed = [*DAY[:-1], at(80, "HolderKilled", name="exabgp", pid=9, reason="bridge_silent")]
+    assert first(killed, 75) == "bridge_silent"
+
+
+def test_a_new_agent_without_evidence_is_no_cause() -> None:
+    stopped = [*DAY[:-1], at(80, "AgentStopping", reason="operator", grace_s=15.0), at(81, "AgentStarted", instance="b")]
+    verdict = at(81, "SiteVerdictChanged", serving=False, causes=cause("no_evidence_yet"))
+    assert first([*stopped, verdict], 75) is None, "a clean restart is no fault"
+
+
+def test_a_thawed_process_hears_of_the_consequences_first() -> None:
+    thaw = [at(100, "PrefixWithdrawn", **ROUTE, reason="lease_lapsed"), at(100.01, "ClockGapSeen", gap_s=30.0)]
+    assert first([*DAY[:-1], *thaw], 90) == "clock_gap"
+    late = [thaw[0], at(140, "ClockGapSeen", gap_s=30.0)]
+    assert first([*DAY[:-1], *late], 90) == "lease_lapsed", "a gap much later is another story"

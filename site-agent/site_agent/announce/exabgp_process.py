@@ -49,7 +49,7 @@ def exabgp_spec(*, config: Path, run_dir: Path, run_as: str) -> ProcessSpec:
         name="exabgp",
         argv=(sys.executable, "-m", "exabgp", "server", str(config)),
         env=env,
-        record=run_dir / "exabgp.pid.json",
+        record=run_dir / "exabgp.pid",
         log=run_dir / "exabgp.log",
         run_as=run_as,
     )

@@ -79,7 +79,7 @@ class Charon:
                 name="charon",
                 argv=(str(CHARON),),
                 env=self._env,
-                record=run_dir / "charon.process",
+                record=run_dir / "charon.pid",
                 log=run_dir / "charon.out",
                 pid_file=PID_FILE,
                 program=CHARON,
