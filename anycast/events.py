@@ -140,6 +140,13 @@ class CheckFaulted:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelsForgotten:
+    """IKE_SAs whose kernel state was lost, and whose clients have gone elsewhere, were ended at this end."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsDropped:
     """The disk could not follow: this many records before this one are missing."""
 
@@ -162,6 +169,7 @@ Event = (
     | HolderExited
     | ClockGapSeen
     | CheckFaulted
+    | TunnelsForgotten
     | RecordsDropped
 )
 

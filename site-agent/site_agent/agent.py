@@ -20,7 +20,7 @@ from typing import Any
 
 from anycast.document import Document
 from anycast.errors import KernelError
-from anycast.events import AgentStarted, AgentStopping, AlarmRaised, ClockGapSeen, Event
+from anycast.events import AgentStarted, AgentStopping, AlarmRaised, ClockGapSeen, Event, EvidenceChanged
 from anycast.model import Evidence
 from anycast.policy.verdict import Action, VerdictCore, VerdictReached
 from anycast.reasons import Reason
@@ -29,11 +29,13 @@ from site_agent import control, snapshot
 from site_agent.announce.exabgp_process import exabgp_spec
 from site_agent.announce.route_holder import RouteHolder, routes_of
 from site_agent.checks.charon import CharonCheck
+from site_agent.checks.child_sas import NAME as SA_STATE
 from site_agent.checks.child_sas import ChildSaCheck
 from site_agent.checks.runner import CheckRunner
 from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck
 from site_agent.ike.charon_process import Charon
+from site_agent.ike.lost_tunnels import LostTunnels
 from site_agent.ike.vici_client import ViciClient
 from site_agent.metrics import Metrics
 from site_agent.paths import Paths
@@ -70,8 +72,10 @@ class Agent:
         )
         self._charon_check = CharonCheck(self._charon, stop_limit_s=document.agent.stop_limit_ms / 1000)
         self._vip_check = VipCheck(vips)
+        child_sas = ChildSaCheck(vici, vips)
+        self._lost_tunnels = LostTunnels(vici, child_sas.lost, self._happened)
         self._runner = CheckRunner(
-            [self._charon_check, self._vip_check, ChildSaCheck(vici, vips), ViciCheck(vici)],
+            [self._charon_check, self._vip_check, child_sas, ViciCheck(vici)],
             self._evidence.put_nowait,
             self._happened,
         )
@@ -103,6 +107,7 @@ class Agent:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
             stack.callback(self._charon.process.release)
+            stack.callback(self._lost_tunnels.close)
             self._listen_for_metrics(stack)
             addresses = self._vip_check.watch(lambda: self._runner.look_now(self._vip_check))
             stack.callback(addresses.close)
@@ -143,6 +148,8 @@ class Agent:
             return
         if isinstance(action, ClockGapSeen):
             self._runner.look_now()
+        if isinstance(action, EvidenceChanged) and action.check == SA_STATE:
+            self._lost_tunnels.sa_state(action.status)
         self._happened(action)
 
     def _happened(self, event: Event) -> None:

@@ -15,14 +15,14 @@ VIP = "203.0.113.1"
 
 
 def child(number: int) -> ChildSa:
-    return ChildSa(str(number), f"vpn-{number}", ((VIP, 50, number), ("198.51.100.66", 50, number + 100)))
+    return ChildSa(str(number), "1", f"vpn-{number}", ((VIP, 50, number), ("198.51.100.66", 50, number + 100)))
 
 
 def event(local: str = VIP, **fields: Any) -> dict[str, Any]:
     """One `list-sa` event as VICI gives it, shortened to what is read."""
     sa = {"name": b"vpn", "uniqueid": b"7", "state": b"INSTALLED", "protocol": b"ESP", "spi-in": b"c1", "spi-out": b"c2"}
     children = {"vpn-7": {**sa, **fields}}
-    return {"vpn": {"local-host": local.encode(), "remote-host": b"198.51.100.66", "child-sas": children}}
+    return {"vpn": {"local-host": local.encode(), "remote-host": b"198.51.100.66", "uniqueid": b"3", "child-sas": children}}
 
 
 def summary(children: list[ChildSa], missing: set[str]) -> dict[str, tuple[Status, Reason]]:
@@ -53,6 +53,7 @@ def test_one_that_came_meanwhile_is_not_missing() -> None:
 
 def test_only_installed_tunnels_of_our_addresses_count() -> None:
     (found,) = client_child_sas(event(), frozenset({VIP}))
+    assert (found.unique_id, found.ike_id) == ("7", "3")
     assert found.keys == ((VIP, 50, 0xC1), ("198.51.100.66", 50, 0xC2))
     assert client_child_sas(event("192.0.2.2"), frozenset({VIP})) == [], "the operator's own tunnels stay the operator's"
     assert client_child_sas(event(state=b"REKEYED"), frozenset({VIP})) == []

@@ -41,6 +41,8 @@ class ChildSa:
     """One client CHILD_SA as charon sees it."""
 
     unique_id: str
+    ike_id: str
+    """Unique id of the IKE_SA that it belongs to."""
     name: str
     keys: tuple[SaKey, SaKey]
     """The inbound and the outbound SA that must be in the kernel."""
@@ -71,6 +73,12 @@ class ChildSaCheck:
         except TimeoutError:
             reason, detail = Reason.VICI_SILENT, f"no list of SAs within {LIST_LIMIT_S:g} s"
         return [unknown(name, reason, detail) for name in self.reports]
+
+    async def lost(self) -> list[ChildSa]:
+        """The client CHILD_SAs without kernel state, by one look. Raises PeerError, KernelError, TimeoutError."""
+        children = await self._children()
+        missing = await self._missing(children)
+        return [child for child in children if child.unique_id in missing]
 
     async def _children(self) -> list[ChildSa]:
         children: list[ChildSa] = []
@@ -125,6 +133,7 @@ def client_child_sas(event: Section, vips: frozenset[str]) -> list[ChildSa]:
                 found.append(
                     ChildSa(
                         unique_id=child["uniqueid"].decode(),
+                        ike_id=ike_sa["uniqueid"].decode(),
                         name=f"{child['name'].decode()}-{child['uniqueid'].decode()}",
                         keys=((local, proto, spis[0]), (remote, proto, spis[1])),
                     )
