@@ -97,8 +97,9 @@ class EventSocket:
         asyncio.get_running_loop().add_reader(self._sock, self._readable)
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._sock)
-        self._sock.close()
+        if self._sock.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._sock)
+            self._sock.close()
 
     def _readable(self) -> None:
         for _ in range(EVENTS_PER_WAKEUP):
@@ -110,6 +111,7 @@ class EventSocket:
                 if exc.errno == errno.ENOBUFS:
                     self._on_overrun()
                     continue
+                self.close()  # the looks at intervals go on; a reader that always fails would spin
                 raise KernelError(exc.errno or errno.EIO, "netlink events") from exc
             try:
                 for message in split_messages(data):
