@@ -27,20 +27,23 @@ class Relay:
 
     def __init__(self, serial_in: asyncio.StreamReader, serial_out: asyncio.StreamWriter) -> None:
         self.serial_in, self.serial_out = serial_in, serial_out
-        self.ready = asyncio.Event()
+        self.credit = asyncio.Semaphore(0)
         self.clients = dict[int, asyncio.StreamWriter]()
         self.numbers = itertools.count(1)
 
     async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = next(self.numbers)
         self.clients[number] = writer
-        await self.ready.wait()
         with contextlib.suppress(ConnectionError, ValueError):  # a client that vanished, or a line over wire.LINE
             while line := await reader.readline():
-                self.serial_out.write(wire.wrap(number, line))
-                await self.serial_out.drain()
-        self.serial_out.write(wire.wrap(number, b""))
+                await self.send(number, line)
+        await self.send(number, b"")
         self.clients.pop(number).close()
+
+    async def send(self, number: int, line: bytes) -> None:
+        for frame in wire.frames(number, line):
+            await self.credit.acquire()
+            self.serial_out.write(frame)
 
     async def guest(self) -> None:
         while line := await self.serial_in.readline():
@@ -50,7 +53,7 @@ class Relay:
                 sys.stdout.buffer.write(line)  # the guest's console before its server speaks
                 continue
             if number == 0:
-                self.ready.set()
+                self.credit.release()
             elif number in self.clients:
                 self.clients[number].write(rest)
 

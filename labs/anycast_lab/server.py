@@ -176,25 +176,27 @@ async def serve_socket(lab: Lab, listener: socket.socket) -> None:
 
 
 async def serve_serial(lab: Lab, device: int) -> None:
-    """All connections over one line. The relay is there before us, so the first thing we say is that we listen."""
+    """All connections over one line, `wire.unwrap`'s way; a frame of connection 0 asks the relay for the next frame."""
     loop = asyncio.get_running_loop()
     tty.setraw(device)
     lines = asyncio.StreamReader(limit=wire.LINE)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(device, "rb", buffering=0))
     out, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(os.dup(device), "wb", buffering=0))
-    out.write(wire.wrap(0, b"{}"))
+    out.write(wire.wrap(0, b""))
     readers = dict[int, asyncio.StreamReader]()
     tasks = set[asyncio.Task[None]]()
     while line := await lines.readline():
+        out.write(wire.wrap(0, b""))
         channel, rest = wire.unwrap(line)
-        if channel not in readers:
+        reader = readers.get(channel)
+        if reader is None:
             reader = readers[channel] = asyncio.StreamReader(limit=wire.LINE)
             connection = Connection(lab, lambda data, channel=channel: out.write(wire.wrap(channel, data)))
             task = asyncio.create_task(connection.serve(reader))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         if rest:
-            readers[channel].feed_data(rest)
+            reader.feed_data(rest)
         else:
             readers.pop(channel).feed_eof()
 
