@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -172,8 +173,6 @@ def test_tcp_has_its_checksums(lab: Lab) -> None:
     until(lambda: ":7 " in lab.run("right", "ss", "-Hltn"))
     lab.run("left", "python3", "-c", send)
     until(lambda: lab.run("right", "cat", "/tmp/got") == "1048576\n")
-    features = json.loads(lab.run("left", "ip", "-j", "-d", "link", "show", "eth1"))
-    assert features[0]["linkinfo"]["info_kind"] == "veth"
 
 
 def test_links_down_and_mute(lab: Lab) -> None:
@@ -236,17 +235,14 @@ def test_tcp_through_esp(lab: Lab) -> None:
         pytest.skip("this kernel has no ESP")
     key = "0x" + "11" * 20
     for node, ours, theirs in (("left", "192.0.2.2", "192.0.2.18"), ("right", "192.0.2.18", "192.0.2.2")):
-        for src, dst, spi, direction in ((ours, theirs, "out", "out"), (theirs, ours, "in", "in")):
-            number = "0x1001" if src == "192.0.2.2" else "0x1002"
-            assert spi == direction
-            lab.sh(node, f"ip xfrm state add src {src} dst {dst} proto esp spi {number} mode transport reqid 1 "
+        for src, dst, direction in ((ours, theirs, "out"), (theirs, ours, "in")):
+            spi = "0x1001" if src == "192.0.2.2" else "0x1002"
+            lab.sh(node, f"ip xfrm state add src {src} dst {dst} proto esp spi {spi} mode transport reqid 1 "
                          f"aead 'rfc4106(gcm(aes))' {key} 128; ip xfrm policy add src {src} dst {dst} dir {direction} "
                          f"tmpl src {src} dst {dst} proto esp mode transport reqid 1")  # fmt: skip
     test_tcp_has_its_checksums(lab)
-    counters = lab.sh("router", "ip -s xfrm state") + lab.sh("right", "ip -s xfrm state")
-    assert "1048576" not in counters  # bytes are counted with headers; packets below are what matters
-    used = [int(line.split("(packets)")[0].split()[-1]) for line in counters.splitlines() if "(packets)" in line]
-    assert max(used) > 500, "a megabyte crossed in ESP"
+    packets = re.findall(r"\(bytes\), (\d+)\(packets\)", lab.run("right", "ip", "-s", "xfrm", "state"))
+    assert max(map(int, packets)) > 500, "a megabyte crossed in ESP"
     for node in ("left", "right"):
         lab.sh(node, "ip xfrm policy flush; ip xfrm state flush")
 
