@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import signal
 import sys
@@ -27,7 +28,7 @@ EXIT_DRILL_FAILED = 1
 app = typer.Typer(help="Labs: real daemons in network namespaces, faults, and what the outside saw.", no_args_is_help=True)
 TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="A containerlab file.")]
 NameOption = Annotated[
-    str, typer.Option("--name", "-n", envvar="LAB_NAME", help="For the same topology more than once; default: the topology's.")
+    str, typer.Option("--name", "-n", envvar="LAB_NAME", help="To have one topology up twice; default: the topology's name.")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 _DEFAULT = TOPOLOGIES / "two-site.clab.yml"
@@ -38,7 +39,9 @@ def up(
     topology: TopologyOption = _DEFAULT,
     name: NameOption = "",
     json_: JsonFlag = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Do not take down a lab that does not come up; look into it.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave a lab that does not come up as it is, to look into it.")
+    ] = False,
 ) -> None:
     """Bring the lab up; returns when routes stand and clients are connected. Ctrl-C leaves nothing behind."""
     loaded = load(topology)
@@ -63,7 +66,8 @@ def status(topology: TopologyOption = _DEFAULT, name: NameOption = "", json_: Js
         print(json.dumps(answer))
         return
     esp = "ESP" if answer["esp"] else "no ESP"
-    table = Table("node", "group", "state", "processes", "links to", title=f"lab {answer['lab']}: {answer['state']}, {answer['kernel']} kernel, {esp}")
+    title = f"lab {answer['lab']}: {answer['state']}, {answer['kernel']} kernel, {esp}"
+    table = Table("node", "group", "state", "processes", "links to", title=title)
     for word, node in answer["nodes"].items():
         table.add_row(word, node["group"], node["state"], str(node["processes"]), " ".join(node["links"]))
     Console().print(table)
@@ -88,9 +92,20 @@ def exec_(
     raise typer.Exit(rc if rc >= 0 else 128 - rc)
 
 
+class FaultKind(enum.StrEnum):
+    POWER_OFF = "power_off"
+    POWER_ON = "power_on"
+    FREEZE = "freeze"
+    THAW = "thaw"
+    LINK_DOWN = "link_down"
+    LINK_UP = "link_up"
+    LINK_MUTE = "link_mute"
+    LINK_UNMUTE = "link_unmute"
+
+
 @app.command()
 def fault(
-    kind: Annotated[str, typer.Argument(help="power_off, power_on, freeze, thaw, link_down, link_up, link_mute, link_unmute")],
+    kind: Annotated[FaultKind, typer.Argument()],
     node: Annotated[str, typer.Argument()],
     interface: Annotated[str | None, typer.Argument(help="For the link_… ones.")] = None,
     topology: TopologyOption = _DEFAULT,
@@ -98,7 +113,8 @@ def fault(
 ) -> None:
     """Break something by hand, or mend it."""
     with _client(topology, name) as client:
-        client.ask(kind, node=node, **({"interface": interface} if interface else {}))
+        fields: dict[str, Any] = {"interface": interface} if interface else {}
+        client.ask(kind.value, node=node, **fields)
 
 
 @app.command()

@@ -32,7 +32,12 @@ class Client:
         self._sock.close()
 
     def ask(
-        self, verb: str, *, progress: Progress | None = None, output: Callable[[int, bytes], None] | None = None, **fields: Any
+        self,
+        verb: str,
+        *,
+        progress: Progress | None = None,
+        output: Callable[[int, bytes], None] | None = None,
+        **fields: Any,
     ) -> Any:
         """Perform `verb` and return its result.
 

@@ -1,8 +1,8 @@
 """The embedded runner: a containerlab topology as namespaces of this machine, without containers or daemons.
 
 It runs inside the lab server (`server.py`), which is PID 1 of the lab's own PID namespace and alone in the lab's root. So
-whatever happens to the server, the kernel takes every process, mount, link and namespace of the lab away with it; `down`
-has nothing to remember. Node processes are children of their node's init (`node.py`), cables are `links.py`.
+whatever happens to the server, the kernel takes every process, mount, link and namespace of the lab away with it, and
+nothing has to be undone. Node processes are children of their node's init (`node.py`), cables are `links.py`.
 
 One lock serialises what changes the lab's shape (boot, power, cables). Commands in nodes run beside it.
 """
@@ -58,20 +58,15 @@ class EmbeddedRunner:
             for name in self.topology.nodes:
                 group.create_task(self._run_exec_list(name, progress))
 
-    async def down(self) -> None:
-        for channel in self._nodes.values():
-            channel.kill()
-        await asyncio.gather(*(channel.ended.wait() for channel in self._nodes.values()))
-        for namespace in self._namespaces.values():
-            os.close(namespace)
-        self._nodes.clear()
-        self._namespaces.clear()
-        self._frozen.clear()
-
     # -- commands and files ---------------------------------------------------------------------------------------
 
     async def exec(
-        self, node: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0,
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60.0,
         env: Mapping[str, str] | None = None,
     ) -> Completed:
         streams = {1: bytearray(), 2: bytearray()}
@@ -79,8 +74,14 @@ class EmbeddedRunner:
         return Completed(tuple(argv), rc, bytes(streams[1]), bytes(streams[2]))
 
     async def stream(
-        self, node: str, argv: Sequence[str], output: Callable[[int, bytes], None], *, stdin: bytes = b"",
-        timeout: float | None = None, env: Mapping[str, str] | None = None,
+        self,
+        node: str,
+        argv: Sequence[str],
+        output: Callable[[int, bytes], None],
+        *,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> int:
         """Like `exec`, handing on output as it comes: `output(1, …)` for stdout, `output(2, …)` for stderr."""
         channel = self._channel(node)
@@ -104,7 +105,12 @@ class EmbeddedRunner:
             return rc
 
     async def spawn(
-        self, node: str, argv: Sequence[str], *, stdout: Path | None = None, stderr: Path | None = None,
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        stdout: Path | None = None,
+        stderr: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Process:
         with contextlib.ExitStack() as stack:
@@ -239,8 +245,15 @@ class EmbeddedRunner:
         definition = self.topology.nodes[name]
         disk = self.lab_dir / name / "disk"
         disk.mkdir(parents=True, exist_ok=True)
-        binds = tuple(self.topology.binds(name, self.lab_dir))
-        machine = node.Machine(name, definition.hostname, self._namespaces[name], disk, binds, definition.env, definition.sysctls)
+        machine = node.Machine(
+            name=name,
+            hostname=definition.hostname,
+            netns=self._namespaces[name],
+            disk=disk,
+            binds=tuple(self.topology.binds(name, self.lab_dir)),
+            env=definition.env,
+            sysctls=definition.sysctls,
+        )
         self._nodes[name] = await NodeChannel.boot(machine, BOOT_TIMEOUT)
 
     async def _run_exec_list(self, name: str, progress: Progress) -> None:

@@ -14,8 +14,26 @@ from anycast.errors import ConfigError, Problem
 Kernel = Literal["native", "uml"]
 
 _PROBE = (
-    "unshare", "--net", "ip", "xfrm", "state", "add", "src", "192.0.2.1", "dst", "192.0.2.2", "proto", "esp", "spi", "0x100",
-    "mode", "tunnel", "aead", "rfc4106(gcm(aes))", "0x" + "00" * 20, "128",
+    "unshare",
+    "--net",
+    "ip",
+    "xfrm",
+    "state",
+    "add",
+    "src",
+    "192.0.2.1",
+    "dst",
+    "192.0.2.2",
+    "proto",
+    "esp",
+    "spi",
+    "0x100",
+    "mode",
+    "tunnel",
+    "aead",
+    "rfc4106(gcm(aes))",
+    "0x" + "00" * 20,
+    "128",
 )
 
 

@@ -9,6 +9,7 @@ and the log; `stop` removes it, and the next `start` does if nobody lives there.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import fcntl
 import os
@@ -72,6 +73,7 @@ def start(name: str, topology: Topology, kernel: Kernel, *, esp: bool) -> socket
             raise LabError(f"lab {name} is up already; `anycast lab down` ends it")
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
+        _compile()
         server = ["--topology", str(topology.path), "--kernel", kernel, *(["--esp"] if esp or kernel == "uml" else [])]
         become = _uml if kernel == "uml" else _native
         _spawn_init(directory, lambda listener: become(directory, listener, server))
@@ -154,6 +156,12 @@ def _spawn_init(directory: Path, become: Callable[[socket.socket], NoReturn]) ->
     os.read(listening, 1)  # ends when the last copy of `said` does
     os.close(listening)
     os.waitpid(middle, 0)
+
+
+def _compile() -> None:
+    """Inside, the checkout is read-only: what is not compiled now would be compiled again by every process."""
+    for package in ("anycast", "site-agent", "exabgp", "labs"):
+        compileall.compile_dir(CHECKOUT / package, quiet=1)
 
 
 def _native(directory: Path, listener: socket.socket, server: list[str]) -> NoReturn:

@@ -114,4 +114,4 @@ def checksums_in_software(endpoint: Endpoint, namespace: int) -> None:
         try:
             fcntl.ioctl(sock, _SIOCETHTOOL, request)
         except OSError as exc:
-            raise KernelError(exc.errno, f"switch off {endpoint}'s transmit checksums") from exc
+            raise KernelError(exc.errno or 0, f"switch off {endpoint}'s transmit checksums") from exc

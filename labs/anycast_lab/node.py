@@ -24,7 +24,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from anycast_lab import forked, syscalls
 from anycast_lab.root import PRODUCT
@@ -175,19 +175,18 @@ class _Init:
             if request is not None:
                 self.channel.send(json.dumps({"exited": request, "status": status}).encode())
 
-    def become(self, request: dict[str, object], fds: list[int]) -> None:
+    def become(self, request: dict[str, Any], fds: list[int]) -> None:
         os.setsid()
         self.channel.send(json.dumps({"started": request["start"]}).encode())
         for target, fd in enumerate(fds):
             os.dup2(fd, target)
         environment = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb", **self.machine.env}
-        environment |= request["env"]  # type: ignore[operator]  # our own packet
-        argv = list[str](request["argv"])  # type: ignore[call-overload]
+        environment |= request["env"]
+        argv: list[str] = request["argv"]
         os.chdir("/")
         os.umask(0o022)
-        target = forked.python_target(argv)
-        if target is not None:
-            forked.run(target, argv, environment)
+        if (command := forked.python_target(argv)) is not None:
+            forked.run(command, argv, environment)
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         forked.default_signals()
         try:

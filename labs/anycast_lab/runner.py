@@ -58,7 +58,7 @@ class Process(Protocol):
 
 
 class Runner(Protocol):
-    """The lab. `up` once, then any of the rest, then `down`."""
+    """The lab. `up` once, then any of the rest. Ending a lab is its owner's affair (`anycast lab down`), not a drill's."""
 
     topology: Topology
     lab_dir: Path
@@ -70,17 +70,25 @@ class Runner(Protocol):
 
     async def up(self, progress: Progress) -> None: ...
 
-    async def down(self) -> None: ...
-
     async def exec(
-        self, node: str, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 60.0,
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60.0,
         env: Mapping[str, str] | None = None,
     ) -> Completed:
         """Run to the end. `timeout` in seconds; then the command's whole session is killed."""
         ...
 
     async def spawn(
-        self, node: str, argv: Sequence[str], *, stdout: Path | None = None, stderr: Path | None = None,
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        stdout: Path | None = None,
+        stderr: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Process:
         """Start and return at once. `stdout` and `stderr` are files of the lab server (None: discarded)."""

@@ -34,8 +34,16 @@ from anycast_lab.topology import load
 LABS = Path("/run/anycast-lab")
 """In the lab's own /run: ``LABS/NAME/NODE`` is a node's folder."""
 PRELOAD = (
-    "anycast.cli.main", "site_agent.cli", "exabgp_bridge", "exabgp.application.server",
-    "jinja2", "prometheus_client", "pydantic", "pyroute2", "vici", "yaml",
+    "anycast.cli.main",
+    "site_agent.cli",
+    "exabgp_bridge",
+    "exabgp.application.server",
+    "jinja2",
+    "prometheus_client",
+    "pydantic",
+    "pyroute2",
+    "vici",
+    "yaml",
 )
 """Imported before the first node is forked. One that cannot be imported is told in the log and fails again in its own
 command, where it belongs: a mistake in the agent must not look like a lab that does not start."""
@@ -150,9 +158,8 @@ class Connection:
             case {"verb": "status"}:
                 return self.lab.status()
             case {"verb": "exec", "node": node, "argv": [*argv]}:
-                stdin = base64.b64decode(request.get("stdin", ""))
-                rc = await runner.stream(node, argv, output, stdin=stdin, timeout=request.get("timeout"), env=request.get("env"))
-                return {"rc": rc}
+                stdin, timeout = base64.b64decode(request.get("stdin", "")), request.get("timeout")
+                return {"rc": await runner.stream(node, argv, output, stdin=stdin, timeout=timeout)}
             case {"verb": "put", "node": node, "path": path, "data": data, "mode": mode}:
                 return await runner.put(node, path, base64.b64decode(data), mode)
             case {"verb": "get", "node": node, "path": path}:
@@ -184,6 +191,10 @@ async def serve_serial(lab: Lab, device: int) -> None:
     out, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(os.dup(device), "wb", buffering=0))
     out.write(wire.wrap(0, b""))
     readers = dict[int, asyncio.StreamReader]()
+
+    def write(channel: int, line: bytes) -> None:
+        out.write(wire.wrap(channel, line))
+
     tasks = set[asyncio.Task[None]]()
     while line := await lines.readline():
         out.write(wire.wrap(0, b""))
@@ -191,7 +202,7 @@ async def serve_serial(lab: Lab, device: int) -> None:
         reader = readers.get(channel)
         if reader is None:
             reader = readers[channel] = asyncio.StreamReader(limit=wire.LINE)
-            connection = Connection(lab, lambda data, channel=channel: out.write(wire.wrap(channel, data)))
+            connection = Connection(lab, functools.partial(write, channel))
             task = asyncio.create_task(connection.serve(reader))
             tasks.add(task)
             task.add_done_callback(tasks.discard)

@@ -24,7 +24,7 @@ def module_tree(checkout: Path) -> Path:
     """A directory to stand for /lib/modules/VERSION inside: links to Debian's modules and an index made here."""
     versions = sorted(entry.name for entry in MODULES.iterdir()) if MODULES.is_dir() else []
     if not versions or shutil.which("linux.uml") is None:
-        raise LabError("this kernel has no ESP and the package `user-mode-linux` is not installed (see install/apt-packages)")
+        raise LabError("this kernel has no ESP, and the package `user-mode-linux` is not installed (install/apt-packages)")
     version = versions[-1]
     tree = checkout / ".cache/uml/lib/modules" / version
     if not (tree / "modules.dep").exists():

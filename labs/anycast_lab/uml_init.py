@@ -18,7 +18,7 @@ SERIAL = "/dev/ttyS0"
 MODULES = (
     "esp4", "esp6", "ah4", "ah6", "xfrm_user", "xfrm4_tunnel", "xfrm6_tunnel", "tunnel4", "tunnel6", "ipip", "ip6_tunnel",
     "authenc", "authencesn", "cbc", "ctr", "gcm", "ccm", "ghash_generic", "seqiv", "echainiv", "cmac", "xcbc",
-    "chacha20poly1305", "chacha_generic", "poly1305_generic", "aes_generic", "sha256_generic", "sha512_generic", "hmac", "md5",
+    "chacha20poly1305", "chacha_generic", "poly1305_generic", "aes_generic", "sha256_generic", "sha512_generic", "hmac",
     "af_packet", "af_key", "veth", "bridge", "dummy", "tun", "macvlan",
     "sch_netem", "sch_ingress", "cls_u32", "cls_flower", "act_mirred", "act_gact",
     "nf_conntrack", "nf_conntrack_netlink", "nf_nat", "iptable_nat", "iptable_filter", "iptable_mangle", "xt_MASQUERADE",

@@ -1,8 +1,8 @@
 """How a command line speaks with a lab: JSON lines over a root-only unix socket.
 
-Request: ``{"v": 1, "id": n, "verb": "exec", ...}``. Answers carry the same id: any number of ``{"id", "progress": text}`` and
-``{"id", "output": 1|2, "data": base64}``, then exactly one ``{"id", "result": ...}`` or ``{"id", "error": {...}}``. Closing
-the connection cancels what was asked on it; an `up` that is cancelled takes the lab down.
+Request: ``{"v": 1, "id": n, "verb": "exec", ...}``. Answers carry the same id: any number of ``{"id", "progress": text}``
+and ``{"id", "output": 1|2, "data": base64}``, then exactly one ``{"id", "result": ...}`` or ``{"id", "error": {...}}``.
+Closing the connection cancels what was asked on it; an `up` that is cancelled takes the lab down.
 
 User Mode Linux has one serial line instead of a socket. The relay beside it numbers its connections from 1 and writes each
 line as frames ``NUMBER SP rest-of-line LF``, or ``NUMBER + part-of-line LF`` when more of the same line follows; an empty

@@ -1,6 +1,6 @@
 """The embedded runner on both kernels: the same commands, the same answers. Each lab is brought up once for the file.
 
-    left ── router ── right        192.0.2.0/28 and 192.0.2.16/28, 2001:db8:1::/64 and 2001:db8:2::/64
+left ── router ── right        192.0.2.0/28 and 192.0.2.16/28, 2001:db8:1::/64 and 2001:db8:2::/64
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def test_our_own_commands_are_forks_that_behave_like_programs(lab: Lab) -> None:
 
 
 def test_an_unprivileged_user_can_read_and_run_the_product(lab: Lab) -> None:
-    script = "import os; os.setgid(65534); os.setuid(65534); os.execvp('python', ['python', '-c', 'import exabgp_bridge, exabgp; print(1)'])"
-    assert lab.run("left", "python", "-c", script) == "1\n"
+    setpriv = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    assert lab.run("left", *setpriv, "python", "-c", "import exabgp_bridge, exabgp; print(1)") == "1\n"
 
 
 def test_tcp_has_its_checksums(lab: Lab) -> None:

@@ -162,7 +162,7 @@ topology:
         ("name: t\ntopology: {}\n", "2:11 topology.nodes: a lab needs at least one node"),
         ("- 1\n", "1:1 must be a mapping"),
         ("name: [\n", "2:1 is not YAML"),
-        (MINIMAL.replace("linux}", "linux, exec: [\"sh 'x\"]}"), "4:29 topology.nodes.a.exec: `sh 'x` cannot be split"),
+        (MINIMAL.replace("linux}", 'linux, exec: ["sh \'x"]}'), "4:29 topology.nodes.a.exec: `sh 'x` cannot be split"),
         (MINIMAL.replace("linux}", "linux, network-mode: host}"), "4:36 topology.nodes.a.network-mode: `host` is not supp"),
         (MINIMAL.replace("linux}", "linux, sysctls: {vm.swappiness: 1}}"), "only `net.` settings belong to one node"),
         (MINIMAL.replace("linux}", "linux, exec: [x, x]}"), "exec: `x` stands at the level of the node already"),
