@@ -62,7 +62,7 @@ class Rig:
 
     def start(self, *command: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Run a command on the gateway; nsenter becomes the command, so the pid is the command's own."""
-        namespaces = ("nsenter", f"--target={self._keeper_pid}", "--mount", "--net", "--")
+        namespaces = ("nsenter", f"--target={self._keeper_pid}", "--mount", "--net", "--root", "--wd", "--")
         with open(self.path("/run/bench.log"), "ab") as log:
             return subprocess.Popen([*namespaces, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
 

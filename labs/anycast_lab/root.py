@@ -19,8 +19,10 @@ PRODUCT = Path("/opt/anycast")
 PYTHON = PRODUCT / ".venv/bin/python"
 _PRIVATE = ("/proc", "/sys", "/dev", "/run")
 """Not taken from the host: made anew, or in /dev's case bound as it is."""
-_PSEUDO = frozenset({"proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "mqueue", "debugfs", "tracefs", "bpf",
-                     "securityfs", "pstore", "configfs", "hugetlbfs", "fusectl", "autofs", "binfmt_misc", "nsfs", "rpc_pipefs"})
+_PSEUDO = frozenset(
+    "proc sysfs devtmpfs devpts cgroup cgroup2 mqueue debugfs tracefs bpf securityfs pstore configfs hugetlbfs fusectl autofs"
+    " binfmt_misc nsfs rpc_pipefs".split()
+)
 
 
 def enter(checkout: Path, *, links: Mapping[str, str] | None = None, staging: str = "/run") -> None:
@@ -52,7 +54,12 @@ def enter(checkout: Path, *, links: Mapping[str, str] | None = None, staging: st
     syscalls.mount("sysfs", f"{root}/sys", "sysfs", syscalls.MS_RDONLY)
     syscalls.bind("/dev", f"{root}/dev")
     syscalls.mount("tmpfs", f"{root}/run", "tmpfs", data="mode=0755")
-    syscalls.pivot_root(root)
+    # Not the overlay but what holds it becomes this mount namespace's root, and the overlay our root below it. AppArmor
+    # attaches profiles by a program's path from the namespace's root, and Debian's for charon and swanctl know Debian's
+    # paths only: they are right for the host's own charon, and no lab's business.
+    syscalls.pivot_root(staging)
+    os.chroot(f"/{os.path.basename(root)}")
+    os.chdir("/")
 
 
 def _useful_mounts() -> list[str]:
