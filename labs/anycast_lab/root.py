@@ -19,10 +19,10 @@ PRODUCT = Path("/opt/anycast")
 PYTHON = PRODUCT / ".venv/bin/python"
 _PRIVATE = ("/proc", "/sys", "/dev", "/run")
 """Not taken from the host: made anew, or in /dev's case bound as it is."""
-_PSEUDO = frozenset(
-    "proc sysfs devtmpfs devpts cgroup cgroup2 mqueue debugfs tracefs bpf securityfs pstore configfs hugetlbfs fusectl autofs"
-    " binfmt_misc nsfs rpc_pipefs".split()
-)
+_PSEUDO = frozenset({
+    "proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "mqueue", "debugfs", "tracefs", "bpf", "securityfs",
+    "pstore", "configfs", "hugetlbfs", "fusectl", "autofs", "binfmt_misc", "nsfs", "rpc_pipefs",
+})  # fmt: skip
 
 
 def enter(checkout: Path, *, links: Mapping[str, str] | None = None, staging: str = "/run") -> None:
