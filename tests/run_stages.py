@@ -89,9 +89,24 @@ def count(junit: Path, outcome: Outcome) -> None:
             outcome.passed += 1
 
 
+def beside_apparmor(command: Sequence[str]) -> Sequence[str]:
+    """The same command below a second mount of the root, where AppArmor enforces profiles.
+
+    Profiles attach by a program's path from the mount namespace's root. Debian's for charon and swanctl are right for the
+    machine's own and know Debian's paths only; the tests' daemons have theirs below /run.
+    """
+    enabled = Path("/sys/module/apparmor/parameters/enabled")
+    if not enabled.exists() or enabled.read_text().strip() != "Y":
+        return command
+    root = OUT / "test" / "root"
+    root.mkdir(exist_ok=True)
+    script = 'mount --make-rprivate / && mount --rbind / "$0" && exec chroot "$0" env -C "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(root), str(TREE), *command]
+
+
 def run_command(command: Sequence[str], limit_s: float) -> int | None:
     """Run in a process group of its own; its exit status, or None where it had to be ended at `limit_s`."""
-    process = subprocess.Popen(command, cwd=TREE, process_group=0)
+    process = subprocess.Popen(beside_apparmor(command), cwd=TREE, process_group=0)
     try:
         return process.wait(limit_s)
     except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
