@@ -84,7 +84,7 @@ class EmbeddedRunner:
         env: Mapping[str, str] | None = None,
     ) -> int:
         """Like `exec`, handing on output as it comes: `output(1, …)` for stdout, `output(2, …)` for stderr."""
-        channel = self._channel(node)
+        channel = self._awake(node)
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(input_file(stdin))
             pipes = {fd: stack.enter_context(OutputPipe(fd, output)) for fd in (1, 2)}
@@ -120,7 +120,7 @@ class EmbeddedRunner:
                 fds.append(os.open(path or os.devnull, flags, 0o644))
             for fd in fds:
                 stack.callback(os.close, fd)
-            return await self._channel(node).start(argv, env or {}, (fds[0], fds[1], fds[2]))
+            return await self._awake(node).start(argv, env or {}, (fds[0], fds[1], fds[2]))
 
     async def put(self, node: str, path: str, data: bytes, mode: int = 0o644) -> None:
         target = self._file(node, path)
@@ -206,11 +206,11 @@ class EmbeddedRunner:
         async with self._shape:
             if node not in self._frozen:
                 raise LabError(f"{node} is not frozen")
-            self._frozen.remove(node)
             for link in self.topology.links_of(node):
                 await self._unmute(link)
             for pid in (self.pid(node), *self.pids(node)):
                 send_signal(pid, signal.SIGCONT)
+            self._frozen.remove(node)
 
     async def link_down(self, node: str, interface: str) -> None:
         async with self._shape:
@@ -273,6 +273,11 @@ class EmbeddedRunner:
         if node not in self._nodes:
             raise LabError(f"{node} is powered off")
         return self._nodes[node]
+
+    def _awake(self, node: str) -> NodeChannel:
+        if node in self._frozen:
+            raise LabError(f"{node} is frozen: nothing can be started in it")
+        return self._channel(node)
 
     def _link(self, node: str, interface: str) -> Link:
         self._known(node)

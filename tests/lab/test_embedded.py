@@ -164,8 +164,7 @@ def test_an_unprivileged_user_can_read_and_run_the_product(lab: Lab) -> None:
     assert lab.run("left", *setpriv, "python", "-c", "import exabgp_bridge, exabgp; print(1)") == "1\n"
 
 
-def test_tcp_has_its_checksums(lab: Lab) -> None:
-    """A veth otherwise hands on packets whose checksum nobody ever fills in; IPsec would encrypt them so."""
+def send_a_megabyte(lab: Lab) -> None:
     listen = "import socket; s = socket.create_server(('', 7)); print(len(s.accept()[0].makefile('rb').read()))"
     send = "import socket; s = socket.create_connection(('192.0.2.18', 7)); s.sendall(bytes(1 << 20)); s.shutdown(1)"
     lab.client.ask("put", node="right", path="/tmp/listen.py", data=base64.b64encode(listen.encode()).decode(), mode=0o644)
@@ -173,6 +172,17 @@ def test_tcp_has_its_checksums(lab: Lab) -> None:
     until(lambda: ":7 " in lab.run("right", "ss", "-Hltn"))
     lab.run("left", "python3", "-c", send)
     until(lambda: lab.run("right", "cat", "/tmp/got") == "1048576\n")
+
+
+def test_tcp_has_its_checksums(lab: Lab) -> None:
+    """A veth otherwise hands on packets whose checksum nobody ever fills in; captures and tunnels would see them so."""
+    lab.sh("router", "setsid tcpdump -Uvvnc 20 -i eth1 tcp >/tmp/dump 2>/tmp/dump.err </dev/null &")
+    until(lambda: "listening on" in lab.run("router", "cat", "/tmp/dump.err"))
+    send_a_megabyte(lab)
+    until(lambda: "20 packets captured" in lab.run("router", "cat", "/tmp/dump.err"))
+    dump = lab.run("router", "cat", "/tmp/dump")
+    assert "(correct)" in dump
+    assert "incorrect" not in dump
 
 
 def test_links_down_and_mute(lab: Lab) -> None:
@@ -196,18 +206,30 @@ def test_links_down_and_mute(lab: Lab) -> None:
 
 def test_frozen(lab: Lab) -> None:
     """Nothing runs, nothing is forwarded, and the neighbours see nothing but silence."""
+    script = "while :; do echo >>/tmp/ticks; sleep 0.01; done"
+    lab.sh("router", f"touch /tmp/ticks; setsid sh -c '{script}' >/dev/null 2>&1 </dev/null &")
+
+    def ticks() -> int:
+        return len(lab.client.ask("get", node="router", path="/tmp/ticks")["data"])
+
+    until(lambda: ticks() > 8)
     lab.fault("freeze", "router")
     try:
+        before = ticks()
         assert lab.state("router")["state"] == "frozen"
         assert not lab.answers("left", "192.0.2.18"), "a stopped namespace still forwards"
         assert not lab.answers("left", "192.0.2.1")
         assert lab.run("left", "cat", "/sys/class/net/eth1/carrier") == "1\n"
         with pytest.raises(LabError, match="router is frozen already"):
             lab.fault("freeze", "router")
+        with pytest.raises(LabError, match="router is frozen: nothing"):
+            lab.run("router", "true")
+        assert ticks() == before, "a process ran"
     finally:
         lab.fault("thaw", "router")
     assert lab.answers("left", "192.0.2.18")
-    assert "S" in lab.sh("router", "ps -o stat= -C sleep")
+    until(lambda: ticks() > before)
+    lab.run("router", "pkill", "-f", "ticks")
 
 
 def test_power_cycle(lab: Lab) -> None:
@@ -240,7 +262,7 @@ def test_tcp_through_esp(lab: Lab) -> None:
             lab.sh(node, f"ip xfrm state add src {src} dst {dst} proto esp spi {spi} mode transport reqid 1 "
                          f"aead 'rfc4106(gcm(aes))' {key} 128; ip xfrm policy add src {src} dst {dst} dir {direction} "
                          f"tmpl src {src} dst {dst} proto esp mode transport reqid 1")  # fmt: skip
-    test_tcp_has_its_checksums(lab)
+    send_a_megabyte(lab)
     packets = re.findall(r"\(bytes\), (\d+)\(packets\)", lab.run("right", "ip", "-s", "xfrm", "state"))
     assert max(map(int, packets)) > 500, "a megabyte crossed in ESP"
     for node in ("left", "right"):
