@@ -108,6 +108,8 @@ def _mount_private(machine: Machine) -> None:
             os.makedirs(os.path.dirname(destination), exist_ok=True)
             Path(destination).touch()
         syscalls.bind(source, destination, read_only=read_only)
+    # As a container has it; a name that only a resolver could answer makes programs wait for one.
+    Path("/etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {machine.hostname}\n")
     for target, options in (("/run", "mode=0755"), ("/tmp", "mode=1777")):
         syscalls.mount("tmpfs", target, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, options)
     os.mkdir("/run/lock", 0o1777)

@@ -30,7 +30,7 @@ _ECHO_REQUEST, _ECHO_REPLY = 8, 0
 
 def checksum(data: bytes) -> int:
     """RFC 1071 over an even number of bytes."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 

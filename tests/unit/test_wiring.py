@@ -52,7 +52,9 @@ def test_the_next_hop_of_every_route_is_on_link(plans) -> None:
 
 
 def test_md5_and_gtsm_reach_the_router_that_the_fleet_asks_them_for(plans) -> None:
-    asked = {node: [(bool(s.md5_key), s.gtsm) for s in plans[node].sessions if s.service_only] for node in ("fra-rtr", "sin-rtr")}
+    asked = {
+        node: [(bool(s.md5_key), s.gtsm) for s in plans[node].sessions if s.service_only] for node in ("fra-rtr", "sin-rtr")
+    }
     assert asked == {"fra-rtr": [(True, True)] * 2, "sin-rtr": [(False, False)] * 2}
 
 

@@ -45,6 +45,9 @@ def exabgp_spec(*, config: Path, run_dir: Path, run_as: str) -> ProcessSpec:
     env = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     env |= {f"exabgp_{name.replace('.', '_')}": value for name, value in settings.items()}
     env["EXABGP_ENVFILE"] = os.devnull
+    # Before its first connection ExaBGP asks for the machine's own full name. Where /etc/hosts does not have it and no
+    # resolver answers, glibc's defaults hold every session back for 10 s a resolver (measured).
+    env["RES_OPTIONS"] = "timeout:1 attempts:1"
     return ProcessSpec(
         name="exabgp",
         argv=(sys.executable, "-m", "exabgp", "server", str(config)),
