@@ -7,12 +7,14 @@ is the first step that is not a wait; its time is the report's zero.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from anycast.fleet.schema import Fleet
 from anycast_lab import drill as d
@@ -24,6 +26,7 @@ from anycast_lab.timeline import judge_packets
 from anycast_lab.witnesses import Probes, Witnesses, gap_moments
 
 START_AGENT = ("site-agent", "run", "--detach", "--fleet", "/etc/anycast/fleet.yaml")
+VICI = "unix:///run/site-agent/charon.vici"
 PID_FILES = {
     d.ProcessName.CHARON: "/run/charon.pid",
     d.ProcessName.AGENT: "/run/site-agent/agent.pid",
@@ -45,6 +48,8 @@ class _DrillRun:
         self._fault_ns = self._heal_ns = 0
         self._failed_waits: list[Checked] = []
         self._child_sas: int | None = None
+        self._sites_before: dict[str, str] = {}
+        self._sites_after: dict[str, str] = {}
 
     async def run(self) -> Report:
         drill, runner = self._drill, self._runner
@@ -52,54 +57,23 @@ class _DrillRun:
             raise LabError(f"{drill.drill} needs ESP, which this kernel does not have; set LAB_KERNEL=uml")
         if drill.victim not in runner.topology.nodes:
             raise LabError(f"{drill.drill}: the topology has no node {drill.victim}")
-        if runner.esp:
-            await self._probes.start()
-        probes = self._probes if runner.esp else None
-        self._progress("waiting for health before the fault")
-        await readiness.ready(runner, self._fleet, self._witnesses, probes, self._bound("lab_ready"), lambda _line: None)
-        before = {client: await self._witnesses.site_of_client(client) for client in self._clients}
-        withdraws = await self._witnesses.withdraws(drill.victim)
-        for step in drill.steps:
-            await self._step(step)
-        after = {client: await self._witnesses.site_of_client(client) for client in self._clients}
+        checked, records = list[Checked](), dict[str, dict[str, Any]]()
+        seen: Observation | None = None
+        try:
+            if runner.esp:
+                await self._probes.start()
+            seen = await self._break_and_watch()
+        except LabError as error:  # a drill that could not be carried out is red, and the next one may still be run
+            checked.append(Checked("every step of the drill could be taken", str(error), "no obstacle", False))
+        finally:
+            records = await self._probes.stop()
         self._witnesses.read()
-        end_ns = time.time_ns()
-        withdraws = await self._withdraws_since(withdraws)
-        reason = await self._first_reason()
-        records = await self._probes.stop() if runner.esp else {}
-        self._witnesses.read()
-        moments = list(self._witnesses.moments)
+        moments, notes = list(self._witnesses.moments), list[str]()
         for client, record in records.items():
             moments += gap_moments(client, record, self._fault_ns)
-        clients = {
-            client: ClientSeen(
-                packets=judge_packets(record, self._fault_ns - 1_000_000_000, end_ns),
-                site_before=before[client],
-                site_after=after[client],
-            )
-            for client, record in records.items()
-        }
-        seen = Observation(
-            victim=drill.victim,
-            site=self._fleet.site_of(drill.victim),
-            kernel=runner.kernel,
-            esp=runner.esp,
-            fault_ns=self._fault_ns,
-            heal_ns=self._heal_ns,
-            end_ns=end_ns,
-            moments=tuple(sorted(moments)),
-            routes=self._witnesses.routes_of(drill.victim),
-            withdraws=withdraws,
-            first_reason=reason,
-            clients=clients,
-            child_sas_at_announcement=self._child_sas,
-        )
-        checked, notes = list(self._failed_waits), []
-        for check in drill.checks:
-            if isinstance(check, d.ClientsMove | d.ClientsStay) and not runner.esp:
-                notes.append(f"{check.check} was not judged: no ESP in this kernel")
-                continue
-            checked.append(judge(check, seen, self._limits))
+        if seen is not None:
+            seen = self._with_packets(seen, records)
+            checked += self._failed_waits + self._judge(seen, notes)
         return Report(
             drill=drill.drill,
             message=drill.message,
@@ -107,12 +81,60 @@ class _DrillRun:
             esp=runner.esp,
             passed=bool(checked) and all(check.passed for check in checked),
             must_fail=drill.must_fail,
-            zero_ns=self._fault_ns,
-            timeline=story(moments, self._fault_ns),
-            clients={name: client.packets for name, client in clients.items()},
+            zero_ns=self._fault_ns or time.time_ns(),
+            timeline=story(moments, self._fault_ns) if self._fault_ns else (),
+            clients={name: client.packets for name, client in seen.clients.items()} if seen is not None else {},
             checks=tuple(checked),
             notes=tuple(notes),
         )
+
+    async def _break_and_watch(self) -> Observation:
+        """From health through the drill's steps to everything that was seen, but for the clients' packets."""
+        drill, runner = self._drill, self._runner
+        self._progress(f"{drill.drill}: waiting for health before the fault")
+        probes = self._probes if runner.esp else None
+        await readiness.ready(runner, self._fleet, self._witnesses, probes, self._bound("lab_ready"))
+        self._sites_before = {client: await self._witnesses.site_of_client(client) for client in self._clients}
+        withdraws = await self._witnesses.withdraws(drill.victim)
+        for step in drill.steps:
+            await self._step(step)
+        self._sites_after = {client: await self._witnesses.site_of_client(client) for client in self._clients}
+        self._witnesses.read()
+        return Observation(
+            victim=drill.victim,
+            site=self._fleet.site_of(drill.victim),
+            kernel=runner.kernel,
+            esp=runner.esp,
+            fault_ns=self._fault_ns,
+            heal_ns=self._heal_ns,
+            end_ns=time.time_ns(),
+            moments=tuple(sorted(self._witnesses.moments)),
+            routes=self._witnesses.routes_of(drill.victim),
+            withdraws=await self._withdraws_since(withdraws),
+            first_reason=await self._first_reason(),
+            clients={},
+            child_sas_at_announcement=self._child_sas,
+        )
+
+    def _with_packets(self, seen: Observation, records: dict[str, dict[str, Any]]) -> Observation:
+        clients = {
+            client: ClientSeen(
+                packets=judge_packets(record, seen.fault_ns - 1_000_000_000, seen.end_ns),
+                site_before=self._sites_before[client],
+                site_after=self._sites_after[client],
+            )
+            for client, record in records.items()
+        }
+        return dataclasses.replace(seen, clients=clients)
+
+    def _judge(self, seen: Observation, notes: list[str]) -> list[Checked]:
+        checked = []
+        for check in self._drill.checks:
+            if isinstance(check, d.ClientsMove | d.ClientsStay) and not seen.esp:
+                notes.append(f"{check.check} was not judged: no ESP in this kernel")
+            else:
+                checked.append(judge(check, seen, self._limits))
+        return checked
 
     @property
     def _clients(self) -> Sequence[str]:
@@ -207,7 +229,8 @@ class _DrillRun:
         self._progress(f"{what.replace('_', ' ')} {(time.time_ns() - since) / 1e9:.2f} s after the last fault or heal")
 
     async def _count_child_sas(self) -> int | None:
-        done = await self._runner.exec(self._drill.victim, ("swanctl", "--list-sas"))
+        # swanctl's own default socket is another charon's; the agent's lies in its run directory.
+        done = await self._runner.exec(self._drill.victim, ("swanctl", "--list-sas", "--uri", VICI))
         return done.text.count("INSTALLED") if done.rc == 0 else None
 
     async def _withdraws_since(self, before: int) -> int:

@@ -16,19 +16,31 @@ from anycast_lab.witnesses import Probes, Witnesses
 
 async def wait(runner: Runner, fleet: Fleet, limits: dict[str, Limit], progress: Progress) -> None:
     """Return when the lab is up. Raises LabError with what is missing when it is not within `lab_ready`."""
-    witnesses = Witnesses(runner, fleet)
-    await ready(runner, fleet, witnesses, None, limits["lab_ready"].on(runner.kernel) / 1e3, progress)
+    assert fleet.lab is not None
+    witnesses, timeout_s = Witnesses(runner, fleet), limits["lab_ready"].on(runner.kernel) / 1e3
+    end = time.monotonic() + timeout_s
+    probes = Probes(runner, witnesses, fleet) if runner.esp else None
+    if probes is not None:
+        await probes.start()
+    try:
+        await ready(runner, fleet, witnesses, probes, timeout_s)
+    finally:
+        if probes is not None:
+            await probes.stop()
+    progress(f"routes from {len(fleet.sites)} sites at {fleet.lab.transit.node}")
+    for client in fleet.lab.clients:
+        if runner.esp:
+            progress(f"{client}: packets through the tunnel, to {await witnesses.site_of_client(client) or 'nowhere'}")
+            continue
+        while not await _has_ike_sa(runner, client):
+            if time.monotonic() >= end:
+                raise LabError(f"{client} has no IKE_SA within {timeout_s:.0f} s")
+            await asyncio.sleep(0.5)
+        progress(f"{client}: IKE_SA established (no ESP in this kernel, so no packets)")
 
 
-async def ready(
-    runner: Runner,
-    fleet: Fleet,
-    witnesses: Witnesses,
-    probes: Probes | None,
-    timeout_s: float,
-    progress: Progress,
-) -> None:
-    """Like `wait`, with the drill's own witnesses; `probes` that run already are used and left running."""
+async def ready(runner: Runner, fleet: Fleet, witnesses: Witnesses, probes: Probes | None, timeout_s: float) -> None:
+    """Health as a drill wants it: all routes at the transit, and where there are `probes`, every client's good packet."""
     assert fleet.lab is not None
     end = time.monotonic() + timeout_s
     routes = [route for site in fleet.sites.values() for gateway in site.gateways for route in witnesses.routes_of(gateway)]
@@ -37,31 +49,13 @@ async def ready(
         return [str(route) for route in routes if not route.present(witnesses.moments)]
 
     if not await witnesses.until(lambda: not missing(), timeout_s):
-        raise LabError(f"the lab did not come up: no route {', '.join(missing())} within {timeout_s:.0f} s")
-    progress(f"routes from {len(fleet.sites)} sites at {fleet.lab.transit.node}")
-
-    if not runner.esp:
-        for client in fleet.lab.clients:
-            while not await _has_ike_sa(runner, client):
-                if time.monotonic() >= end:
-                    raise LabError(f"the lab did not come up: {client} has no IKE_SA within {timeout_s:.0f} s")
-                await asyncio.sleep(0.5)
-            progress(f"{client}: IKE_SA established (no ESP in this kernel, so no packets)")
-        return
-
-    own = Probes(runner, witnesses, fleet) if probes is None else probes
-    since = time.time_ns()
+        raise LabError(f"the lab is not healthy: no route {', '.join(missing())} within {timeout_s:.0f} s")
     if probes is None:
-        await own.start()
-    try:
-        if not await witnesses.until(lambda: own.all_good_since(since), end - time.monotonic()):
-            silent = [client for client in fleet.lab.clients if own.last_good_ns(client) <= since]
-            raise LabError(f"the lab did not come up: no good packet at {', '.join(silent)} within {timeout_s:.0f} s")
-    finally:
-        if probes is None:
-            await own.stop()
-    for client in fleet.lab.clients:
-        progress(f"{client}: packets through the tunnel, to {await witnesses.site_of_client(client) or 'nowhere'}")
+        return
+    since = time.time_ns()
+    if not await witnesses.until(lambda: probes.all_good_since(since), end - time.monotonic()):
+        silent = [client for client in fleet.lab.clients if probes.last_good_ns(client) <= since]
+        raise LabError(f"the lab is not healthy: no good packet at {', '.join(silent)} within {timeout_s:.0f} s")
 
 
 async def _has_ike_sa(runner: Runner, client: str) -> bool:
