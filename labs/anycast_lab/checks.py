@@ -82,6 +82,10 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
             return _route_stays(seen)
         case drill.RouteBack(limit=name):
             return _route_back(seen, limits[name].on(seen.kernel))
+        case drill.RouteUp():
+            absent = [str(route) for route in seen.routes if not route.present(seen.moments)]
+            text = f"{seen.victim}'s routes are up at the end"
+            return Checked(text, f"no {', '.join(absent)}" if absent else "up", "up", bool(seen.routes) and not absent)
         case drill.Because(reason=reason):
             return Checked(
                 "`site-agent why` names the cause", seen.first_reason or "nothing", reason, seen.first_reason == reason

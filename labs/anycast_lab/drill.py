@@ -125,6 +125,12 @@ class RouteBack(_Strict):
     limit: str
 
 
+class RouteUp(_Strict):
+    """At the end upstream and transit have the victim's prefixes, whether they were away in between or not."""
+
+    check: Literal["route_up"]
+
+
 class Because(_Strict):
     """`site-agent why` names this reason for the first verdict or withdrawal after the fault."""
 
@@ -159,7 +165,7 @@ class NoClients(_Strict):
 
 
 Check = Annotated[
-    RouteGone | RouteStays | RouteBack | Because | ClientsMove | ClientsStay | QuietUntilVerdict | NoClients,
+    RouteGone | RouteStays | RouteBack | RouteUp | Because | ClientsMove | ClientsStay | QuietUntilVerdict | NoClients,
     pydantic.Field(discriminator="check"),
 ]
 

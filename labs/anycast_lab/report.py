@@ -52,6 +52,7 @@ class Report:
             "esp": self.esp,
             "passed": self.passed,
             "must_fail": self.must_fail,
+            "fault_ns": self.zero_ns,
             "timeline": [
                 {
                     "t_ms": round((moment.at_ns - self.zero_ns) / 1e6, 1),

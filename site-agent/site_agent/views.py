@@ -17,7 +17,11 @@ from site_agent.history import Account, FirstCause, Record
 Answer = Mapping[str, Any]
 
 _FIELDS_OF_RECORDS = frozenset({"v", "at", "boot_ns", "gateway", "event"})
-_console = Console(highlight=False)
+
+
+def _console() -> Console:
+    """Made at each use: it asks then whether standard output is a terminal and how wide."""
+    return Console(highlight=False)
 
 
 def to_json(value: Any) -> str:
@@ -35,7 +39,7 @@ def to_json(value: Any) -> str:
 
 def show_silence(error: str) -> None:
     """No agent answers: say so before anything that the log says."""
-    _console.print(f"[bold red]No agent answers[/] ({escape(error)}). What follows is from the event log.")
+    _console().print(f"[bold red]No agent answers[/] ({escape(error)}). What follows is from the event log.")
 
 
 def show_verdict(answer: Answer) -> None:
@@ -43,14 +47,14 @@ def show_verdict(answer: Answer) -> None:
     serving = answer["verdict"]["serving"]
     announced = [route for route in answer["routes"] if route["announced"]]
     style, word = ("green", "serving") if serving else ("red", "not serving")
-    _console.print(
+    _console().print(
         f"[bold]{escape(answer['gateway'])}[/] ({escape(answer['site'])}) is [bold {style}]{word}[/]; "
         f"{len(announced)} of {len(answer['routes'])} routes announced"
     )
     for cause in answer["verdict"]["causes"]:
-        _console.print(f"  {_cause(cause)}")
+        _console().print(f"  {_cause(cause)}")
     for alarm in answer["alarms"]:
-        _console.print(f"  [yellow]alarm[/] {escape(alarm['reason'])}: {escape(alarm['detail'])}")
+        _console().print(f"  [yellow]alarm[/] {escape(alarm['reason'])}: {escape(alarm['detail'])}")
 
 
 def show_status(answer: Answer) -> None:
@@ -110,7 +114,7 @@ def show_status(answer: Answer) -> None:
 def show_account(account: Account) -> None:
     """What the log says of one moment."""
     if not account.known:
-        _console.print(f"The log has no record up to {_time(account.at)}.")
+        _console().print(f"The log has no record up to {_time(account.at)}.")
         return
     said = {True: "[bold green]serving[/]", False: "[bold red]not serving[/]", None: "[bold]without a verdict[/]"}
     since = f" since {_time(account.verdict_since)}" if account.verdict_since is not None else ""
@@ -120,11 +124,11 @@ def show_account(account: Account) -> None:
     }.get(account.agent, "no agent had started")
     if account.ended_before is not None:
         agent += f"; it ended without a farewell before {_time(account.ended_before)}, and its lease with it"
-    _console.print(f"[bold]{escape(account.gateway)}[/] at {_time(account.at)}: {said[account.serving]}{since} ({agent})")
+    _console().print(f"[bold]{escape(account.gateway)}[/] at {_time(account.at)}: {said[account.serving]}{since} ({agent})")
     for cause in account.causes:
-        _console.print(f"  {_cause(cause)}")
+        _console().print(f"  {_cause(cause)}")
     for alarm in account.alarms:
-        _console.print(f"  [yellow]alarm[/] {escape(str(alarm['reason']))}: {escape(str(alarm.get('detail', '')))}")
+        _console().print(f"  [yellow]alarm[/] {escape(str(alarm['reason']))}: {escape(str(alarm.get('detail', '')))}")
     _print(
         _table("upstream", "prefix", "route", "since", "reason"),
         (
@@ -138,18 +142,18 @@ def show_account(account: Account) -> None:
             for route in account.routes
         ),
     )
-    _console.print("What led to it:")
+    _console().print("What led to it:")
     for record in account.trail:
-        _console.print(f"  {escape(record_line(record))}", soft_wrap=True)
+        _console().print(f"  {escape(record_line(record))}", soft_wrap=True)
 
 
 def show_first(first: FirstCause | None) -> None:
     """What went wrong first after the time that was asked about."""
     if first is None:
-        _console.print("Nothing went wrong since then.")
+        _console().print("Nothing went wrong since then.")
     else:
         detail = f" ({escape(first.detail)})" if first.detail else ""
-        _console.print(f"First: [bold]{escape(first.reason)}[/]{detail} at {_time_text(first.at)}, by {first.event}")
+        _console().print(f"First: [bold]{escape(first.reason)}[/]{detail} at {_time_text(first.at)}, by {first.event}")
 
 
 def record_line(record: Record) -> str:
@@ -205,5 +209,5 @@ def _table(*columns: str) -> Table:
 def _print(table: Table, rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
-    _console.print()
-    _console.print(table)
+    _console().print()
+    _console().print(table)

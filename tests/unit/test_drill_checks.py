@@ -91,6 +91,14 @@ def test_route_back_counts_from_the_heal() -> None:
     assert not judge(back, _seen(*went, came[0], heal_ns=500 * MS), LIMITS).passed
 
 
+def test_route_up_looks_at_the_end_only() -> None:
+    up = drill.RouteUp(check="route_up")
+    blink = (_at(5, TRANSIT, "route_removed"), _at(6, TRANSIT, "route_added"))
+    assert judge(up, _seen(*blink), LIMITS).passed
+    assert not judge(up, _seen(*blink, _at(7, TRANSIT, "route_removed")), LIMITS).passed
+    assert not judge(up, _seen(routes=()), LIMITS).passed
+
+
 def test_the_reason_must_be_the_one() -> None:
     because = drill.Because(check="because", reason="charon_exited")
     assert judge(because, _seen(), LIMITS).passed
