@@ -88,6 +88,10 @@ def until(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < end, "did not become true"
 
 
+WITH_ESP = ["native", "uml"] if os.geteuid() == 0 and kernel.has_esp() else ["uml"]
+"""User Mode Linux exists here for what this kernel may not have."""
+
+
 @pytest.fixture(scope="module", params=["native", "uml"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     if os.geteuid() != 0:
@@ -252,9 +256,8 @@ def test_power_cycle(lab: Lab) -> None:
     until(lambda: lab.answers("left", "192.0.2.18"))
 
 
+@pytest.mark.parametrize("lab", WITH_ESP, indirect=True)
 def test_tcp_through_esp(lab: Lab) -> None:
-    if lab.kernel == "native" and not kernel.has_esp():
-        pytest.skip("this kernel has no ESP")
     key = "0x" + "11" * 20
     for node, ours, theirs in (("left", "192.0.2.2", "192.0.2.18"), ("right", "192.0.2.18", "192.0.2.2")):
         for src, dst, direction in ((ours, theirs, "out"), (theirs, ours, "in")):
