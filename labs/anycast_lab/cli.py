@@ -156,7 +156,7 @@ def drill(
                 show.report(Console(), reports[-1])
                 if json_ is not None:
                     json_.write_text(json.dumps(reports, indent=1) + "\n")
-    if not all(report["passed"] != report["must_fail"] for report in reports):
+    if not all(report["as_expected"] for report in reports):
         raise typer.Exit(EXIT_DRILL_FAILED)
 
 

@@ -68,6 +68,16 @@ class PowerOn(_Strict):
     do: Literal["power_on"]
 
 
+class RemoveVips(_Strict):
+    """Take the anycast addresses away from the victim, as a slip of somebody's hand would."""
+
+    do: Literal["remove_vips"]
+
+
+class AddVips(_Strict):
+    do: Literal["add_vips"]
+
+
 class StartAgent(_Strict):
     """What the service manager would do after the agent ended."""
 
@@ -100,7 +110,18 @@ class Pass(_Strict):
 
 
 Step = Annotated[
-    Signal | Freeze | Thaw | PowerOff | PowerOn | StartAgent | StopClients | StartClients | Wait | Pass,
+    Signal
+    | Freeze
+    | Thaw
+    | PowerOff
+    | PowerOn
+    | RemoveVips
+    | AddVips
+    | StartAgent
+    | StopClients
+    | StartClients
+    | Wait
+    | Pass,
     pydantic.Field(discriminator="do"),
 ]
 
@@ -181,7 +202,7 @@ class Drill(_Strict):
     victim: str
     """The gateway that is broken; every step acts on it."""
     must_fail: bool = False
-    """A drill that is right only when it is red: it shows that an assertion can fail."""
+    """Right only when every check is red: it shows that these assertions can fail."""
     steps: tuple[Step, ...]
     checks: tuple[Check, ...]
 

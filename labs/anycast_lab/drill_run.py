@@ -32,7 +32,7 @@ PID_FILES = {
     d.ProcessName.AGENT: "/run/site-agent/agent.pid",
     d.ProcessName.EXABGP: "/run/site-agent/exabgp.pid",
 }
-_HEALS = (d.Thaw, d.PowerOn, d.StartAgent, d.StartClients)
+_HEALS = (d.Thaw, d.PowerOn, d.AddVips, d.StartAgent, d.StartClients)
 
 
 async def run_drill(runner: Runner, fleet: Fleet, drill: d.Drill, limits: dict[str, d.Limit], progress: Progress) -> Report:
@@ -170,6 +170,15 @@ class _DrillRun:
             case d.PowerOn():
                 self._note(step, f"power on {victim}")
                 await runner.power_on(victim)
+            case d.RemoveVips() | d.AddVips():
+                verb = "delete" if isinstance(step, d.RemoveVips) else "add"
+                self._note(step, f"{verb} the VIPs at {victim}")
+                for family in self._fleet.service.vips.families:
+                    vip = self._fleet.service.vips.of(family)
+                    command = ("ip", "address", verb, f"{vip}/{vip.max_prefixlen}", "dev", "lo")
+                    done = await runner.exec(victim, command)
+                    if done.rc:
+                        raise LabError(f"{' '.join(command)} at {victim}: {done.stderr.decode(errors='replace').strip()}")
             case d.StartAgent():
                 self._note(step, f"start site-agent at {victim}")
                 done = await runner.exec(victim, START_AGENT)

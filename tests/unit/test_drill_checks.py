@@ -7,6 +7,7 @@ import dataclasses
 from anycast_lab import drill
 from anycast_lab.checks import ClientSeen, Observation, Watched, judge
 from anycast_lab.drill import Limit
+from anycast_lab.report import Checked, Report
 from anycast_lab.timeline import Moment, Packets
 
 MS = 1_000_000
@@ -148,6 +149,30 @@ def test_an_idle_gateway_must_announce_and_be_idle() -> None:
     assert not judge(idle, _seen(child_sas_at_announcement=1), LIMITS).passed
     assert not judge(idle, _seen(child_sas_at_announcement=None), LIMITS).passed
     assert not judge(idle, _seen(_at(5, TRANSIT, "route_removed"), child_sas_at_announcement=0), LIMITS).passed
+
+
+def _report(must_fail: bool, *passed: bool) -> Report:
+    return Report(
+        drill="x",
+        message="",
+        kernel="native",
+        esp=False,
+        passed=bool(passed) and all(passed),
+        must_fail=must_fail,
+        zero_ns=0,
+        timeline=(),
+        clients={},
+        checks=tuple(Checked("a", "b", "c", one) for one in passed),
+    )
+
+
+def test_a_red_drill_is_right_only_when_every_check_is_red() -> None:
+    assert _report(True, False, False).as_expected
+    assert not _report(True, True, False).as_expected
+    assert not _report(True).as_expected, "nothing was asserted"
+    assert _report(False, True, True).as_expected
+    assert not _report(False, True, False).as_expected
+    assert not _report(False).as_expected
 
 
 def test_every_drill_of_the_project_loads_and_asserts_something() -> None:
