@@ -18,8 +18,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 
 from anycast.runtime import boottime_ns
-from anycast_lab.drill import load_limits
-from anycast_lab.root import PYTHON
+from anycast_lab.drills.drill import load_limits
+from anycast_lab.embedded.root import PYTHON
 from benchmarks.bgp_peer import PeerTimeout
 from benchmarks.report import Bound, Figure, Result, compare, percentile
 from benchmarks.rig import GATEWAY, Rig, cpu_seconds

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from anycast_lab import root, syscalls
+from anycast_lab.embedded import root, syscalls
 
 
 def main() -> None:

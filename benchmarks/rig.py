@@ -28,8 +28,9 @@ from pyroute2 import netns
 
 from anycast.document import Document
 from anycast.fleet.compile import compile_gateway
-from anycast_lab import syscalls, topology
-from anycast_lab.prepare import prepare
+from anycast_lab import topology
+from anycast_lab.embedded import syscalls
+from anycast_lab.machines.prepare import prepare
 from benchmarks.bgp_peer import BgpPeer
 
 TREE = Path(__file__).resolve().parent.parent

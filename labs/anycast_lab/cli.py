@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from anycast.errors import AnycastError
-from anycast_lab import kernel, launch
-from anycast_lab.client import Client
+from anycast_lab.control import launch
+from anycast_lab.control.client import Client
+from anycast_lab.embedded import kernel
 from anycast_lab.runner import LabError, Progress
 from anycast_lab.topology import Topology, load
 
@@ -120,7 +121,7 @@ def fault(
 @app.command()
 def drills(json_: JsonFlag = False) -> None:
     """What can be rehearsed."""
-    from anycast_lab.drill import load_drills
+    from anycast_lab.drills.drill import load_drills
 
     known = load_drills()
     if json_:
@@ -140,8 +141,8 @@ def drill(
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the reports there, a JSON list.")] = None,
 ) -> None:
     """Run drills, in the running lab or in one brought up for them; exit status 1 when one came out wrong."""
-    from anycast_lab import drill as drill_file
     from anycast_lab import show
+    from anycast_lab.drills import drill as drill_file
 
     known = drill_file.load_drills()
     if unknown := [word for word in names if word not in known]:
@@ -165,7 +166,7 @@ def demo(name: NameOption = "") -> None:
     """Two sites, two clients; charon is killed; the clients move; `why` explains it. The lab is gone afterwards."""
     from anycast.fleet.loading import load as load_fleet
     from anycast_lab import demo as story
-    from anycast_lab.prepare import fleet_file
+    from anycast_lab.machines.prepare import fleet_file
 
     progress, topology = _progress(), load(_DEFAULT)
     fleet = load_fleet(fleet_file(topology.path))

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from anycast.fleet.schema import Fleet
 from anycast_lab import show
-from anycast_lab.client import Client
+from anycast_lab.control.client import Client
 from anycast_lab.runner import Progress
 
 DRILL = "charon-sigkill"

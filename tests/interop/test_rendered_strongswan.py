@@ -20,8 +20,8 @@ import pytest
 
 from anycast.document import Document
 from anycast.fleet.loading import load
-from anycast_lab import client_profile
-from anycast_lab.pki import Root, write_secret
+from anycast_lab.machines import client_profile
+from anycast_lab.machines.pki import Root, write_secret
 from site_agent.render.strongswan import SWANCTL_FOLDERS, render_strongswan, strongswan_links
 from tests.support.documents import TWO_SITE, document
 from tests.support.namespace import in_namespace

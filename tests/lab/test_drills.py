@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast_lab.drill import Drill, Tier, load_drills
+from anycast_lab.drills.drill import Drill, Tier, load_drills
 
 pytestmark = [pytest.mark.root, pytest.mark.lab]
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from anycast_lab import kernel, launch
-from anycast_lab.client import Client
+from anycast_lab.control import launch
+from anycast_lab.control.client import Client
+from anycast_lab.embedded import kernel
 from anycast_lab.runner import LabError
 
 pytestmark = [pytest.mark.root, pytest.mark.lab]

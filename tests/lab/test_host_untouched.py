@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast_lab import launch
+from anycast_lab.control import launch
 from tests.support.namespace import in_namespace
 
 pytestmark = pytest.mark.lab

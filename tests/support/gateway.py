@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from anycast_lab.pki import Root, write_secret
+from anycast_lab.machines.pki import Root, write_secret
 from tests.support.documents import TREE, document
 from tests.support.upstream import Upstream, until
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from anycast.fleet.loading import load
-from anycast_lab import client_profile
+from anycast_lab.machines import client_profile
 from tests.support.documents import TREE, TWO_SITE
 
 TEXT = (TREE / "docs" / "clients.md").read_text()

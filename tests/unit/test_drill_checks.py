@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from anycast_lab import drill
-from anycast_lab.checks import ClientSeen, Observation, Watched, judge
-from anycast_lab.drill import Limit
-from anycast_lab.report import Checked, Report
-from anycast_lab.timeline import Moment, Packets
+from anycast_lab.drills import drill
+from anycast_lab.drills.checks import ClientSeen, Observation, Watched, judge
+from anycast_lab.drills.drill import Limit
+from anycast_lab.drills.report import Checked, Report
+from anycast_lab.drills.timeline import Moment, Packets
 
 MS = 1_000_000
 UPSTREAM = Watched(node="fra-rtr", protocol="fra_gw1_ipv4", prefix="203.0.113.0/28")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anycast_lab import forked
+from anycast_lab.embedded import forked
 
 TREE = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def test_console_scripts_are_those_of_pyproject() -> None:
     [
         (["site-agent", "run"], "site_agent.cli:main"),
         (["python", "-m", "exabgp_bridge", "--socket", "x"], "exabgp_bridge"),
-        (["python3", "-m", "anycast_lab.probe"], "anycast_lab.probe"),
+        (["python3", "-m", "anycast_lab.drills.probe"], "anycast_lab.drills.probe"),
         (["python3", "-m", "exabgp"], None),
         (["python3", "-m", "anycastle"], None),
         (["python3", "-c", "1"], None),
@@ -43,7 +43,7 @@ def forked_run(tmp_path: Path, body: str, *arguments: str) -> subprocess.Complet
     """Run a module of one function in a fork of an interpreter that has imported `forked`, as a node's init does."""
     (tmp_path / "victim.py").write_text(f"import atexit, os, signal, sys, threading\ndef main():\n    {body}\n")
     script = (
-        "import os, signal, sys; from anycast_lab import forked; signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "import os, signal, sys; from anycast_lab.embedded import forked; signal.signal(signal.SIGTERM, lambda *_: None)\n"
         "pid = os.fork()\n"
         f"if pid == 0: forked.run('victim:main', {['site-agent', *arguments]!r}, {{'WHERE': 'lab'}})\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anycast.errors import ConfigError, DecodeError, Problem
-from anycast_lab import wire
+from anycast_lab.control import wire
 from anycast_lab.runner import LabError
 
 LINES = st.binary(max_size=3 * wire.FRAME).map(lambda b: b.replace(b"\n", b"n").replace(b"\r", b"r") + b"\n")

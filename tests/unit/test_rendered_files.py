@@ -11,7 +11,7 @@ import pytest
 from anycast.document import Document
 from anycast.errors import ConfigError
 from anycast.fleet.loading import load
-from anycast_lab import client_profile
+from anycast_lab.machines import client_profile
 from site_agent.render.exabgp import MAX_MD5_KEY, render_exabgp
 from site_agent.render.strongswan import render_strongswan, strongswan_links
 from site_agent.render.sysctl import render_sysctl

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from anycast.events import PrefixWithdrawn, SiteVerdictChanged, to_record
 from anycast.model import Cause
 from anycast.reasons import Reason
-from anycast_lab.timeline import Moment, from_bird_log, from_event_log, judge_packets
+from anycast_lab.drills.timeline import Moment, from_bird_log, from_event_log, judge_packets
 
 # Written by BIRD 2.0.12 with `timeformat log iso long us` and `debug protocols { states, routes }`.
 BIRD_LOG = """\

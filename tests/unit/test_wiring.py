@@ -10,7 +10,8 @@ import pytest
 
 from anycast.errors import ConfigError
 from anycast.fleet.loading import load
-from anycast_lab import prepare, topology, wiring
+from anycast_lab import topology
+from anycast_lab.machines import prepare, wiring
 
 TOPOLOGY = Path(__file__).parents[2] / "labs" / "topologies" / "two-site.clab.yml"
 

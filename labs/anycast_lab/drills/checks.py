@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from anycast_lab import drill
-from anycast_lab.drill import Limit
-from anycast_lab.report import Checked
-from anycast_lab.timeline import Moment, Packets
+from anycast_lab.drills import drill
+from anycast_lab.drills.drill import Limit
+from anycast_lab.drills.report import Checked
+from anycast_lab.drills.timeline import Moment, Packets
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

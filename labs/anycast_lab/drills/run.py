@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from anycast.fleet.schema import Fleet
-from anycast_lab import drill as d
-from anycast_lab import readiness
-from anycast_lab.checks import ClientSeen, Observation, judge
-from anycast_lab.report import Checked, Report, story
+from anycast_lab.drills import drill as d
+from anycast_lab.drills import readiness
+from anycast_lab.drills.checks import ClientSeen, Observation, judge
+from anycast_lab.drills.report import Checked, Report, story
+from anycast_lab.drills.timeline import judge_packets
+from anycast_lab.drills.witnesses import Probes, Witnesses, gap_moments
 from anycast_lab.runner import LabError, Progress, Runner
-from anycast_lab.timeline import judge_packets
-from anycast_lab.witnesses import Probes, Witnesses, gap_moments
 
 START_AGENT = ("site-agent", "run", "--detach", "--fleet", "/etc/anycast/fleet.yaml")
 VICI = "unix:///run/site-agent/charon.vici"

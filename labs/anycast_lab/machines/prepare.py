@@ -22,11 +22,11 @@ import jinja2
 from anycast.fleet.loading import load
 from anycast.fleet.schema import Fleet
 from anycast.fleet.values import FAMILIES
-from anycast_lab import client_profile, pki, wiring
+from anycast_lab.machines import client_profile, pki, wiring
 from anycast_lab.topology import Topology
 
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("anycast_lab"),
+    loader=jinja2.PackageLoader("anycast_lab.machines"),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -20,7 +20,7 @@ KEY_LINK = ("swanctl/private/client.key", KEY)
 
 _ANY = {"ipv4": "0.0.0.0", "ipv6": "::"}
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("anycast_lab"),
+    loader=jinja2.PackageLoader("anycast_lab.machines"),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

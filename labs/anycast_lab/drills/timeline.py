@@ -94,7 +94,7 @@ class Packets:
 
 
 def judge_packets(record: dict[str, Any], from_ns: int = 0, to_ns: int | None = None) -> Packets:
-    """Read a probe's record (`anycast_lab.probe`) between two times."""
+    """Read a probe's record (`anycast_lab.drills.probe`) between two times."""
     sent_ns, good_ns, late = record["sent_ns"], record["good_ns"], set(record["late"])
     sent = lost = n_late = 0
     longest = gap_from = gap_to = 0

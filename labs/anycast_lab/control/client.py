@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from anycast_lab import launch, wire
+from anycast_lab.control import launch, wire
 from anycast_lab.runner import LabError, Progress
 
 

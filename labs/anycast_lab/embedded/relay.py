@@ -17,9 +17,10 @@ import sys
 from pathlib import Path
 
 from anycast.errors import DecodeError
-from anycast_lab import uml, wire
+from anycast_lab.control import wire
+from anycast_lab.embedded import uml
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 class Relay:

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
-from anycast_lab import node
+from anycast_lab.embedded import node
 from anycast_lab.runner import LabError
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid

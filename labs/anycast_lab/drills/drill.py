@@ -15,8 +15,8 @@ import yaml
 
 from anycast.errors import ConfigError, Problem
 
-DRILLS = Path(__file__).resolve().parent.parent / "drills"
-LIMITS = Path(__file__).resolve().parent.parent / "limits.yml"
+DRILLS = Path(__file__).resolve().parents[2] / "drills"
+LIMITS = Path(__file__).resolve().parents[2] / "limits.yml"
 
 
 class Tier(enum.StrEnum):

@@ -4,7 +4,7 @@ The server's kernel answers, so nothing of ours runs there. Each probe carries i
 counts as *good*. A probe that was itself sent late (this process had no CPU) says nothing about the tunnel: it is marked
 `late` and neither counted as lost nor allowed to stretch a gap.
 
-    python -m anycast_lab.probe --to 192.0.2.10 --interval-ms 5 --out FILE [--live FILE]
+    python -m anycast_lab.drills.probe --to 192.0.2.10 --interval-ms 5 --out FILE [--live FILE]
 
 SIGTERM ends it; the record is written then, after a last wait for answers under way. `--live` is rewritten every 100 ms
 with the time of the last good packet (readiness and the demo read it). Times are CLOCK_REALTIME, the clock of BIRD's log.

@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from anycast_lab import root, syscalls, uml
-from anycast_lab.kernel import Kernel
+from anycast_lab.embedded import root, syscalls, uml
+from anycast_lab.embedded.kernel import Kernel
 from anycast_lab.runner import LabError
 from anycast_lab.topology import Topology
 
 RUN = Path("/run/anycast-lab")
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 END_TIMEOUT = 20.0
 """Seconds until the kernel has taken down a killed lab; ten nodes take under one."""
 _NAMESPACES = (
@@ -166,7 +166,7 @@ def _compile() -> None:
 
 def _native(directory: Path, listener: socket.socket, server: list[str]) -> NoReturn:
     root.enter(CHECKOUT)
-    argv = [str(root.PYTHON), "-m", "anycast_lab.server", "--listen-fd", str(listener.fileno()), *server]
+    argv = [str(root.PYTHON), "-m", "anycast_lab.control.server", "--listen-fd", str(listener.fileno()), *server]
     os.execve(argv[0], argv, environment())
 
 
@@ -174,7 +174,15 @@ def _uml(directory: Path, listener: socket.socket, server: list[str]) -> NoRetur
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("proc", "/proc", "proc")
     modules = uml.module_tree(CHECKOUT)
-    argv = [sys.executable, "-m", "anycast_lab.relay", str(listener.fileno()), str(directory), str(modules), *server]
+    argv = [
+        sys.executable,
+        "-m",
+        "anycast_lab.embedded.relay",
+        str(listener.fileno()),
+        str(directory),
+        str(modules),
+        *server,
+    ]
     os.execve(argv[0], argv, environment())
 
 

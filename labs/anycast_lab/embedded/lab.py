@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from anycast_lab import links, node
-from anycast_lab.channel import NodeChannel, OutputPipe, input_file, pid_namespace, send_signal
+from anycast_lab.embedded import links, node
+from anycast_lab.embedded.channel import NodeChannel, OutputPipe, input_file, pid_namespace, send_signal
 from anycast_lab.runner import Completed, LabError, Process, Progress
 from anycast_lab.topology import Endpoint, Link, Topology
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from anycast_lab import root, syscalls
+from anycast_lab.embedded import root, syscalls
 
 END = "--end"
 """Ends our arguments; User Mode Linux appends some of its own."""
@@ -40,7 +40,7 @@ def main() -> None:
     # Or the tunnel modules put a tunl0 and an ip6tnl0 into every node, which no other kernel does.
     Path("/proc/sys/net/core/fb_tunnels_only_for_init_net").write_text("2")
     root.enter(Path(checkout), links={f"/lib/modules/{os.uname().release}": modules})
-    argv = [str(root.PYTHON), "-m", "anycast_lab.server", "--serial", SERIAL, *server]
+    argv = [str(root.PYTHON), "-m", "anycast_lab.control.server", "--serial", SERIAL, *server]
     os.execve(argv[0], argv, {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": "/root", "PYTHONUNBUFFERED": "1"})
 
 

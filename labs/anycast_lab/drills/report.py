@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from anycast_lab.timeline import Moment, Packets
+from anycast_lab.drills.timeline import Moment, Packets
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

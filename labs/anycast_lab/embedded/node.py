@@ -26,8 +26,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from anycast_lab import forked, syscalls
-from anycast_lab.root import PRODUCT
+from anycast_lab.embedded import forked, syscalls
+from anycast_lab.embedded.root import PRODUCT
 from anycast_lab.topology import Bind
 
 PACKET = 192 * 1024

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from anycast_lab import syscalls
+from anycast_lab.embedded import syscalls
 
 PRODUCT = Path("/opt/anycast")
 PYTHON = PRODUCT / ".venv/bin/python"

@@ -25,7 +25,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from anycast.errors import KernelError
-from anycast_lab import syscalls
+from anycast_lab.embedded import syscalls
 from anycast_lab.topology import Endpoint, Link
 
 _SIOCETHTOOL = 0x8946

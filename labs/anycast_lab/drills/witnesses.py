@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from anycast.fleet.schema import Fleet
-from anycast_lab.checks import Watched
+from anycast_lab.drills.checks import Watched
+from anycast_lab.drills.timeline import Moment, from_bird_log, from_event_log, judge_packets
+from anycast_lab.machines.wiring import session_name
 from anycast_lab.runner import LabError, Process, Runner
-from anycast_lab.timeline import Moment, from_bird_log, from_event_log, judge_packets
-from anycast_lab.wiring import session_name
 
 EVENT_LOG = "/var/lib/site-agent/events.jsonl"
 BOTH_CLIENTS_MS = 5.0
@@ -160,7 +160,7 @@ class Probes:
             out = self._witnesses.out(client)
             for name in ("probe.json", "probe.live"):
                 (out / name).unlink(missing_ok=True)
-            argv = ("python", "-m", "anycast_lab.probe", "--to", self._target, "--interval-ms", str(BOTH_CLIENTS_MS))
+            argv = ("python", "-m", "anycast_lab.drills.probe", "--to", self._target, "--interval-ms", str(BOTH_CLIENTS_MS))
             files = ("--out", "/etc/anycast/out/probe.json", "--live", "/etc/anycast/out/probe.live")
             self._processes[client] = await self._runner.spawn(client, argv + files)
 

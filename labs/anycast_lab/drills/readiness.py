@@ -9,9 +9,9 @@ import asyncio
 import time
 
 from anycast.fleet.schema import Fleet
-from anycast_lab.drill import Limit
+from anycast_lab.drills.drill import Limit
+from anycast_lab.drills.witnesses import Probes, Witnesses
 from anycast_lab.runner import LabError, Progress, Runner
-from anycast_lab.witnesses import Probes, Witnesses
 
 
 async def wait(runner: Runner, fleet: Fleet, limits: dict[str, Limit], progress: Progress) -> None:

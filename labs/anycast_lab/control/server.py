@@ -26,8 +26,11 @@ from typing import Any
 
 from anycast.errors import AnycastError, DecodeError
 from anycast.fleet.schema import Fleet
-from anycast_lab import drill, drill_run, prepare, readiness, wire
-from anycast_lab.embedded import EmbeddedRunner
+from anycast_lab.control import wire
+from anycast_lab.drills import drill, readiness
+from anycast_lab.drills import run as drill_run
+from anycast_lab.embedded.lab import EmbeddedRunner
+from anycast_lab.machines import prepare
 from anycast_lab.runner import LabError, Progress
 from anycast_lab.topology import load
 
@@ -237,7 +240,7 @@ async def _main(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="anycast_lab.server")
+    parser = argparse.ArgumentParser(prog="anycast_lab.control.server")
     parser.add_argument("--topology", type=Path, required=True)
     parser.add_argument("--kernel", choices=["native", "uml"], required=True)
     parser.add_argument("--esp", action="store_true")

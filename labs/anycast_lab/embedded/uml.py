@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from anycast_lab.embedded.uml_init import END
 from anycast_lab.runner import LabError
-from anycast_lab.uml_init import END
 
 MODULES = Path("/usr/lib/uml/modules")
 MEMORY = "2048M"
@@ -42,7 +42,7 @@ def command(checkout: Path, run_dir: Path, modules: Path, server: list[str], ser
         "linux.uml", "umid=lab", f"uml_dir={run_dir}/uml/", f"mem={MEMORY}",
         "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
         "con=null", "con0=null,fd:1", f"ssl0=fd:{serial},fd:{serial}", "quiet",
-        f"init={sys.executable}", "--", "-m", "anycast_lab.uml_init", str(checkout), str(modules), *server, END,
+        f"init={sys.executable}", "--", "-m", "anycast_lab.embedded.uml_init", str(checkout), str(modules), *server, END,
     ]  # fmt: skip
     for word in command:
         if any(map(str.isspace, word)):
