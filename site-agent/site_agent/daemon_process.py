@@ -21,6 +21,7 @@ import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import IO
 
 from anycast.errors import PeerError
 from anycast.events import AlarmRaised, Event, HolderStarted
@@ -28,8 +29,11 @@ from anycast.reasons import Reason
 from anycast.runtime import boottime
 from site_agent.procfs import executable, read_stat, same_namespace
 
-LOG_KEPT_BYTES = 1 << 20
-"""A daemon's own output beyond this moves to ``.1`` at the next start. The daemons log elsewhere; this holds crashes."""
+LOG_KEPT_BYTES = 4 << 20
+"""A daemon's log beyond this is copied to ``.1`` and emptied. /run is memory, and whoever sends charon a packet writes a
+line of its log."""
+LOG_LOOK_S = 1.0
+"""A stranger's flood is a few MB of charon's log a second."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,8 @@ class ProcessSpec:
     """Where the pid and the start time are kept for the next agent. On tmpfs: it must not survive a boot."""
     log: Path
     """Appended with the daemon's stdout and stderr."""
+    own_log: Path | None = None
+    """A file that the daemon itself appends to (O_APPEND); kept as short as `log`."""
     run_as: str | None = None
     """User name or numeric uid; None stays what the agent is. Dropped in the child, before exec."""
     pid_file: Path | None = None
@@ -125,22 +131,28 @@ class DetachedProcess:
         if spec.pid_file is not None:
             spec.pid_file.unlink(missing_ok=True)  # nothing was adopted, so it is stale
         uid, gid = (None, None) if spec.run_as is None else credentials(spec.run_as)
-        self._rotate_log()
         try:
-            with open(spec.log, "ab") as log:
+            if spec.own_log is not None:
+                _open_log(spec.own_log).close()  # made here, for its mode: it names clients
+            with _open_log(spec.log) as log:
                 child = subprocess.Popen(
                     spec.argv, env=dict(spec.env), cwd="/", start_new_session=True, stdin=subprocess.DEVNULL,
                     stdout=log, stderr=log, user=uid, group=gid, extra_groups=None if uid is None else [],
                 )  # fmt: skip
         except OSError as exc:
             raise PeerError(spec.name, f"cannot be started: {exc.strerror}: {exc.filename}") from exc
-        # A child that has not been waited for keeps its number, so this cannot open somebody else.
-        self._watch(child.pid, os.pidfd_open(child.pid), child=child)
+        # A child that has not been waited for keeps its number, so none of this can meet somebody else.
         stat = read_stat(child.pid)
-        if stat is not None:
-            scratch = spec.record.with_suffix(".new")
-            scratch.write_text(f"{child.pid} {stat.start_ticks}\n")
-            scratch.replace(spec.record)
+        try:
+            if stat is not None:
+                scratch = spec.record.with_suffix(".new")
+                scratch.write_text(f"{child.pid} {stat.start_ticks}\n")
+                scratch.replace(spec.record)
+        except OSError as exc:  # /run is full. Without a record no later agent could adopt or end it
+            child.kill()
+            child.wait()
+            raise PeerError(spec.name, f"cannot be recorded: {exc.strerror}: {spec.record}") from exc
+        self._watch(child.pid, os.pidfd_open(child.pid), child=child)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> bool:
         """Send a signal to exactly this process. False where it has ended."""
@@ -212,11 +224,32 @@ class DetachedProcess:
             return None
         return pid if executable(pid) == self.spec.program else None
 
-    def _rotate_log(self) -> None:
-        log = self.spec.log
-        with contextlib.suppress(FileNotFoundError):
-            if log.stat().st_size > LOG_KEPT_BYTES:
-                log.replace(log.with_name(log.name + ".1"))
+    def shorten_logs(self) -> None:
+        """Copy a log that is too long to ``.1`` and empty it. The daemon goes on appending to the same file."""
+        for log in (self.spec.log, self.spec.own_log):
+            with contextlib.suppress(OSError):  # a full /run: emptying it is what helps
+                if log is not None and log.stat().st_size > LOG_KEPT_BYTES:
+                    _move_content(log, log.with_name(log.name + ".1"))
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    return open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640), "ab")
+
+
+def _move_content(log: Path, old: Path) -> None:
+    try:
+        old.unlink(missing_ok=True)
+        with open(log, "rb") as source, _open_log(old) as target:
+            source.seek(-LOG_KEPT_BYTES, os.SEEK_END)
+            target.write(source.read(LOG_KEPT_BYTES))  # not to the end: the daemon may write faster than we read
+    finally:
+        os.truncate(log, 0)
+
+
+async def _keep_logs_short(process: DetachedProcess) -> None:
+    while True:
+        process.shorten_logs()
+        await asyncio.sleep(LOG_LOOK_S)
 
 
 async def keep_running(
@@ -247,12 +280,16 @@ async def keep_running(
         pid, since = process.pid, process.since
         if pid is not None:
             happened(HolderStarted(name=name, pid=pid, adopted=process.adopted))
-        beside = None if started is None else asyncio.ensure_future(started())
+        beside = [asyncio.ensure_future(_keep_logs_short(process))]
+        if started is not None:
+            beside.append(asyncio.ensure_future(started()))
         try:
             await process.exited()
         finally:
-            if beside is not None:
-                beside.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await beside
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)  # not `await task`: its cancellation could not be told from our own
+        for task in beside:
+            if not task.cancelled():
+                task.result()
         await asyncio.sleep(backoff.after(boottime() - since))

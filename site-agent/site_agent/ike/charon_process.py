@@ -81,6 +81,7 @@ class Charon:
                 env=self._env,
                 record=run_dir / "charon.pid",
                 log=run_dir / "charon.out",
+                own_log=run_dir / "charon.log",  # where the rendered strongswan.conf puts it
                 pid_file=PID_FILE,
                 program=CHARON,
             ),
@@ -153,10 +154,13 @@ class Charon:
                 await asyncio.sleep(SOCKET_POLL_S)
 
     async def _load(self) -> None:
-        child = await asyncio.create_subprocess_exec(
-            SWANCTL, "--load-all", "--noprompt", env=self._env, cwd="/", stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
+        try:
+            child = await asyncio.create_subprocess_exec(
+                SWANCTL, "--load-all", "--noprompt", env=self._env, cwd="/", stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+        except OSError as exc:
+            raise PeerError("swanctl", f"cannot be started: {exc.strerror}") from exc
         try:
             async with asyncio.timeout(LOAD_LIMIT_S):
                 output, _ = await child.communicate()
