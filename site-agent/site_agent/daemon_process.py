@@ -103,6 +103,8 @@ class DetachedProcess:
         self.pid: int | None = None
         """None while nothing runs."""
         self.adopted = False
+        self.ours = False
+        """An agent of ours started it: this one, or the one whose record it was adopted by."""
         self.since = 0.0
         """CLOCK_BOOTTIME at which we started or adopted it."""
 
@@ -188,6 +190,7 @@ class DetachedProcess:
     def _watch(self, pid: int, pidfd: int, *, child: subprocess.Popen[bytes] | None) -> None:
         self.pid, self._pidfd, self._child = pid, pidfd, child
         self.adopted, self.since = child is None, boottime()
+        self.ours = child is not None or pid == self._recorded_pid()
         self._exited.clear()
         asyncio.get_running_loop().add_reader(pidfd, self._ended)
 

@@ -209,6 +209,34 @@ def test_the_next_agent_adopts_the_running_charon_and_sees_it_die() -> None:
 
 
 @in_namespace
+def test_an_operators_charon_without_our_connections_attracts_nobody() -> None:
+    BASE.mkdir()
+    (BASE / "strongswan.conf").write_text(STRONGSWAN_CONF % "")
+    theirs = BASE / "theirs.conf"
+    theirs.write_text((STRONGSWAN_CONF % "").replace("charon.vici", "theirs.vici"))
+    place_vips(VIPS)
+    charon = subprocess.Popen(["/usr/lib/ipsec/charon"], env={"STRONGSWAN_CONF": str(theirs)})
+
+    async def look() -> None:
+        while not Path("/run/charon.pid").exists():
+            await asyncio.sleep(0.01)
+        machine = Machine()
+        try:
+            await machine.says(CHARON, Status.UNKNOWN, Reason.CONNECTIONS_NOT_LOADED, within_s=5)
+            await machine.says(VICI, Status.FAILING, Reason.VICI_REFUSED, within_s=5)
+            assert machine.charon.process.pid == charon.pid, "not started beside it either"
+            assert not [e for e in machine.seen if e.check == CHARON and e.status is Status.PASSING]
+        finally:
+            await machine.end()
+
+    try:
+        asyncio.run(look())
+    finally:
+        charon.kill()
+        charon.wait()
+
+
+@in_namespace
 def test_a_stale_pid_file_adopts_nobody() -> None:
     BASE.mkdir()
     Path("/run/charon.pid").write_text(f"{os.getpid()}\n")  # its number now belongs to something else

@@ -5,8 +5,9 @@ negotiate new ones, and a policy that is left over sends their packets into a tu
 the agent removes them, and only those: an SA is ours when one of its ends is a VIP of ours (architecture, rule 9).
 
 The rendered connections and credentials are loaded by `swanctl --load-all`, strongSwan's own reader of its own format,
-as a child with a time limit. Until that has worked once, a charon that we started cannot serve; an adopted one
-serves with what it has, because a bad configuration is no evidence against it (rule 2).
+as a child with a time limit. Until that has worked once, a charon that we started cannot serve; one that an earlier agent
+started serves with what it has, because a bad configuration is no evidence against it (rule 2). A charon that only its own
+pid file names is the operator's: it may have none of our connections, and must not attract our clients before it has.
 
 A pidfd tells of an exit only when the kernel has closed everything the process had open. With packet sockets among it
 (plugins dhcp and farp) that takes 30 to 40 ms; the kernel closes the last opened first, so an idle connection to charon's
@@ -112,7 +113,7 @@ class Charon:
             self._happened(AlarmRaised(reason=Reason.STALE_STATE_LEFT, detail=str(exc)))
 
     async def _load_until_done(self) -> None:
-        self.ready = self.process.adopted
+        self.ready = self.process.adopted and self.process.ours
         backoff, failed = Backoff(first_s=0.5, cap_s=30.0), False
         while True:
             try:
