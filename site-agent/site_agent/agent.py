@@ -42,8 +42,6 @@ from site_agent.paths import Paths
 from site_agent.record import EventLog
 from site_agent.systemd_notify import notify
 
-STOP_LIMIT_S = 2.0
-"""How long a clean stop waits for the bridge to take the grace; one that does not answer by then gets none."""
 SNAPSHOT_LIMIT_S = 1.0
 
 
@@ -129,10 +127,7 @@ class Agent:
 
     async def _leave(self) -> None:
         notify("STOPPING=1")
-        grace_s = 0.0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_LIMIT_S):
-                grace_s = await self._holder.stop()
+        grace_s = await self._holder.stop()
         self._happened(AgentStopping(reason=Reason.OPERATOR, grace_s=grace_s))
 
     def _on_charon_exit(self, pid: int, status: int | None) -> None:

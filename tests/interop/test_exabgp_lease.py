@@ -20,6 +20,7 @@ from anycast.document import Document
 from anycast.events import HolderExited, HolderKilled, HolderStarted, PrefixAnnounced, PrefixWithdrawn, SessionChanged
 from anycast.model import SessionState
 from anycast.reasons import Reason
+from site_agent.announce import route_holder
 from tests.support.bgp_pair import LEASE_S, PATIENCE_S, V4, V6, Agent, Bird, Pair, bgp_pair, missing
 
 pytestmark = [
@@ -255,6 +256,20 @@ def test_a_clean_restart_withdraws_nothing(pair: Pair) -> None:
                 # The grace was for once: without verdicts this agent's lease lapses like any other.
                 silent = second.silence()
                 assert await gone(on.bird, after=mark) - silent <= LEASE_S + SLACK_S
+
+    asyncio.run(main())
+
+
+def test_a_clean_stop_leaves_no_route_to_a_stopped_bridge(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route_holder, "STOP_LIMIT_S", LEASE_S / 4)  # as with a lease of 8 s
+
+    async def main() -> None:
+        async with announced(pair) as on:
+            exabgp, mark = on.agent.exabgp_pid, on.mark
+            os.kill(on.agent.bridge_pid, signal.SIGSTOP)
+            assert await on.agent.stop() == 0.0
+            await gone(on.bird, after=mark)
+            await on.agent.happened(HolderKilled, pid=exabgp, reason=Reason.BRIDGE_SILENT)
 
     asyncio.run(main())
 

@@ -171,7 +171,17 @@ def test_a_clean_stop_leaves_a_grace_and_then_says_nothing(on: RouteLease) -> No
 
 def test_there_is_no_grace_for_what_does_not_serve(on: RouteLease) -> None:
     on.handle(verdict(100.3, Reason.CHARON_EXITED), 100.3)
-    assert on.handle(StopRequested(), 100.4) == [StopReady(0.0)]
+    assert on.handle(StopRequested(), 100.4) == [], "the withdrawal is not acknowledged yet"
+    assert on.handle(ack(3, 100.41), 100.41)[-1] == StopReady(0.0)
+
+
+def test_a_stop_leaves_no_withdrawal_to_a_bridge_that_does_not_answer(on: RouteLease) -> None:
+    on.handle(verdict(100.3, Reason.CHARON_EXITED), 100.3)
+    on.handle(StopRequested(), 100.4)
+    killed = on.handle(TimerExpired(), 101.3)
+    assert KillHolder(Reason.BRIDGE_SILENT) in killed and StopReady(0.0) not in killed
+    assert on.handle(BridgeGone(), 101.31) == []
+    assert on.handle(ExabgpExited(pid=6), 101.31)[-1] == StopReady(0.0)
 
 
 def test_a_successor_learns_what_is_announced_and_what_was_withdrawn_without_us() -> None:

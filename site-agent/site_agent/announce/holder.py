@@ -123,7 +123,7 @@ class RouteLease:
         self._moved_by = Reason.HEALTHY
         self._announced: dict[tuple[str, str], Route] = {}
         self._sessions: dict[str, SessionState] = {}
-        self._stopping = False
+        self._stopping = self._stop_owed = False
         self._grace_seq: int | None = None
         self._grace_left_s = 0.0
 
@@ -232,7 +232,9 @@ class RouteLease:
         verdict = self._verdict
         serving = verdict is not None and verdict.serving and self._fresh(verdict, now)
         if not serving or not self._announced or self._hello is None:
-            return [StopReady(0.0)]
+            # A withdrawal that nobody has acknowledged would be nobody's business once we are gone.
+            self._stop_owed = bool(self._waiting)
+            return [] if self._stop_owed else [StopReady(0.0)]
         self._seq += 1
         self._grace_seq, self._grace_left_s = self._seq, self._grace_s
         self._waiting[self._seq] = (now, None)
@@ -251,7 +253,7 @@ class RouteLease:
         if self._grace_seq is not None and ack.seq >= self._grace_seq:
             self._grace_seq = None
             actions.append(StopReady(self._grace_left_s))
-        return actions
+        return actions + self._settled_stop()
 
     def _silent(self, answered_ns: int, now: float) -> list[Action]:
         return self._kill(Reason.EXABGP_SILENT) if now - answered_ns / 1e9 > self._lease_s else []
@@ -266,14 +268,20 @@ class RouteLease:
         if self._grace_seq is not None:
             self._grace_seq = None
             return [StopReady(0.0)]
-        return []
+        return self._settled_stop()
+
+    def _settled_stop(self) -> list[Action]:
+        if not self._stop_owed or self._waiting or self._kill_reason is not None:
+            return []
+        self._stop_owed = False
+        return [StopReady(0.0)]
 
     def _on_exit(self) -> list[Action]:
         reason = self._kill_reason or Reason.EXABGP_EXITED
-        self._exabgp = self._hello = self._contact_limit = None
+        self._exabgp = self._hello = self._contact_limit = self._kill_reason = None
         self._waiting.clear()
         down = [Session(neighbor=neighbor, state=SessionState.DOWN) for neighbor in self._sessions]
-        return self._learn((), down, up=reason, down=reason)
+        return self._learn((), down, up=reason, down=reason) + self._settled_stop()
 
     # Consequences
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from anycast.document import Document
 from anycast.errors import PeerError
-from anycast.events import AlarmRaised, Event, HolderExited, HolderStarted
+from anycast.events import AlarmRaised, Event, HolderExited, HolderKilled, HolderStarted
 from anycast.model import Route
 from anycast.policy.verdict import VerdictReached
 from anycast.reasons import Reason
@@ -36,6 +36,9 @@ from site_agent.announce.holder import (
     TellBridge,
 )
 from site_agent.daemon_process import Backoff, DetachedProcess, ProcessSpec, credentials, keep_running
+
+STOP_LIMIT_S = 2.0
+"""How long a clean stop waits for the bridge; it answers in milliseconds."""
 
 
 def routes_of(document: Document) -> tuple[Route, ...]:
@@ -92,9 +95,19 @@ class RouteHolder:
             self.process.release()
 
     async def stop(self) -> float:
-        """Leave a restart grace if something is announced. Returns its length in seconds, 0 where none was left."""
+        """Leave a restart grace if something is announced. Returns its length in seconds, 0 where none was left.
+
+        A bridge that says nothing is ended with its ExaBGP: a stopped one would keep the route, with nobody left to see it.
+        """
         self._inbox.put_nowait(StopRequested())
-        return await self._ready_to_stop
+        try:
+            async with asyncio.timeout(STOP_LIMIT_S):
+                return await self._ready_to_stop
+        except TimeoutError:
+            if self.process.pid is not None:
+                self._happened(HolderKilled(name=EXABGP, pid=self.process.pid, reason=Reason.BRIDGE_SILENT))
+            await self._end()
+            return 0.0
 
     def _perform(self, action: Action) -> None:
         match action:
