@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import signal
 import sys
 import time
@@ -27,9 +28,25 @@ TOPOLOGIES = launch.CHECKOUT / "labs/topologies"
 EXIT_DRILL_FAILED = 1
 
 app = typer.Typer(help="Labs: real daemons in network namespaces, faults, and what the outside saw.", no_args_is_help=True)
+
+
+def _lab_name(name: str) -> str:
+    """A lab's name becomes a folder below /run."""
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise typer.BadParameter(f"{name!r} is no name for a lab: letters, digits, - _ . and at most 64 of them")
+    return name
+
+
 TopologyOption = Annotated[Path, typer.Option("--topology", "-t", help="A containerlab file.")]
 NameOption = Annotated[
-    str, typer.Option("--name", "-n", envvar="LAB_NAME", help="To have one topology up twice; default: the topology's name.")
+    str,
+    typer.Option(
+        "--name",
+        "-n",
+        envvar="LAB_NAME",
+        callback=_lab_name,
+        help="To have one topology up twice; default: the topology's name.",
+    ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 _DEFAULT = TOPOLOGIES / "two-site.clab.yml"
@@ -67,7 +84,7 @@ def status(topology: TopologyOption = _DEFAULT, name: NameOption = "", json_: Js
         print(json.dumps(answer))
         return
     esp = "ESP" if answer["esp"] else "no ESP"
-    title = f"lab {answer['lab']}: {answer['state']}, {answer['kernel']} kernel, {esp}"
+    title = f"lab {name or answer['lab']}: {answer['state']}, {answer['kernel']} kernel, {esp}"
     table = Table("node", "group", "state", "processes", "links to", title=title)
     for word, node in answer["nodes"].items():
         table.add_row(word, node["group"], node["state"], str(node["processes"]), " ".join(node["links"]))
@@ -106,13 +123,16 @@ class FaultKind(enum.StrEnum):
 
 @app.command()
 def fault(
-    kind: Annotated[FaultKind, typer.Argument()],
-    node: Annotated[str, typer.Argument()],
+    kind: Annotated[FaultKind, typer.Argument(help="What to do to the node, or to one of its links.")],
+    node: Annotated[str, typer.Argument(help="A node of the topology.")],
     interface: Annotated[str | None, typer.Argument(help="For the link_… ones.")] = None,
     topology: TopologyOption = _DEFAULT,
     name: NameOption = "",
 ) -> None:
     """Break something by hand, or mend it."""
+    if kind.value.startswith("link_") != (interface is not None):
+        wants = "one of the node's interfaces (eth1)" if interface is None else "no interface: it acts on the whole node"
+        raise typer.BadParameter(f"{kind.value} needs {wants}", param_hint="INTERFACE")
     with _client(topology, name) as client:
         fields: dict[str, Any] = {"interface": interface} if interface else {}
         client.ask(kind.value, node=node, **fields)
@@ -180,8 +200,9 @@ def _up(topology: Topology, name: str, progress: Progress, *, keep: bool = False
     esp = kernel.has_esp()
     chosen = kernel.choose(esp=esp)
     progress(f"lab {name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}")
-    # SIGTERM like Ctrl-C: a lab that did not come up must not stay half up.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # SIGTERM and a closed terminal like Ctrl-C: a lab that did not come up must not stay half up.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     client = Client(name, launch.start(name, topology, chosen, esp=esp))
     try:
         status: dict[str, Any] = client.ask("up", progress=progress)

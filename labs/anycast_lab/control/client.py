@@ -24,7 +24,7 @@ class Client:
     def connect(cls, name: str) -> Client:
         sock = launch.connect(name)
         if sock is None:
-            raise LabError(f"lab {name} is not up; `anycast lab up` brings it up")
+            raise LabError(f"lab {name} is not up; `anycast lab up` (with -n {name} or -t as it was) brings it up")
         return cls(name, sock)
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ def start(name: str, topology: Topology, kernel: Kernel, *, esp: bool) -> socket
     with _one_start_at_a_time():
         if (other := connect(name)) is not None:
             other.close()
-            raise LabError(f"lab {name} is up already; `anycast lab down` ends it")
+            raise LabError(f"lab {name} is up already; `anycast lab down -n {name}` ends it")
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
         _compile()

@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from anycast_lab.embedded import forked, syscalls
-from anycast_lab.embedded.root import PRODUCT
+from anycast_lab.embedded.root import COMMANDS, PRODUCT
 from anycast_lab.topology import Bind
 
 PACKET = 192 * 1024
 """Largest packet; below the default socket send buffer (net.core.wmem_default, 208 KiB)."""
-PATH = f"{PRODUCT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = f"{COMMANDS}:{PRODUCT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DISKS = ("/var/lib", "/var/log")
 """Empty at the first boot and kept across a power cycle, like a disk."""
 _OWN_ETC = "/etc"

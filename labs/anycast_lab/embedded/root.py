@@ -14,9 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from anycast_lab.embedded import syscalls
+from anycast_lab.embedded.forked import CONSOLE_SCRIPTS
 
 PRODUCT = Path("/opt/anycast")
 PYTHON = PRODUCT / ".venv/bin/python"
+COMMANDS = Path("/opt/anycast-commands")
+"""The product's commands as the lab's machines have them: those in .venv name the place where the clone really lies, which
+a machine does not see when that is below /tmp or /run."""
 _PRIVATE = ("/proc", "/sys", "/dev", "/run")
 """Not taken from the host: made anew, or in /dev's case bound as it is."""
 _PSEUDO = frozenset({
@@ -43,6 +47,12 @@ def enter(checkout: Path, *, links: Mapping[str, str] | None = None, staging: st
             syscalls.bind(point, root + point, read_only=True, recursive=False)
     os.makedirs(f"{root}{PRODUCT}", exist_ok=True)
     syscalls.bind(str(checkout), f"{root}{PRODUCT}", read_only=True)
+    os.makedirs(f"{root}{COMMANDS}", exist_ok=True)
+    for name, target in CONSOLE_SCRIPTS.items():
+        module, function = target.split(":")
+        command = Path(f"{root}{COMMANDS}", name)
+        command.write_text(f"#!{PYTHON}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+        command.chmod(0o755)
     for path, target in (links or {}).items():
         os.makedirs(os.path.dirname(root + path), exist_ok=True)
         if os.path.lexists(root + path):
