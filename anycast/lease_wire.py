@@ -54,6 +54,8 @@ class Hello:
     sessions: tuple[Session, ...]
     grace_ns: int
     """How much of a restart grace is left; 0 without one."""
+    lease_ns: int = 0
+    """The lease that it was started with; 0 from one that does not say."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +194,8 @@ class _Fields:
     def __init__(self, body: Mapping[str, Any]) -> None:
         self._body = body
 
-    def integer(self, name: str, low: int = 0, high: int = _INT63) -> int:
-        value = self._body.get(name)
+    def integer(self, name: str, low: int = 0, high: int = _INT63, *, default: int | None = None) -> int:
+        value = self._body.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise DecodeError(name, 0, "not an integer in range")
         return value
@@ -264,6 +266,7 @@ def _decode_hello(f: _Fields) -> Hello:
         announced=f.routes("announced"),
         sessions=f.sessions("sessions"),
         grace_ns=f.integer("grace_ns"),
+        lease_ns=f.integer("lease_ns", default=0),
     )
 
 

@@ -49,6 +49,8 @@ class Reason(enum.StrEnum):
     """More than a lease passed between two of our own ticks: frozen, stopped, or starved."""
     BRIDGE_SILENT = "bridge_silent"
     """The bridge did not acknowledge a renewal within a lease."""
+    LEASE_CHANGED = "lease_changed"
+    """ExaBGP's bridge runs by another lease than the document's: it was started before the configuration changed."""
     BRIDGE_GONE = "bridge_gone"
     """The bridge's connection ended."""
     EXABGP_SILENT = "exabgp_silent"

@@ -381,6 +381,7 @@ class Bridge:
                 announced=self.announced,
                 sessions=sessions,
                 grace_ns=max(0, lease.expires_ns - now_ns) if lease is not None and lease.graced else 0,
+                lease_ns=self._lease_ns,
             )
         if not settled:
             return

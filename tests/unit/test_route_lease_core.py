@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from anycast.events import Event, HolderKilled, PrefixAnnounced, PrefixWithdrawn, SessionChanged
@@ -148,6 +150,17 @@ def test_our_own_gap_kills_nobody(on: RouteLease) -> None:
     on.handle(verdict(100.3), 100.3)
     assert on.handle(TimerExpired(), 130.0) == [], "the acknowledgement waits in our socket"
     assert on.deadline == pytest.approx(131.0)
+
+
+def test_a_bridge_of_another_lease_is_started_anew() -> None:
+    lease = core()
+    lease.handle(ExabgpStarted(pid=6, adopted=True), 100.0)
+    other = dataclasses.replace(hello(FOUR, SIX, grace_ns=9_000_000_000), lease_ns=400_000_000)
+    assert KillHolder(Reason.LEASE_CHANGED) in lease.handle(other, 100.0), "each renewal would come after a lapse"
+    same = dataclasses.replace(other, lease_ns=1_000_000_000)
+    lease = core()
+    lease.handle(ExabgpStarted(pid=6, adopted=True), 100.0)
+    assert not [a for a in lease.handle(same, 100.0) if isinstance(a, KillHolder)]
 
 
 def test_a_session_that_came_up_is_answered_with_a_fresh_verdict_only(on: RouteLease) -> None:

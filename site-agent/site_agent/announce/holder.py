@@ -14,6 +14,7 @@ A holder is killed, because ExaBGP's TCP close withdraws in milliseconds while a
     a message is not acknowledged within a lease, or the bridge does not connect  BRIDGE_SILENT, BRIDGE_GONE
     the bridge answers, but ExaBGP has not answered *it* for a lease              EXABGP_SILENT
     after an acknowledgement something is announced that was not asked for        EXABGP_REFUSED
+    the bridge was started with another lease: it would lapse between two renewals LEASE_CHANGED
 
 An ExaBGP that we just started announces nothing, so its bridge has `START_LIMIT_S` to come; one that we adopted may hold a
 route, so its bridge has one lease. If more than a lease passes between two of our own inputs, we were stopped ourselves:
@@ -181,6 +182,8 @@ class RouteLease:
                 self._waiting.clear()
                 reason = Reason.RESTART_GRACE if event.grace_ns else Reason.HEALTHY
                 news = self._learn(event.announced, event.sessions, up=reason, down=Reason.LEASE_LAPSED)
+                if event.lease_ns not in (0, round(self._lease_s * 1e9)):
+                    return news + self._kill(Reason.LEASE_CHANGED)
                 return news + self._speak(now)
             case Report():
                 if event.cause in WITHOUT_US:
