@@ -61,6 +61,7 @@ def main() -> None:
         print(f"anycast: {exc}" if not isinstance(exc, ConfigError) else exc, file=sys.stderr)
         sys.exit(EXIT_USAGE if isinstance(exc, ConfigError) else EXIT_ERROR)
     except KeyboardInterrupt:
+        print("anycast: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 

@@ -182,6 +182,12 @@ class _Fold:
                 self.alarms.clear()
             case {"event": "AgentStopping"}:
                 self.agent, self.grace_s = "stopped", record.get("grace_s")
+            case {"event": "HolderStarted", "name": "exabgp", "adopted": False}:
+                # Nobody could write down the end of the one before: power was lost, or its agent had ended first.
+                for key, route in self.routes.items():
+                    if route.announced:
+                        self.routes[key] = dataclasses.replace(route, announced=False, since=when, reason="exabgp_exited")
+                self.sessions = dict.fromkeys(self.sessions, "down")
             case {"event": "SiteVerdictChanged"}:
                 self.verdict = when, record
             case {"event": "PrefixAnnounced" | "PrefixWithdrawn" as event, "neighbor": str(n), "prefix": str(p)}:

@@ -120,3 +120,18 @@ def test_a_thawed_process_hears_of_the_consequences_first() -> None:
     assert first([*DAY[:-1], *thaw], 90) == "clock_gap"
     late = [thaw[0], at(140, "ClockGapSeen", gap_s=30.0)]
     assert first([*DAY[:-1], *late], 90) == "lease_lapsed", "a gap much later is another story"
+
+
+def test_a_route_from_before_a_power_loss_is_not_called_announced() -> None:
+    log = [
+        at(0, "AgentStarted", instance="a"),
+        at(1, "SessionChanged", neighbor=ROUTE["neighbor"], state="up"),
+        at(2, "PrefixAnnounced", **ROUTE, reason="healthy"),
+        at(600, "AgentStarted", instance="b"),
+        at(601, "HolderStarted", name="exabgp", pid=9, adopted=False),
+    ]
+    account = account_at(log, moment(700))
+    assert [(route.announced, route.reason) for route in account.routes] == [(False, "exabgp_exited")]
+    assert account.sessions == ((ROUTE["neighbor"], "down"),)
+    kept = account_at([*log[:-1], {**log[-1], "adopted": True}], moment(700))
+    assert [route.announced for route in kept.routes] == [True], "adopted: the route stayed"
