@@ -20,7 +20,7 @@ from typing import Any
 
 from anycast.document import Document
 from anycast.errors import KernelError
-from anycast.events import AgentStarted, AgentStopping, AlarmRaised, ClockGapSeen, Event, EvidenceChanged
+from anycast.events import AgentStarted, AgentStopping, AlarmCleared, AlarmRaised, ClockGapSeen, Event, EvidenceChanged
 from anycast.model import Evidence
 from anycast.policy.verdict import Action, VerdictCore, VerdictReached
 from anycast.reasons import Reason
@@ -51,6 +51,7 @@ class Agent:
     def __init__(self, document: Document, paths: Paths, *, alarms: tuple[AlarmRaised, ...] = ()) -> None:
         """`alarms` is what went wrong before there was an agent to say so."""
         self._document, self._paths, self._early_alarms = document, paths, alarms
+        self._alarms: dict[Reason, str] = {}
         self._instance = secrets.token_hex(8)
         self._log = EventLog(paths.events, max_bytes=document.agent.log_max_bytes, gateway=document.gateway)
         self._metrics = Metrics(self._snapshot_from_thread)
@@ -148,6 +149,10 @@ class Agent:
         self._happened(action)
 
     def _happened(self, event: Event) -> None:
+        if isinstance(event, AlarmRaised):
+            self._alarms[event.reason] = event.detail
+        elif isinstance(event, AlarmCleared):
+            self._alarms.pop(event.reason, None)
         self._log.write(event)
         self._metrics.count(event)
 
@@ -162,6 +167,7 @@ class Agent:
             document=self._document,
             instance=self._instance,
             verdicts=self._verdicts,
+            alarms=self._alarms | dict(self._verdicts.alarms),
             classes=self._runner.classes,
             lease=self._holder.lease,
             routes=routes_of(self._document),

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from anycast.errors import PeerError
-from anycast.events import AlarmRaised, Event, HolderStarted
+from anycast.events import AlarmCleared, AlarmRaised, Event, HolderStarted
 from anycast.reasons import Reason
 from anycast.runtime import boottime
 from site_agent.procfs import executable, read_stat, same_namespace
@@ -269,7 +269,7 @@ async def keep_running(
     adoption on, and is cancelled when the process ends. A start that fails is an alarm and a life of 0 s.
     """
     backoff = backoff or Backoff()
-    name = process.spec.name
+    name, failed = process.spec.name, False
     while True:
         if not process.running and not process.adopt():
             if prepare is not None:
@@ -278,8 +278,12 @@ async def keep_running(
                 process.start()
             except PeerError as exc:
                 happened(AlarmRaised(reason=Reason.DAEMON_NOT_STARTED, detail=str(exc)))
+                failed = True
                 await asyncio.sleep(backoff.after(0.0))
                 continue
+        if failed:
+            happened(AlarmCleared(reason=Reason.DAEMON_NOT_STARTED))
+            failed = False
         pid, since = process.pid, process.since
         if pid is not None:
             happened(HolderStarted(name=name, pid=pid, adopted=process.adopted))

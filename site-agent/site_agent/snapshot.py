@@ -9,6 +9,7 @@ from typing import Any
 from anycast.document import Document
 from anycast.model import Evidence, EvidenceClass, Route
 from anycast.policy.verdict import VerdictCore
+from anycast.reasons import Reason
 from site_agent.announce.holder import RouteLease
 from site_agent.daemon_process import DetachedProcess
 
@@ -20,6 +21,8 @@ class Parts:
     document: Document
     instance: str
     verdicts: VerdictCore
+    alarms: Mapping[Reason, str]
+    """All that stand, those of the verdict core among them."""
     classes: Mapping[str, EvidenceClass]
     lease: RouteLease
     routes: tuple[Route, ...]
@@ -48,7 +51,7 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
             _check(name, evidence_class, parts.verdicts.looks.get(name), now)
             for name, evidence_class in parts.classes.items()
         ],
-        "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.verdicts.alarms.items()],
+        "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.alarms.items()],
         "lease": {
             "duration_s": lease_s,
             "left_s": max(0.0, verdict.at + lease_s - now) if verdict is not None and serving else 0.0,

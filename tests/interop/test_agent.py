@@ -118,6 +118,9 @@ def test_a_bad_document_does_not_take_the_gateway_down() -> None:
     until(lambda: gateway.events("AlarmRaised"), "the alarm", within_s=10)
     until(lambda: len(_serving(gateway)) == 2, "a verdict by the kept document", within_s=10)
     assert "config_refused" in {event["reason"] for event in gateway.events("AlarmRaised")}
+    alarms = json.loads(gateway.ask("status", "--json").stdout)["alarms"]
+    assert "config_refused" in {alarm["reason"] for alarm in alarms}, "whoever looks must see it, not only who reads the log"
+    assert 'anycast_alarm{reason="config_refused"} 1.0' in gateway.metrics()
     assert gateway.upstream.withdrawals() == 0
 
 
