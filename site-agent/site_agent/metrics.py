@@ -6,6 +6,7 @@ thread of its own and asks the event loop for the snapshot: a stuck loop means a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,11 @@ from anycast.events import Event
 from anycast.model import Status
 
 Snapshot = Mapping[str, Any]
+
+PATIENCE_S = 2.0
+"""How long a scraper may say nothing."""
+MOST_THREADS = 16
+"""Of the whole agent: itself three or four, and a few scrapers at a time. Who comes beyond is turned away."""
 
 
 class Metrics:
@@ -46,6 +52,11 @@ class Metrics:
             server, thread = start_http_server(int(port), host.strip("[]"), registry=self._registry)
         except OSError as exc:
             raise KernelError(exc.errno or 0, f"listen on {address} for metrics") from exc
+        # A thread for each connection, for as long as its client likes: without bounds, whoever may connect takes all our
+        # descriptors and threads, and those of charon and ExaBGP, which share the unit's limit.
+        handler: Any = server.RequestHandlerClass
+        server.RequestHandlerClass = type("_Handler", (handler,), {"timeout": PATIENCE_S})
+        server.verify_request = lambda *_: threading.active_count() <= MOST_THREADS  # type: ignore[method-assign]
 
         def stop() -> None:
             server.shutdown()
