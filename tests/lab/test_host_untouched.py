@@ -99,8 +99,8 @@ def unchanged() -> Iterator[None]:
     before = picture()
     yield
     after = picture()
-    assert after == before, {key: (before.get(key), after.get(key)) for key in before.keys() | after.keys()
-                             if before.get(key) != after.get(key)}  # fmt: skip
+    changed = {k: (before.get(k), after.get(k)) for k in before.keys() | after.keys() if before.get(k) != after.get(k)}
+    assert not changed, changed
 
 
 @contextlib.contextmanager

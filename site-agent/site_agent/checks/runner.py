@@ -1,8 +1,8 @@
 """Runs the checks, each in a task of its own, so that one that hangs delays nobody.
 
 Every look is stamped with the time at which it *began*: what it saw may be as old as that. A time-out or a refusal is
-UNKNOWN ("could not see"). A check that raises anything else is our bug: it is reported as `CheckFaulted`, counts as
-UNKNOWN, and is asked again.
+UNKNOWN ("could not see"). A check that raises anything else is our bug: it is reported as `CheckFaulted` once for each
+different error, counts as UNKNOWN, and is asked again.
 
 A look that took long is followed by a rest that is longer: a table of 20,000 SAs is looked at less often, and the agent's
 share of the machine stays small by design.
@@ -35,6 +35,7 @@ class CheckRunner:
     ) -> None:
         self._checks = {check: asyncio.Event() for check in checks}
         self._report, self._happened = report, happened
+        self._faults: dict[Check, str] = {}
         self.classes: dict[str, EvidenceClass] = {}
         """Every name that will ever be reported, with its class."""
         for check in self._checks:
@@ -87,5 +88,8 @@ class CheckRunner:
             reason, detail = Reason.CHECK_REFUSED, str(exc)
         except Exception as exc:  # a bug in one check must neither end the agent nor count against the gateway
             reason, detail = Reason.CHECK_FAULTED, repr(exc)
-            self._happened(CheckFaulted(check="+".join(check.reports), error=traceback.format_exc(limit=-3)))
+            error = traceback.format_exc(limit=-3)
+            if self._faults.get(check) != error:  # ten times a second, it would push everything else out of the log
+                self._faults[check] = error
+                self._happened(CheckFaulted(check="+".join(check.reports), error=error))
         return [unknown(name, reason, detail) for name in check.reports]
