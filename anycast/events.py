@@ -14,6 +14,8 @@ from anycast.model import Cause, EvidenceClass, SessionState, Status
 from anycast.reasons import Reason
 
 RECORD_VERSION = 1
+ALIVE_PERIOD_S = 60.0
+"""Between two `AgentAlive`: bounds what a log without a farewell leaves open, at 0.2 MB a day."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,17 @@ class AgentStarted:
     document: str
     """Hash of the document it runs by."""
     pid: int
+    lease_s: float
+    """For how long at most the route stays after the agent's last sign of life."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AgentAlive:
+    """Nothing happened, and somebody was there to say so. Every `ALIVE_PERIOD_S`."""
+
+    serving: bool | None
+    """The site's verdict; None before the first."""
+    lease_s: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +168,7 @@ class RecordsDropped:
 
 Event = (
     AgentStarted
+    | AgentAlive
     | AgentStopping
     | EvidenceChanged
     | GatewayVerdictChanged

@@ -20,7 +20,17 @@ from typing import Any
 
 from anycast.document import Document
 from anycast.errors import KernelError
-from anycast.events import AgentStarted, AgentStopping, AlarmCleared, AlarmRaised, ClockGapSeen, Event, EvidenceChanged
+from anycast.events import (
+    ALIVE_PERIOD_S,
+    AgentAlive,
+    AgentStarted,
+    AgentStopping,
+    AlarmCleared,
+    AlarmRaised,
+    ClockGapSeen,
+    Event,
+    EvidenceChanged,
+)
 from anycast.model import Evidence
 from anycast.policy.verdict import Action, VerdictCore, VerdictReached
 from anycast.reasons import Reason
@@ -57,7 +67,8 @@ class Agent:
         self._metrics = Metrics(self._snapshot_from_thread)
         self._loop = asyncio.get_running_loop()
         self._evidence: asyncio.Queue[Evidence] = asyncio.Queue()
-        vips, lease_s = document.service.vips, document.lease.duration_ms / 1000
+        vips = document.service.vips
+        self._lease_s = lease_s = document.lease.duration_ms / 1000
 
         vici = ViciClient(str(paths.vici_socket))
         self._charon = Charon(
@@ -80,6 +91,7 @@ class Agent:
         )
         self._verdicts = VerdictCore(
             self._runner.classes,
+            objectors=frozenset({SA_STATE}),  # it asks charon by VICI, which half-open handshakes can keep busy
             lease_s=lease_s,
             recovery_s=document.agent.recovery_ms / 1000,
             now=boottime(),
@@ -100,7 +112,15 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
         version, pid = metadata.version("anycast-vpn"), os.getpid()
-        self._happened(AgentStarted(instance=self._instance, version=version, document=self._document.hash, pid=pid))
+        self._happened(
+            AgentStarted(
+                instance=self._instance,
+                version=version,
+                document=self._document.hash,
+                pid=pid,
+                lease_s=self._lease_s,
+            )
+        )
         for alarm in self._early_alarms:
             self._happened(alarm)
         async with contextlib.AsyncExitStack() as stack:
@@ -119,6 +139,7 @@ class Agent:
                     group.create_task(self._runner.run()),
                     group.create_task(drive(self._verdicts, self._evidence, self._perform)),
                     group.create_task(self._holder.run()),
+                    group.create_task(self._say_alive()),
                 ]
                 notify("READY=1")
                 await stop.wait()
@@ -130,6 +151,12 @@ class Agent:
         notify("STOPPING=1")
         grace_s = await self._holder.stop()
         self._happened(AgentStopping(reason=Reason.OPERATOR, grace_s=grace_s))
+
+    async def _say_alive(self) -> None:
+        while True:
+            await asyncio.sleep(ALIVE_PERIOD_S)
+            verdict = self._verdicts.verdict
+            self._happened(AgentAlive(serving=None if verdict is None else verdict.serving, lease_s=self._lease_s))
 
     def _on_charon_exit(self, pid: int, status: int | None) -> None:
         self._runner.found(self._charon_check.exited(pid, status))

@@ -16,13 +16,14 @@ from typing import Annotated
 
 import typer
 
-from anycast.errors import AnycastError, ConfigError, PeerError
+from anycast.errors import AnycastError, ConfigError, PeerError, Problem
 from site_agent import control, history, views
 from site_agent.paths import Paths
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 DEFAULTS = Paths()
+_EXAMPLE = "as 2026-11-23T21:05:00Z"
 FOLLOW_S = 0.2
 """How often `events --follow` looks for more."""
 
@@ -70,7 +71,8 @@ def status(as_json: Json = False, run_dir: RunDir = DEFAULTS.run_dir, state_dir:
     try:
         answer = control.ask(paths.control_socket, "status")
     except PeerError as exc:
-        account = history.account_at(_records(paths), _now())
+        now = _now()
+        account = history.settled(history.account_at(_records(paths), now), now, answers=False)
         if as_json:
             typer.echo(views.to_json({"agent": None, "error": str(exc), "log": account}))
         else:
@@ -85,7 +87,7 @@ def status(as_json: Json = False, run_dir: RunDir = DEFAULTS.run_dir, state_dir:
 
 @app.command()
 def why(
-    at: Annotated[str | None, typer.Option(help="A time: `2h ago`, `90 s ago`, or ISO 8601.")] = None,
+    at: Annotated[str | None, typer.Option(help="A time: `2h ago`, `90 s ago`, `23:25` (today), or ISO 8601.")] = None,
     since: Annotated[str | None, typer.Option(help="Also name what went wrong first after this time.")] = None,
     as_json: Json = False,
     run_dir: RunDir = DEFAULTS.run_dir,
@@ -95,20 +97,23 @@ def why(
     paths = Paths(run_dir=run_dir, state_dir=state_dir)
     now = _now()
     moment = now if at is None else _moment(at, now)
+    if moment > now:
+        raise ConfigError([Problem("--at", f"{at} is in the future; for an earlier day write its date, {_EXAMPLE}")])
     live, silence = None, None
-    if at is None:
+    account = history.account_at(_records(paths), moment)
+    if at is None or account.last_word:
         try:
             live = control.ask(paths.control_socket, "status")
         except PeerError as exc:
             silence = str(exc)
-    account = history.account_at(_records(paths), moment)
+        account = history.settled(account, now, answers=live is not None)
     first = None if since is None else history.first_cause(_records(paths), _moment(since, now))
     if as_json:
-        typer.echo(views.to_json({"agent": live, "error": silence, "log": account, "first": first}))
+        typer.echo(views.to_json({"agent": live if at is None else None, "error": silence, "log": account, "first": first}))
     else:
         if silence is not None:
             views.show_silence(silence)
-        if live is not None:
+        if live is not None and at is None:
             views.show_verdict(live)
         views.show_account(account)
         if since is not None:
@@ -123,11 +128,12 @@ def events(
     as_json: Json = False,
     state_dir: StateDir = DEFAULTS.state_dir,
 ) -> None:
-    """The event log, oldest first."""
+    """The event log, oldest first; without what only says that the agent is alive, unless --json."""
     paths = Paths(state_dir=state_dir)
     lines = _follow(paths.events) if follow else _lines(paths)
     for record in history.read_records(lines):
-        typer.echo(json.dumps(record, ensure_ascii=False) if as_json else views.record_line(record))
+        if as_json or record["event"] != "AgentAlive":
+            typer.echo(json.dumps(record, ensure_ascii=False) if as_json else views.record_line(record))
 
 
 def _now() -> datetime.datetime:
@@ -138,7 +144,8 @@ def _moment(text: str, now: datetime.datetime) -> datetime.datetime:
     try:
         return history.parse_moment(text, now)
     except ValueError as exc:
-        raise typer.BadParameter(f"{text!r} is neither like `2h ago` nor an ISO 8601 time") from exc
+        what = f"{text!r} is no time; write `2h ago`, `23:25` (today), or an ISO 8601 time, {_EXAMPLE}"
+        raise ConfigError([Problem("", what)]) from exc
 
 
 def _records(paths: Paths) -> Iterator[history.Record]:

@@ -3,7 +3,13 @@
 `account_at` folds the records up to a moment into what was known then: the verdict and its causes, what was announced and
 why, each check's last word, standing alarms, and whether an agent was running to know any of it. An agent that was killed
 writes no last record, so the account says until when it was heard of and when the next one started. It never claims more
-than the log does.
+than the log does: a verdict and its routes stand while the agent that said so was there to renew the lease. After that
+
+    it said farewell                        not serving; the routes went with the grace at the latest
+    its successor's start is the next word  no verdict; gone when the successor started at the latest
+    nothing follows and nobody answers now  no verdict; gone now at the latest (`settled`)
+
+An agent says every `ALIVE_PERIOD_S` that it is there, so one that wrote nothing for two of these was gone by then.
 """
 
 from __future__ import annotations
@@ -15,6 +21,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from anycast.events import ALIVE_PERIOD_S
+
 Record = dict[str, Any]
 RouteKey = tuple[str, str]
 
@@ -22,7 +30,10 @@ TRAIL_LENGTH = 12
 """How many records before the moment are shown: a failure and its recovery are about ten."""
 THAW_S = 1.0
 """How much later than its consequences a clock gap may be recorded: one turn of a loop that was just thawed."""
+WITHOUT_AGENT = ("agent_gone", "restart_grace")
+"""Withdrawn while no agent was there: the bridge tells the next one, whose record of it is later than the thing itself."""
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)(?:\s+ago)?", re.ASCII)
+_CLOCK = re.compile(r"\d\d:\d\d", re.ASCII)
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -32,8 +43,14 @@ class RouteAccount:
 
     neighbor: str
     prefix: str
-    announced: bool
+    announced: bool | None
+    """None where nobody knows: the lease of an agent that has gone may run still."""
+    state: str
+    """`announced`, `withdrawn`, `left` (for a grace), `lapsed` (with lease or grace), or `unknown`."""
     since: datetime.datetime
+    """When the log said what it last said of this route."""
+    until: datetime.datetime | None = None
+    """`left`, `lapsed`, `unknown`, or withdrawn while no agent saw it: gone at that time at the latest."""
     reason: str
 
 
@@ -46,9 +63,18 @@ class Account:
     """False where the log has no record as old as that."""
     gateway: str = ""
     agent: str = ""
-    """`running` or `stopped`, by what it said itself; empty before the first start."""
+    """`running` or `stopped`, by what it said itself; `gone` without a farewell; empty before the first start."""
+    answers_now: bool | None = None
+    """Whether an agent answered when this was asked; None where that says nothing of the moment."""
     heard_until: datetime.datetime | None = None
     """Time of the last record up to the moment."""
+    last_word: bool = True
+    """The log has nothing after the moment."""
+    stopped_at: datetime.datetime | None = None
+    gone_by: datetime.datetime | None = None
+    """Where the agent is `gone`: it was by then."""
+    lease_s: float | None = None
+    """None where the log does not say it."""
     ended_before: datetime.datetime | None = None
     """The next agent started then and this one had not said farewell: it ended at some time in between."""
     verdict_since: datetime.datetime | None = None
@@ -80,28 +106,82 @@ def read_records(lines: Iterable[bytes | str]) -> Iterator[Record]:
 def account_at(records: Iterable[Record], moment: datetime.datetime) -> Account:
     """What `records` (oldest first) say of `moment`."""
     fold = _Fold()
-    ended_before = None
+    ended_before, last_word = None, True
     for record in records:
         try:
             when = datetime.datetime.fromisoformat(record["at"])
         except ValueError:
             continue
         if when > moment:
+            last_word = False
             # Only a later start can tell that the agent of then ended without a word.
             if record["event"] == "AgentStarted" and fold.agent == "running":
                 ended_before = when
             break
         fold.take(record, when)
-    return fold.account(moment, ended_before=ended_before)
+    account = dataclasses.replace(fold.account(moment), ended_before=ended_before, last_word=last_word)
+    return _after_farewell(account) if ended_before is None else _gone(account, ended_before)
+
+
+def settled(account: Account, now: datetime.datetime, *, answers: bool) -> Account:
+    """`account` with what it adds that an agent answers `now`, or none does. That says nothing if the log goes on."""
+    if not account.last_word:
+        return account
+    account = dataclasses.replace(account, answers_now=answers)
+    return account if answers or account.agent != "running" else _gone(account, now)
+
+
+def _after_farewell(account: Account) -> Account:
+    """`account` without a verdict's cause once the grace of an agent that stopped has passed."""
+    if account.stopped_at is None or account.at <= account.stopped_at + datetime.timedelta(seconds=account.grace_s or 0):
+        return account
+    return dataclasses.replace(account, serving=False, verdict_since=account.stopped_at, causes=(), alarms=())
+
+
+def _gone(account: Account, by: datetime.datetime) -> Account:
+    """`account` of an agent that ended without a farewell at `by` at the latest. Within a lease its word stands."""
+    lease = datetime.timedelta(seconds=account.lease_s or 0)
+    if account.heard_until is None or account.at <= account.heard_until + lease:
+        return account
+    if account.lease_s is not None:  # then it also says that it is alive
+        by = min(by, account.heard_until + datetime.timedelta(seconds=2 * ALIVE_PERIOD_S))
+    return dataclasses.replace(
+        account,
+        agent="gone",
+        gone_by=by,
+        serving=None,
+        verdict_since=None,
+        causes=(),
+        alarms=(),
+        routes=tuple(_at(_unheld(route, by + lease, "unknown"), account.at) for route in account.routes),
+    )
+
+
+def _unheld(route: RouteAccount, until: datetime.datetime, state: str) -> RouteAccount:
+    """`route` from when no agent holds it any more."""
+    if route.state != "announced":
+        return route
+    return dataclasses.replace(route, announced=True if state == "left" else None, state=state, until=until)
+
+
+def _at(route: RouteAccount, moment: datetime.datetime) -> RouteAccount:
+    """`route` at `moment`: what was left to lapse has lapsed after its time."""
+    if route.state in ("left", "unknown") and route.until is not None and moment > route.until:
+        return dataclasses.replace(route, announced=False, state="lapsed")
+    return route
 
 
 def parse_moment(text: str, now: datetime.datetime) -> datetime.datetime:
-    """`2h ago`, `90 s`, an ISO 8601 time (local where it names no zone), or Unix nanoseconds. Raises ValueError."""
+    """`2h ago`, `90 s`, an ISO 8601 time, `23:25` (today), or Unix nanoseconds. Local without a zone. Raises ValueError."""
     if text.isdecimal() and len(text) > 15:
         return datetime.datetime.fromtimestamp(int(text) / 1e9, datetime.UTC)
     if (match := _AGO.fullmatch(text.strip())) is not None:
         return now - datetime.timedelta(seconds=float(match[1]) * _UNIT_S[match[2][0]])
-    moment = datetime.datetime.fromisoformat(text.strip())
+    if _CLOCK.match(text.strip()) is not None:
+        clock = datetime.time.fromisoformat(text.strip())
+        moment = datetime.datetime.combine(now.astimezone(clock.tzinfo).date(), clock)
+    else:
+        moment = datetime.datetime.fromisoformat(text.strip())
     return moment.astimezone() if moment.tzinfo is None else moment
 
 
@@ -170,33 +250,50 @@ class _Fold:
         self.checks: dict[str, Record] = {}
         self.alarms: dict[str, Record] = {}
         self.grace_s: float | None = None
+        self.lease_s: float | None = None
+        self.started_at: datetime.datetime | None = None
+        self.stopped_at: datetime.datetime | None = None
         self.trail: list[Record] = []
 
     def take(self, record: Record, when: datetime.datetime) -> None:
         self.heard_until, self.gateway = when, str(record.get("gateway", ""))
-        self.trail = [*self.trail[1 - TRAIL_LENGTH :], record]
+        if record["event"] != "AgentAlive":
+            self.trail = [*self.trail[1 - TRAIL_LENGTH :], record]
         match record:
             case {"event": "AgentStarted"}:
-                self.agent, self.grace_s, self.verdict = "running", None, None
+                # Whatever is still announced, the new agent announces again as soon as the bridge tells it.
+                self._let_go(when + datetime.timedelta(seconds=self.lease_s or 0), "unknown")
+                self.agent, self.grace_s, self.stopped_at, self.verdict = "running", None, None, None
+                self.started_at, self.lease_s = when, _seconds(record.get("lease_s"))
                 self.checks.clear()
                 self.alarms.clear()
             case {"event": "AgentStopping"}:
-                self.agent, self.grace_s = "stopped", record.get("grace_s")
+                self.agent, self.stopped_at, self.grace_s = "stopped", when, _seconds(record.get("grace_s"))
+                self._let_go(when + datetime.timedelta(seconds=self.grace_s or self.lease_s or 0), "left")
+            case {"event": "AgentAlive"}:  # all there is of an agent whose start is no longer in the log
+                self.agent, self.lease_s = "running", _seconds(record.get("lease_s"))
+                if self.verdict is None and isinstance(record.get("serving"), bool):
+                    self.verdict = when, record
             case {"event": "HolderStarted", "name": "exabgp", "adopted": False}:
                 # Nobody could write down the end of the one before: power was lost, or its agent had ended first.
                 for key, route in self.routes.items():
-                    if route.announced:
-                        self.routes[key] = dataclasses.replace(route, announced=False, since=when, reason="exabgp_exited")
+                    if route.announced is not False:
+                        self.routes[key] = dataclasses.replace(
+                            route, announced=False, state="withdrawn", since=when, until=when, reason="exabgp_exited"
+                        )
                 self.sessions = dict.fromkeys(self.sessions, "down")
             case {"event": "SiteVerdictChanged"}:
                 self.verdict = when, record
             case {"event": "PrefixAnnounced" | "PrefixWithdrawn" as event, "neighbor": str(n), "prefix": str(p)}:
+                announced, reason = event == "PrefixAnnounced", str(record.get("reason", ""))
                 self.routes[n, p] = RouteAccount(
                     neighbor=n,
                     prefix=p,
-                    announced=event == "PrefixAnnounced",
+                    announced=announced,
+                    state="announced" if announced else "withdrawn",
                     since=when,
-                    reason=str(record.get("reason", "")),
+                    until=None if announced or reason not in WITHOUT_AGENT else self.started_at,
+                    reason=reason,
                 )
             case {"event": "SessionChanged", "neighbor": str(n), "state": str(state)}:
                 self.sessions[n] = state
@@ -209,7 +306,10 @@ class _Fold:
             case _:
                 pass
 
-    def account(self, moment: datetime.datetime, *, ended_before: datetime.datetime | None) -> Account:
+    def _let_go(self, until: datetime.datetime, state: str) -> None:
+        self.routes = {key: _unheld(route, until, state) for key, route in self.routes.items()}
+
+    def account(self, moment: datetime.datetime) -> Account:
         since, verdict = self.verdict or (None, {})
         causes = verdict.get("causes")
         return Account(
@@ -218,14 +318,19 @@ class _Fold:
             gateway=self.gateway,
             agent=self.agent,
             heard_until=self.heard_until,
-            ended_before=ended_before,
+            stopped_at=self.stopped_at,
+            lease_s=self.lease_s,
             verdict_since=since,
             serving=verdict.get("serving"),
             causes=tuple(causes) if isinstance(causes, list) else (),
-            routes=tuple(self.routes[key] for key in sorted(self.routes)),
+            routes=tuple(_at(self.routes[key], moment) for key in sorted(self.routes)),
             sessions=tuple(sorted(self.sessions.items())),
             checks=tuple(self.checks.values()),
             alarms=tuple(self.alarms.values()),
             trail=tuple(self.trail),
             grace_s=self.grace_s,
         )
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -16,6 +16,7 @@ from site_agent.history import Account, FirstCause, Record
 
 Answer = Mapping[str, Any]
 
+_ROUTE_STYLES = {"announced": "green", "withdrawn": "red", "lapsed": "red", "left": "yellow", "unknown": "yellow"}
 _FIELDS_OF_RECORDS = frozenset({"v", "at", "boot_ns", "gateway", "event"})
 
 
@@ -116,15 +117,10 @@ def show_account(account: Account) -> None:
     if not account.known:
         _console().print(f"The log has no record up to {_time(account.at)}.")
         return
-    said = {True: "[bold green]serving[/]", False: "[bold red]not serving[/]", None: "[bold]without a verdict[/]"}
+    said = {True: "[bold green]serving[/]", False: "[bold red]not serving[/]", None: "[bold]no verdict[/]"}
     since = f" since {_time(account.verdict_since)}" if account.verdict_since is not None else ""
-    agent = {
-        "running": f"agent last heard at {_time(account.heard_until)}",
-        "stopped": f"agent stopped at {_time(account.heard_until)}, leaving the route for {account.grace_s or 0:g} s",
-    }.get(account.agent, "no agent had started")
-    if account.ended_before is not None:
-        agent += f"; it ended without a farewell before {_time(account.ended_before)}, and its lease with it"
-    _console().print(f"[bold]{escape(account.gateway)}[/] at {_time(account.at)}: {said[account.serving]}{since} ({agent})")
+    where = f"[bold]{escape(account.gateway)}[/] at {_time(account.at)}"
+    _console().print(f"{where}: {said[account.serving]}{since} ({_agent(account)})", soft_wrap=True)
     for cause in account.causes:
         _console().print(f"  {_cause(cause)}")
     for alarm in account.alarms:
@@ -135,8 +131,8 @@ def show_account(account: Account) -> None:
             (
                 route.neighbor,
                 route.prefix,
-                "[green]announced[/]" if route.announced else "[red]withdrawn[/]",
-                _time(route.since),
+                f"[{_ROUTE_STYLES[route.state]}]{route.state}[/]",
+                _time(route.since) if route.until is None else f"gone at the latest {_time(route.until)}",
                 route.reason,
             )
             for route in account.routes
@@ -157,7 +153,7 @@ def show_first(first: FirstCause | None) -> None:
 
 
 def record_line(record: Record) -> str:
-    """One record as one line: local time, kind, and its fields."""
+    """One record as one line: local time with its zone, kind, and its fields."""
     fields = []
     for key, value in record.items():
         if key in _FIELDS_OF_RECORDS or value in ("", [], None):
@@ -166,6 +162,34 @@ def record_line(record: Record) -> str:
             value = ", ".join(_plain_cause(cause) for cause in value if isinstance(cause, Mapping))
         fields.append(f"{key}={value}")
     return f"{_time_text(str(record['at']))} {record['event']} {' '.join(fields)}"
+
+
+def _agent(account: Account) -> str:
+    """Who was there to say so, in one clause."""
+    heard = f"last record at {_time(account.heard_until)}"
+    match account.agent:
+        case "running" if account.answers_now:
+            return f"agent answers now, {heard}"
+        case "running" if account.ended_before is not None:
+            return f"{heard}; that agent ended without a farewell before {_time(account.ended_before)}"
+        case "running":
+            return heard
+        case "gone":
+            lease = "one lease" if account.lease_s is None else f"one lease of {account.lease_s:g} s"
+            return (
+                f"agent gone since at the latest {_time(account.gone_by)}, {heard}; "
+                f"routes lapsed with the lease, at most {lease} after the last sign of life"
+            )
+        case "stopped" if account.stopped_at is not None and account.grace_s:
+            limit = account.stopped_at + datetime.timedelta(seconds=account.grace_s)
+            return (
+                f"agent stopped at {_time(account.stopped_at)}; routes left for at most the grace of "
+                f"{account.grace_s:g} s, withdrawn at the latest at {_time(limit)}"
+            )
+        case "stopped":
+            return f"agent stopped at {_time(account.stopped_at)}, leaving no grace"
+        case _:
+            return "no agent had started"
 
 
 def _cause(cause: Mapping[str, Any]) -> str:
@@ -189,7 +213,8 @@ def _span(seconds: float | None) -> str:
 
 
 def _time(when: datetime.datetime | None) -> str:
-    return "-" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    """Local, with its zone, as `--at` takes it."""
+    return "-" if when is None else when.astimezone().isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _time_text(text: str) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from site_agent.history import account_at, first_cause, parse_moment, read_records
+from site_agent import views
+from site_agent.history import account_at, first_cause, parse_moment, read_records, settled
 
 NOON = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 
@@ -52,7 +56,7 @@ def test_the_verdict_of_then_with_its_cause_and_what_was_withdrawn() -> None:
 
 
 def test_an_hour_later_it_serves_again() -> None:
-    account = account_at(DAY, moment(100))
+    account = account_at(DAY[:-1], moment(100))
     assert (account.serving, account.agent, account.alarms) == (True, "running", ())
 
 
@@ -63,6 +67,78 @@ def test_an_agent_that_left_no_farewell_ended_at_some_time_before_its_successor(
     farewell = [*DAY[:-1], at(80, "AgentStopping", reason="operator", grace_s=15.0), DAY[-1]]
     account = account_at(farewell, moment(3000))
     assert (account.agent, account.grace_s, account.ended_before) == ("stopped", 15.0, None)
+
+
+QUIET = [at(-1, "AgentStarted", instance="a", lease_s=3.0), *DAY[1:3]]
+ALIVE = {"serving": True, "lease_s": 3.0}
+
+
+def routes(account: Any) -> list[tuple[bool | None, str, datetime.datetime | None]]:
+    return [(route.announced, route.state, route.until) for route in account.routes]
+
+
+def test_nothing_is_announced_after_an_agent_that_nobody_hears_any_more() -> None:
+    now = moment(1000)
+    account = settled(account_at(QUIET, now), now, answers=False)
+    assert (account.agent, account.serving, account.causes) == ("gone", None, ())
+    assert account.gone_by == moment(2 + 120), "it would have said that it is alive"
+    assert routes(account) == [(False, "lapsed", moment(125))]
+    alive = settled(account_at(QUIET, now), now, answers=True)
+    assert (alive.agent, alive.serving, routes(alive)) == ("running", True, [(True, "announced", None)])
+
+
+def test_a_lease_after_the_last_word_the_route_may_be_there_still() -> None:
+    within, later = moment(4.5), moment(8)
+    assert settled(account_at(QUIET, within), within, answers=False).serving is True, "the lease that it renewed"
+    assert routes(settled(account_at(QUIET, later), later, answers=False)) == [(None, "unknown", moment(11))]
+
+
+def test_a_log_that_goes_on_is_not_doubted_because_nobody_answers_now() -> None:
+    account = settled(account_at(DAY, moment(65)), moment(5000), answers=False)
+    assert (account.agent, account.serving) == ("running", False)
+    longer = [*QUIET, at(700, "AgentAlive", **ALIVE)]
+    assert settled(account_at(longer, moment(600)), moment(5000), answers=False).serving is True
+
+
+def test_in_the_gap_before_a_successor_nothing_is_announced() -> None:
+    records = [*QUIET, at(62, "AgentAlive", **ALIVE), at(3600, "AgentStarted", instance="b", lease_s=3.0)]
+    account = account_at(records, moment(3000))
+    assert (account.agent, account.serving, account.gone_by) == ("gone", None, moment(182))
+    assert routes(account) == [(False, "lapsed", moment(185))]
+    soon = [*QUIET, at(30, "AgentStarted", instance="b", lease_s=3.0)]
+    assert account_at(soon, moment(20)).gone_by == moment(30), "the successor bounds it closer"
+    assert routes(account_at(soon, moment(31))) == [(None, "unknown", moment(33))], "until the new agent hears of it"
+    assert routes(account_at(soon, moment(40))) == [(False, "lapsed", moment(33))]
+    told = [*soon, at(31, "PrefixWithdrawn", **ROUTE, reason="agent_gone")]
+    assert routes(account_at(told, moment(40))) == [(False, "withdrawn", moment(30))], "before the new agent, not when told"
+
+
+def test_a_stopped_agent_serves_for_its_grace_and_then_no_more() -> None:
+    records = [*QUIET, at(80, "AgentStopping", reason="operator", grace_s=15.0)]
+    assert routes(account_at(records, moment(90))) == [(True, "left", moment(95))]
+    account = settled(account_at(records, moment(100)), moment(100), answers=False)
+    assert (account.agent, account.serving, account.causes, account.gone_by) == ("stopped", False, (), None)
+    assert routes(account) == [(False, "lapsed", moment(95))]
+
+
+def test_being_alive_keeps_an_account_when_the_start_has_been_rotated_away() -> None:
+    account = account_at([at(0, "AgentAlive", **ALIVE)], moment(1))
+    assert (account.agent, account.serving, account.heard_until, account.trail) == ("running", True, moment(0), ())
+
+
+def test_what_people_read_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(account: Any) -> str:
+        views.show_account(account)
+        return capsys.readouterr().out
+
+    now = moment(1000)
+    gone = told(settled(account_at(QUIET, now), now, answers=False))
+    assert "no verdict" in gone and "lease of 3 s" in gone and "announced" not in gone.split("What led")[0]
+    assert "agent answers now, last record at" in told(settled(account_at(QUIET, now), now, answers=True))
+    assert "heard" not in told(account_at(QUIET, now))
+    stopped = told(account_at([*QUIET, at(80, "AgentStopping", reason="operator", grace_s=15.0)], now))
+    assert "not serving" in stopped and "at most the grace of 15 s" in stopped and "lapsed" in stopped
+    assert datetime.datetime.fromisoformat(stopped.split(" at ")[1].split(": ")[0]) == now, "a time with its zone"
 
 
 def test_a_new_agent_knows_nothing_of_its_predecessors_checks() -> None:
@@ -92,8 +168,23 @@ def test_iso_times_and_nonsense() -> None:
     assert parse_moment("2026-03-01T12:00:00+00:00", NOON) == NOON
     assert parse_moment(str(int(NOON.timestamp() * 1e9)), NOON) == NOON, "a drill's clock"
     assert parse_moment("2026-03-01 12:00", NOON).tzinfo is not None, "local time where no zone is named"
-    with pytest.raises(ValueError):
-        parse_moment("yesterday", NOON)
+    today = parse_moment("11:25", NOON)
+    assert (today.astimezone().date(), today.astimezone().strftime("%H:%M")) == (NOON.astimezone().date(), "11:25")
+    assert parse_moment("11:25:30Z", NOON) == moment(-35 * 60 + 30)
+    for nonsense in ("yesterday", "2026", "25:00", "12"):
+        with pytest.raises(ValueError):
+            parse_moment(nonsense, NOON)
+
+
+@pytest.mark.parametrize(
+    ("time", "said"), [("2999-01-01T00:00Z", "is in the future"), ("noonish", "`23:25` (today), or an ISO 8601 time, as 20")]
+)
+def test_a_time_that_cannot_be_answered_is_refused_in_one_sentence(time: str, said: str, tmp_path: Path) -> None:
+    folders = ("--run-dir", str(tmp_path), "--state-dir", str(tmp_path))
+    command = [sys.executable, "-c", "from site_agent.cli import main; main()", "why", "--at", time, *folders]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
 
 
 def first(records: list[dict[str, Any]], seconds: float) -> str | None:
@@ -133,5 +224,6 @@ def test_a_route_from_before_a_power_loss_is_not_called_announced() -> None:
     account = account_at(log, moment(700))
     assert [(route.announced, route.reason) for route in account.routes] == [(False, "exabgp_exited")]
     assert account.sessions == ((ROUTE["neighbor"], "down"),)
-    kept = account_at([*log[:-1], {**log[-1], "adopted": True}], moment(700))
+    told = at(602, "PrefixAnnounced", **ROUTE, reason="healthy")  # by the bridge, at its hello
+    kept = account_at([*log[:-1], {**log[-1], "adopted": True}, told], moment(700))
     assert [route.announced for route in kept.routes] == [True], "adopted: the route stayed"
