@@ -7,6 +7,10 @@ that passed or failed; UNKNOWN ("could not see") changes no vote. The gateway se
 decisive look passed. A failing fact therefore acts at once and alone, and nothing that is not a fact can act at all:
 `load` and `shared` evidence, and every UNKNOWN, only raise alarms (architecture, rule 2).
 
+After a start or a gap every fact check must have looked again. For most that means a decisive look. An *objector* can only
+speak against the gateway (all client SAs are lost) and must ask a daemon that a stranger can keep busy: its UNKNOWN is no
+objection, or a flood at the wrong moment would keep a site dark for as long as it lasts.
+
 The core ticks every third of a lease and repeats its verdict at each tick, because whoever holds a lease renews it only
 from a fresh verdict (rule 1). A tick that comes more than a lease late means that this process was frozen, stopped or
 starved: the leases have lapsed meanwhile and whatever was seen before proves nothing. So all evidence is void and every
@@ -65,10 +69,20 @@ Action = (
 class VerdictCore:
     """Driven by two things only: `Evidence` from a check, and its own expired timer. Times are CLOCK_BOOTTIME seconds."""
 
-    def __init__(self, checks: Mapping[str, EvidenceClass], *, lease_s: float, recovery_s: float, now: float) -> None:
-        """`checks` is every check that will ever report, with its class; at least one is a fact."""
-        if EvidenceClass.FACT not in checks.values():
+    def __init__(
+        self,
+        checks: Mapping[str, EvidenceClass],
+        *,
+        objectors: frozenset[str] = frozenset(),
+        lease_s: float,
+        recovery_s: float,
+        now: float,
+    ) -> None:
+        """`checks` is every check that will ever report, with its class; at least one fact is no objector."""
+        if not any(c is EvidenceClass.FACT and name not in objectors for name, c in checks.items()):
             raise BugError("a verdict needs at least one fact check")
+        self._objectors = objectors
+        self._abstained: set[str] = set()
         self._checks = dict(checks)
         self._lease_s, self._recovery_s = lease_s, recovery_s
         self._last_tick = self._deadline = now
@@ -118,6 +132,7 @@ class VerdictCore:
         self._trusted_since = now
         self._void_reason = Reason.CLOCK_GAP
         self._decisive.clear()
+        self._abstained.clear()
 
     def _take(self, seen: Evidence) -> list[Action]:
         if self._checks.get(seen.check) is not seen.evidence_class:
@@ -129,6 +144,8 @@ class VerdictCore:
         self._looks[seen.check] = seen
         if seen.status is not Status.UNKNOWN:
             self._decisive[seen.check] = seen
+        elif seen.check in self._objectors:
+            self._abstained.add(seen.check)
         if before is not None and (before.status, before.reason) == (seen.status, seen.reason):
             return []
         return [
@@ -162,6 +179,8 @@ class VerdictCore:
                 continue
             decisive = self._decisive.get(check)
             if decisive is None:
+                if check in self._abstained:
+                    continue
                 causes.append(Cause(reason=self._void_reason, check=check))
             elif decisive.status is Status.FAILING:
                 causes.append(Cause(reason=decisive.reason, check=check, detail=decisive.detail))

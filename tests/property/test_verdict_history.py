@@ -22,9 +22,11 @@ from anycast.runtime import TimerExpired
 CHECKS = {
     "charon": EvidenceClass.FACT,
     "vip": EvidenceClass.FACT,
+    "sas": EvidenceClass.FACT,
     "vici": EvidenceClass.LOAD,
     "dns": EvidenceClass.SHARED,
 }
+OBJECTORS = frozenset({"sas"})
 FACTS = [name for name, evidence_class in CHECKS.items() if evidence_class is EvidenceClass.FACT]
 LEASE_S = 1.0
 
@@ -45,7 +47,7 @@ STEPS = st.lists(
         Step,
         wait_s=st.sampled_from([0.0, 0.01, 0.2, 0.34, 0.2, 0.99, 1.01, 3.0]),
         ticking=st.sampled_from([True, True, False]),
-        check=st.sampled_from(["charon", "charon", "vip", "vip", "vici", "dns"]),
+        check=st.sampled_from(["charon", "charon", "vip", "vip", "sas", "vici", "dns"]),
         status=st.sampled_from([Status.PASSING, Status.PASSING, Status.PASSING, Status.FAILING, Status.UNKNOWN]),
         old_s=st.sampled_from([0.0, 0.0, 0.05, 0.3, 2.0]),
     ),
@@ -59,7 +61,7 @@ class History:
     def __init__(self, recovery_s: float) -> None:
         self.now = 1000.0
         self.recovery_s = recovery_s
-        self.core = VerdictCore(CHECKS, lease_s=LEASE_S, recovery_s=recovery_s, now=self.now)
+        self.core = VerdictCore(CHECKS, objectors=OBJECTORS, lease_s=LEASE_S, recovery_s=recovery_s, now=self.now)
         self.delivered: list[Evidence] = []
         self.last_run = self.now
         self.trusted_since = self.now
@@ -88,16 +90,19 @@ class History:
         return reached
 
     def may_serve(self) -> bool:
-        """For each fact: among the looks since the last gap, the newest decisive one passed."""
+        """For each fact: among the looks since the last gap, the newest decisive one passed; an objector only looked."""
         for fact in FACTS:
             newest: Evidence | None = None
+            looked = False
             clock = float("-inf")
             for look in self.delivered:
                 if look.check != fact or look.at < self.trusted_since or look.at < clock:
                     continue
-                clock = look.at
+                clock, looked = look.at, True
                 if look.status is not Status.UNKNOWN:
                     newest = look
+            if newest is None and looked and fact in OBJECTORS:
+                continue
             if newest is None or newest.status is not Status.PASSING:
                 return False
         return True
@@ -214,6 +219,24 @@ def one_passing_fact_is_enough(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(VerdictCore, "_causes_against", causes)
 
 
+def an_abstention_outlives_a_gap(patch: pytest.MonkeyPatch) -> None:
+    original: Any = VerdictCore._void_all
+
+    def void(self: Any, now: float) -> None:
+        kept = set(self._abstained)
+        original(self, now)
+        self._abstained |= kept
+
+    patch.setattr(VerdictCore, "_void_all", void)
+
+
+def every_fact_may_abstain(patch: pytest.MonkeyPatch) -> None:
+    original: Any = VerdictCore.__init__
+    patch.setattr(
+        VerdictCore, "__init__", lambda self, *a, **k: (original(self, *a, **k), setattr(self, "_objectors", FACTS))[0]
+    )
+
+
 def an_unchanged_verdict_is_not_repeated(patch: pytest.MonkeyPatch) -> None:
     original: Any = VerdictCore._conclude
     patch.setattr(VerdictCore, "_conclude", lambda self, now, tick: original(self, now, False))
@@ -228,6 +251,8 @@ def an_unchanged_verdict_is_not_repeated(patch: pytest.MonkeyPatch) -> None:
         (an_older_look_replaces_a_newer_one, serves_exactly_while_the_facts_say_so),
         (load_withdraws, serves_exactly_while_the_facts_say_so),
         (one_passing_fact_is_enough, serves_exactly_while_the_facts_say_so),
+        (an_abstention_outlives_a_gap, serves_exactly_while_the_facts_say_so),
+        (every_fact_may_abstain, serves_exactly_while_the_facts_say_so),
         (an_unchanged_verdict_is_not_repeated, speaks_at_every_tick),
     ],
 )
@@ -235,6 +260,6 @@ def test_each_broken_rule_is_noticed(
     mutate: Callable[[pytest.MonkeyPatch], None], broken: Callable[[list[Step]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutate(monkeypatch)
-    only_try = settings(max_examples=500, phases=[Phase.generate], database=None, derandomize=True)
+    only_try = settings(max_examples=2000, phases=[Phase.generate], database=None, derandomize=True)
     with pytest.raises(AssertionError):
         only_try(given(STEPS)(broken))()

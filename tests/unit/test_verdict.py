@@ -194,3 +194,26 @@ def test_evidence_of_a_check_that_is_not_ours_is_a_bug() -> None:
         bench.core.handle(alien, bench.now)
     with pytest.raises(BugError):
         VerdictCore({"vici": EvidenceClass.LOAD}, lease_s=1, recovery_s=0, now=0)
+
+
+def test_an_objector_that_cannot_see_does_not_keep_the_site_dark() -> None:
+    """charon's workers are busy with a stranger's handshakes after a thaw: VICI is silent, charon and VIP are fine."""
+    checks = {"charon": EvidenceClass.FACT, "sas": EvidenceClass.FACT}
+    core = VerdictCore(checks, objectors=frozenset({"sas"}), lease_s=LEASE_S, recovery_s=0, now=0.0)
+
+    def see(check: str, status: Status, at: float) -> list[Action]:
+        reason = Reason.SA_STATE_LOST if status is Status.FAILING else Reason.HEALTHY
+        return core.handle(Evidence(check=check, evidence_class=EvidenceClass.FACT, status=status, reason=reason, at=at), at)
+
+    assert not verdicts(see("charon", Status.PASSING, 0.1))[-1].serving, "an objector must at least have looked"
+    assert verdicts(see("sas", Status.UNKNOWN, 0.2))[-1].serving, "no objection"
+    assert not verdicts(see("sas", Status.FAILING, 0.3))[-1].serving, "an objection acts at once"
+    see("sas", Status.UNKNOWN, 0.4)
+    assert not core.verdict.serving, "and stands while the check cannot see"
+    assert not verdicts(see("charon", Status.PASSING, 5.0))[-1].serving, "after a gap it must look again"
+    assert verdicts(see("sas", Status.UNKNOWN, 5.1))[-1].serving
+
+
+def test_an_objector_alone_is_not_enough() -> None:
+    with pytest.raises(BugError):
+        VerdictCore({"sas": EvidenceClass.FACT}, objectors=frozenset({"sas"}), lease_s=1, recovery_s=0, now=0)
