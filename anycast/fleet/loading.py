@@ -1,8 +1,9 @@
 """From the text of fleet.yaml to a `Fleet`, or to every problem it has.
 
-Three steps: YAML to text with places, text to values (`schema.py`), rules that join values (`checks.py`). A file with
-problems in the second step still gets as much of the third as can be trusted: the parts at fault are left out, the rules
-run on the rest, and what they say about a left-out part is dropped. So one run shows what there is to repair.
+Three steps: YAML to text with places, text to values (`schema.py`), rules that join values (`checks.py`). Only what is not
+YAML ends it at the first. A file with problems in the second still gets as much of the third as can be trusted: the parts
+at fault are left out, the rules run on the rest, and what they say about a left-out part is dropped. So one run shows what
+there is to repair.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import difflib
 import pathlib
 import types
 import typing
+from collections.abc import Set
 from typing import Any
 
 import pydantic
@@ -48,12 +50,14 @@ def loads(text: str, *, file: str = "fleet.yaml") -> Fleet:
         fleet = Fleet.model_validate(tree.value)
     except pydantic.ValidationError as exc:
         findings = [_finding(error, tree.value) for error in _errors(exc) if not _follows(error, tree.value)]
-        findings += _check_the_rest(tree.value, {finding.path for finding in findings})
+        findings = [finding for finding in findings if finding.path not in tree.unread]
+        findings += _check_the_rest(tree.value, {finding.path for finding in findings} | tree.unread)
     else:
-        findings = check(fleet)
-        if not findings:
+        findings = [finding for finding in check(fleet) if not _judges(finding, tree.unread)]
+        if not findings and not tree.problems:
             return fleet
-    raise ConfigError(sorted((_problem(finding, tree, file) for finding in findings), key=_place_in_file))
+    problems = [*tree.problems, *(_problem(finding, tree, file) for finding in findings)]
+    raise ConfigError(sorted(problems, key=_place_in_file))
 
 
 def _errors(exc: pydantic.ValidationError) -> list[Any]:
@@ -92,7 +96,7 @@ def _without(data: Any, here: Path, cut: set[Path]) -> Any:
     return data
 
 
-def _judges(finding: Finding, cut: set[Path]) -> bool:
+def _judges(finding: Finding, cut: Set[Path]) -> bool:
     """Whether `finding` rests on something that was cut out: inside it, or around it."""
     paths = (finding.path, *finding.judged)
     return any(c[: len(p)] == p or p[: len(c)] == c for p in paths for c in cut)

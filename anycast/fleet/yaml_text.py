@@ -2,7 +2,8 @@
 
 YAML 1.1 guesses types: ``no`` becomes false, ``1:30`` ninety, ``0100`` sixty-four, ``1e3`` a thousand. Here nothing is
 guessed: every scalar is the text that stands there, quoted or not, and the field that it belongs to says what it means
-(`values.py`). A mapping with the same key twice is refused, which PyYAML would silently settle in favour of the last.
+(`values.py`). A mapping with the same key twice is refused, which PyYAML would silently settle in favour of the last; the
+first is kept, so that one run shows what else there is to repair.
 
 Anchors, aliases, merge keys, tags and several documents in one file are refused: aliases make a small file a huge one and
 give one value two places, and `defaults` is this format's own way not to repeat oneself. The tree is built from libyaml's
@@ -48,6 +49,10 @@ class Tree:
     """Where the value at a path starts."""
     keys: dict[Path, Place]
     """Where the key of a mapping's entry stands; no entry for items of lists."""
+    problems: tuple[Problem, ...] = ()
+    """What is refused although it could be read: second keys, anchors, aliases, tags, second documents."""
+    unread: frozenset[Path] = frozenset()
+    """Where an alias stands: nobody knows the value."""
 
     def place(self, path: Path, *, key: bool = False) -> Place:
         """Place of the value (or its key) at `path`, else of the nearest thing around it."""
@@ -68,6 +73,10 @@ class _Open:
     """Of a mapping: the key whose value comes next."""
     skip: bool = False
     """The key stood here before: its second value is read, and forgotten."""
+    forgotten: bool = False
+    """All of it belongs to such a second value."""
+    lines: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Of a mapping: where each key stood first."""
 
 
 def where(path: Path) -> str:
@@ -82,10 +91,14 @@ def where(path: Path) -> str:
 
 
 def parse(text: str, *, file: str = "") -> Tree:
-    """Read `text`. Raises ConfigError with every duplicate key and forbidden construct, or the first syntax error."""
+    """Read `text`. What is refused in it is in the tree's `problems`.
+
+    Raises ConfigError at the first syntax error, with the problems before it.
+    """
     if len(text) > MAX_CHARACTERS:
         raise ConfigError([Problem("", f"is longer than {MAX_CHARACTERS >> 20} million characters", file)])
     builder = _Builder(file)
+    broken: Problem | None = None
     try:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
             builder.feed(event)
@@ -95,15 +108,15 @@ def parse(text: str, *, file: str = "") -> Tree:
         if mark and text[mark.index : mark.index + 1] == "\t":
             what = "not YAML: a tab; indent with spaces"
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        builder.problems.append(Problem("", what, file, line, column))
+        broken = Problem("", what, file, line, column)
     except yaml.reader.ReaderError as exc:
         before = text.encode()[: exc.position].decode(errors="replace")
-        builder.problems.append(Problem("", f"not YAML: {exc.reason}", file, *_end_of(before)))
+        broken = Problem("", f"not YAML: {exc.reason}", file, *_end_of(before))
     except UnicodeEncodeError as exc:
-        builder.problems.append(Problem("", "not text: half a surrogate pair", file, *_end_of(text[: exc.start])))
-    if builder.problems:
-        raise ConfigError(builder.problems)
-    return Tree(builder.root, builder.values, builder.keys)
+        broken = Problem("", "not text: half a surrogate pair", file, *_end_of(text[: exc.start]))
+    if broken is not None:
+        raise ConfigError([*builder.problems, broken])
+    return Tree(builder.root, builder.values, builder.keys, tuple(builder.problems), frozenset(builder.unread))
 
 
 def _end_of(text: str) -> tuple[int, int]:
@@ -123,6 +136,7 @@ class _Builder:
         self.values: dict[Path, Place] = {}
         self.keys: dict[Path, Place] = {}
         self.problems: list[Problem] = []
+        self.unread: set[Path] = set()
         self._file = file
         self._stack: list[_Open] = []
         self._documents = 0
@@ -140,6 +154,8 @@ class _Builder:
                 self._stack.pop()
             case yaml.AliasEvent():
                 self._complain(f"alias *{event.anchor}: aliases are not read; use `defaults`", place)
+                if not self._forgets():
+                    self.unread.add(self._next_path())
                 self._scalar("", place, alias=True)
             case yaml.DocumentStartEvent():
                 self._documents += 1
@@ -170,11 +186,12 @@ class _Builder:
             self._put(text, place)
         elif not alias:
             path = (*top.path, text)
-            top.key, top.skip = text, text in top.value
+            top.key, top.skip = text, text in top.lines
             if top.skip:
-                first = self.keys[path]
-                self._complain(f"stands here a second time; first in line {first.line}", place, path)
-            else:
+                self._complain(f"stands here a second time; first in line {top.lines[text]}", place, path)
+                return
+            top.lines[text] = place.line
+            if not self._forgets():
                 self.keys[path] = place
         else:
             top.key, top.skip = "", True
@@ -186,23 +203,28 @@ class _Builder:
         path = self._next_path()
         if top is not None and isinstance(top.value, dict) and top.key is None:
             raise _TooDeep(problem="a key is a list or a mapping", problem_mark=event.start_mark)
+        forgotten = self._forgets()
         self._put(value, place)
-        self._stack.append(_Open(path, value))
+        self._stack.append(_Open(path, value, forgotten=forgotten))
+
+    def _forgets(self) -> bool:
+        """Whether what comes next is read only to find its end, and has no place in the tree."""
+        if not self._stack:
+            return self._documents > 1
+        return self._stack[-1].forgotten or self._stack[-1].skip
 
     def _put(self, value: Any, place: Place) -> None:
         """Put a value where it belongs: the root, the open list's end, or under the open mapping's key."""
-        path = self._next_path()
+        if not self._forgets():
+            self.values[self._next_path()] = place
         if not self._stack:
             if self._documents == 1:
                 self.root = value
-                self.values[path] = place
             return
         top = self._stack[-1]
         if isinstance(top.value, list):
             top.value.append(value)
-            self.values[path] = place
             return
         if not top.skip and top.key is not None:
             top.value[top.key] = value
-            self.values[path] = place
         top.key, top.skip = None, False

@@ -161,7 +161,9 @@ def _unheld(route: RouteAccount, until: datetime.datetime, state: str) -> RouteA
     """`route` from when no agent holds it any more."""
     if route.state != "announced":
         return route
-    return dataclasses.replace(route, announced=True if state == "left" else None, state=state, until=until)
+    left = state == "left"
+    reason = "restart_grace" if left else "agent_gone"
+    return dataclasses.replace(route, announced=True if left else None, state=state, until=until, reason=reason)
 
 
 def _at(route: RouteAccount, moment: datetime.datetime) -> RouteAccount:

@@ -83,6 +83,7 @@ def test_nothing_is_announced_after_an_agent_that_nobody_hears_any_more() -> Non
     assert (account.agent, account.serving, account.causes) == ("gone", None, ())
     assert account.gone_by == moment(2 + 120), "it would have said that it is alive"
     assert routes(account) == [(False, "lapsed", moment(125))]
+    assert account.routes[0].reason == "agent_gone", "not `healthy`"
     alive = settled(account_at(QUIET, now), now, answers=True)
     assert (alive.agent, alive.serving, routes(alive)) == ("running", True, [(True, "announced", None)])
 
