@@ -6,6 +6,7 @@ alarm: a bad configuration is never evidence that a gateway cannot serve (archit
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def from_fleet(fleet: Path, gateway: str | None) -> Document:
     try:
         return compile_gateway(loaded, name)
     except KeyError as exc:
-        raise ConfigError([Problem("sites", f"has no gateway {name}", str(fleet))]) from exc
+        known = ", ".join(each for site in loaded.sites.values() for each in site.gateways)
+        host = "" if gateway else ", this host's name"
+        what = f"no gateway is called {name}{host}; choose one with --gateway NAME: {known}"
+        raise ConfigError([Problem("sites", what, str(fleet))]) from exc
 
 
 def from_file(path: Path) -> Document:
@@ -45,23 +49,46 @@ def from_file(path: Path) -> Document:
     return document
 
 
-def usable_document(
-    paths: Paths, *, fleet: Path | None, document: Path | None, gateway: str | None
-) -> tuple[Document, tuple[AlarmRaised, ...]]:
-    """The document to run by, its files installed and itself kept, and the alarms that go with it.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The document to run by, and what an operator must see of how it was chosen."""
 
-    Raises ConfigError where the configuration has problems and no earlier document was kept.
+    document: Document
+    alarms: tuple[AlarmRaised, ...] = ()
+
+
+def choose(paths: Paths, *, fleet: Path | None, document: Path | None, gateway: str | None) -> Choice:
+    """Read the configuration; nothing is written, so a mistaken command line leaves nothing behind.
+
+    Raises ConfigError where it has problems and no earlier document was kept.
+    """
+    if fleet is None and document is None and not paths.document.exists():
+        raise ConfigError([Problem("", f"nothing to run by: give --fleet or --document; {paths.document} keeps none")])
+    try:
+        return Choice(document=from_fleet(fleet, gateway) if fleet is not None else from_file(document or paths.document))
+    except ConfigError as refused:
+        return _kept(paths, refused)
+
+
+def put_in_place(choice: Choice, paths: Paths) -> Choice:
+    """Install the files of the chosen document and keep it; of the kept one if the chosen cannot be installed.
+
+    Raises ConfigError where neither can.
     """
     try:
-        wanted = from_fleet(fleet, gateway) if fleet is not None else from_file(document or paths.document)
-        install(wanted, paths)
+        install(choice.document, paths)
     except ConfigError as refused:
-        if not paths.document.exists():
-            raise
-        kept = from_file(paths.document)
-        install(kept, paths)
-        return kept, (AlarmRaised(reason=Reason.CONFIG_REFUSED, detail=str(refused)),)
-    scratch = paths.document.with_suffix(".new")
-    scratch.write_bytes(wanted.canonical())
-    scratch.replace(paths.document)
-    return wanted, ()
+        choice = _kept(paths, refused)
+        install(choice.document, paths)
+    if not choice.alarms:
+        scratch = paths.document.with_suffix(".new")
+        scratch.write_bytes(choice.document.canonical())
+        scratch.replace(paths.document)
+    return choice
+
+
+def _kept(paths: Paths, refused: ConfigError) -> Choice:
+    if not paths.document.exists():
+        raise refused
+    alarm = AlarmRaised(reason=Reason.CONFIG_REFUSED, detail=str(refused))
+    return Choice(document=from_file(paths.document), alarms=(alarm,))

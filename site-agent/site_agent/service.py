@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from anycast.document import Document
 from anycast.errors import PeerError
-from anycast.events import AlarmRaised
 from site_agent.agent import Agent
 from site_agent.checks.vip import place_vips
-from site_agent.document_source import usable_document
+from site_agent.document_source import Choice, choose, put_in_place
 from site_agent.installation import make_directories
 from site_agent.paths import Paths
 
@@ -24,12 +22,13 @@ def run_agent(paths: Paths, *, fleet: Path | None, gateway: str | None, document
 
     Raises ConfigError (nothing was changed), KernelError, or PeerError where an agent is running already.
     """
+    choice = choose(paths, fleet=fleet, document=document, gateway=gateway)
     make_directories(paths)
     lock = _only_one(paths)
-    usable, alarms = usable_document(paths, fleet=fleet, document=document, gateway=gateway)
-    for alarm in alarms:
+    choice = put_in_place(choice, paths)
+    for alarm in choice.alarms:
         print(f"site-agent: running by the kept document: {alarm.detail}", file=sys.stderr)
-    place_vips(usable.service.vips)
+    place_vips(choice.document.service.vips)
     if detach:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -40,13 +39,13 @@ def run_agent(paths: Paths, *, fleet: Path | None, gateway: str | None, document
     lock.truncate()
     lock.write(f"{os.getpid()}\n")
     lock.flush()
-    asyncio.run(_run(usable, paths, alarms))
+    asyncio.run(_run(choice, paths))
     if detach:
         os._exit(0)  # the rest of this stack is the parent's to return through
 
 
-async def _run(document: Document, paths: Paths, alarms: tuple[AlarmRaised, ...]) -> None:
-    await Agent(document, paths, alarms=alarms).run()
+async def _run(choice: Choice, paths: Paths) -> None:
+    await Agent(choice.document, paths, alarms=choice.alarms).run()
 
 
 def _only_one(paths: Paths) -> IO[str]:
