@@ -33,8 +33,8 @@ class AgentStarted:
 class AgentAlive:
     """Nothing happened, and somebody was there to say so. Every `ALIVE_PERIOD_S`."""
 
-    serving: bool | None
-    """The site's verdict; None before the first."""
+    serving: bool
+    """The site's verdict."""
     lease_s: float
 
 

@@ -21,8 +21,6 @@ from typing import Any
 from anycast.document import Document
 from anycast.errors import KernelError
 from anycast.events import (
-    ALIVE_PERIOD_S,
-    AgentAlive,
     AgentStarted,
     AgentStopping,
     AlarmCleared,
@@ -47,6 +45,7 @@ from site_agent.checks.vip import VipCheck
 from site_agent.ike.charon_process import Charon
 from site_agent.ike.lost_tunnels import LostTunnels
 from site_agent.ike.vici_client import ViciClient
+from site_agent.life_sign import LifeSign
 from site_agent.metrics import Metrics
 from site_agent.paths import Paths
 from site_agent.record import EventLog
@@ -69,6 +68,7 @@ class Agent:
         self._evidence: asyncio.Queue[Evidence] = asyncio.Queue()
         vips = document.service.vips
         self._lease_s = lease_s = document.lease.duration_ms / 1000
+        self._life = LifeSign(lease_s=lease_s, now=boottime())
 
         vici = ViciClient(str(paths.vici_socket))
         self._charon = Charon(
@@ -139,7 +139,6 @@ class Agent:
                     group.create_task(self._runner.run()),
                     group.create_task(drive(self._verdicts, self._evidence, self._perform)),
                     group.create_task(self._holder.run()),
-                    group.create_task(self._say_alive()),
                 ]
                 notify("READY=1")
                 await stop.wait()
@@ -152,12 +151,6 @@ class Agent:
         grace_s = await self._holder.stop()
         self._happened(AgentStopping(reason=Reason.OPERATOR, grace_s=grace_s))
 
-    async def _say_alive(self) -> None:
-        while True:
-            await asyncio.sleep(ALIVE_PERIOD_S)
-            verdict = self._verdicts.verdict
-            self._happened(AgentAlive(serving=None if verdict is None else verdict.serving, lease_s=self._lease_s))
-
     def _on_charon_exit(self, pid: int, status: int | None) -> None:
         self._runner.found(self._charon_check.exited(pid, status))
 
@@ -168,6 +161,8 @@ class Agent:
         if isinstance(action, VerdictReached):
             self._holder.verdict(action)
             notify("WATCHDOG=1")  # alive means: reaches verdicts
+            if (sign := self._life.after(action)) is not None:
+                self._happened(sign)
             return
         if isinstance(action, ClockGapSeen):
             self._runner.look_now()

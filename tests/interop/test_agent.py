@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 
 import pytest
 
@@ -49,6 +50,33 @@ def test_a_dead_charon_takes_the_route_away_and_why_says_so_with_everything_down
     long_ago = gateway.ask("why", "--at", "2h ago")
     assert "no record" in long_ago.stdout
     assert long_ago.returncode == 1
+
+
+class Talkative(Gateway):
+    """Its agent says five times a second that it is alive, not once a minute."""
+
+    def command(self, *words: str) -> list[str]:
+        program = "from anycast import events; events.ALIVE_PERIOD_S = 0.2; from site_agent.cli import main; main()"
+        return [sys.executable, "-c", program, *words]
+
+
+@in_namespace
+def test_a_quiet_agent_says_that_it_is_alive_and_a_dead_one_announces_nothing() -> None:
+    gateway = Talkative()
+    gateway.start()
+    gateway.announced()
+    until(lambda: len(gateway.events("AgentAlive")) >= 2, "signs of life", within_s=5)
+    told = gateway.ask("why")
+    assert "agent answers now" in told.stdout
+    assert {sign["lease_s"] for sign in gateway.events("AgentAlive")} == {LEASE_S}
+    gateway.signal_agent(signal.SIGKILL)
+    assert gateway.agent is not None
+    gateway.agent.wait()
+    gateway.withdrawn(within_s=LEASE_S + SLACK_S)
+    until(lambda: "no verdict" in gateway.ask("why").stdout, "its silence told", within_s=5)
+    account = json.loads(gateway.ask("status", "--json").stdout)["log"]
+    assert (account["agent"], account["serving"]) == ("gone", None)
+    assert "announced" not in {route["state"] for route in account["routes"]}
 
 
 @in_namespace
