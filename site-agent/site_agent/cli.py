@@ -72,7 +72,7 @@ def status(as_json: Json = False, run_dir: RunDir = DEFAULTS.run_dir, state_dir:
         answer = control.ask(paths.control_socket, "status")
     except PeerError as exc:
         now = _now()
-        account = history.settled(history.account_at(_records(paths), now), now, answers=False)
+        account = _settled(history.account_at(_records(paths), now), now, exc)
         if as_json:
             typer.echo(views.to_json({"agent": None, "error": str(exc), "log": account}))
         else:
@@ -105,14 +105,23 @@ def why(
         try:
             live = control.ask(paths.control_socket, "status")
         except PeerError as exc:
-            silence = str(exc)
-        account = history.settled(account, now, answers=live is not None)
+            silence = exc
+        account = _settled(account, now, silence)
     first = None if since is None else history.first_cause(_records(paths), _moment(since, now))
     if as_json:
-        typer.echo(views.to_json({"agent": live if at is None else None, "error": silence, "log": account, "first": first}))
+        typer.echo(
+            views.to_json(
+                {
+                    "agent": live if at is None else None,
+                    "error": None if silence is None else str(silence),
+                    "log": account,
+                    "first": first,
+                }
+            )
+        )
     else:
         if silence is not None:
-            views.show_silence(silence)
+            views.show_silence(str(silence))
         if live is not None and at is None:
             views.show_verdict(live)
         views.show_account(account)
@@ -146,6 +155,13 @@ def _moment(text: str, now: datetime.datetime) -> datetime.datetime:
     except ValueError as exc:
         what = f"{text!r} is no time; write `2h ago`, `23:25` (today), or an ISO 8601 time, {_EXAMPLE}"
         raise ConfigError([Problem("", what)]) from exc
+
+
+def _settled(account: history.Account, now: datetime.datetime, silence: PeerError | None) -> history.Account:
+    """`account` with what it adds that an agent answers now, or that nobody does. A refusal or a mistake adds nothing."""
+    if silence is not None and not isinstance(silence, control.NobodyAnswers):
+        return account
+    return history.settled(account, now, answers=silence is None)
 
 
 def _records(paths: Paths) -> Iterator[history.Record]:

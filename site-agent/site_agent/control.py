@@ -26,6 +26,10 @@ PATIENCE_S = 5.0
 Answer = Mapping[str, Any]
 
 
+class NobodyAnswers(PeerError):
+    """There is no agent, or it stands still. Any other PeerError of `ask` says nothing of whether it lives."""
+
+
 async def serve(path: Path, answers: Mapping[str, Callable[[], Answer]]) -> asyncio.Server:
     """Listen on `path`; `answers` maps the question's word to what makes its answer. Close what it returns."""
 
@@ -46,7 +50,7 @@ async def serve(path: Path, answers: Mapping[str, Callable[[], Answer]]) -> asyn
 
 
 def ask(path: Path, question: str) -> dict[str, Any]:
-    """Ask the agent that listens on `path`. Blocks. Raises PeerError where there is none, or none that answers."""
+    """Ask the agent that listens on `path`. Blocks. Raises NobodyAnswers, or PeerError if refused or not understood."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(PATIENCE_S)
@@ -54,8 +58,10 @@ def ask(path: Path, question: str) -> dict[str, Any]:
             sock.sendall(json.dumps({"v": VERSION, "ask": question}).encode() + b"\n")
             with sock.makefile("rb") as file:
                 answer = json.loads(file.readline())
-    except (OSError, ValueError) as exc:
+    except PermissionError as exc:
         raise PeerError("site-agent", str(exc)) from exc
+    except (OSError, ValueError) as exc:
+        raise NobodyAnswers("site-agent", str(exc)) from exc
     if not isinstance(answer, dict) or answer.get("v") != VERSION:
         raise PeerError("site-agent", "speaks another version of the control protocol")
     if "error" in answer:

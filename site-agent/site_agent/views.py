@@ -176,8 +176,9 @@ def _agent(account: Account) -> str:
             return heard
         case "gone":
             lease = "one lease" if account.lease_s is None else f"one lease of {account.lease_s:g} s"
+            gone = "gone" if account.ended_before is not None else "gone or frozen"
             return (
-                f"agent gone since at the latest {_time(account.gone_by)}, {heard}; "
+                f"agent {gone} since at the latest {_time(account.gone_by)}, {heard}; "
                 f"routes lapsed with the lease, at most {lease} after the last sign of life"
             )
         case "stopped" if account.stopped_at is not None and account.grace_s:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,11 @@ def at(seconds: float, event: str, **fields: Any) -> dict[str, Any]:
 
 def cause(reason: str) -> list[dict[str, str]]:
     return [{"reason": reason, "check": "charon_process", "detail": "pid 7 killed by SIGKILL"}]
+
+
+def site_agent(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from site_agent.cli import main; main()", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
 
 
 ROUTE = {"neighbor": "198.51.100.1", "prefix": "203.0.113.0/28"}
@@ -142,6 +149,27 @@ def test_what_people_read_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert datetime.datetime.fromisoformat(stopped.split(" at ")[1].split(": ")[0]) == now, "a time with its zone"
 
 
+@pytest.mark.parametrize(("answer", "said"), [(b'{"v":2}\n', "serving since"), (b"", "no verdict")])
+def test_an_agent_of_another_version_is_not_a_dead_one(answer: bytes, said: str, tmp_path: Path) -> None:
+    """It answers, which is what the account needs to know; one that closes without a word does not."""
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(record) + "\n" for record in QUIET))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "control.sock"))
+        listener.listen()
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(1024)
+                client.sendall(answer)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        done = site_agent("why", "--run-dir", str(tmp_path), "--state-dir", str(tmp_path))
+        server.join()
+    assert said in done.stdout
+
+
 def test_a_new_agent_knows_nothing_of_its_predecessors_checks() -> None:
     account = account_at(DAY, moment(3601))
     assert (account.serving, account.checks, account.agent) == (None, (), "running")
@@ -182,8 +210,7 @@ def test_iso_times_and_nonsense() -> None:
 )
 def test_a_time_that_cannot_be_answered_is_refused_in_one_sentence(time: str, said: str, tmp_path: Path) -> None:
     folders = ("--run-dir", str(tmp_path), "--state-dir", str(tmp_path))
-    command = [sys.executable, "-c", "from site_agent.cli import main; main()", "why", "--at", time, *folders]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = site_agent("why", "--at", time, *folders)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert said in done.stderr
 
