@@ -31,6 +31,7 @@ from site_agent.announce.route_holder import RouteHolder, routes_of
 from site_agent.checks.charon import CharonCheck
 from site_agent.checks.child_sas import NAME as SA_STATE
 from site_agent.checks.child_sas import ChildSaCheck
+from site_agent.checks.machine import load_checks
 from site_agent.checks.runner import CheckRunner
 from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck
@@ -75,7 +76,7 @@ class Agent:
         child_sas = ChildSaCheck(vici, vips)
         self._lost_tunnels = LostTunnels(vici, child_sas.lost, self._happened)
         self._runner = CheckRunner(
-            [self._charon_check, self._vip_check, child_sas, ViciCheck(vici)],
+            [self._charon_check, self._vip_check, child_sas, ViciCheck(vici), *load_checks()],
             self._evidence.put_nowait,
             self._happened,
         )
