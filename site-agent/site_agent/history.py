@@ -22,7 +22,8 @@ TRAIL_LENGTH = 12
 """How many records before the moment are shown: a failure and its recovery are about ten."""
 THAW_S = 1.0
 """How much later than its consequences a clock gap may be recorded: one turn of a loop that was just thawed."""
-_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)(?:\s+ago)?", re.ASCII)
+_SPAN = r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)"
+_AGO = re.compile(_SPAN + r"(?:\s+ago)?", re.ASCII)
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -103,6 +104,13 @@ def parse_moment(text: str, now: datetime.datetime) -> datetime.datetime:
         return now - datetime.timedelta(seconds=float(match[1]) * _UNIT_S[match[2][0]])
     moment = datetime.datetime.fromisoformat(text.strip())
     return moment.astimezone() if moment.tzinfo is None else moment
+
+
+def parse_span(text: str) -> float:
+    """`2h`, `90 s`, `1.5 min`: seconds. Raises ValueError."""
+    if (match := re.fullmatch(_SPAN, text.strip(), re.ASCII)) is None:
+        raise ValueError(f"{text!r} is no time span")
+    return float(match[1]) * _UNIT_S[match[2][0]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,7 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
             "age_s": now - verdict.at if verdict is not None else None,
         },
         "checks": [
-            _check(name, evidence_class, parts.verdicts.looks.get(name), now)
+            check_row(name, evidence_class, parts.verdicts.looks.get(name), now)
             for name, evidence_class in parts.classes.items()
         ],
         "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.verdicts.alarms.items()],
@@ -86,7 +86,8 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
     }
 
 
-def _check(name: str, evidence_class: EvidenceClass, look: Evidence | None, now: float) -> dict[str, Any]:
+def check_row(name: str, evidence_class: EvidenceClass, look: Evidence | None, now: float) -> dict[str, Any]:
+    """One check's last look, as `status` and `observe` show it."""
     return {
         "check": name,
         "class": evidence_class.value,

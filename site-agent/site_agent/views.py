@@ -114,17 +114,19 @@ def show_status(answer: Answer) -> None:
 def show_account(account: Account) -> None:
     """What the log says of one moment."""
     if not account.known:
-        _console().print(f"The log has no record up to {_time(account.at)}.")
+        _console().print(f"The log has no record up to {local_time(account.at)}.")
         return
     said = {True: "[bold green]serving[/]", False: "[bold red]not serving[/]", None: "[bold]without a verdict[/]"}
-    since = f" since {_time(account.verdict_since)}" if account.verdict_since is not None else ""
+    since = f" since {local_time(account.verdict_since)}" if account.verdict_since is not None else ""
     agent = {
-        "running": f"agent last heard at {_time(account.heard_until)}",
-        "stopped": f"agent stopped at {_time(account.heard_until)}, leaving the route for {account.grace_s or 0:g} s",
+        "running": f"agent last heard at {local_time(account.heard_until)}",
+        "stopped": f"agent stopped at {local_time(account.heard_until)}, leaving the route for {account.grace_s or 0:g} s",
     }.get(account.agent, "no agent had started")
     if account.ended_before is not None:
-        agent += f"; it ended without a farewell before {_time(account.ended_before)}, and its lease with it"
-    _console().print(f"[bold]{escape(account.gateway)}[/] at {_time(account.at)}: {said[account.serving]}{since} ({agent})")
+        agent += f"; it ended without a farewell before {local_time(account.ended_before)}, and its lease with it"
+    _console().print(
+        f"[bold]{escape(account.gateway)}[/] at {local_time(account.at)}: {said[account.serving]}{since} ({agent})"
+    )
     for cause in account.causes:
         _console().print(f"  {_cause(cause)}")
     for alarm in account.alarms:
@@ -136,7 +138,7 @@ def show_account(account: Account) -> None:
                 route.neighbor,
                 route.prefix,
                 "[green]announced[/]" if route.announced else "[red]withdrawn[/]",
-                _time(route.since),
+                local_time(route.since),
                 route.reason,
             )
             for route in account.routes
@@ -188,13 +190,14 @@ def _span(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else str(datetime.timedelta(seconds=round(seconds)))
 
 
-def _time(when: datetime.datetime | None) -> str:
+def local_time(when: datetime.datetime | None) -> str:
+    """To the millisecond, in the reader's zone."""
     return "-" if when is None else when.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def _time_text(text: str) -> str:
     try:
-        return _time(datetime.datetime.fromisoformat(text))
+        return local_time(datetime.datetime.fromisoformat(text))
     except ValueError:
         return text
 

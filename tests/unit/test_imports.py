@@ -33,6 +33,7 @@ PURE = (
     "site-agent/site_agent/announce/holder.py",
     "site-agent/site_agent/history.py",
     "site-agent/site_agent/proc_counters.py",
+    "site-agent/site_agent/observe/decisions.py",
     "site-agent/site_agent/checks/steady.py",
     "site-agent/site_agent/netlink/messages.py",
     "site-agent/site_agent/netlink/xfrm.py",
