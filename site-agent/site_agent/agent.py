@@ -1,8 +1,8 @@
 """One gateway's agent: the composition root.
 
-    charon, kernel ──▶ checks ──▶ VerdictCore ──▶ RouteHolder ──▶ exabgp_bridge ──▶ upstreams
-                                      │               │
-                                      └───── events ──┴──▶ log, metrics
+    charon, kernel ──▶ checks ──▶ VerdictCore ──▶ RouteIntent ──▶ RouteHolder ──▶ exabgp_bridge ──▶ upstreams
+                                      │            hold, flap         │
+                                      └─────────────── events ────────┴──▶ log, metrics
 
 Nothing is decided here. Every part runs as a task of one group: if one of them ends with an error, the agent ends with
 it, renews nothing any more, and the lease takes the route away; the service manager starts it again.
@@ -41,6 +41,7 @@ from site_agent.ike.vici_client import ViciClient
 from site_agent.metrics import Metrics
 from site_agent.paths import Paths
 from site_agent.record import EventLog
+from site_agent.route_intent import RouteIntent
 from site_agent.systemd_notify import notify
 
 STOP_LIMIT_S = 2.0
@@ -95,6 +96,13 @@ class Agent:
             socket_path=paths.bridge_socket,
             happened=self._happened,
         )
+        self._intent = RouteIntent(
+            gateway=document.gateway,
+            threshold=document.agent.flap_threshold,
+            hold_file=paths.hold,
+            tell=self._holder.verdict,
+            happened=self._happened,
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. charon and ExaBGP go on running after that."""
@@ -105,6 +113,7 @@ class Agent:
         self._happened(AgentStarted(instance=self._instance, version=version, document=self._document.hash, pid=pid))
         for alarm in self._early_alarms:
             self._happened(alarm)
+        self._intent.start()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
             stack.callback(self._charon.process.release)
@@ -112,7 +121,12 @@ class Agent:
             self._listen_for_metrics(stack)
             addresses = self._vip_check.watch(lambda: self._runner.look_now(self._vip_check))
             stack.callback(addresses.close)
-            answers = {"status": self._status, "metrics": lambda: {"text": self._metrics.text()}}
+            answers = {
+                "status": self._status,
+                "metrics": lambda: {"text": self._metrics.text()},
+                "hold": self._intent.hold_changed,
+                "flap-clear": self._intent.clear_flap,
+            }
             server = await control.serve(self._paths.control_socket, answers)
             stack.callback(server.close)
             async with asyncio.TaskGroup() as group:
@@ -144,7 +158,7 @@ class Agent:
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, VerdictReached):
-            self._holder.verdict(action)
+            self._intent.verdict(action)
             notify("WATCHDOG=1")  # alive means: reaches verdicts
             return
         if isinstance(action, ClockGapSeen):
@@ -170,6 +184,7 @@ class Agent:
             verdicts=self._verdicts,
             classes=self._runner.classes,
             lease=self._holder.lease,
+            intent=self._intent,
             routes=routes_of(self._document),
             holders=(self._charon.process, self._holder.process),
         )

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from anycast.policy.hold import LONGEST_S
+
 Record = dict[str, Any]
 RouteKey = tuple[str, str]
 
@@ -65,6 +67,10 @@ class Account:
     """The last records up to the moment, oldest first."""
     grace_s: float | None = None
     """What a clean stop left."""
+    intent: Record | None = None
+    """The last `RouteIntentChanged`: what hold and flap control had made of the verdict."""
+    hold: Record | None = None
+    """The `HoldStarted` of the hold that was in force."""
 
 
 def read_records(lines: Iterable[bytes | str]) -> Iterator[Record]:
@@ -179,6 +185,9 @@ class _Fold:
         self.alarms: dict[str, Record] = {}
         self.grace_s: float | None = None
         self.trail: list[Record] = []
+        self.intent: Record | None = None
+        self.hold: tuple[datetime.datetime, Record] | None = None
+        """With its end, which nobody may have been there to record."""
 
     def take(self, record: Record, when: datetime.datetime) -> None:
         self.heard_until, self.gateway = when, str(record.get("gateway", ""))
@@ -186,12 +195,19 @@ class _Fold:
         match record:
             case {"event": "AgentStarted"}:
                 self.agent, self.grace_s, self.verdict = "running", None, None
+                self.intent = None
                 self.checks.clear()
                 self.alarms.clear()
             case {"event": "AgentStopping"}:
                 self.agent, self.grace_s = "stopped", record.get("grace_s")
             case {"event": "SiteVerdictChanged"}:
                 self.verdict = when, record
+            case {"event": "RouteIntentChanged"}:
+                self.intent = record
+            case {"event": "HoldStarted", "left_s": float() | int() as left_s}:
+                self.hold = when + datetime.timedelta(seconds=min(left_s, LONGEST_S)), record
+            case {"event": "HoldEnded"}:
+                self.hold = None
             case {"event": "PrefixAnnounced" | "PrefixWithdrawn" as event, "neighbor": str(n), "prefix": str(p)}:
                 self.routes[n, p] = RouteAccount(
                     neighbor=n,
@@ -230,4 +246,6 @@ class _Fold:
             alarms=tuple(self.alarms.values()),
             trail=tuple(self.trail),
             grace_s=self.grace_s,
+            intent=self.intent,
+            hold=self.hold[1] if self.hold is not None and moment < self.hold[0] else None,
         )

@@ -41,5 +41,10 @@ class Paths:
         return self.state_dir / "document.json"
 
     @property
+    def hold(self) -> Path:
+        """The operator's hold, written by `site-agent hold`."""
+        return self.state_dir / "hold.json"
+
+    @property
     def exabgp_conf(self) -> Path:
         return self.etc_dir / "exabgp.conf"

@@ -11,6 +11,7 @@ from anycast.model import Evidence, EvidenceClass, Route
 from anycast.policy.verdict import VerdictCore
 from site_agent.announce.holder import RouteLease
 from site_agent.daemon_process import DetachedProcess
+from site_agent.route_intent import RouteIntent
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class Parts:
     verdicts: VerdictCore
     classes: Mapping[str, EvidenceClass]
     lease: RouteLease
+    intent: RouteIntent
     routes: tuple[Route, ...]
     holders: tuple[DetachedProcess, ...]
 
@@ -32,6 +34,7 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
     announced = {(route.neighbor, route.prefix) for route in parts.lease.announced}
     lease_s = document.lease.duration_ms / 1000
     serving = verdict is not None and verdict.serving
+    intent = parts.intent.describe()
     return {
         "fleet": document.fleet,
         "site": document.site,
@@ -44,14 +47,16 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
             "causes": [dataclasses.asdict(cause) for cause in verdict.causes] if verdict is not None else [],
             "age_s": now - verdict.at if verdict is not None else None,
         },
+        **intent,
         "checks": [
             check_row(name, evidence_class, parts.verdicts.looks.get(name), now)
             for name, evidence_class in parts.classes.items()
         ],
-        "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.verdicts.alarms.items()],
+        "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.verdicts.alarms.items()]
+        + parts.intent.alarms(),
         "lease": {
             "duration_s": lease_s,
-            "left_s": max(0.0, verdict.at + lease_s - now) if verdict is not None and serving else 0.0,
+            "left_s": max(0.0, verdict.at + lease_s - now) if verdict is not None and intent["route"]["announce"] else 0.0,
             "grace_s": document.lease.grace_ms / 1000,
             "hold_time_s": document.bgp.hold_time_s,
         },

@@ -53,8 +53,31 @@ def show_verdict(answer: Answer) -> None:
     )
     for cause in answer["verdict"]["causes"]:
         _console().print(f"  {_cause(cause)}")
+    show_hold(answer["hold"])
+    route, flap = answer["route"], answer["flap"]
+    if route["announce"] != serving:
+        _console().print(
+            f"  the route shall {'stay [bold green]announced' if route['announce'] else 'stay [bold red]withdrawn'}[/]"
+        )
+        for cause in route["causes"]:
+            _console().print(f"    {_cause(cause)}")
+    if flap["left_s"] > 0:
+        _console().print(
+            f"  [yellow]flap control[/]: a return waits for {_span(flap['left_s'])} more "
+            f"(penalty {flap['penalty']:.0f} of {flap['threshold']:.0f}; `site-agent flap clear` ends the wait)"
+        )
     for alarm in answer["alarms"]:
         _console().print(f"  [yellow]alarm[/] {escape(alarm['reason'])}: {escape(alarm['detail'])}")
+
+
+def show_hold(hold: Mapping[str, Any] | None) -> None:
+    """The operator's hold in force, if there is one."""
+    if hold is not None:
+        despite = f" despite {', '.join(hold['despite'])}" if hold["despite"] else ""
+        _console().print(
+            f"  [bold yellow]hold {escape(hold['kind'])}[/]{despite} for {_span(hold['left_s'])} more: "
+            f"{escape(hold['reason'])}"
+        )
 
 
 def show_status(answer: Answer) -> None:
@@ -129,6 +152,14 @@ def show_account(account: Account) -> None:
     )
     for cause in account.causes:
         _console().print(f"  {_cause(cause)}")
+    if account.hold is not None:
+        _console().print(
+            f"  [bold yellow]hold {escape(str(account.hold['kind']))}[/] in force: {escape(str(account.hold['detail']))}"
+        )
+    if account.intent is not None and account.intent.get("announce") != account.serving:
+        _console().print(f"  the route: {'announced' if account.intent.get('announce') else 'withdrawn'}")
+        for cause in account.intent.get("causes", ()):
+            _console().print(f"    {_cause(cause)}")
     for alarm in account.alarms:
         _console().print(f"  [yellow]alarm[/] {escape(str(alarm['reason']))}: {escape(str(alarm.get('detail', '')))}")
     _print(
