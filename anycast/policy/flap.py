@@ -42,9 +42,16 @@ class FlapControl:
         """The route has been withdrawn."""
         self._penalty, self._as_of = min(CEILING, self.penalty(now) + WITHDRAWAL), now
         self._count += 1
-        target = self.threshold - WITHDRAWAL
-        if self._penalty > target:
-            self._until = now + HALF_LIFE_S * math.log2(self._penalty / target) + self._jitter_s()
+        self._wait(now)
+
+    def restore(self, penalty: float, *, age_s: float, waiting: bool, now: float) -> None:
+        """Go on from what an agent before this one had counted `age_s` ago. `waiting`: its route was not announced, so a
+        wait that has not ended goes on; one that was announced keeps its right to stay.
+        """
+        self._penalty, self._as_of = min(CEILING, penalty), now - max(0.0, age_s)
+        self._penalty, self._as_of = self.penalty(now), now
+        if waiting:
+            self._wait(now)
 
     def penalty(self, now: float) -> float:
         """As a receiver would have it now."""
@@ -57,6 +64,11 @@ class FlapControl:
     def clear(self) -> None:
         """The operator knows better, for instance that no receiver damps. The count, and with it the jitter, goes on."""
         self._penalty = self._until = 0.0
+
+    def _wait(self, now: float) -> None:
+        target = self.threshold - WITHDRAWAL
+        if self._penalty > target:
+            self._until = now + HALF_LIFE_S * math.log2(self._penalty / target) + self._jitter_s()
 
     def _jitter_s(self) -> float:
         digest = hashlib.sha256(f"{self._gateway} {self._count}".encode()).digest()

@@ -99,7 +99,7 @@ class Agent:
         self._intent = RouteIntent(
             gateway=document.gateway,
             threshold=document.agent.flap_threshold,
-            hold_file=paths.hold,
+            paths=paths,
             tell=self._holder.verdict,
             happened=self._happened,
         )

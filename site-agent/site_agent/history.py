@@ -120,6 +120,33 @@ def parse_span(text: str) -> float:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Flaps:
+    """What was last recorded of flap control."""
+
+    at: datetime.datetime
+    penalty: float
+    announce: bool
+
+
+def last_flaps(records: Iterable[Record]) -> Flaps | None:
+    """The penalty that the agent before this one left; None where the log has none."""
+    last: Flaps | None = None
+    for record in records:
+        try:
+            when = datetime.datetime.fromisoformat(record["at"])
+        except ValueError:
+            continue
+        match record:
+            case {"event": "RouteIntentChanged", "penalty": int(penalty), "announce": bool(announce)}:
+                last = Flaps(at=when, penalty=penalty, announce=announce)
+            case {"event": "FlapCleared"} if last is not None:
+                last = dataclasses.replace(last, penalty=0.0)
+            case _:
+                pass
+    return last
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FirstCause:
     """The first thing after a moment that stood against serving."""
 

@@ -79,7 +79,7 @@ def announce(
 def end(run_dir: RunDir = DEFAULTS.run_dir, state_dir: StateDir = DEFAULTS.state_dir) -> None:
     """End the hold now."""
     paths = Paths(run_dir=run_dir, state_dir=state_dir)
-    hold_store.remove(paths.hold)
+    hold_store.remove(paths)
     _tell(paths)
     typer.echo("No hold is in force any more.")
 
@@ -93,7 +93,7 @@ def clear(run_dir: RunDir = DEFAULTS.run_dir) -> None:
 
 def stored_hold(paths: Paths) -> dict[str, object] | None:
     """The hold that the file says is in force, as `status` gives it. Raises DecodeError."""
-    hold = hold_store.load(paths.hold)
+    hold = hold_store.load(paths)
     described = None if hold is None else describe_hold(hold)
     return described if described is not None and described["left_s"] > 0 else None
 
@@ -106,9 +106,11 @@ def _begin(paths: Paths, kind: HoldKind, for_: str, reason: str, despite: tuple[
     if not SHORTEST_S <= for_s <= LONGEST_S:
         raise typer.BadParameter(f"--for: {for_!r} is not between 1 s and 30 days")
     hold = begin(kind, for_s=for_s, reason=reason, despite=despite, clocks=hold_store.read_clocks())
-    hold_store.store(paths.hold, hold)
+    lasting = hold_store.store(paths, hold)
     until = datetime.datetime.fromtimestamp(hold.ends_wall).astimezone().isoformat(sep=" ", timespec="seconds")
     typer.echo(f"{hold}, until {until}")
+    if not lasting:
+        typer.echo(f"{paths.hold} cannot be written: this hold does not outlive a boot.", err=True)
     _tell(paths)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from anycast.errors import DecodeError, KernelError
@@ -21,30 +21,31 @@ from anycast.policy.route import RoutePolicy
 from anycast.policy.verdict import VerdictReached
 from anycast.reasons import Reason
 from anycast.runtime import boottime
-from site_agent import hold_store
+from site_agent import history, hold_store
+from site_agent.paths import Paths
+
+LOG_TAIL_BYTES = 256 * 1024
+"""Of the event log, read at the start: some thousand records, more than an hour of flapping."""
 
 
 class RouteIntent:
     """Use from the event loop's thread only."""
 
     def __init__(
-        self, *, gateway: str, threshold: float, hold_file: Path, tell: Callable[[VerdictReached], None],
+        self, *, gateway: str, threshold: float, paths: Paths, tell: Callable[[VerdictReached], None],
         happened: Callable[[Event], None],
     ) -> None:  # fmt: skip
         """`tell` takes what the lease is renewed from."""
         self._policy = RoutePolicy(FlapControl(gateway=gateway, threshold=threshold))
-        self._hold_file, self._tell, self._happened = hold_file, tell, happened
+        self._paths, self._tell, self._happened = paths, tell, happened
         self._hold: Hold | None = None
         self._unreadable = ""
         self._verdict: VerdictReached | None = None
 
     def start(self) -> None:
-        """Find the hold that an earlier agent, or nobody, has seen."""
+        """Find the hold that an earlier agent, or nobody, has seen, and the penalty that one left in the log."""
+        self._restore_penalty()
         self._look()
-        if self._hold is not None:
-            # Carried over once: a second boot with a wrong clock must not begin from the same remainder.
-            with contextlib.suppress(KernelError):
-                hold_store.store(self._hold_file, self._hold)
 
     def verdict(self, verdict: VerdictReached) -> None:
         """Take the verdict core's word and pass on what becomes of it, in this call."""
@@ -87,6 +88,15 @@ class RouteIntent:
         """What stands about the file itself."""
         return [{"reason": Reason.HOLD_UNREADABLE, "detail": self._unreadable}] if self._unreadable else []
 
+    def _restore_penalty(self) -> None:
+        """An agent that is started again and again must not forget what receivers count. Loses it with a rotated log."""
+        with contextlib.suppress(OSError), open(self._paths.events, "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            flaps = history.last_flaps(history.read_records(log))
+            if flaps is not None:
+                age_s = hold_store.read_clocks().wall - flaps.at.timestamp()
+                self._policy.flap.restore(flaps.penalty, age_s=age_s, waiting=not flaps.announce, now=boottime())
+
     def _decide_again(self) -> None:
         if self._verdict is not None:
             self.verdict(self._verdict)
@@ -94,7 +104,7 @@ class RouteIntent:
     def _look(self) -> None:
         clocks = hold_store.read_clocks()
         try:
-            found = hold_store.load(self._hold_file)
+            found = hold_store.load(self._paths)
         except DecodeError as exc:  # what is in force stays in force: it ends by itself
             self._unreadable = str(exc)
             self._happened(AlarmRaised(reason=Reason.HOLD_UNREADABLE, detail=str(exc)))
@@ -102,8 +112,13 @@ class RouteIntent:
         if self._unreadable:
             self._unreadable = ""
             self._happened(AlarmCleared(reason=Reason.HOLD_UNREADABLE))
-        if found is not None:
-            found = found.carried_over(clocks) if found.left_s(clocks) > 0 else None
+        if found is not None and found.left_s(clocks) <= 0:
+            found = None
+        if found is not None and found.boot_id != clocks.boot_id:
+            found = found.carried_over(clocks)
+            # Kept, so that a second boot with a wrong clock does not begin from the same remainder.
+            with contextlib.suppress(KernelError):
+                hold_store.store(self._paths, found)
         if found == self._hold:
             return
         if self._hold is not None:
