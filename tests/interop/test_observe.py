@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 import hashlib
 import json
@@ -12,13 +14,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from anycast.model import Status
+from anycast.reasons import Reason
+from site_agent.checks.base import Finding
 from site_agent.checks.conntrack import COUNT, STATISTICS
+from site_agent.checks.xfrm_stat import XfrmStatCheck
 from site_agent.ike.charon_process import CHARON, SWANCTL
 from site_agent.proc_counters import parse_conntrack_stat, parse_number, parse_xfrm_stat
 from site_agent.procfs import read_file
@@ -51,7 +56,7 @@ connections {{
 THEIRS = {"STRONGSWAN_CONF": str(BASE / "strongswan.conf"), "SWANCTL_DIR": str(BASE / "swanctl"), "PATH": os.environ["PATH"]}
 
 
-@contextmanager
+@contextlib.contextmanager
 def somebodys_gateway() -> Iterator[subprocess.Popen[bytes]]:
     """charon with a configuration and a control socket that nothing of ours chose."""
     (BASE / "swanctl").mkdir(parents=True)
@@ -164,6 +169,7 @@ def test_without_privileges_it_says_what_it_cannot_see_and_does_not_guess() -> N
         assert answer["found"]["pid"] == charon.pid and answer["found"]["vici"] is None
         limits = " ".join(answer["found"]["limits"])
         assert "needs root or membership in charon's group" in limits and "CAP_NET_ADMIN" in limits
+        assert "CAP_SYS_PTRACE" in limits
         assert not {"vici", "half_open", "sa_state"} & status(answer).keys(), "what may not be looked at is not judged"
         assert status(answer)["charon_process"] == status(answer)["vip_present"] == "passing"
 
@@ -192,3 +198,44 @@ def test_the_counters_are_the_kernels() -> None:
     ours = parse_conntrack_stat(read_file(STATISTICS))
     for name in ("insert_failed", "drop", "early_drop"):
         assert ours[name] == sum(cpu.get_attr(f"CTA_STATS_{name.upper()}") for cpu in per_cpu), "and so do its statistics"
+
+
+@in_namespace
+def test_packets_that_the_kernel_discards_are_seen_and_their_end_too() -> None:
+    for words in (
+        ["link", "add", "d0", "type", "veth", "peer", "d1"],
+        ["link", "set", "d1", "up"],
+        ["addr", "add", "192.0.2.1/24", "dev", "d0"],
+        ["link", "set", "d0", "up"],
+    ):
+        subprocess.run(["ip", *words], check=True)
+    block = ["src", "192.0.2.1", "dst", "192.0.2.2", "dir", "out"]
+    now = 0.0
+    check = XfrmStatCheck(clock=lambda: now)
+
+    def look() -> Finding:
+        (finding,) = asyncio.run(check.look())
+        return finding
+
+    def send(count: int) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for _ in range(count):
+                with contextlib.suppress(OSError):  # refused, which is the point
+                    sender.sendto(b"", ("192.0.2.2", 9))
+
+    assert look().status is Status.PASSING
+    subprocess.run(["ip", "xfrm", "policy", "add", *block, "action", "block"], check=True)
+    seen = []
+    for _ in range(2):
+        send(100)
+        now += 2.0
+        seen.append(look())
+    assert [finding.status for finding in seen] == [Status.PASSING, Status.FAILING], "twice in a row, then"
+    assert (seen[1].reason, seen[1].detail) == (Reason.XFRM_ERRORS, "XfrmOutPolBlock 50.0/s")
+    subprocess.run(["ip", "xfrm", "policy", "delete", *block], check=True)
+    seen = []
+    for _ in range(2):
+        send(100)
+        now += 2.0
+        seen.append(look())
+    assert [finding.status for finding in seen] == [Status.FAILING, Status.PASSING]

@@ -55,6 +55,8 @@ async def discover(*, vici: str | None, vips: Iterable[str]) -> Found:
     pid = find_charon()
     if pid is None:
         limits.append("no charon runs in this network namespace (or /proc hides other users' processes: hidepid)")
+    elif _network_of(pid) is None:
+        limits.append("no CAP_SYS_PTRACE: this charon is only taken to be of our network namespace")
     path = vici or find_vici(pid) or DEFAULT_SOCKET
     local: dict[str, list[str]] = {}
     answers = False
@@ -86,8 +88,9 @@ async def discover(*, vici: str | None, vips: Iterable[str]) -> Found:
 
 def find_charon() -> int | None:
     """The charon of our network namespace. One whose namespace we may not see is taken for ours."""
+    ours = _network_of("self")
     for entry in sorted(Path("/proc").iterdir(), key=lambda path: (len(path.name), path.name)):
-        if entry.name.isdecimal() and _name_of(entry) in PROGRAMS and _in_our_network(entry):
+        if entry.name.isdecimal() and _name_of(entry) in PROGRAMS and _network_of(entry.name) in (None, ours):
             stat = read_stat(int(entry.name))
             if stat is not None and stat.state != "Z" and not stat.exiting:
                 return int(entry.name)
@@ -162,13 +165,12 @@ def _name_of(process: Path) -> str:
         return ""
 
 
-def _in_our_network(process: Path) -> bool:
+def _network_of(pid: int | str) -> str | None:
+    """Its network namespace; None where that may not be seen, or there is no such process."""
     try:
-        return os.readlink(process / "ns" / "net") == os.readlink("/proc/self/ns/net")
-    except FileNotFoundError:
-        return False
+        return os.readlink(f"/proc/{pid}/ns/net")
     except OSError:
-        return True
+        return None
 
 
 def _sockets_of(pid: int) -> frozenset[int]:
