@@ -19,7 +19,7 @@ import typer
 
 from anycast.errors import AnycastError, ConfigError, PeerError
 from site_agent import control, history, views
-from site_agent.operator_cli import flap_app, hold_app, stored_hold
+from site_agent.operator_cli import flap_app, hold_app, show_stored_hold
 from site_agent.paths import Paths
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -79,7 +79,7 @@ def status(as_json: Json = False, run_dir: RunDir = DEFAULTS.run_dir, state_dir:
             typer.echo(views.to_json({"agent": None, "error": str(exc), "log": account}))
         else:
             views.show_silence(str(exc))
-            views.show_hold(stored_hold(paths))
+            show_stored_hold(paths)
             views.show_account(account)
         raise typer.Exit(1) from exc
     if as_json:
@@ -113,7 +113,7 @@ def why(
     else:
         if silence is not None:
             views.show_silence(silence)
-            views.show_hold(stored_hold(paths))
+            show_stored_hold(paths)
         if live is not None:
             views.show_verdict(live)
         views.show_account(account)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from anycast.errors import PeerError
+from anycast.errors import DecodeError, PeerError
 from anycast.policy.hold import LONGEST_S, NOT_SEEN, HoldKind, begin
 from anycast.reasons import Reason
 from site_agent import control, hold_store, views
@@ -89,6 +89,14 @@ def clear(run_dir: RunDir = DEFAULTS.run_dir) -> None:
     """Forget the penalty of the running agent; a route that waits for it returns at once."""
     answer = control.ask(Paths(run_dir=run_dir).control_socket, "flap-clear")
     typer.echo(f"A penalty of {answer['penalty']} is forgotten. Receivers may still count theirs.")
+
+
+def show_stored_hold(paths: Paths) -> None:
+    """For screens that must come whatever lies there: one that means nothing is said to mean nothing."""
+    try:
+        views.show_hold(stored_hold(paths))
+    except DecodeError as exc:
+        typer.echo(f"The hold's file means nothing ({exc}): no hold will be in force.")
 
 
 def stored_hold(paths: Paths) -> dict[str, object] | None:

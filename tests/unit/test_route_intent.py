@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from anycast.events import AlarmRaised, Event, HoldEnded, HoldStarted
 from anycast.model import Cause
@@ -16,6 +17,7 @@ from anycast.policy.verdict import VerdictReached
 from anycast.reasons import Reason
 from anycast.runtime import boottime
 from site_agent import hold_store
+from site_agent.cli import app
 from site_agent.paths import Paths
 from site_agent.route_intent import RouteIntent
 
@@ -76,6 +78,14 @@ def test_a_torn_file_is_an_alarm_and_ends_no_hold(tmp_path: Path) -> None:
     assert not bench.see(), "what is in force stays in force; it ends by itself"
     assert [alarm["reason"] for alarm in bench.intent.alarms()] == [Reason.HOLD_UNREADABLE]
     assert bench.of(AlarmRaised)
+
+
+def test_a_torn_file_silences_no_screen(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.paths.hold.write_bytes(b"{")
+    said = CliRunner().invoke(app, ["status", "--run-dir", str(bench.paths.run_dir), "--state-dir", str(tmp_path / "state")])
+    assert "means nothing" in said.output
+    assert "no record" in said.output
 
 
 def test_a_full_disk_does_not_refuse_break_glass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
