@@ -98,6 +98,8 @@ class Agent(_Part):
     """charon in state T for longer than this counts as a fact."""
     recovery_ms: int = 10_000
     """After a failure the facts must pass for this long before the route returns."""
+    flap_threshold: int = 6000
+    """The lowest suppress threshold of any receiver that damps flapping routes (RFC 7196)."""
     log_max_bytes: int
     """Size at which the event log is rotated; one old file is kept."""
 

@@ -73,6 +73,44 @@ class SiteVerdictChanged:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RouteIntentChanged:
+    """What the site verdict, an operator's hold and flap control together make of the route."""
+
+    announce: bool
+    causes: tuple[Cause, ...]
+    penalty: int
+    """As a receiver that damps would have it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HoldStarted:
+    """An operator's hold came into force, or was found in force."""
+
+    kind: str
+    reason: Reason
+    detail: str
+    """The operator's words."""
+    despite: tuple[Reason, ...]
+    left_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HoldEnded:
+    kind: str
+    reason: Reason
+    detail: str
+    """Why: `expired`, `ended`, or `replaced`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FlapCleared:
+    """An operator forgave what a receiver may still count."""
+
+    reason: Reason
+    penalty: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AlarmRaised:
     """Something an operator must see that moves nothing by itself."""
 
@@ -173,6 +211,10 @@ Event = (
     | EvidenceChanged
     | GatewayVerdictChanged
     | SiteVerdictChanged
+    | RouteIntentChanged
+    | HoldStarted
+    | HoldEnded
+    | FlapCleared
     | AlarmRaised
     | AlarmCleared
     | PrefixAnnounced

@@ -19,6 +19,8 @@ class Reason(enum.StrEnum):
 
     RECOVERING = "recovering"
     """The facts pass again after a failure, but have not stood for long enough to announce."""
+    FLAP_DELAYED = "flap_delayed"
+    """The site could serve, but the next withdrawal would make receivers damp its route."""
 
     # Facts: the kernel or the process table says so.
     CHARON_EXITED = "charon_exited"
@@ -40,6 +42,17 @@ class Reason(enum.StrEnum):
     """The kernel or another process refused to be looked at."""
     CHECK_FAULTED = "check_faulted"
     """A check of ours crashed: our bug, never evidence."""
+    CHECK_UNAVAILABLE = "check_unavailable"
+    """The kernel has nothing to look at (a module that is not loaded): shown, and no alarm."""
+    CONNTRACK_FILLING = "conntrack_filling"
+    CONNTRACK_REFUSING = "conntrack_refusing"
+    """New flows get no entry in the connection tracking table."""
+    XFRM_ERRORS = "xfrm_errors"
+    """The kernel discards IPsec packets, faster than a rekey or a moving client explains."""
+    HALF_OPEN_HIGH = "half_open_high"
+    """So many unfinished handshakes that charon demands cookies."""
+    CPU_PRESSURE = "cpu_pressure"
+    MEMORY_LOW = "memory_low"
     CONNECTIONS_NOT_LOADED = "connections_not_loaded"
     """charon refused or lost the rendered connections: a configuration alarm."""
 
@@ -75,4 +88,6 @@ class Reason(enum.StrEnum):
     CONFIG_REFUSED = "config_refused"
     """The configuration has problems; the last good document stays in force."""
     NO_DOCUMENT = "no_document"
+    HOLD_UNREADABLE = "hold_unreadable"
+    """There is a hold's file, but it means nothing: no hold is in force."""
     OPERATOR = "operator"

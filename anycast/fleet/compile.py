@@ -52,6 +52,7 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
             metrics_listen=agent.metrics_listen,
             stop_limit_ms=_milliseconds(agent.stop_limit),
             recovery_ms=_milliseconds(agent.recovery),
+            flap_threshold=agent.flap_threshold,
             log_max_bytes=agent.log_max_size,
         ),
     )

@@ -24,6 +24,7 @@ from anycast.fleet.values import (
     Encapsulation,
     Environment,
     Flag,
+    FlapThreshold,
     InterfaceName,
     Listen,
     Name,
@@ -111,6 +112,9 @@ class AgentSettings(Section):
     recovery: Duration = datetime.timedelta(seconds=10)
     """After a failure the facts must pass for this long before the route returns: no flapping, and longer than a
     client's dead peer detection, so that clients settle elsewhere first. Default: 10 s."""
+    flap_threshold: FlapThreshold = 6000
+    """The lowest suppress threshold of any receiver that damps flapping routes; 1,000 counts for one withdrawal. A route
+    waits before it returns while its next withdrawal would pass this. Default: 6000 (RFC 7196)."""
     log_max_size: Size = 16 << 20
     """Size at which the event log is rotated; one old file is kept. Default: 16 MiB."""
 

@@ -202,6 +202,7 @@ Listen = Annotated[str, _reader(_listen)]
 Flag = Annotated[bool, _reader(_flag)]
 """``true``, ``false``, ``yes`` or ``no``; YAML 1.1's other spellings are refused."""
 Asn = Annotated[int, _reader(_number(1, 4294967294, "an AS number"))]
+FlapThreshold = Annotated[int, _reader(_number(2000, 50_000, "a suppress threshold"))]
 Version = Annotated[Literal[1], _reader(_version)]
 Environment = Annotated[Literal["lab", "production"], _reader(_one_of("lab", "production"))]
 Encapsulation = Annotated[Literal["forced", "behind_nat"], _reader(_one_of("forced", "behind_nat"))]

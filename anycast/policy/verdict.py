@@ -193,7 +193,7 @@ class VerdictCore:
         standing = {
             look.reason: f"{look.check}: {look.detail}" if look.detail else look.check
             for look in self._looks.values()
-            if look.status is Status.UNKNOWN
+            if (look.status is Status.UNKNOWN and look.reason is not Reason.CHECK_UNAVAILABLE)
             or (look.status is Status.FAILING and look.evidence_class is not EvidenceClass.FACT)
         }
         raised = [AlarmRaised(reason=r, detail=d) for r, d in standing.items() if r not in self._alarms]

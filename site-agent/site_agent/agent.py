@@ -1,8 +1,8 @@
 """One gateway's agent: the composition root.
 
-    charon, kernel ──▶ checks ──▶ VerdictCore ──▶ RouteHolder ──▶ exabgp_bridge ──▶ upstreams
-                                      │               │
-                                      └───── events ──┴──▶ log, metrics
+    charon, kernel ──▶ checks ──▶ VerdictCore ──▶ RouteIntent ──▶ RouteHolder ──▶ exabgp_bridge ──▶ upstreams
+                                      │            hold, flap         │
+                                      └─────────────── events ────────┴──▶ log, metrics
 
 Nothing is decided here. Every part runs as a task of one group: if one of them ends with an error, the agent ends with
 it, renews nothing any more, and the lease takes the route away; the service manager starts it again.
@@ -39,6 +39,7 @@ from site_agent.announce.route_holder import RouteHolder, routes_of
 from site_agent.checks.charon import CharonCheck
 from site_agent.checks.child_sas import NAME as SA_STATE
 from site_agent.checks.child_sas import ChildSaCheck
+from site_agent.checks.machine import load_checks
 from site_agent.checks.runner import CheckRunner
 from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck
@@ -49,6 +50,7 @@ from site_agent.life_sign import LifeSign
 from site_agent.metrics import Metrics
 from site_agent.paths import Paths
 from site_agent.record import EventLog
+from site_agent.route_intent import RouteIntent
 from site_agent.systemd_notify import notify
 
 SNAPSHOT_LIMIT_S = 1.0
@@ -85,7 +87,7 @@ class Agent:
         child_sas = ChildSaCheck(vici, vips)
         self._lost_tunnels = LostTunnels(vici, child_sas.lost, self._happened)
         self._runner = CheckRunner(
-            [self._charon_check, self._vip_check, child_sas, ViciCheck(vici)],
+            [self._charon_check, self._vip_check, child_sas, ViciCheck(vici), *load_checks()],
             self._evidence.put_nowait,
             self._happened,
         )
@@ -103,6 +105,13 @@ class Agent:
             grace_s=document.lease.grace_ms / 1000,
             exabgp=exabgp_spec(config=paths.exabgp_conf, run_dir=paths.run_dir, run_as=document.bgp.run_as),
             socket_path=paths.bridge_socket,
+            happened=self._happened,
+        )
+        self._intent = RouteIntent(
+            gateway=document.gateway,
+            threshold=document.agent.flap_threshold,
+            paths=paths,
+            tell=self._holder.verdict,
             happened=self._happened,
         )
 
@@ -123,6 +132,7 @@ class Agent:
         )
         for alarm in self._early_alarms:
             self._happened(alarm)
+        self._intent.start()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
             stack.callback(self._charon.process.release)
@@ -130,7 +140,12 @@ class Agent:
             self._listen_for_metrics(stack)
             addresses = self._vip_check.watch(lambda: self._runner.look_now(self._vip_check))
             stack.callback(addresses.close)
-            answers = {"status": self._status, "metrics": lambda: {"text": self._metrics.text()}}
+            answers = {
+                "status": self._status,
+                "metrics": lambda: {"text": self._metrics.text()},
+                "hold": self._intent.hold_changed,
+                "flap-clear": self._intent.clear_flap,
+            }
             server = await control.serve(self._paths.control_socket, answers)
             stack.callback(server.close)
             async with asyncio.TaskGroup() as group:
@@ -159,7 +174,7 @@ class Agent:
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, VerdictReached):
-            self._holder.verdict(action)
+            self._intent.verdict(action)
             notify("WATCHDOG=1")  # alive means: reaches verdicts
             if (sign := self._life.after(action)) is not None:
                 self._happened(sign)
@@ -192,6 +207,7 @@ class Agent:
             alarms=self._alarms | dict(self._verdicts.alarms),
             classes=self._runner.classes,
             lease=self._holder.lease,
+            intent=self._intent,
             routes=routes_of(self._document),
             holders=(self._charon.process, self._holder.process),
         )

@@ -7,6 +7,7 @@ Exit status: 0 done, 1 could not (nobody answers, nothing known), 2 the configur
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import json
 import sys
 import time
@@ -18,9 +19,12 @@ import typer
 
 from anycast.errors import AnycastError, ConfigError, PeerError, Problem
 from site_agent import control, history, views
+from site_agent.operator_cli import flap_app, hold_app, show_stored_hold
 from site_agent.paths import Paths
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(hold_app, name="hold")
+app.add_typer(flap_app, name="flap")
 
 DEFAULTS = Paths()
 _EXAMPLE = "as 2026-11-23T21:05:00Z"
@@ -77,6 +81,7 @@ def status(as_json: Json = False, run_dir: RunDir = DEFAULTS.run_dir, state_dir:
             typer.echo(views.to_json({"agent": None, "error": str(exc), "log": account}))
         else:
             views.show_silence(str(exc))
+            show_stored_hold(paths)
             views.show_account(account)
         raise typer.Exit(1) from exc
     if as_json:
@@ -122,6 +127,7 @@ def why(
     else:
         if silence is not None:
             views.show_silence(str(silence))
+            show_stored_hold(paths)
         if live is not None and at is None:
             views.show_verdict(live)
         views.show_account(account)
@@ -129,6 +135,31 @@ def why(
             views.show_first(first)
     if not account.known:
         raise typer.Exit(1)
+
+
+@app.command()
+def observe(
+    vici: Annotated[str | None, typer.Option(help="charon's control socket, where it cannot be found.")] = None,
+    vip: Annotated[list[str] | None, typer.Option(help="A service address; guessed from the connections if none.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Let every check look once.")] = False,
+    for_: Annotated[str | None, typer.Option("--for", help="How long, e.g. `60s`; until Ctrl-C if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """On any strongSwan gateway, without fleet file or ExaBGP: what is healthy, and what an agent would have done and when.
+
+    Installs, starts and changes nothing. Run it as root: others cannot open charon's socket (connections, SAs, half-open
+    handshakes) and without CAP_NET_ADMIN cannot see the kernel's SAs; what is not seen is named.
+    """
+    if once and for_ is not None:
+        raise typer.BadParameter("give --once or --for, not both")
+    from site_agent.observe.command import observe as run_observe  # heavy: pyroute2, vici
+
+    try:
+        for_s = None if for_ is None else history.parse_span(for_)
+        vips = [str(ipaddress.ip_address(text)) for text in vip or ()]
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    run_observe(vici=vici, vips=vips, once=once or (as_json and for_s is None), for_s=for_s, as_json=as_json)
 
 
 @app.command()

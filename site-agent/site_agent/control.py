@@ -1,7 +1,8 @@
 """The agent's local control socket: one JSON object a line in, one out (version 1). Root only.
 
-It answers questions and changes nothing, so a mistaken client cannot withdraw a route. Whoever connects is checked by
-SO_PEERCRED as well as by the file's mode; a client that says nothing, or too much, is dropped.
+It answers questions; two words make the agent act, and neither carries what to do: `hold` has it read the hold's file again,
+which only root can write, and `flap-clear` forgets a penalty. So a mistaken client cannot withdraw a route. Whoever
+connects is checked by SO_PEERCRED as well as by the file's mode; a client that says nothing, or too much, is dropped.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from anycast.events import ALIVE_PERIOD_S
+from anycast.policy.hold import LONGEST_S
 
 Record = dict[str, Any]
 RouteKey = tuple[str, str]
@@ -32,7 +33,8 @@ THAW_S = 1.0
 """How much later than its consequences a clock gap may be recorded: one turn of a loop that was just thawed."""
 WITHOUT_AGENT = ("agent_gone", "restart_grace")
 """Withdrawn while no agent was there: the bridge tells the next one, whose record of it is later than the thing itself."""
-_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)(?:\s+ago)?", re.ASCII)
+_SPAN = r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)"
+_AGO = re.compile(_SPAN + r"(?:\s+ago)?", re.ASCII)
 _CLOCK = re.compile(r"\d\d:\d\d", re.ASCII)
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -90,6 +92,10 @@ class Account:
     """The last records up to the moment, oldest first."""
     grace_s: float | None = None
     """What a clean stop left."""
+    intent: Record | None = None
+    """The last `RouteIntentChanged`: what hold and flap control had made of the verdict."""
+    hold: Record | None = None
+    """The `HoldStarted` of the hold that was in force."""
 
 
 def read_records(lines: Iterable[bytes | str]) -> Iterator[Record]:
@@ -187,6 +193,40 @@ def parse_moment(text: str, now: datetime.datetime) -> datetime.datetime:
     return moment.astimezone() if moment.tzinfo is None else moment
 
 
+def parse_span(text: str) -> float:
+    """`2h`, `90 s`, `1.5 min`: seconds. Raises ValueError."""
+    if (match := re.fullmatch(_SPAN, text.strip(), re.ASCII)) is None:
+        raise ValueError(f"{text!r} is no time span")
+    return float(match[1]) * _UNIT_S[match[2][0]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Flaps:
+    """What was last recorded of flap control."""
+
+    at: datetime.datetime
+    penalty: float
+    announce: bool
+
+
+def last_flaps(records: Iterable[Record]) -> Flaps | None:
+    """The penalty that the agent before this one left; None where the log has none."""
+    last: Flaps | None = None
+    for record in records:
+        try:
+            when = datetime.datetime.fromisoformat(record["at"])
+        except ValueError:
+            continue
+        match record:
+            case {"event": "RouteIntentChanged", "penalty": int(penalty), "announce": bool(announce)}:
+                last = Flaps(at=when, penalty=penalty, announce=announce)
+            case {"event": "FlapCleared"} if last is not None:
+                last = dataclasses.replace(last, penalty=0.0)
+            case _:
+                pass
+    return last
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FirstCause:
     """The first thing after a moment that stood against serving."""
@@ -256,6 +296,9 @@ class _Fold:
         self.started_at: datetime.datetime | None = None
         self.stopped_at: datetime.datetime | None = None
         self.trail: list[Record] = []
+        self.intent: Record | None = None
+        self.hold: tuple[datetime.datetime, Record] | None = None
+        """With its end, which nobody may have been there to record."""
 
     def take(self, record: Record, when: datetime.datetime) -> None:
         self.heard_until, self.gateway = when, str(record.get("gateway", ""))
@@ -267,6 +310,7 @@ class _Fold:
                 self._let_go(when + datetime.timedelta(seconds=self.lease_s or 0), "unknown")
                 self.agent, self.grace_s, self.stopped_at, self.verdict = "running", None, None, None
                 self.started_at, self.lease_s = when, _seconds(record.get("lease_s"))
+                self.intent = None
                 self.checks.clear()
                 self.alarms.clear()
             case {"event": "AgentStopping"}:
@@ -286,6 +330,12 @@ class _Fold:
                 self.sessions = dict.fromkeys(self.sessions, "down")
             case {"event": "SiteVerdictChanged"}:
                 self.verdict = when, record
+            case {"event": "RouteIntentChanged"}:
+                self.intent = record
+            case {"event": "HoldStarted", "left_s": float() | int() as left_s}:
+                self.hold = when + datetime.timedelta(seconds=min(left_s, LONGEST_S)), record
+            case {"event": "HoldEnded"}:
+                self.hold = None
             case {"event": "PrefixAnnounced" | "PrefixWithdrawn" as event, "neighbor": str(n), "prefix": str(p)}:
                 announced, reason = event == "PrefixAnnounced", str(record.get("reason", ""))
                 self.routes[n, p] = RouteAccount(
@@ -331,6 +381,8 @@ class _Fold:
             alarms=tuple(self.alarms.values()),
             trail=tuple(self.trail),
             grace_s=self.grace_s,
+            intent=self.intent,
+            hold=self.hold[1] if self.hold is not None and moment < self.hold[0] else None,
         )
 
 

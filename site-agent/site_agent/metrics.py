@@ -80,6 +80,21 @@ class Metrics:
             ["reason", "check"],
             [([cause["reason"], cause["check"]], 1) for cause in verdict["causes"]],
         )
+        yield _gauge(
+            "anycast_route_intended",
+            "1 while the route shall be announced: the verdict as hold and flap control leave it",
+            [],
+            [([], bool(seen["route"]["announce"]))],
+        )
+        hold, flap = seen["hold"], seen["flap"]
+        yield _gauge(
+            "anycast_hold_left_seconds",
+            "Until the operator's hold ends by itself; absent without one",
+            ["kind"],
+            [] if hold is None else [([hold["kind"]], hold["left_s"])],
+        )
+        yield _gauge("anycast_flap_penalty", "As a receiver that damps may count", [], [([], flap["penalty"])])
+        yield _gauge("anycast_flap_wait_seconds", "Until a withdrawn route may return", [], [([], flap["left_s"])])
         yield _gauge("anycast_verdict_age_seconds", "Age of the last verdict", [], [([], verdict["age_s"])])
         yield _gauge(
             "anycast_check_status",

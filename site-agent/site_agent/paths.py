@@ -41,5 +41,15 @@ class Paths:
         return self.state_dir / "document.json"
 
     @property
+    def hold(self) -> Path:
+        """The operator's hold, written by `site-agent hold`."""
+        return self.state_dir / "hold.json"
+
+    @property
+    def hold_for_this_boot(self) -> Path:
+        """Where a hold goes that the state directory has no room for. Takes precedence: it is the younger one."""
+        return self.run_dir / "hold.json"
+
+    @property
     def exabgp_conf(self) -> Path:
         return self.etc_dir / "exabgp.conf"

@@ -7,11 +7,16 @@ not need, because the charon check calls it every 100 ms.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from pathlib import Path
 
+from anycast.errors import KernelError
+
 PF_EXITING = 0x4
 """linux/sched.h; field 9 of ``/proc/PID/stat``."""
+LONGEST_FILE = 256 * 1024
+"""A row of conntrack's statistics is 150 bytes: enough for 1,700 CPUs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,21 @@ def read_stat(pid: int) -> ProcessStat | None:
             return parse_stat(file.read(1024))
     except (FileNotFoundError, ProcessLookupError):
         return None
+
+
+def read_file(path: str) -> bytes:
+    """A small file that the kernel writes. Raises KernelError; the rest of one that is longer than the limit is left."""
+    parts: list[bytes] = []
+    left = LONGEST_FILE
+    try:
+        with open(path, "rb", buffering=0) as file:
+            # The kernel hands out such files a page at a time, whatever is asked for.
+            while left > 0 and (part := file.read(left)):
+                parts.append(part)
+                left -= len(part)
+    except OSError as exc:
+        raise KernelError(exc.errno or errno.EIO, path) from exc
+    return b"".join(parts)
 
 
 def executable(pid: int) -> Path | None:

@@ -12,6 +12,7 @@ from anycast.policy.verdict import VerdictCore
 from anycast.reasons import Reason
 from site_agent.announce.holder import RouteLease
 from site_agent.daemon_process import DetachedProcess
+from site_agent.route_intent import RouteIntent
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class Parts:
     """All that stand, those of the verdict core among them."""
     classes: Mapping[str, EvidenceClass]
     lease: RouteLease
+    intent: RouteIntent
     routes: tuple[Route, ...]
     holders: tuple[DetachedProcess, ...]
 
@@ -35,6 +37,7 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
     announced = {(route.neighbor, route.prefix) for route in parts.lease.announced}
     lease_s = document.lease.duration_ms / 1000
     serving = verdict is not None and verdict.serving
+    intent = parts.intent.describe()
     return {
         "fleet": document.fleet,
         "site": document.site,
@@ -47,14 +50,15 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
             "causes": [dataclasses.asdict(cause) for cause in verdict.causes] if verdict is not None else [],
             "age_s": now - verdict.at if verdict is not None else None,
         },
+        **intent,
         "checks": [
-            _check(name, evidence_class, parts.verdicts.looks.get(name), now)
+            check_row(name, evidence_class, parts.verdicts.looks.get(name), now)
             for name, evidence_class in parts.classes.items()
         ],
-        "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.alarms.items()],
+        "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.alarms.items()] + parts.intent.alarms(),
         "lease": {
             "duration_s": lease_s,
-            "left_s": max(0.0, verdict.at + lease_s - now) if verdict is not None and serving else 0.0,
+            "left_s": max(0.0, verdict.at + lease_s - now) if verdict is not None and intent["route"]["announce"] else 0.0,
             "grace_s": document.lease.grace_ms / 1000,
             "hold_time_s": document.bgp.hold_time_s,
         },
@@ -89,7 +93,8 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
     }
 
 
-def _check(name: str, evidence_class: EvidenceClass, look: Evidence | None, now: float) -> dict[str, Any]:
+def check_row(name: str, evidence_class: EvidenceClass, look: Evidence | None, now: float) -> dict[str, Any]:
+    """One check's last look, as `status` and `observe` show it."""
     return {
         "check": name,
         "class": evidence_class.value,

@@ -54,8 +54,31 @@ def show_verdict(answer: Answer) -> None:
     )
     for cause in answer["verdict"]["causes"]:
         _console().print(f"  {_cause(cause)}")
+    show_hold(answer["hold"])
+    route, flap = answer["route"], answer["flap"]
+    if route["announce"] != serving:
+        _console().print(
+            f"  the route shall {'stay [bold green]announced' if route['announce'] else 'stay [bold red]withdrawn'}[/]"
+        )
+        for cause in route["causes"]:
+            _console().print(f"    {_cause(cause)}")
+    if flap["left_s"] > 0:
+        _console().print(
+            f"  [yellow]flap control[/]: a return waits for {_span(flap['left_s'])} more "
+            f"(penalty {flap['penalty']:.0f} of {flap['threshold']:.0f}; `site-agent flap clear` ends the wait)"
+        )
     for alarm in answer["alarms"]:
         _console().print(f"  [yellow]alarm[/] {escape(alarm['reason'])}: {escape(alarm['detail'])}")
+
+
+def show_hold(hold: Mapping[str, Any] | None) -> None:
+    """The operator's hold in force, if there is one."""
+    if hold is not None:
+        despite = f" despite {', '.join(hold['despite'])}" if hold["despite"] else ""
+        _console().print(
+            f"  [bold yellow]hold {escape(hold['kind'])}[/]{despite} for {_span(hold['left_s'])} more: "
+            f"{escape(hold['reason'])}"
+        )
 
 
 def show_status(answer: Answer) -> None:
@@ -115,14 +138,22 @@ def show_status(answer: Answer) -> None:
 def show_account(account: Account) -> None:
     """What the log says of one moment."""
     if not account.known:
-        _console().print(f"The log has no record up to {_time(account.at)}.")
+        _console().print(f"The log has no record up to {local_time(account.at)}.")
         return
     said = {True: "[bold green]serving[/]", False: "[bold red]not serving[/]", None: "[bold]no verdict[/]"}
-    since = f" since {_time(account.verdict_since)}" if account.verdict_since is not None else ""
-    where = f"[bold]{escape(account.gateway)}[/] at {_time(account.at)}"
+    since = f" since {local_time(account.verdict_since)}" if account.verdict_since is not None else ""
+    where = f"[bold]{escape(account.gateway)}[/] at {local_time(account.at)}"
     _console().print(f"{where}: {said[account.serving]}{since} ({_agent(account)})", soft_wrap=True)
     for cause in account.causes:
         _console().print(f"  {_cause(cause)}")
+    if account.hold is not None:
+        _console().print(
+            f"  [bold yellow]hold {escape(str(account.hold['kind']))}[/] in force: {escape(str(account.hold['detail']))}"
+        )
+    if account.intent is not None and account.intent.get("announce") != account.serving:
+        _console().print(f"  the route: {'announced' if account.intent.get('announce') else 'withdrawn'}")
+        for cause in account.intent.get("causes", ()):
+            _console().print(f"    {_cause(cause)}")
     for alarm in account.alarms:
         _console().print(f"  [yellow]alarm[/] {escape(str(alarm['reason']))}: {escape(str(alarm.get('detail', '')))}")
     _print(
@@ -132,7 +163,7 @@ def show_account(account: Account) -> None:
                 route.neighbor,
                 route.prefix,
                 f"[{_ROUTE_STYLES[route.state]}]{route.state}[/]",
-                _time(route.since) if route.until is None else f"gone at the latest {_time(route.until)}",
+                local_time(route.since) if route.until is None else f"gone at the latest {local_time(route.until)}",
                 route.reason,
             )
             for route in account.routes
@@ -166,29 +197,29 @@ def record_line(record: Record) -> str:
 
 def _agent(account: Account) -> str:
     """Who was there to say so, in one clause."""
-    heard = f"last record at {_time(account.heard_until)}"
+    heard = f"last record at {local_time(account.heard_until)}"
     match account.agent:
         case "running" if account.answers_now:
             return f"agent answers now, {heard}"
         case "running" if account.ended_before is not None:
-            return f"{heard}; that agent ended without a farewell before {_time(account.ended_before)}"
+            return f"{heard}; that agent ended without a farewell before {local_time(account.ended_before)}"
         case "running":
             return heard
         case "gone":
             lease = "one lease" if account.lease_s is None else f"one lease of {account.lease_s:g} s"
             gone = "gone" if account.ended_before is not None else "gone or frozen"
             return (
-                f"agent {gone} since at the latest {_time(account.gone_by)}, {heard}; "
+                f"agent {gone} since at the latest {local_time(account.gone_by)}, {heard}; "
                 f"routes lapsed with the lease, at most {lease} after the last sign of life"
             )
         case "stopped" if account.stopped_at is not None and account.grace_s:
             limit = account.stopped_at + datetime.timedelta(seconds=account.grace_s)
             return (
-                f"agent stopped at {_time(account.stopped_at)}; routes left for at most the grace of "
-                f"{account.grace_s:g} s, withdrawn at the latest at {_time(limit)}"
+                f"agent stopped at {local_time(account.stopped_at)}; routes left for at most the grace of "
+                f"{account.grace_s:g} s, withdrawn at the latest at {local_time(limit)}"
             )
         case "stopped":
-            return f"agent stopped at {_time(account.stopped_at)}, leaving no grace"
+            return f"agent stopped at {local_time(account.stopped_at)}, leaving no grace"
         case _:
             return "no agent had started"
 
@@ -213,14 +244,14 @@ def _span(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else str(datetime.timedelta(seconds=round(seconds)))
 
 
-def _time(when: datetime.datetime | None) -> str:
+def local_time(when: datetime.datetime | None) -> str:
     """Local, with its zone, as `--at` takes it."""
     return "-" if when is None else when.astimezone().isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _time_text(text: str) -> str:
     try:
-        return _time(datetime.datetime.fromisoformat(text))
+        return local_time(datetime.datetime.fromisoformat(text))
     except ValueError:
         return text
 

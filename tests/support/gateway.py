@@ -62,7 +62,8 @@ class Gateway:
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command line, as an operator does."""
         folders = [] if words[0] == "events" else ["--run-dir", str(self.run_dir)]
-        command = self.command(*words, *folders, "--state-dir", str(self.state_dir))
+        folders += [] if words[0] == "flap" else ["--state-dir", str(self.state_dir)]
+        command = self.command(*words, *folders)
         return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=30)
 
     def pid(self, name: str) -> int:

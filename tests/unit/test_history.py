@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from site_agent import views
-from site_agent.history import account_at, first_cause, parse_moment, read_records, settled
+from site_agent.history import (
+    account_at,
+    first_cause,
+    last_flaps,
+    parse_moment,
+    parse_span,
+    read_records,
+    settled,
+)
 
 NOON = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 
@@ -255,3 +263,42 @@ def test_a_route_from_before_a_power_loss_is_not_called_announced() -> None:
     told = at(602, "PrefixAnnounced", **ROUTE, reason="healthy")  # by the bridge, at its hello
     kept = account_at([*log[:-1], {**log[-1], "adopted": True}, told], moment(700))
     assert [route.announced for route in kept.routes] == [True], "adopted: the route stayed"
+
+
+def test_a_hold_and_what_it_made_of_the_route_are_told_until_it_ends_by_itself() -> None:
+    held = [
+        *DAY[:3],
+        at(10, "HoldStarted", kind="withdraw", reason="operator", detail="disk swap", despite=[], left_s=600),
+        at(10, "RouteIntentChanged", announce=False, causes=cause("operator"), penalty=1000),
+    ]
+    account = account_at(held, moment(20))
+    assert account.hold is not None
+    assert account.hold["detail"] == "disk swap"
+    assert account.intent is not None
+    assert (account.serving, account.intent["announce"]) == (True, False), "the machine is well, the route is held"
+    assert account_at(held, moment(609)).hold is not None
+    assert account_at(held, moment(611)).hold is None, "also where nobody was there to record its end"
+    ended = [*held, at(30, "HoldEnded", kind="withdraw", reason="operator", detail="ended")]
+    assert account_at(ended, moment(31)).hold is None
+
+
+def test_the_last_penalty_is_found_unless_it_was_cleared() -> None:
+    assert last_flaps(DAY) is None
+    flaps = [at(1, "RouteIntentChanged", announce=False, penalty=2000)]
+    found = last_flaps(flaps)
+    assert found is not None
+    assert (found.at, found.penalty, found.announce) == (moment(1), 2000, False)
+    cleared = last_flaps([*flaps, at(2, "FlapCleared", penalty=1999)])
+    assert cleared is not None
+    assert cleared.penalty == 0
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("2h", 7200), ("90 s", 90), ("1.5min", 90), ("1 day", 86400)])
+def test_spans(text: str, seconds: float) -> None:
+    assert parse_span(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["2h ago", "h", "-1 s", "1e9 s", "inf s"])
+def test_what_is_no_span(text: str) -> None:
+    with pytest.raises(ValueError, match="no time span"):
+        parse_span(text)

@@ -14,6 +14,9 @@ from site_agent import metrics
 
 SNAPSHOT = {
     "verdict": {"serving": True, "causes": [], "age_s": 0.1},
+    "route": {"announce": True, "causes": []},
+    "hold": None,
+    "flap": {"penalty": 0, "threshold": 6000, "left_s": 0.0},
     "checks": [],
     "alarms": [],
     "lease": {"left_s": 1.0},

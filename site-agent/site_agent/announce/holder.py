@@ -204,7 +204,7 @@ class RouteLease:
             return []
         self._seq += 1
         if verdict.serving and self._fresh(verdict, now):
-            return self._renew(self._routes, Reason.HEALTHY, verdict.at + self._lease_s, now)
+            return self._renew(self._routes, verdict.causes[0].reason, verdict.at + self._lease_s, now)
         against = [cause.reason for cause in verdict.causes if cause.reason is not Reason.NO_EVIDENCE_YET]
         if not verdict.serving and against:
             return self._renew((), against[0], verdict.at, now)

@@ -9,16 +9,30 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from anycast.model import EvidenceClass
 from anycast.reasons import Reason
 from anycast.runtime import boottime
 from site_agent.checks.base import Finding, failing, passing, unknown
-from site_agent.ike.charon_process import Charon
 from site_agent.procfs import read_stat
 
 NAME = "charon_process"
 STOPPED_STATES = frozenset("Tt")
+
+
+class Watched(Protocol):
+    """Whoever owns the process: the agent that runs it, or an observer of somebody else's."""
+
+    @property
+    def pid(self) -> int | None:
+        """None while none runs."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """It has had its connections loaded."""
+        ...
 
 
 class CharonCheck:
@@ -28,7 +42,7 @@ class CharonCheck:
     interval_s = 0.1
     timeout_s = 1.0
 
-    def __init__(self, charon: Charon, *, stop_limit_s: float, clock: Callable[[], float] = boottime) -> None:
+    def __init__(self, charon: Watched, *, stop_limit_s: float, clock: Callable[[], float] = boottime) -> None:
         self._charon, self._stop_limit_s, self._clock = charon, stop_limit_s, clock
         self._stopped_since: float | None = None
         self._last_exit: Finding | None = None
@@ -40,7 +54,7 @@ class CharonCheck:
         return self._last_exit
 
     async def look(self) -> Sequence[Finding]:
-        pid = self._charon.process.pid
+        pid = self._charon.pid
         stat = None if pid is None else read_stat(pid)
         if pid is None or stat is None:
             return [self._last_exit or failing(NAME, Reason.CHARON_ABSENT, "no charon to watch")]

@@ -11,10 +11,11 @@ share of the machine stays small by design.
 from __future__ import annotations
 
 import asyncio
+import errno
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 
-from anycast.errors import KernelError, PeerError
+from anycast.errors import DecodeError, KernelError, PeerError
 from anycast.events import CheckFaulted, Event
 from anycast.model import Evidence, EvidenceClass
 from anycast.reasons import Reason
@@ -84,8 +85,9 @@ class CheckRunner:
                 return await check.look()
         except TimeoutError:
             reason, detail = Reason.CHECK_TIMED_OUT, f"no answer within {check.timeout_s:g} s"
-        except (PeerError, KernelError) as exc:
-            reason, detail = Reason.CHECK_REFUSED, str(exc)
+        except (PeerError, KernelError, DecodeError) as exc:
+            absent = isinstance(exc, KernelError) and exc.errno == errno.ENOENT
+            reason, detail = Reason.CHECK_UNAVAILABLE if absent else Reason.CHECK_REFUSED, str(exc)
         except Exception as exc:  # a bug in one check must neither end the agent nor count against the gateway
             reason, detail = Reason.CHECK_FAULTED, repr(exc)
             error = traceback.format_exc(limit=-3)

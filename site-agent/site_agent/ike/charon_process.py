@@ -89,6 +89,11 @@ class Charon:
             self._exited,
         )
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process of now; None while none runs."""
+        return self.process.pid
+
     async def run(self) -> None:
         """Keep charon running until cancelled; cancelling leaves it running."""
         await keep_running(
