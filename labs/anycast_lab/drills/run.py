@@ -93,6 +93,7 @@ class _DrillRun:
         drill, runner = self._drill, self._runner
         self._progress(f"{drill.drill}: waiting for health before the fault")
         probes = self._probes if runner.esp else None
+        await self._forget_flaps()
         await readiness.ready(runner, self._fleet, self._witnesses, probes, self._bound("lab_ready"))
         self._sites_before = {client: await self._witnesses.site_of_client(client) for client in self._clients}
         withdraws = await self._witnesses.withdraws(drill.victim)
@@ -236,6 +237,13 @@ class _DrillRun:
         if what == "route_back":
             self._child_sas = await self._count_child_sas()
         self._progress(f"{what.replace('_', ' ')} {(time.time_ns() - since) / 1e9:.2f} s after the last fault or heal")
+
+    async def _forget_flaps(self) -> None:
+        """The drills before this one withdrew routes within minutes, and flap control would rightly keep them away."""
+        for site in self._fleet.sites.values():
+            for gateway in filter(self._runner.power, site.gateways):
+                # Without an agent there is nobody to ask and, unless one starts late, nothing that waits.
+                await self._runner.exec(gateway, ("site-agent", "flap", "clear"))
 
     async def _count_child_sas(self) -> int | None:
         # swanctl's own default socket is another charon's; the agent's lies in its run directory.
