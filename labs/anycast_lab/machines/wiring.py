@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from anycast.errors import ConfigError, Problem
 from anycast.fleet.lab import Client, Nat, Server, Transit
 from anycast.fleet.schema import Fleet, Gateway, Site
-from anycast.fleet.values import FAMILIES, Family
+from anycast.fleet.values import Family
 
 Cables = Mapping[str, Mapping[str, str]]
 """node -> interface -> the node at its other end."""
@@ -248,14 +248,6 @@ class _Planner:
 def session_name(node: str, family: Family | str) -> str:
     """The name of a BIRD protocol: the peer and the family, e.g. ``fra_gw1_ipv4``."""
     return f"{node.replace('-', '_')}_{family}"
-
-
-def peer_of_session(name: str, nodes: Iterable[str]) -> str:
-    """The node that a BIRD protocol's name stands for; empty where it is none of `nodes`."""
-    for node in nodes:
-        if any(name == session_name(node, family) for family in FAMILIES):
-            return node
-    return ""
 
 
 def _default(family: Family) -> str:
