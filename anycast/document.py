@@ -29,6 +29,30 @@ class Pool(_Part):
     prefix: str
 
 
+class Canary(_Part):
+    """A VPN client of our own on every gateway."""
+
+    identity: str
+    """Its IKE identity, which its certificate carries."""
+    certificate: str
+    """Path of its certificate (PEM), signed by the clients' root."""
+    private_key: str
+    gateway_ca: str
+    """Path of the root (PEM) that signed the gateways' certificates: it trusts what a stranger trusts."""
+    targets: tuple[str, ...]
+    """Inside addresses that must answer an ICMP echo through its tunnel."""
+
+
+class SharedChecks(_Part):
+    """What is looked at that can fail everywhere at once."""
+
+    dns_servers: tuple[str, ...] = ()
+    """Authoritative servers that must give the VIPs for `Service.identity`; none: not checked."""
+    reachability: tuple[str, ...] = ()
+    """Addresses that must answer an ICMP echo; none: not checked."""
+    canary: Canary | None = None
+
+
 class Service(_Part):
     """The anycast VPN service as this gateway serves it."""
 
@@ -52,6 +76,7 @@ class Service(_Part):
     """Path of the gateway's certificate (PEM). Its key and roots lie beside it."""
     private_key: str
     client_ca: str
+    checks: SharedChecks = SharedChecks()
 
 
 class Interface(_Part):
@@ -61,8 +86,15 @@ class Interface(_Part):
     addresses: tuple[str, ...]
 
 
+class Bfd(_Part):
+    """BFD beside a session (RFC 5881)."""
+
+    interval_ms: int
+    multiplier: int
+
+
 class Neighbor(_Part):
-    """One BGP session to an upstream."""
+    """One BGP session, to an upstream or to a router inside."""
 
     name: str
     address: str
@@ -70,19 +102,70 @@ class Neighbor(_Part):
     asn: int
     families: tuple[Literal["ipv4", "ipv6"], ...]
     next_hop: dict[Literal["ipv4", "ipv6"], str]
-    """Own address of each family on the uplink; the VRRP address once a site has two gateways."""
+    """Of each family: the VRRP address on that side, or where there is none the gateway's own."""
     md5_key_file: str | None = None
     gtsm: bool = False
     """RFC 5082: send with TTL 255 and accept nothing lower than 255."""
+    side: Literal["outside", "inside"] = "outside"
+    announces: tuple[str, ...] = ()
+    """Prefixes that it hears while the site serves; none written: the service's, of its families."""
+    bfd: Bfd | None = None
 
 
 class Bgp(_Part):
     asn: int
+    """0 where the site speaks no BGP; then there are no neighbors and no ExaBGP."""
     router_id: str
     hold_time_s: int
     run_as: str
     """User name or numeric uid that ExaBGP and its bridge run as."""
     neighbors: tuple[Neighbor, ...]
+
+
+class VrrpVoice(_Part):
+    """One family on one path: where advertisements are sent from and to, and what they announce."""
+
+    source: str
+    """Own address; empty: the interface's link-local one, which the agent finds (IPv6 multicast needs it)."""
+    destination: str
+    """The other gateway's address on this path, or the group."""
+    addresses: tuple[str, ...] = ()
+    """Virtual addresses to put on the interface, without length; none on the management path."""
+    announced: tuple[str, ...]
+    """As the advertisement lists them: in IPv6 the link-local one first."""
+
+
+class VrrpPath(_Part):
+    path: Literal["outside", "inside", "management"]
+    interface: str
+    voices: tuple[VrrpVoice, ...]
+
+
+class Vrrp(_Part):
+    """This gateway's part in its site's virtual router (RFC 9568)."""
+
+    peer: str | None
+    """The other gateway of this fleet; None where there is none."""
+    vrid: int
+    interval_cs: int
+    """Centiseconds between two advertisements."""
+    priority: int
+    preempt: bool
+    preempt_delay_ms: int
+    router_id: int
+    """Breaks ties; unique between the two."""
+    uplink: Literal["shared", "routed"] = "shared"
+    interop: Literal["none", "keepalived", "keepalived_as_v2"] = "none"
+    keys_file: str | None
+    """None: without a seal."""
+    witnesses: tuple[str, ...] = ()
+    """Routers on the uplink whose answer proves it; none: nobody is asked."""
+    paths: tuple[VrrpPath, ...]
+
+    @property
+    def virtual_addresses(self) -> tuple[str, ...]:
+        """Everything that moves, without length, link-local addresses among them."""
+        return tuple(address for path in self.paths for voice in path.voices for address in voice.addresses)
 
 
 class Lease(_Part):
@@ -91,17 +174,56 @@ class Lease(_Part):
     """How long a clean stop leaves the route; single use."""
 
 
+class Timing(_Part):
+    """How often and how patiently a check looks; what is None is as the check's code has it."""
+
+    interval_ms: int | None = None
+    timeout_ms: int | None = None
+    rise: int | None = None
+    """Passing looks in a row that end a failure."""
+    fall: int | None = None
+    """Failing looks in a row that make one."""
+
+
+class ExecCheck(_Part):
+    """An operator's own check: exit status 0 passes. Its evidence is of class `shared`."""
+
+    name: str
+    command: tuple[str, ...]
+    """Program by absolute path, and its arguments; no shell."""
+    run_as: str = "nobody"
+    """User name or numeric uid."""
+    timing: Timing = Timing()
+
+
+class Webhook(_Part):
+    url: str
+    token_file: str | None = None
+    """File on the gateway with the bearer token."""
+
+
+class AlarmHook(_Part):
+    """Where alarms go besides log and metrics."""
+
+    command: tuple[str, ...] = ()
+    webhook: Webhook | None = None
+
+
 class Agent(_Part):
     metrics_listen: str
     """``address:port`` of /metrics."""
     stop_limit_ms: int
     """charon in state T for longer than this counts as a fact."""
-    recovery_ms: int = 10_000
+    recovery_ms: int = 750
     """After a failure the facts must pass for this long before the route returns."""
     flap_threshold: int = 6000
     """The lowest suppress threshold of any receiver that damps flapping routes (RFC 7196)."""
     log_max_bytes: int
     """Size at which the event log is rotated; one old file is kept."""
+    timings: dict[str, Timing] = pydantic.Field(default_factory=dict)
+    """By check. A fact's timing is part of its code and cannot be set."""
+    exec_checks: tuple[ExecCheck, ...] = ()
+    alarm_hook: AlarmHook = AlarmHook()
 
 
 class Document(_Part):
@@ -116,13 +238,21 @@ class Document(_Part):
     service: Service
     uplink: Interface
     inside: Interface
+    management: Interface | None = None
     bgp: Bgp
+    vrrp: Vrrp | None = None
+    """None where the site has one gateway and speaks BGP."""
     lease: Lease
     agent: Agent
 
     def canonical(self) -> bytes:
         """The bytes that are hashed, signed and stored: sorted keys, no white space, UTF-8."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @property
+    def vip_moves(self) -> bool:
+        """The VIPs themselves are VRRP addresses: only the Active has them."""
+        return self.vrrp is not None and not set(self.service.vips).isdisjoint(self.vrrp.virtual_addresses)
 
     @property
     def hash(self) -> str:

@@ -124,6 +124,23 @@ class AlarmCleared:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectionStarted:
+    """The gateway began to protect itself against load; it goes on serving."""
+
+    kind: str
+    """`cookies`: charon demands one of whoever begins a handshake."""
+    reason: Reason
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectionEnded:
+    kind: str
+    reason: Reason
+    """What had begun it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixAnnounced:
     """ExaBGP acknowledged an announcement on a session that is up."""
 
@@ -146,6 +163,23 @@ class SessionChanged:
     neighbor: str
     state: SessionState
     detail: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VrrpStateChanged:
+    """This gateway became Active or Backup in its site's virtual router."""
+
+    role: str
+    cause: str
+    """As `router_words.Cause` has it."""
+    peer: str
+    """What the other gateway said of itself then: `fit`, `unfit`, `silent`."""
+    priority: int
+    """As granted then; 0: it could not serve."""
+    installed_us: int
+    """What it cost: from the decision to take over until the kernel had the addresses; 0 where none were added."""
+    silent_us: int = 0
+    """What it cost before that: for how long nobody had been heard as Active; 0 where the other one let go by itself."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +225,23 @@ class CheckFaulted:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PartFaulted:
+    """A part of the agent that the lease does not need raised. Our bug; the gateway serves on, the part is begun again."""
+
+    part: str
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelsRekeyed:
+    """CHILD_SAs whose kernel state was lost were made anew with their clients."""
+
+    count: int
+    reason: Reason
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelsForgotten:
     """IKE_SAs whose kernel state was lost, and whose clients have gone elsewhere, were ended at this end."""
 
@@ -217,22 +268,32 @@ Event = (
     | FlapCleared
     | AlarmRaised
     | AlarmCleared
+    | ProtectionStarted
+    | ProtectionEnded
     | PrefixAnnounced
     | PrefixWithdrawn
     | SessionChanged
+    | VrrpStateChanged
     | HolderStarted
     | HolderKilled
     | HolderExited
     | ClockGapSeen
     | CheckFaulted
+    | PartFaulted
+    | TunnelsRekeyed
     | TunnelsForgotten
     | RecordsDropped
 )
 
 
+def utc_text(when: datetime.datetime) -> str:
+    """How a program is told a moment, in log and answers: UTC, RFC 3339, always six digits, so that texts sort as times."""
+    return when.astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
 def to_record(event: Event, *, wall: float, boot_ns: int, gateway: str) -> dict[str, Any]:
     """The JSON object of one line of the event stream. `wall` is Unix time in seconds, `boot_ns` CLOCK_BOOTTIME."""
-    when = datetime.datetime.fromtimestamp(wall, datetime.UTC).isoformat(timespec="microseconds")
+    when = utc_text(datetime.datetime.fromtimestamp(wall, datetime.UTC))
     return {
         "v": RECORD_VERSION,
         "at": when,

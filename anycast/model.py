@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 
 from anycast.reasons import Reason
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""Of fleets, sites and gateways: a label of a domain name (RFC 1123 section 2.1), in small letters."""
 
 
 class EvidenceClass(enum.StrEnum):
@@ -43,6 +47,8 @@ class Evidence:
     reason: Reason
     detail: str = ""
     """One sentence for people: figures, pids, addresses. Never parsed."""
+    value: float | None = None
+    """The measured figure that the status was judged by, in the unit that the check's module names; for graphs."""
     at: float
     """When it was seen."""
 

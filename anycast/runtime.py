@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from anycast.errors import BugError
+from anycast.timer import TimerExpired
+
+__all__ = ["Core", "TimerExpired", "boottime", "boottime_ns", "drive"]
+
 _E = TypeVar("_E", contravariant=True)
 _A = TypeVar("_A", covariant=True)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TimerExpired:
-    """The core's own deadline has passed. The only input that is not somebody else's news."""
 
 
 class Core(Protocol[_E, _A]):
@@ -48,7 +47,10 @@ async def drive(
     record: Callable[[float, Any], None] | None = None,
     clock: Callable[[], float] = boottime,
 ) -> None:
-    """Run `core` until cancelled. `perform` must be quick: a slow action is a task whose result becomes an input."""
+    """Run `core` until cancelled. `perform` must be quick: a slow action is a task whose result becomes an input.
+
+    Raises BugError where an overdue timer did not move the core's deadline: the loop would turn for ever.
+    """
     while True:
         event: Any = TimerExpired()
         deadline = core.deadline
@@ -61,7 +63,10 @@ async def drive(
         now = clock()
         if record is not None:
             record(now, event)
-        for action in core.handle(event, now):
+        actions = core.handle(event, now)
+        if isinstance(event, TimerExpired) and deadline is not None and now >= deadline == core.deadline:
+            raise BugError(f"{type(core).__name__} did not move a deadline that is {now - deadline:.3f} s overdue")
+        for action in actions:
             result = perform(action)
             if result is not None:
                 await result

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -67,6 +67,25 @@ class Rig:
         with open(self.path("/run/bench.log"), "ab") as log:
             return subprocess.Popen([*namespaces, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
 
+    def start_upstream(self, *command: str) -> subprocess.Popen[bytes]:
+        """Run a command of this machine in the upstream's network namespace."""
+        return subprocess.Popen(["nsenter", f"--net=/run/netns/{self._upstream_ns}", "--", *command], cwd=TREE / "labs")
+
+    def route_upstream(self, addresses: Sequence[str]) -> None:
+        """Have the upstream send what is for these addresses to the gateway, as it would by BGP."""
+        for address in addresses:
+            own = next(a for a in self.document.uplink.addresses if (":" in a) == (":" in address)).partition("/")[0]
+            line = f"-n {self._upstream_ns} route replace {address} via {own}"
+            subprocess.run(["ip", *line.split()], check=True)
+
+    def own_upstream(self, address: str) -> None:
+        """Have the upstream be this machine as well, and the gateway send there what is for it."""
+        length = "128" if ":" in address else "32"
+        line = f"-n {self._upstream_ns} address replace {address}/{length} dev lo"
+        subprocess.run(["ip", *line.split()], check=True)
+        way = next(n.address for n in self.document.bgp.neighbors if (":" in n.address) == (":" in address))
+        self.run("ip", "route", "replace", address, "via", way)
+
     def run(self, *command: str) -> None:
         """Run a command on the gateway to its end. Raises CalledProcessError."""
         status = self.start(*command).wait()
@@ -76,6 +95,10 @@ class Rig:
     def path(self, path: str) -> Path:
         """A file of the gateway as it is seen from here."""
         return Path(f"/proc/{self._keeper_pid}/root{path}")
+
+    def proc(self, path: str) -> Path:
+        """A file of /proc/PID of the process that keeps the gateway's namespaces."""
+        return Path(f"/proc/{self._keeper_pid}/{path}")
 
     def processes(self, wanted: Callable[[list[str]], bool]) -> list[int]:
         """Ids of the gateway's processes whose command line is wanted, oldest first."""

@@ -20,7 +20,10 @@ STATE=/run/anycast-install
 POLICY=/usr/sbin/policy-rc.d
 LOG=$TREE/out/install.log
 START=$(date +%s)
-DEV=$([ "${1-}" != --dev ] || echo yes)
+case ${1-} in
+    "" | --dev) DEV=${1-} ;;
+    *) sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] || [ "$1" = -h ]; exit ;;
+esac
 
 say() { printf '[%4d s] %s\n' "$(($(date +%s) - START))" "$*"; }
 fail() { say "$*" >&2; exit 1; }

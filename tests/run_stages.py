@@ -4,7 +4,7 @@ A stage is either a checker (one command, counted as one test) or pytest with a 
 which stage is said by their markers (`pyproject.toml`), never by their folder, so a new test needs no change here. Tests
 without `root` and `lab` share nothing but the processor and run in parallel; tests with `root` have namespaces of their
 own names and run one after the other, because they measure; labs run two at a time, and a lab that several tests share
-is one `xdist_group`.
+is one `xdist_group`. Labs that probe every millisecond run after them, alone.
 
 What counts is read from pytest's JUnit files, so a stage whose pytest died without one is a failure, and so is a run
 that found no test at all. Where CI=true nothing may be skipped. A stage may take twice its budget before it is ended.
@@ -52,9 +52,10 @@ def pytest_stage(name: str, budget_s: int, markers: str, *options: str, long: bo
 STAGES = (
     Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
     Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
-    pytest_stage("pure", 240, "not root and not lab and not long", "-q", "-n", "2"),
-    pytest_stage("native", 360, "root and not lab and not long", "-v"),
-    pytest_stage("labs", 720, "lab and not long", "-v", "-n", "2", "--dist", "loadgroup"),
+    pytest_stage("pure", 180, "not root and not lab and not long", "-q", "-n", "2"),
+    pytest_stage("native", 600, "root and not lab and not long", "-v"),
+    pytest_stage("labs", 720, "lab and not pairs and not long", "-v", "-n", "2", "--dist", "loadgroup"),
+    pytest_stage("pairs", 360, "pairs and not long", "-v"),
     pytest_stage("long", 9000, "long", "-v", long=True),
 )
 

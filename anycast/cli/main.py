@@ -12,7 +12,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import fleet
+from anycast.cli import fleet, pki
 from anycast.errors import AnycastError, BugError, ConfigError
 
 EXIT_ERROR = 1
@@ -30,6 +30,7 @@ app = typer.Typer(
 
 app.command("check")(fleet.check)
 app.command("compile")(fleet.compile_)
+app.add_typer(pki.app, name="pki")
 
 
 def _version(wanted: bool) -> None:
@@ -54,9 +55,10 @@ def main() -> None:
     """Run the command line; ends the process."""
     _add_groups()
     try:
-        get_command(app)()
-    except BugError:
-        raise
+        get_command(app)(prog_name="anycast")
+    except BugError as exc:
+        print(f"anycast: a mistake of this program, please report it: {exc}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
     except AnycastError as exc:
         print(f"anycast: {exc}" if not isinstance(exc, ConfigError) else exc, file=sys.stderr)
         sys.exit(EXIT_USAGE if isinstance(exc, ConfigError) else EXIT_ERROR)

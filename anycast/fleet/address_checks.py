@@ -33,6 +33,8 @@ _WORDS: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 def vips_are_covered(fleet: Fleet) -> Iterator[Finding]:
     """A VIP outside its announced prefix attracts nothing; a prefix without a VIP attracts into nothing."""
     vips, prefixes = fleet.service.vips, fleet.service.prefixes
+    if not prefixes.families and not any(site.upstreams for site in fleet.sites.values()):
+        return  # nothing is announced
     for family in FAMILIES:
         vip, prefix = vips.of(family), prefixes.of(family)
         if vip is None and prefix is not None:
@@ -46,15 +48,17 @@ def vips_are_covered(fleet: Fleet) -> Iterator[Finding]:
             yield Finding(path, f"{vip} is outside its prefix {prefix}", judged=(("service", "prefixes", family),))
 
 
-def _unusable(address: Any, subnet: Any) -> bool:
-    """RFC 3021 and RFC 6164 leave point-to-point subnets all their addresses."""
+def unusable(address: Any, subnet: Any) -> bool:
+    """Whether no host can have `address` of `subnet`. RFC 3021 and RFC 6164 leave point-to-point subnets all of theirs."""
     if subnet.prefixlen >= subnet.max_prefixlen - 1:
         return False
     return address in (subnet.network_address, *([subnet.broadcast_address] if address.version == 4 else []))
 
 
-def in_subnet(path: Path, holder: DualStack, subnets: DualStack, subnets_path: Path) -> Iterator[Finding]:
-    """Each address of `holder` lies in the subnet of its family."""
+def in_subnet(
+    path: Path, holder: DualStack, subnets: DualStack, subnets_path: Path, *, hosts: bool = True
+) -> Iterator[Finding]:
+    """Each address of `holder` lies in the subnet of its family; `hosts`: as a host's, which it is where that is one LAN."""
     for family in holder.families:
         address, subnet = holder.of(family), subnets.of(family)
         judged = (subnets_path,)
@@ -62,25 +66,46 @@ def in_subnet(path: Path, holder: DualStack, subnets: DualStack, subnets_path: P
             yield Finding((*path, family), f"{where(subnets_path)} has no {_WORDS[family]} subnet", judged=judged)
         elif address not in subnet:
             yield Finding((*path, family), f"{address} is outside {where(subnets_path)} {subnet}", judged=judged)
-        elif _unusable(address, subnet):
+        elif hosts and unusable(address, subnet):
             yield Finding((*path, family), f"{address} is no host's address in {subnet}", judged=judged)
 
 
-def _attachments(name: str, site: Site) -> Iterator[tuple[Path, DualStack, str]]:
-    """Everything that has an address in one of the site's subnets: its path, its addresses, the subnet's key."""
+def _attachments(fleet: Fleet, name: str, site: Site) -> Iterator[tuple[Path, DualStack, str]]:
+    """Everything that has an address in one of the site's subnets: its path, its addresses, the subnet's key.
+
+    What moves comes last, so that it is at fault where it is somebody's own.
+    """
+    here: Path = ("sites", name)
     for router, upstream in site.upstreams.items():
-        yield ("sites", name, "upstreams", router, "address"), upstream.address, "uplink"
+        yield (*here, "upstreams", router, "address"), upstream.address, "uplink"
+    for router, upstream in site.inside_routers.items():
+        yield (*here, "inside_routers", router, "address"), upstream.address, "inside"
     for gateway_name, gateway in site.gateways.items():
-        yield ("sites", name, "gateways", gateway_name, "uplink"), gateway.uplink, "uplink"
-        yield ("sites", name, "gateways", gateway_name, "inside"), gateway.inside, "inside"
+        path: Path = (*here, "gateways", gateway_name)
+        yield (*path, "uplink"), gateway.uplink, "uplink"
+        yield (*path, "inside"), gateway.inside, "inside"
+        if gateway.management is not None:
+            yield (*path, "management"), gateway.management, "management"
+    if (vrrp := site.vrrp) is None:
+        return
+    if vrrp.peer is not None:
+        yield (*here, "vrrp", "peer"), vrrp.peer, "uplink"
+    if vrrp.peer_inside is not None:
+        yield (*here, "vrrp", "peer_inside"), vrrp.peer_inside, "inside"
+    if vrrp.outside is not None:
+        yield (*here, "vrrp", "outside"), vrrp.outside, "uplink"
+    elif not site.upstreams:
+        yield ("service", "vips"), fleet.service.vips, "uplink"
+    yield (*here, "vrrp", "inside"), vrrp.inside, "inside"
 
 
 def addresses_are_in_their_subnets(fleet: Fleet) -> Iterator[Finding]:
     """Gateways and upstreams share one subnet, so that one next hop serves both gateways of a site."""
     for name, site in fleet.sites.items():
         taken: dict[tuple[str, Any], Path] = {}
-        for path, holder, subnet in _attachments(name, site):
-            yield from in_subnet(path, holder, getattr(site, subnet), ("sites", name, subnet))
+        for path, holder, subnet in _attachments(fleet, name, site):
+            routed = subnet == "uplink" and site.vrrp is not None and site.vrrp.uplink == "routed"
+            yield from in_subnet(path, holder, getattr(site, subnet), ("sites", name, subnet), hosts=not routed)
             for family in holder.families:
                 here = (*path, family)
                 other = taken.setdefault((subnet, holder.of(family)), here)
@@ -92,10 +117,10 @@ def gateways_have_their_families(fleet: Fleet) -> Iterator[Finding]:
     """A next hop is an address of the prefix's own family, and packets of each family need a way on both sides."""
     for name, site in fleet.sites.items():
         for gateway_name, gateway in site.gateways.items():
-            for side in ("uplink", "inside"):
+            for side in ("uplink", "inside", "management"):
                 subnets, attachment = getattr(site, side), getattr(gateway, side)
                 for family in subnets.families:
-                    if attachment.of(family) is None:
+                    if attachment is not None and attachment.of(family) is None:
                         yield Finding(
                             ("sites", name, "gateways", gateway_name, side),
                             f"has no {family}, but sites.{name}.{side} has a subnet for it",
@@ -108,7 +133,7 @@ def every_prefix_is_announced_everywhere(fleet: Fleet) -> Iterator[Finding]:
     for family in fleet.service.prefixes.families:
         prefix = fleet.service.prefixes.of(family)
         for name, site in fleet.sites.items():
-            if all(upstream.address.of(family) is None for upstream in site.upstreams.values()):
+            if site.upstreams and all(upstream.address.of(family) is None for upstream in site.upstreams.values()):
                 yield Finding(
                     ("sites", name, "upstreams"),
                     f"no upstream has an {family} address, so {prefix} would not be announced here",
@@ -135,7 +160,7 @@ def _dual(path: Path, prefixes: DualStack) -> Iterator[tuple[Network, Path]]:
 
 
 def prefixes_do_not_overlap(fleet: Fleet) -> Iterator[Finding]:
-    """One address has one meaning. Only the inside may repeat: the same servers' prefix behind several sites."""
+    """One address has one meaning. What only a site itself sees may repeat: the same servers' prefix behind several."""
     exclusive: list[tuple[Network, Path]] = [*_dual(("service", "prefixes"), fleet.service.prefixes)]
     repeating: list[tuple[Network, Path]] = [
         (network, ("service", "inside", i)) for i, network in enumerate(fleet.service.inside)
@@ -143,6 +168,7 @@ def prefixes_do_not_overlap(fleet: Fleet) -> Iterator[Finding]:
     for name, site in fleet.sites.items():
         exclusive += [*_dual(("sites", name, "uplink"), site.uplink), *_dual(("sites", name, "pools"), site.pools)]
         repeating += _dual(("sites", name, "inside"), site.inside)
+        repeating += _dual(("sites", name, "management"), site.management)
     yield from overlaps(exclusive, repeating)
 
 
@@ -169,21 +195,26 @@ def _within(inner: Network, outer: Network) -> bool:
     return inner.prefixlen >= outer.prefixlen and inner.network_address in outer
 
 
+_PLAIN = (ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network)
+_INTERFACES = (ipaddress.IPv4Interface, ipaddress.IPv6Interface)
+
+
 def _plain_addresses(fleet: Fleet) -> Iterator[tuple[Path, Any]]:
     """Every address and prefix that the network sees, with its path."""
 
     def walk(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
-        match value:
-            case ipaddress.IPv4Interface() | ipaddress.IPv6Interface():
-                yield path, value.ip
-            case ipaddress.IPv4Address() | ipaddress.IPv6Address() | ipaddress.IPv4Network() | ipaddress.IPv6Network():
-                yield path, value
-            case dict():
-                for key, item in value.items():
+        kind = type(value)
+        if kind is dict:
+            for key, item in value.items():
+                if item is not None:
                     yield from walk((*path, key), item)
-            case tuple():
-                for i, item in enumerate(value):
-                    yield from walk((*path, i), item)
+        elif kind is tuple:
+            for i, item in enumerate(value):
+                yield from walk((*path, i), item)
+        elif kind in _INTERFACES:
+            yield path, value.ip
+        elif kind in _PLAIN:
+            yield path, value
 
     # `defaults` holds no address but that of the agent's own socket; outside a lab, `lab` has a rule of its own.
     yield from walk((), fleet.model_dump(exclude={"defaults"} if fleet.environment == "lab" else {"defaults", "lab"}))
@@ -205,10 +236,12 @@ def addresses_fit_the_environment(fleet: Fleet) -> Iterator[Finding]:
 
 def _asns(fleet: Fleet) -> Iterator[tuple[Path, int]]:
     for name, site in fleet.sites.items():
-        yield ("sites", name, "asn"), site.asn
-        for router, upstream in site.upstreams.items():
-            yield ("sites", name, "upstreams", router, "asn"), upstream.asn
-    if fleet.lab is not None and fleet.environment == "lab":
+        if site.asn is not None:
+            yield ("sites", name, "asn"), site.asn
+        for kind, routers in (("upstreams", site.upstreams), ("inside_routers", site.inside_routers)):
+            for router, neighbor in routers.items():
+                yield ("sites", name, kind, router, "asn"), neighbor.asn
+    if fleet.lab is not None and fleet.lab.transit is not None and fleet.environment == "lab":
         yield ("lab", "transit", "asn"), fleet.lab.transit.asn
 
 

@@ -10,8 +10,26 @@ from __future__ import annotations
 import datetime
 from typing import TypeVar
 
-from anycast.document import DOCUMENT_VERSION, Agent, Bgp, Document, Interface, Lease, Neighbor, Pool, Service
-from anycast.fleet.schema import Attachment, Fleet, Gateway, Site
+from anycast.document import (
+    DOCUMENT_VERSION,
+    Agent,
+    AlarmHook,
+    Bgp,
+    Canary,
+    Document,
+    ExecCheck,
+    Interface,
+    Lease,
+    Pool,
+    Service,
+    SharedChecks,
+    Timing,
+    Webhook,
+)
+from anycast.fleet import monitoring
+from anycast.fleet.compile_pair import compile_vrrp, neighbors_of
+from anycast.fleet.pair import Attachment
+from anycast.fleet.schema import Fleet, Site
 from anycast.fleet.section import Prefixes, Section
 
 S = TypeVar("S", bound=Section)
@@ -40,12 +58,14 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
         service=_service(fleet, site_name, site),
         uplink=_interface(gateway.uplink, site.uplink),
         inside=_interface(gateway.inside, site.inside),
+        management=None if gateway.management is None else _interface(gateway.management, site.management),
+        vrrp=compile_vrrp(fleet, site, name),
         bgp=Bgp(
-            asn=site.asn,
-            router_id=str(gateway.router_id),
+            asn=site.asn or 0,
+            router_id=str(gateway.router_id or gateway.uplink.ipv4 or ""),
             hold_time_s=_milliseconds(bgp.hold_time) // 1000,
             run_as=bgp.run_as,
-            neighbors=tuple(_neighbors(fleet, site, gateway)),
+            neighbors=neighbors_of(fleet, site, gateway),
         ),
         lease=Lease(duration_ms=_milliseconds(lease.duration), grace_ms=_milliseconds(lease.grace)),
         agent=Agent(
@@ -54,6 +74,12 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
             recovery_ms=_milliseconds(agent.recovery),
             flap_threshold=agent.flap_threshold,
             log_max_bytes=agent.log_max_size,
+            timings={check: _timing(timing) for check, timing in sorted(agent.timings.items())},
+            exec_checks=tuple(
+                ExecCheck(name=name, command=check.command, run_as=check.run_as, timing=_timing(check))
+                for name, check in agent.exec.items()
+            ),
+            alarm_hook=_alarm_hook(agent.alarms),
         ),
     )
 
@@ -84,6 +110,41 @@ def _service(fleet: Fleet, site_name: str, site: Site) -> Service:
         certificate=service.certificates.gateway,
         private_key=service.certificates.key,
         client_ca=service.certificates.client_ca,
+        checks=_shared_checks(service.checks),
+    )
+
+
+def _shared_checks(checks: monitoring.SharedChecks) -> SharedChecks:
+    canary = checks.canary
+    return SharedChecks(
+        dns_servers=() if checks.dns is None else tuple(map(str, checks.dns.servers)),
+        reachability=tuple(map(str, checks.reachability)),
+        canary=None
+        if canary is None
+        else Canary(
+            identity=canary.identity,
+            certificate=canary.certificate,
+            private_key=canary.key,
+            gateway_ca=canary.gateway_ca,
+            targets=tuple(map(str, canary.targets)),
+        ),
+    )
+
+
+def _timing(timing: monitoring.Timing) -> Timing:
+    return Timing(
+        interval_ms=None if timing.interval is None else _milliseconds(timing.interval),
+        timeout_ms=None if timing.timeout is None else _milliseconds(timing.timeout),
+        rise=timing.rise,
+        fall=timing.fall,
+    )
+
+
+def _alarm_hook(hook: monitoring.AlarmHook) -> AlarmHook:
+    webhook = hook.webhook
+    return AlarmHook(
+        command=hook.command,
+        webhook=None if webhook is None else Webhook(url=webhook.url, token_file=webhook.token_file),
     )
 
 
@@ -91,24 +152,8 @@ def _interface(attachment: Attachment, subnets: Prefixes) -> Interface:
     """The attachment's addresses with the lengths of the site's subnets."""
     return Interface(
         name=attachment.interface,
-        addresses=tuple(f"{attachment.of(family)}/{subnets.of(family).prefixlen}" for family in attachment.families),
+        addresses=tuple(
+            f"{attachment.of(family)}/{(attachment.subnet.of(family) or subnets.of(family)).prefixlen}"
+            for family in attachment.families
+        ),
     )
-
-
-def _neighbors(fleet: Fleet, site: Site, gateway: Gateway) -> list[Neighbor]:
-    """One session for each address of each upstream; each carries its own family, so neither falls with the other."""
-    return [
-        Neighbor(
-            name=f"{name}-{family}",
-            address=str(upstream.address.of(family)),
-            local_address=str(gateway.uplink.of(family)),
-            asn=upstream.asn,
-            families=(family,),
-            next_hop={family: str(gateway.uplink.of(family))},
-            md5_key_file=upstream.md5_key_file,
-            gtsm=upstream.gtsm,
-        )
-        for name, upstream in site.upstreams.items()
-        for family in upstream.address.families
-        if family in fleet.service.prefixes.families
-    ]

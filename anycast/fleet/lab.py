@@ -10,7 +10,7 @@ from __future__ import annotations
 import pydantic
 
 from anycast.fleet.section import DualStack, Section
-from anycast.fleet.values import Address4, Address6, Asn, EspCipher, Interface4, Interface6, Name
+from anycast.fleet.values import Address4, Address6, Asn, EspCipher, Interface4, Interface6, Name, Side
 
 
 class Link(DualStack):
@@ -38,6 +38,29 @@ class Transit(Section):
     """The upstream router whose path wins while it announces: a fixed preference makes every drill start alike."""
 
 
+class Router(DualStack):
+    """A plain router on the uplink of a site that speaks no BGP: the gateways' way out, and a neighbour of the clients.
+
+    It has its own addresses and no other route: it finds the service as any neighbour does, by ARP and Neighbor Discovery.
+    """
+
+    site: Name
+    ipv4: Address4 | None = None
+    """Without length: in the site's uplink subnet, which says it."""
+    ipv6: Address6 | None = None
+
+
+class Switch(Section):
+    """A machine of its own that carries a site's subnet: a bridge without an address.
+
+    What stands in that subnet is then cabled to it, and a cable of it can die while everybody's own keep carrier.
+    """
+
+    site: Name
+    side: Side
+    """Which of the site's subnets: ``uplink``, ``inside`` or ``management``."""
+
+
 class Server(DualStack):
     """A machine inside, behind a site."""
 
@@ -58,7 +81,7 @@ class Client(DualStack):
     """A VPN client machine."""
 
     behind: Name
-    """The transit's node or a NAT router."""
+    """The transit's node, a NAT router, or a plain router."""
     ipv4: tuple[Interface4, Interface4] | None = None
     """The router's side first."""
     ipv6: tuple[Interface6, Interface6] | None = None
@@ -69,7 +92,12 @@ class Client(DualStack):
 class Lab(Section):
     """What only a lab has."""
 
-    transit: Transit
+    transit: Transit | None = None
+    """Required where a site has upstreams."""
+    routers: dict[Name, Router] = pydantic.Field(default_factory=dict)
+    """One for each site without upstreams."""
+    switches: dict[Name, Switch] = pydantic.Field(default_factory=dict)
+    """At most one a subnet. Without one the upstream router, the server or the other gateway is at a cable's other end."""
     servers: dict[Name, Server] = pydantic.Field(default_factory=dict)
     nat: dict[Name, Nat] = pydantic.Field(default_factory=dict)
     clients: dict[Name, Client] = pydantic.Field(default_factory=dict)

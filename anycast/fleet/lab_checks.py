@@ -19,7 +19,7 @@ def lab_only_in_a_lab(fleet: Fleet) -> Iterator[Finding]:
 
 
 def _links(lab: Lab) -> Iterator[tuple[Path, Link | Client]]:
-    for name, link in lab.transit.links.items():
+    for name, link in lab.transit.links.items() if lab.transit else ():
         yield ("lab", "transit", "links", name), link
     for name, nat in lab.nat.items():
         yield ("lab", "nat", name, "outside"), nat.outside
@@ -44,6 +44,29 @@ def lab_names_fit(fleet: Fleet) -> Iterator[Finding]:
         return
     lab, sites = fleet.lab, (("sites",),)
     upstreams = {name for site in fleet.sites.values() for name in site.upstreams}
+    yield from _transit_fits(lab, upstreams)
+    for kind, machines in (("servers", lab.servers), ("routers", lab.routers), ("switches", lab.switches)):
+        for name, machine in machines.items():
+            if machine.site not in fleet.sites:
+                yield Finding(("lab", kind, name, "site"), f"{machine.site} is no site", judged=sites)
+    transit = () if lab.transit is None else (lab.transit.node,)
+    for name, client in lab.clients.items():
+        if client.behind not in (*transit, *lab.nat, *lab.routers):
+            path: Path = ("lab", "clients", name, "behind")
+            judged: tuple[Path, ...] = (("lab", "nat"), ("lab", "routers"), ("lab", "transit"))
+            yield Finding(path, f"{client.behind} is neither the transit nor a NAT router nor a plain router", judged=judged)
+    yield from _machines_once(fleet, lab)
+
+
+def _transit_fits(lab: Lab, upstreams: set[str]) -> Iterator[Finding]:
+    sites, unread = (("sites",),), (("lab", "transit"),)
+    if lab.transit is None:
+        for name in sorted(upstreams):
+            what = f"has no transit that the upstream {name} would be linked to"
+            yield Finding(("lab",), what, at_key=True, judged=(*sites, *unread))
+        for name in lab.nat:
+            yield Finding(("lab", "nat", name), "has no transit to be linked to", at_key=True, judged=unread)
+        return
     for name in lab.transit.links:
         if name not in upstreams:
             path: Path = ("lab", "transit", "links", name)
@@ -53,15 +76,42 @@ def lab_names_fit(fleet: Fleet) -> Iterator[Finding]:
     if lab.transit.prefer not in lab.transit.links:
         judged: tuple[Path, ...] = (("lab", "transit", "links"),)
         yield Finding(("lab", "transit", "prefer"), f"{lab.transit.prefer} is none of transit.links", judged=judged)
-    for name, server in lab.servers.items():
-        if server.site not in fleet.sites:
-            yield Finding(("lab", "servers", name, "site"), f"{server.site} is no site", judged=sites)
-    for name, client in lab.clients.items():
-        if client.behind != lab.transit.node and client.behind not in lab.nat:
-            path = ("lab", "clients", name, "behind")
-            judged = (("lab", "nat"), ("lab", "transit", "node"))
-            yield Finding(path, f"{client.behind} is neither the transit nor a NAT router", judged=judged)
-    yield from _machines_once(fleet, lab)
+
+
+def sites_without_upstreams_have_a_router(fleet: Fleet) -> Iterator[Finding]:
+    """Something must stand on a site's uplink, and two of it would be two ways out."""
+    routers: dict[str, str] = {}
+    for name, router in fleet.lab.routers.items() if fleet.lab else ():
+        path: Path = ("lab", "routers", name)
+        if (site := fleet.sites.get(router.site)) is None:
+            continue
+        judged: tuple[Path, ...] = (("sites", router.site),)
+        if site.upstreams:
+            yield Finding(path, f"stands at {router.site}, whose upstreams are its routers", at_key=True, judged=judged)
+        elif other := routers.get(router.site):
+            yield Finding(path, f"stands at {router.site}, and so does {other}; one is enough", at_key=True)
+        routers.setdefault(router.site, name)
+        yield from in_subnet(path, router, site.uplink, ("sites", router.site, "uplink"))
+        for gateway_name, gateway in site.gateways.items():
+            for family in router.families:
+                if router.of(family) == gateway.uplink.of(family):
+                    there: Path = ("sites", router.site, "gateways", gateway_name, "uplink")
+                    what = f"{router.of(family)} is also the address of {where(there)}"
+                    yield Finding((*path, family), what, judged=((*there, family),))
+    for name, site in fleet.sites.items() if fleet.lab else ():
+        if not site.upstreams and name not in routers:
+            judged = (("sites", name), ("lab", "routers"))
+            yield Finding(("lab",), f"has no router at {name}, which has no upstreams", at_key=True, judged=judged)
+
+
+def switches_carry_one_subnet_each(fleet: Fleet) -> Iterator[Finding]:
+    """Two switches of one subnet would be two subnets, and the topology file decides who is where."""
+    taken: dict[tuple[str, str], str] = {}
+    for name, switch in fleet.lab.switches.items() if fleet.lab else ():
+        other = taken.setdefault((switch.site, switch.side), name)
+        if other != name:
+            what = f"{other} carries the {switch.side} of {switch.site} already"
+            yield Finding(("lab", "switches", name), what, at_key=True)
 
 
 def _machines_once(fleet: Fleet, lab: Lab) -> Iterator[Finding]:
@@ -69,9 +119,11 @@ def _machines_once(fleet: Fleet, lab: Lab) -> Iterator[Finding]:
     for site_name, site in fleet.sites.items():
         seen |= {name: ("sites", site_name, "upstreams", name) for name in site.upstreams}
         seen |= {name: ("sites", site_name, "gateways", name) for name in site.gateways}
-    machines: list[tuple[str, Path]] = [(lab.transit.node, ("lab", "transit", "node"))]
-    for kind, names in (("servers", lab.servers), ("nat", lab.nat), ("clients", lab.clients)):
-        machines += [(name, ("lab", kind, name)) for name in names]
+    machines: list[tuple[str, Path]] = []
+    if lab.transit is not None:
+        machines.append((lab.transit.node, ("lab", "transit", "node")))
+    for kind in ("routers", "switches", "servers", "nat", "clients"):
+        machines += [(name, ("lab", kind, name)) for name in getattr(lab, kind)]
     for name, path in machines:
         if name in seen:
             yield Finding(path, f"{name} is also the name of {where(seen[name])}", at_key=True, judged=(seen[name],))
@@ -85,6 +137,9 @@ def servers_are_inside(fleet: Fleet) -> Iterator[Finding]:
         for name, gateway in site.gateways.items():
             path: Path = ("sites", site_name, "gateways", name, "inside")
             taken |= {(site_name, str(gateway.inside.of(f))): (*path, f) for f in gateway.inside.families}
+        if site.vrrp is not None:
+            path = ("sites", site_name, "vrrp", "inside")
+            taken |= {(site_name, str(site.vrrp.inside.of(f))): (*path, f) for f in site.vrrp.inside.families}
     for name, server in fleet.lab.servers.items() if fleet.lab else ():
         if server.site not in fleet.sites:
             continue
@@ -135,12 +190,15 @@ def _site_sections(fleet: Fleet) -> Iterator[tuple[Path, Prefixes]]:
         yield ("sites", name, "uplink"), site.uplink
         yield ("sites", name, "inside"), site.inside
         yield ("sites", name, "pools"), site.pools
+        yield ("sites", name, "management"), site.management
 
 
 LAB_RULES: tuple[Callable[[Fleet], Iterator[Finding]], ...] = (
     lab_only_in_a_lab,
     link_ends_fit,
     lab_names_fit,
+    sites_without_upstreams_have_a_router,
+    switches_carry_one_subnet_each,
     servers_are_inside,
     clients_meet_their_nat,
     lab_prefixes_do_not_overlap,

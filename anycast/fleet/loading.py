@@ -114,6 +114,8 @@ def _finding(error: Any, data: Any) -> Finding:
             return Finding(path[:-1], f"`{path[-1]}` is missing")
         case "too_short":
             return Finding(path, "is empty; it needs at least one entry")
+        case "too_long" if path[-1] == "gateways":
+            return Finding(path, f"are {len(_at(data, path))}; a site has one gateway or two", at_key=True)
         case "too_long":
             return Finding(path, f"has {error['ctx']['actual_length']} values; it needs two, one for each side")
         case "model_type" | "dict_type" | "tuple_type" as kind:

@@ -12,12 +12,13 @@ import datetime
 import pydantic
 
 from anycast.fleet.lab import Lab
-from anycast.fleet.section import Addresses, DualStack, Prefixes, Section
+from anycast.fleet.monitoring import AlarmHook, ExecChecks, SharedChecks, Timings
+from anycast.fleet.pair import Attachment, Bfd, Vrrp
+from anycast.fleet.section import NO_PREFIXES, Addresses, Prefixes, Section
 from anycast.fleet.values import (
     Account,
     Address,
     Address4,
-    Address6,
     Asn,
     Domain,
     Duration,
@@ -25,11 +26,11 @@ from anycast.fleet.values import (
     Environment,
     Flag,
     FlapThreshold,
-    InterfaceName,
     Listen,
     Name,
     Network,
     Path,
+    Priority,
     Proposal,
     Size,
     Version,
@@ -66,8 +67,8 @@ class Service(Section):
     """IKE identity under which every site answers; clients check it against the certificate."""
     vips: Addresses
     """The anycast addresses that clients connect to."""
-    prefixes: Prefixes
-    """The prefixes that are announced, each around its VIP."""
+    prefixes: Prefixes = NO_PREFIXES
+    """The prefixes that are announced, each around its VIP. Left out where no site has upstreams."""
     inside: tuple[Network, ...] = pydantic.Field(min_length=1)
     """What clients reach through the tunnel."""
     dns: tuple[Address, ...] = ()
@@ -81,6 +82,8 @@ class Service(Section):
     """strongSwan's notation, in order of preference."""
     esp_proposals: tuple[Proposal, ...] = ESP_PROPOSALS
     certificates: Certificates = Certificates()
+    checks: SharedChecks = SharedChecks()
+    """What is watched that can fail everywhere at once. Default: the BGP sessions only."""
 
 
 class BgpSettings(Section):
@@ -109,14 +112,19 @@ class AgentSettings(Section):
     """Where /metrics is served. Default: 127.0.0.1:9717."""
     stop_limit: Duration = datetime.timedelta(seconds=1)
     """charon stopped (SIGSTOP, a debugger) for longer than this counts as a fact. Default: 1 s."""
-    recovery: Duration = datetime.timedelta(seconds=10)
-    """After a failure the facts must pass for this long before the route returns: no flapping, and longer than a
-    client's dead peer detection, so that clients settle elsewhere first. Default: 10 s."""
+    recovery: Duration = datetime.timedelta(milliseconds=750)
+    """After a failure the facts must pass for this long before the route returns; what flaps is delayed by
+    `flap_threshold`. Ten seconds or more let clients settle at another site first. Default: 750 ms."""
     flap_threshold: FlapThreshold = 6000
     """The lowest suppress threshold of any receiver that damps flapping routes; 1,000 counts for one withdrawal. A route
     waits before it returns while its next withdrawal would pass this. Default: 6000 (RFC 7196)."""
     log_max_size: Size = 16 << 20
     """Size at which the event log is rotated; one old file is kept. Default: 16 MiB."""
+    timings: Timings = pydantic.Field(default_factory=dict)
+    """How often and how patiently a check looks, by the check's name; facts have fixed timings. Default: as in the code."""
+    exec: ExecChecks = pydantic.Field(default_factory=dict)
+    """The operator's own checks, by name. Their evidence is `shared`: shown, alarmed, and without any effect in BGP."""
+    alarms: AlarmHook = AlarmHook()
 
 
 class Defaults(Section):
@@ -136,39 +144,45 @@ class Upstream(Section):
     """File on the gateway that holds the session's TCP MD5 key (RFC 2385). Default: no MD5."""
     gtsm: Flag = False
     """RFC 5082: send with TTL 255, accept nothing lower. Default: no."""
-
-
-class Attachment(DualStack):
-    """A gateway's own addresses in one of its site's subnets, on one interface."""
-
-    interface: InterfaceName
-    ipv4: Address4 | None = None
-    ipv6: Address6 | None = None
+    bfd: Bfd | None = None
+    """RFC 5881 beside each session, so that a machine without power leaves BGP in a fraction of a second. Default: none."""
 
 
 class Gateway(Section):
     """One machine."""
 
-    router_id: Address4
-    """BGP identifier (RFC 6286): unique in the fleet."""
+    router_id: Address4 | None = None
+    """BGP identifier (RFC 6286): unique in the fleet. Required where the site has upstreams."""
     uplink: Attachment
-    """Towards the upstream routers; these addresses are the routes' next hops."""
+    """Towards the upstream routers; these addresses are the routes' next hops where the site has no `vrrp`."""
     inside: Attachment
     """Towards the servers."""
+    management: Attachment | None = None
+    """Where the site's two gateways hear each other besides; addresses in `sites.SITE.management`. Default: nowhere."""
+    priority: Priority = 100
+    """Of this gateway in its site's `vrrp`, while it can serve; 1 to 254. Default: 100."""
 
 
 class Site(Section):
     """One location."""
 
-    asn: Asn
+    asn: Asn | None = None
+    """Required where the site has upstreams."""
     uplink: Prefixes
     """Subnets shared by the site's gateways and its upstream routers."""
     inside: Prefixes
     """Subnets towards the servers. The same at several sites where the service inside is anycast too."""
     pools: Prefixes
     """Inner addresses handed to clients of this site; no two sites share any."""
-    upstreams: dict[Name, Upstream] = pydantic.Field(min_length=1)
-    gateways: dict[Name, Gateway] = pydantic.Field(min_length=1)
+    management: Prefixes = NO_PREFIXES
+    """Subnets between the site's gateways only. Default: none."""
+    upstreams: dict[Name, Upstream] = pydantic.Field(default_factory=dict)
+    """Without any the site speaks no BGP: its VRRP address outside is the VIP itself."""
+    inside_routers: dict[Name, Upstream] = pydantic.Field(default_factory=dict)
+    """Routers inside that hear the client pools by BGP, with the VRRP address inside as next hop. Default: none."""
+    gateways: dict[Name, Gateway] = pydantic.Field(min_length=1, max_length=2)
+    vrrp: Vrrp | None = None
+    """How the site's gateways share its addresses. Required with two gateways, and without upstreams."""
     bgp: BgpSettings = BgpSettings()
     """What differs from `defaults.bgp` here, key by key."""
     lease: LeaseSettings = LeaseSettings()

@@ -54,3 +54,7 @@ class Prefixes(DualStack):
 
     ipv4: Network4 | None = None
     ipv6: Network6 | None = None
+
+
+NO_PREFIXES = Prefixes.model_construct()
+"""Where nothing is written: of no family."""

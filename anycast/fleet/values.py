@@ -12,18 +12,20 @@ import datetime
 import ipaddress
 import json
 import re
+import urllib.parse
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic_core import PydanticCustomError
 
+from anycast.model import NAME
+
 T = TypeVar("T")
 Family = Literal["ipv4", "ipv6"]
 FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_DOMAIN = re.compile(rf"(?:{_NAME.pattern}\.)+{_NAME.pattern}")
+_DOMAIN = re.compile(rf"(?:{NAME.pattern}\.)+{NAME.pattern}")
 _INTERFACE = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _QUANTITY = re.compile(r"(0|[1-9][0-9]{0,11}) ?([A-Za-z]+)")
@@ -31,6 +33,7 @@ _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9_.,+@=-]+)+")
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}|0|[1-9][0-9]{0,9}")
 _PROPOSAL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_ARGUMENT = re.compile(r"[ -~]{1,256}")
 _TRUE, _FALSE = ("true", "yes"), ("false", "no")
 _SECONDS: dict[str, float] = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
 _BYTES: dict[str, float] = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -100,6 +103,28 @@ def _number(low: int, high: int, noun: str) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as exc:
+        raise wrong(f"{show(text)} is not a URL") from exc
+    if parts.scheme not in ("https", "http") or not host or port == 0 or not _ARGUMENT.fullmatch(text) or " " in text:
+        raise wrong(f"{show(text)} is not a URL (https://alarms.example.org/hook)")
+    if parts.username is not None or parts.password is not None:
+        raise wrong("holds a user name or a password; put a bearer token into token_file")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise wrong(f"{show(text)} is not encrypted; http:// goes to a loopback address only")
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _version(text: str) -> int:
@@ -191,18 +216,32 @@ def _listen(text: str) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
-Name = Annotated[str, _reader(_matching(_NAME, "a name: small letters, digits and inner hyphens, at most 63 (fra-gw1)"))]
+Name = Annotated[str, _reader(_matching(NAME, "a name: small letters, digits and inner hyphens, at most 63 (fra-gw1)"))]
 """A DNS label: names become host names, metric labels and file names."""
 Domain = Annotated[str, _reader(_domain)]
 InterfaceName = Annotated[str, _reader(_matching(_INTERFACE, "an interface name of at most 15 characters (eth1)"))]
 Path = Annotated[str, _reader(_matching(_PATH, "an absolute path without spaces (/etc/anycast/secrets/bgp.key)"))]
 Account = Annotated[str, _reader(_matching(_ACCOUNT, "a user name or a numeric uid"))]
+Argument = Annotated[str, _reader(_matching(_ARGUMENT, "an argument: 1 to 256 printable ASCII characters"))]
+Url = Annotated[str, _reader(_url)]
+Count = Annotated[int, _reader(_number(1, 100, "a number of looks"))]
 Proposal = Annotated[str, _reader(_matching(_PROPOSAL, "a strongSwan proposal (aes256gcm16-prfsha384-ecp384)"))]
 Listen = Annotated[str, _reader(_listen)]
 Flag = Annotated[bool, _reader(_flag)]
 """``true``, ``false``, ``yes`` or ``no``; YAML 1.1's other spellings are refused."""
 Asn = Annotated[int, _reader(_number(1, 4294967294, "an AS number"))]
 FlapThreshold = Annotated[int, _reader(_number(2000, 50_000, "a suppress threshold"))]
+VirtualRouterId = Annotated[int, _reader(_number(1, 255, "a virtual router id"))]
+Priority = Annotated[int, _reader(_number(1, 254, "a priority"))]
+"""VRRP's 0 and 255 mean more than a priority (RFC 9568 section 5.2.4)."""
+Interop = Annotated[
+    Literal["none", "keepalived", "keepalived_as_v2"], _reader(_one_of("none", "keepalived", "keepalived_as_v2"))
+]
+Side = Annotated[Literal["uplink", "inside", "management"], _reader(_one_of("uplink", "inside", "management"))]
+"""One of a site's subnets, by its key in the file."""
+Uplink = Annotated[Literal["shared", "routed"], _reader(_one_of("shared", "routed"))]
+Transport = Annotated[Literal["unicast", "multicast"], _reader(_one_of("unicast", "multicast"))]
+Multiplier = Annotated[int, _reader(_number(2, 50, "a detection multiplier"))]
 Version = Annotated[Literal[1], _reader(_version)]
 Environment = Annotated[Literal["lab", "production"], _reader(_one_of("lab", "production"))]
 Encapsulation = Annotated[Literal["forced", "behind_nat"], _reader(_one_of("forced", "behind_nat"))]

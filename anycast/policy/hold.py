@@ -35,7 +35,7 @@ LONGEST_S = 30 * 86_400.0
 """What lasts longer is a configuration, not a hold."""
 NOT_SEEN = frozenset({Reason.NO_EVIDENCE_YET, Reason.CLOCK_GAP})
 """The absence of evidence. No hold overrides it."""
-NOT_A_FACT = frozenset({Reason.RECOVERING})
+NOT_A_FACT = frozenset({Reason.RECOVERING, Reason.PEER_UNFIT, Reason.PEER_SILENT, Reason.ADDRESS_UNHELD})
 """What stands against announcing without being a fact."""
 
 
@@ -96,13 +96,18 @@ def begin(kind: HoldKind, *, for_s: float, reason: str, despite: tuple[Reason, .
     """A hold that starts now and lasts `for_s` seconds."""
     return Hold(
         kind=kind,
-        reason=reason,
+        reason=_whole(reason),
         despite=despite,
         duration_s=for_s,
         ends_wall=clocks.wall + for_s,
         ends_boot=clocks.boot + for_s,
         boot_id=clocks.boot_id,
     )
+
+
+def none(clocks: Clocks) -> Hold:
+    """A hold that has ended already: what takes the place of an older one that cannot be removed yet."""
+    return begin(HoldKind.ANNOUNCE, for_s=0.0, reason="ended", clocks=clocks)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,8 +143,9 @@ def _cause(hold: Hold) -> Cause:
 
 
 def encode(hold: Hold) -> bytes:
-    """The file's content: one JSON object."""
-    return json.dumps({"v": VERSION, **dataclasses.asdict(hold)}, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+    """The file's content: one JSON object. Never refuses: a byte of a terminal that is no text costs no hold."""
+    text = json.dumps({"v": VERSION, **dataclasses.asdict(hold)}, ensure_ascii=False, sort_keys=True)
+    return text.encode(errors="replace") + b"\n"
 
 
 def decode(data: bytes) -> Hold:
@@ -156,7 +162,7 @@ def decode(data: bytes) -> Hold:
     try:
         return Hold(
             kind=HoldKind(_text(fields, "kind")),
-            reason=_text(fields, "reason"),
+            reason=_whole(_text(fields, "reason")),
             despite=tuple(Reason(word) for word in despite),
             duration_s=_number(fields, "duration_s"),
             ends_wall=_number(fields, "ends_wall"),
@@ -165,6 +171,11 @@ def decode(data: bytes) -> Hold:
         )
     except ValueError as exc:
         raise DecodeError("hold", 0, str(exc)) from exc
+
+
+def _whole(text: str) -> str:
+    """Text that every screen and log can encode: a command line's undecodable bytes arrive as lone surrogates (PEP 383)."""
+    return text.encode(errors="replace").decode()
 
 
 def _text(fields: dict[str, Any], name: str) -> str:

@@ -1,4 +1,4 @@
-"""Can this gateway serve, and may its site therefore attract traffic? A pure core: evidence and time in, verdicts out.
+"""Can this gateway serve? A pure core: evidence and time in, verdicts out.
 
 Theory of operation
 -------------------
@@ -11,7 +11,7 @@ After a start or a gap every fact check must have looked again. For most that me
 speak against the gateway (all client SAs are lost) and must ask a daemon that a stranger can keep busy: its UNKNOWN is no
 objection, or a flood at the wrong moment would keep a site dark for as long as it lasts.
 
-The core ticks every third of a lease and repeats its verdict at each tick, because whoever holds a lease renews it only
+The core ticks every sixth of a lease and repeats its verdict at each tick, because whoever holds a lease renews it only
 from a fresh verdict (rule 1). A tick that comes more than a lease late means that this process was frozen, stopped or
 starved: the leases have lapsed meanwhile and whatever was seen before proves nothing. So all evidence is void and every
 fact check must look again. A look that *began* before that moment does not count, however late its result arrives.
@@ -20,7 +20,11 @@ A gateway that failed serves again only when its facts have stood for `recovery_
 would otherwise flap the route every second, which upstreams punish (route flap damping, RFC 7196) and which calls clients
 back before their own dead peer detection has sent them elsewhere. A start and a thaw wait for nothing.
 
-With one gateway a site, the site verdict is the gateway verdict. Both are reported, because they move different things.
+An alarm is raised by the first evidence that has its reason, and cleared when none has had it for `ALARM_KEPT_S`. A stranger
+can make charon miss every other look; without that rest each look would raise or clear an alarm, and somebody's pager would
+be the stranger's. So a reason is told at most twice in that time, however often what it says comes and goes.
+
+This is the gateway verdict, which moves VRRP's priority. What it and the other gateway make of the route is `site`'s.
 """
 
 from __future__ import annotations
@@ -35,19 +39,23 @@ from anycast.events import (
     ClockGapSeen,
     EvidenceChanged,
     GatewayVerdictChanged,
-    SiteVerdictChanged,
 )
 from anycast.model import Cause, Evidence, EvidenceClass, Status
 from anycast.reasons import Reason
 from anycast.runtime import TimerExpired
 
-TICKS_PER_LEASE = 3
-"""Two renewals may be lost before a lease lapses (VRRP's Active_Down_Interval allows as much, RFC 9568 section 6.1)."""
+TICKS_PER_LEASE = 6
+"""Two renewals may be lost before a lease lapses (VRRP's Active_Down_Interval allows as much, RFC 9568 section 6.1), and
+on a machine without a free core each of the others may be a sixth of a lease late."""
+
+
+ALARM_KEPT_S = 10.0
+"""Five looks of the checks that strangers can shake (2 s apart), two of the slower ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictReached:
-    """The site verdict, repeated at every tick: what a route lease is renewed from."""
+    """A verdict, repeated at every tick: the gateway's, or what `site` makes of it, which a route lease is renewed from."""
 
     serving: bool
     causes: tuple[Cause, ...]
@@ -58,7 +66,6 @@ class VerdictReached:
 Action = (
     VerdictReached
     | GatewayVerdictChanged
-    | SiteVerdictChanged
     | EvidenceChanged
     | AlarmRaised
     | AlarmCleared
@@ -89,15 +96,18 @@ class VerdictCore:
         self._trusted_since = now
         self._void_reason = Reason.NO_EVIDENCE_YET
         self._recovered_at = now
+        self._recovering = False
         self._looks: dict[str, Evidence] = {}
         self._decisive: dict[str, Evidence] = {}
         self._alarms: dict[Reason, str] = {}
+        self._stood: dict[Reason, float] = {}
+        """When the reason of each alarm last stood."""
         self._verdict: VerdictReached | None = None
 
     @property
     def deadline(self) -> float:
-        """When the next tick is due."""
-        return self._deadline
+        """When the next tick is due; or the end of the recovery time, so that a return does not wait for a tick besides."""
+        return min(self._deadline, self._recovered_at) if self._recovering else self._deadline
 
     @property
     def verdict(self) -> VerdictReached | None:
@@ -111,7 +121,7 @@ class VerdictCore:
 
     @property
     def alarms(self) -> Mapping[Reason, str]:
-        """Alarms that stand, with their detail."""
+        """Alarms that stand, or did `ALARM_KEPT_S` ago, with their last detail."""
         return self._alarms
 
     def handle(self, event: Evidence | TimerExpired, now: float) -> list[Action]:
@@ -159,7 +169,7 @@ class VerdictCore:
         ]
 
     def _conclude(self, now: float, tick: bool) -> list[Action]:
-        actions: list[Action] = list(self._alarm_changes())
+        actions: list[Action] = list(self._alarm_changes(now))
         before, causes = self._verdict, self._causes_against(now)
         serving = not causes
         verdict = VerdictReached(serving=serving, causes=causes or (Cause(reason=Reason.HEALTHY),), at=now)
@@ -169,7 +179,6 @@ class VerdictCore:
             actions.append(verdict)
         if changed:
             actions.append(GatewayVerdictChanged(serving=serving, causes=verdict.causes))
-            actions.append(SiteVerdictChanged(serving=serving, causes=verdict.causes))
         return actions
 
     def _causes_against(self, now: float) -> tuple[Cause, ...]:
@@ -185,11 +194,12 @@ class VerdictCore:
             elif decisive.status is Status.FAILING:
                 causes.append(Cause(reason=decisive.reason, check=check, detail=decisive.detail))
                 self._recovered_at = now + self._recovery_s
-        if not causes and now < self._recovered_at:
+        self._recovering = not causes and now < self._recovered_at
+        if self._recovering:
             causes.append(Cause(reason=Reason.RECOVERING, detail=f"until the facts have stood for {self._recovery_s:g} s"))
         return tuple(causes)
 
-    def _alarm_changes(self) -> list[AlarmRaised | AlarmCleared]:
+    def _alarm_changes(self, now: float) -> list[AlarmRaised | AlarmCleared]:
         standing = {
             look.reason: f"{look.check}: {look.detail}" if look.detail else look.check
             for look in self._looks.values()
@@ -197,8 +207,11 @@ class VerdictCore:
             or (look.status is Status.FAILING and look.evidence_class is not EvidenceClass.FACT)
         }
         raised = [AlarmRaised(reason=r, detail=d) for r, d in standing.items() if r not in self._alarms]
-        cleared = [AlarmCleared(reason=r) for r in self._alarms if r not in standing]
-        self._alarms = standing
+        self._stood.update(dict.fromkeys(standing, now))
+        over = [r for r in self._alarms if now - self._stood[r] >= ALARM_KEPT_S]
+        cleared = [AlarmCleared(reason=r) for r in over]
+        self._alarms = {r: d for r, d in (self._alarms | standing).items() if r not in over}
+        self._stood = {r: self._stood[r] for r in self._alarms}
         return [*raised, *cleared]
 
 

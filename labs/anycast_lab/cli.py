@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import enum
 import json
 import re
@@ -27,7 +28,11 @@ from anycast_lab.topology import Topology, load
 TOPOLOGIES = launch.CHECKOUT / "labs/topologies"
 EXIT_DRILL_FAILED = 1
 
-app = typer.Typer(help="Labs: real daemons in network namespaces, faults, and what the outside saw.", no_args_is_help=True)
+app = typer.Typer(
+    help="Labs: real daemons in network namespaces, faults, and what the outside saw. LAB_KERNEL=native or uml in the "
+    "environment says on which kernel: this machine's (the default where it has ESP) or User Mode Linux.",
+    no_args_is_help=True,
+)
 
 
 def _lab_name(name: str) -> str:
@@ -48,6 +53,16 @@ NameOption = Annotated[
         help="To have one topology up twice; default: the topology's name.",
     ),
 ]
+
+
+def _no_topology(given: bool) -> None:
+    if given:
+        raise typer.BadParameter(
+            "a drill names its own topology, so there is none to give; --name says which running lab to use"
+        )
+
+
+NoTopology = Annotated[bool, typer.Option("--topology", "-t", hidden=True, is_eager=True, callback=_no_topology)]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 _DEFAULT = TOPOLOGIES / "two-site.clab.yml"
 
@@ -77,7 +92,7 @@ def down(topology: TopologyOption = _DEFAULT, name: NameOption = "") -> None:
 
 @app.command()
 def status(topology: TopologyOption = _DEFAULT, name: NameOption = "", json_: JsonFlag = False) -> None:
-    """Nodes, their state and their links."""
+    """Nodes, their state, who holds a site's VRRP addresses, and their links."""
     with _client(topology, name) as client:
         answer = client.ask("status")
     if json_:
@@ -85,9 +100,10 @@ def status(topology: TopologyOption = _DEFAULT, name: NameOption = "", json_: Js
         return
     esp = "ESP" if answer["esp"] else "no ESP"
     title = f"lab {name or answer['lab']}: {answer['state']}, {answer['kernel']} kernel, {esp}"
-    table = Table("node", "group", "state", "processes", "links to", title=title)
+    table = Table("node", "group", "state", "VRRP", "processes", "links to", title=title)
     for word, node in answer["nodes"].items():
-        table.add_row(word, node["group"], node["state"], str(node["processes"]), " ".join(node["links"]))
+        row = (word, node["group"], node["state"], node["role"], str(node["processes"]), " ".join(node["links"]))
+        table.add_row(*row)
     Console().print(table)
 
 
@@ -95,18 +111,25 @@ def status(topology: TopologyOption = _DEFAULT, name: NameOption = "", json_: Js
 def exec_(
     node: Annotated[str, typer.Argument(help="A node of the topology.")],
     command: Annotated[list[str], typer.Argument(help="What to run in it, with its arguments.")],
+    with_input: Annotated[
+        bool, typer.Option("--input", "-i", help="Give it what comes on standard input, to its end.")
+    ] = False,
     topology: TopologyOption = _DEFAULT,
     name: NameOption = "",
 ) -> None:
-    """Run a command in a node; its output and exit status are this command's own."""
+    """Run a command in a node; its output and exit status are this command's own. `--` before the command is passed over."""
+    command = command[1:] if command[0] == "--" else command
+    if not command:
+        raise typer.BadParameter("there is no command after --", param_hint="COMMAND")
 
     def output(fd: int, data: bytes) -> None:
         stream = sys.stdout.buffer if fd == 1 else sys.stderr.buffer
         stream.write(data)
         stream.flush()
 
+    given: dict[str, Any] = {"stdin": base64.b64encode(sys.stdin.buffer.read()).decode()} if with_input else {}
     with _client(topology, name) as client:
-        rc = client.ask("exec", node=node, argv=command, output=output)["rc"]
+        rc = client.ask("exec", node=node, argv=command, output=output, **given)["rc"]
     raise typer.Exit(rc if rc >= 0 else 128 - rc)
 
 
@@ -145,13 +168,20 @@ def drills(json_: JsonFlag = False) -> None:
 
     known = load_drills()
     if json_:
-        rows = [{"name": n, "topology": d.topology, "tier": d.tier, "kernel": d.kernel} for n, d in known.items()]
+        rows = [
+            {"name": n, "topology": d.topology, "tier": d.tier, "kernel": d.kernel, "message": d.message}
+            for n, d in known.items()
+        ]
         print(json.dumps(rows))
         return
-    table = Table("drill", "tier", "topology", "kernel")
+    table = Table("drill", "what happens", "tier", "topology", "kernel")
     for name, drill in known.items():
-        table.add_row(name, str(drill.tier), str(drill.topology), str(drill.kernel))
+        table.add_row(name, _first_sentence(drill.message), str(drill.tier), str(drill.topology), str(drill.kernel))
     Console().print(table)
+
+
+def _first_sentence(text: str) -> str:
+    return text.split(". ")[0].rstrip(".") + "."
 
 
 @app.command()
@@ -159,8 +189,10 @@ def drill(
     names: Annotated[list[str], typer.Argument(help="One or more of `anycast lab drills`.")],
     name: NameOption = "",
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the reports there, a JSON list.")] = None,
+    topology: NoTopology = False,
 ) -> None:
     """Run drills, in the running lab or in one brought up for them; exit status 1 when one came out wrong."""
+    assert not topology  # its callback has refused it
     from anycast_lab import show
     from anycast_lab.drills import drill as drill_file
 
@@ -168,10 +200,10 @@ def drill(
     if unknown := [word for word in names if word not in known]:
         raise LabError(f"there is no drill {', '.join(unknown)}; there are {', '.join(known)}")
     progress, reports = _progress(), list[dict[str, Any]]()
-    for topology_name in dict.fromkeys(known[word].topology for word in names):
-        topology = load(TOPOLOGIES / f"{topology_name}.clab.yml")
-        wanted = [word for word in names if known[word].topology == topology_name]
-        with _borrowed(topology, name or topology.name, progress) as client:
+    places = {word: (known[word].topology, known[word].kernel == "native") for word in names}
+    for place in dict.fromkeys(places.values()):
+        loaded, wanted = load(TOPOLOGIES / f"{place[0]}.clab.yml"), [word for word in names if places[word] == place]
+        with _borrowed(loaded, name or loaded.name, progress, native=place[1]) as client:
             for word in wanted:  # one at a time: what is known is shown and written before the next begins
                 reports += client.ask("drill", names=[word], progress=progress)
                 show.report(Console(), reports[-1])
@@ -196,9 +228,9 @@ def demo(name: NameOption = "") -> None:
         raise typer.Exit(EXIT_DRILL_FAILED)
 
 
-def _up(topology: Topology, name: str, progress: Progress, *, keep: bool = False) -> dict[str, Any]:
+def _up(topology: Topology, name: str, progress: Progress, *, keep: bool = False, native: bool = False) -> dict[str, Any]:
     esp = kernel.has_esp()
-    chosen = kernel.choose(esp=esp)
+    chosen = "native" if native else kernel.choose(esp=esp)
     progress(f"lab {name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}")
     # SIGTERM and a closed terminal like Ctrl-C: a lab that did not come up must not stay half up.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -217,13 +249,13 @@ def _up(topology: Topology, name: str, progress: Progress, *, keep: bool = False
 
 
 @contextmanager
-def _borrowed(topology: Topology, name: str, progress: Progress) -> Iterator[Client]:
-    """The running lab, or one of our own that ends with the block."""
+def _borrowed(topology: Topology, name: str, progress: Progress, *, native: bool = False) -> Iterator[Client]:
+    """The running lab, or one of our own that ends with the block: on this kernel where its drills need that."""
     ours = (sock := launch.connect(name)) is None
     if sock is not None:
         sock.close()
     else:
-        _up(topology, name, progress)
+        _up(topology, name, progress, native=native)
     try:
         client = Client.connect(name)
         try:

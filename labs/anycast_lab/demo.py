@@ -47,8 +47,16 @@ def command(client: Client, console: Console, node: str, *argv: str) -> None:
     """Run a command in a node and show it as somebody would have typed it."""
     console.print(f"\n[bold cyan]{node}#[/bold cyan] {escape(' '.join(argv))}")
 
-    def output(_fd: int, data: bytes) -> None:
-        console.file.write(data.decode(errors="replace"))
+    complaints = bytearray()
 
-    client.ask("exec", node=node, argv=list(argv), output=output, env={"COLUMNS": str(max(console.width, 100))})
+    def output(fd: int, data: bytes) -> None:
+        if fd == 2:
+            complaints.extend(data)
+        else:
+            console.file.write(data.decode(errors="replace"))
+
+    settings = {"COLUMNS": str(max(console.width, 100))}
+    rc = client.ask("exec", node=node, argv=list(argv), output=output, env=settings)["rc"]
+    if rc:  # a swanctl that does well names a dozen plugins that it can do without
+        console.file.write(complaints.decode(errors="replace"))
     console.file.flush()

@@ -113,7 +113,8 @@ class Runner(Protocol):
         ...
 
     async def power_off(self, node: str) -> None:
-        """All links lose carrier, then every process is killed; addresses, routes, SAs and /run are gone, disks stay."""
+        """Nobody says anything any more, all links lose carrier, every process is killed. Addresses, routes, SAs and /run
+        are gone, disks stay."""
         ...
 
     async def power_on(self, node: str) -> None:

@@ -17,6 +17,7 @@ _WORDS = {
     "first_good_packet": "good packets again",
     "EvidenceChanged": "evidence",
     "SiteVerdictChanged": "verdict",
+    "VrrpStateChanged": "virtual router",
     "PrefixAnnounced": "announcement acknowledged",
     "PrefixWithdrawn": "withdrawal acknowledged",
     "HolderKilled": "killed",
@@ -43,7 +44,9 @@ def report(console: Console, data: dict[str, Any]) -> None:
     console.print(escape(data["message"]), style="dim")
     console.print(_timeline(data))
     if data["clients"]:
-        console.print(_clients(data))
+        console.print(_packets("client", data["clients"]))
+    if data.get("probes"):
+        console.print(_packets("service by", data["probes"]))
     console.print(_checks(data))
     for note in data["notes"]:
         console.print(f"note: {escape(note)}", style="yellow")
@@ -60,9 +63,9 @@ def _timeline(data: dict[str, Any]) -> Table:
     return table
 
 
-def _clients(data: dict[str, Any]) -> Table:
-    table = Table("client", "probes sent", "lost", "sent late", "longest gap", box=None)
-    for name, client in data["clients"].items():
+def _packets(who: str, counted: dict[str, Any]) -> Table:
+    table = Table(who, "probes sent", "lost", "sent late", "longest gap", box=None)
+    for name, client in counted.items():
         table.add_row(
             name, str(client["sent"]), str(client["lost"]), str(client["late"]), f"{client['longest_gap_ms']:.0f} ms"
         )

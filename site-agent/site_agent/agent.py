@@ -1,20 +1,24 @@
 """One gateway's agent: the composition root.
 
-    charon, kernel ──▶ checks ──▶ VerdictCore ──▶ RouteIntent ──▶ RouteHolder ──▶ exabgp_bridge ──▶ upstreams
-                                      │            hold, flap         │
-                                      └─────────────── events ────────┴──▶ log, metrics
+    charon, kernel ──▶ checks ──▶ VerdictCore ──▶ SiteVerdict ──▶ RouteIntent ──▶ RouteHolder ──▶ exabgp_bridge ──▶ upstreams
+                                      │            │      ▲       hold, flap         │
+                                      │        vrrp process                          │
+                                      └──────────────────── events ──────────────────┴──▶ log, metrics
 
-Nothing is decided here. Every part runs as a task of one group: if one of them ends with an error, the agent ends with
-it, renews nothing any more, and the lease takes the route away; the service manager starts it again.
+Nothing is decided here. What the lease needs runs as tasks of one group: if one of them ends with an error, the agent ends
+with it, renews nothing any more, and the lease takes the route away; the service manager starts it again. What the lease
+does not need (canary, hook, counters, repair, what is only shown) stands behind a bulkhead and ends nothing but itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import signal
+import time
 from importlib import metadata
 from typing import Any
 
@@ -28,29 +32,52 @@ from anycast.events import (
     ClockGapSeen,
     Event,
     EvidenceChanged,
+    SessionChanged,
+    VrrpStateChanged,
 )
-from anycast.model import Evidence
+from anycast.model import Evidence, Route
+from anycast.policy.protection import Protection
 from anycast.policy.verdict import Action, VerdictCore, VerdictReached
 from anycast.reasons import Reason
 from anycast.runtime import boottime, drive
-from site_agent import control, snapshot
+from site_agent import control, priority, snapshot
+from site_agent.alarms.hook import alarm_hook
 from site_agent.announce.exabgp_process import exabgp_spec
-from site_agent.announce.route_holder import RouteHolder, routes_of
+from site_agent.announce.no_route import NoRoute
+from site_agent.announce.route_holder import RouteHolder
+from site_agent.announce.routes import routes_of
+from site_agent.apply import apply
+from site_agent.bulkhead import Bulkhead
+from site_agent.canary.process import Canary
+from site_agent.checks.canary import CanaryCheck
 from site_agent.checks.charon import CharonCheck
+from site_agent.checks.charon_answers import CharonAnswersCheck
 from site_agent.checks.child_sas import NAME as SA_STATE
+from site_agent.checks.child_sas import PARTIAL as SA_STATE_PARTIAL
 from site_agent.checks.child_sas import ChildSaCheck
+from site_agent.checks.ike_probe import IkeProbeCheck
+from site_agent.checks.links import LinksCheck
 from site_agent.checks.machine import load_checks
+from site_agent.checks.packet_filter import PacketFilterCheck
 from site_agent.checks.runner import CheckRunner
+from site_agent.checks.shared import shared_checks
+from site_agent.checks.silence import NAME as CHARON_ANSWERS
+from site_agent.checks.upstreams import UpstreamsCheck
 from site_agent.checks.vici import ViciCheck
-from site_agent.checks.vip import VipCheck
+from site_agent.checks.vip import VipCheck, present_addresses
+from site_agent.handover import hand_over
 from site_agent.ike.charon_process import Charon
 from site_agent.ike.lost_tunnels import LostTunnels
+from site_agent.ike.prober import Prober
+from site_agent.ike.rekeyer import CharonRekeyer
 from site_agent.ike.vici_client import ViciClient
 from site_agent.life_sign import LifeSign
 from site_agent.metrics import Metrics
 from site_agent.paths import Paths
+from site_agent.punctuality import Punctuality
 from site_agent.record import EventLog
 from site_agent.route_intent import RouteIntent
+from site_agent.site_verdict import SiteVerdict
 from site_agent.systemd_notify import notify
 
 SNAPSHOT_LIMIT_S = 1.0
@@ -67,10 +94,18 @@ class Agent:
         self._log = EventLog(paths.events, max_bytes=document.agent.log_max_bytes, gateway=document.gateway)
         self._metrics = Metrics(self._snapshot_from_thread)
         self._loop = asyncio.get_running_loop()
+        self._hook = alarm_hook(document, self._instance, self._happened)
+        self._around_hook = Bulkhead("alarm_hook", self._happened)
+        self._around_metrics = Bulkhead("metrics", self._happened)
+        self._around_repair = Bulkhead("lost_tunnels", self._happened)
+        self._around_canary = Bulkhead("canary", self._happened)
+        self._around_display = Bulkhead("display", self._happened)
         self._evidence: asyncio.Queue[Evidence] = asyncio.Queue()
         vips = document.service.vips
         self._lease_s = lease_s = document.lease.duration_ms / 1000
+        self._protection = Protection()
         self._life = LifeSign(lease_s=lease_s, now=boottime())
+        self._punctuality = Punctuality(lease_s=lease_s)
 
         vici = ViciClient(str(paths.vici_socket))
         self._charon = Charon(
@@ -83,29 +118,56 @@ class Agent:
             happened=self._happened,
         )
         self._charon_check = CharonCheck(self._charon, stop_limit_s=document.agent.stop_limit_ms / 1000)
-        self._vip_check = VipCheck(vips)
-        child_sas = ChildSaCheck(vici, vips)
-        self._lost_tunnels = LostTunnels(vici, child_sas.lost, self._happened)
+        # VIPs that move between two gateways are the virtual router's to look after: only the Active has them.
+        self._own_vips = () if document.vip_moves else (VipCheck(vips),)
+        self._links_check = LinksCheck((document.uplink.name, document.inside.name))
+        self._canary = Canary(document, etc_dir=paths.etc_dir) if document.service.checks.canary else None
+        self._child_sas_check = ChildSaCheck(
+            vici,
+            vips,
+            rekeyer=CharonRekeyer(vici),
+            happened=self._happened,
+            rendered=frozenset({document.service.name}),
+            canary=self._canary.identity if self._canary else None,
+        )
+        self._lost_tunnels = LostTunnels(vici, self._child_sas_check.lost, self._happened, self._around_repair)
+        self._prober = Prober(vips, present_addresses)
+        self._upstreams = UpstreamsCheck(document.bgp.neighbors, lambda: self._holder.lease.sessions)
+        self._packet_filter = PacketFilterCheck(paths.nftables_conf, document)
         self._runner = CheckRunner(
-            [self._charon_check, self._vip_check, child_sas, ViciCheck(vici), *load_checks()],
+            [
+                *(self._charon_check, *self._own_vips, self._links_check, self._child_sas_check),
+                CharonAnswersCheck(self._charon, vici.path, self._prober, record=paths.charon_heard),
+                ViciCheck(vici, (document.service.name,)),
+                IkeProbeCheck(self._prober),
+                *load_checks(),
+                self._packet_filter,
+                *shared_checks(document, self._upstreams, lambda: self._site.bfd),
+                *([CanaryCheck(self._canary, document)] if self._canary else []),
+            ],
             self._evidence.put_nowait,
             self._happened,
+            document.agent.timings,
         )
         self._verdicts = VerdictCore(
             self._runner.classes,
-            objectors=frozenset({SA_STATE}),  # it asks charon by VICI, which half-open handshakes can keep busy
+            objectors=frozenset({SA_STATE, CHARON_ANSWERS}),  # they ask charon, which half-open handshakes can keep busy
             lease_s=lease_s,
             recovery_s=document.agent.recovery_ms / 1000,
             now=boottime(),
         )
-        self._holder = RouteHolder(
-            instance=self._instance,
-            routes=routes_of(document),
-            lease_s=lease_s,
-            grace_s=document.lease.grace_ms / 1000,
-            exabgp=exabgp_spec(config=paths.exabgp_conf, run_dir=paths.run_dir, run_as=document.bgp.run_as),
-            socket_path=paths.bridge_socket,
-            happened=self._happened,
+        self._holder = (
+            RouteHolder(
+                instance=self._instance,
+                routes=routes_of(document),
+                lease_s=lease_s,
+                grace_s=document.lease.grace_ms / 1000,
+                exabgp=exabgp_spec(config=paths.exabgp_conf, run_dir=paths.run_dir, run_as=document.bgp.run_as),
+                socket_path=paths.bridge_socket,
+                happened=self._happened,
+            )
+            if document.bgp.neighbors
+            else NoRoute()
         )
         self._intent = RouteIntent(
             gateway=document.gateway,
@@ -114,9 +176,11 @@ class Agent:
             tell=self._holder.verdict,
             happened=self._happened,
         )
+        self._site = SiteVerdict(document, paths, held=self._intent.held, tell=self._intent.verdict, happened=self._happened)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. charon and ExaBGP go on running after that."""
+        priority.prefer(os.getpid(), priority.HOLDS_THE_LEASE)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
@@ -133,18 +197,23 @@ class Agent:
         for alarm in self._early_alarms:
             self._happened(alarm)
         self._intent.start()
+        self._holder.announce(self._routes())
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
             stack.callback(self._charon.process.release)
             stack.callback(self._lost_tunnels.close)
+            stack.callback(self._prober.close)
             self._listen_for_metrics(stack)
-            addresses = self._vip_check.watch(lambda: self._runner.look_now(self._vip_check))
-            stack.callback(addresses.close)
-            answers = {
+            for check in (*self._own_vips, self._links_check, self._child_sas_check):
+                stack.callback(check.watch(functools.partial(self._runner.look_now, check)).close)
+            answers: control.Answers = {
                 "status": self._status,
                 "metrics": lambda: {"text": self._metrics.text()},
-                "hold": self._intent.hold_changed,
+                "hold": functools.partial(self._intent.hold_changed, self._site.give_way),
                 "flap-clear": self._intent.clear_flap,
+                "apply": self._apply,
+                "handover": functools.partial(hand_over, self._site),
+                "vrrp-restart": self._site.restart,
             }
             server = await control.serve(self._paths.control_socket, answers)
             stack.callback(server.close)
@@ -154,6 +223,9 @@ class Agent:
                     group.create_task(self._runner.run()),
                     group.create_task(drive(self._verdicts, self._evidence, self._perform)),
                     group.create_task(self._holder.run()),
+                    group.create_task(self._site.run()),
+                    *([group.create_task(self._around_canary.keep(self._canary.run))] if self._canary else []),
+                    group.create_task(self._around_hook.keep(self._hook.run)),
                 ]
                 notify("READY=1")
                 await stop.wait()
@@ -163,8 +235,15 @@ class Agent:
 
     async def _leave(self) -> None:
         notify("STOPPING=1")
+        self._site.stop(self._document.lease.grace_ms / 1000)
         grace_s = await self._holder.stop()
         self._happened(AgentStopping(reason=Reason.OPERATOR, grace_s=grace_s))
+        await self._around_hook.once(self._hook.leave)
+
+    async def _apply(self) -> dict[str, Any]:
+        answer = await apply(self._charon, self._packet_filter, self._holder, self._site.supervisor)
+        self._runner.look_now(self._packet_filter)
+        return answer
 
     def _on_charon_exit(self, pid: int, status: int | None) -> None:
         self._runner.found(self._charon_check.exited(pid, status))
@@ -174,24 +253,38 @@ class Agent:
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, VerdictReached):
-            self._intent.verdict(action)
+            self._site.verdict(action)
             notify("WATCHDOG=1")  # alive means: reaches verdicts
-            if (sign := self._life.after(action)) is not None:
+            site = self._site.reached or action
+            if (sign := self._around_display.call(self._life.after, site)) is not None:
                 self._happened(sign)
+            if late := self._around_display.call(self._punctuality.after, action.at, time.thread_time()):
+                self._happened(late)
             return
         if isinstance(action, ClockGapSeen):
             self._runner.look_now()
-        if isinstance(action, EvidenceChanged) and action.check == SA_STATE:
-            self._lost_tunnels.sa_state(action.status)
+        if isinstance(action, EvidenceChanged) and action.check in (SA_STATE, SA_STATE_PARTIAL):
+            self._around_repair.call(self._lost_tunnels.state_changed, action.check, action.status)
         self._happened(action)
+        if isinstance(action, EvidenceChanged) and (news := self._around_display.call(self._protection.take, action)):
+            self._happened(news)
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, AlarmRaised):
             self._alarms[event.reason] = event.detail
         elif isinstance(event, AlarmCleared):
             self._alarms.pop(event.reason, None)
+        elif isinstance(event, SessionChanged):
+            self._runner.look_now(self._upstreams)
+        elif isinstance(event, VrrpStateChanged):
+            self._holder.announce(self._routes())
         self._log.write(event)
-        self._metrics.count(event)
+        self._around_metrics.call(self._metrics.count, event)
+        self._around_hook.call(self._hook.take, event)
+
+    def _routes(self) -> tuple[Route, ...]:
+        """What is announced while serving, which may depend on the role."""
+        return routes_of(self._document, active=self._site.active)
 
     def _listen_for_metrics(self, stack: contextlib.AsyncExitStack) -> None:
         try:
@@ -205,11 +298,14 @@ class Agent:
             instance=self._instance,
             verdicts=self._verdicts,
             alarms=self._alarms | dict(self._verdicts.alarms),
-            classes=self._runner.classes,
+            runner=self._runner,
             lease=self._holder.lease,
             intent=self._intent,
-            routes=routes_of(self._document),
-            holders=(self._charon.process, self._holder.process),
+            site=self._site,
+            hook=self._hook,
+            protection=self._protection,
+            routes=self._routes(),
+            holders=tuple(process for process in (self._charon.process, self._holder.process) if process is not None),
         )
         return snapshot.take(parts, now=boottime(), records_dropped=self._log.dropped)
 

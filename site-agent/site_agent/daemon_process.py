@@ -1,13 +1,14 @@
 """A process that the agent starts, watches and ends, and that outlives the agent.
 
 charon carries clients' tunnels and ExaBGP carries the route: neither may end because the agent was restarted. So both
-run in a session of their own, and the agent leaves a record of (pid, start time) in its run directory; the next agent
-adopts by that record, or by the daemon's own pid file when nothing of ours started it. Adoption checks the start time (ids
-are reused), the program file and the network namespace (a stale pid file must not adopt another gateway's daemon).
+run in a session of their own, and the agent leaves a record of (pid, start time, settings) in its run directory; the
+next agent adopts by that record, or by the daemon's own pid file when nothing of ours started it. Adoption checks the
+start time (ids are reused), the program file and the network namespace (a stale pid file must not adopt another
+gateway's daemon).
 
-The exit is a kernel event: a pidfd becomes readable and `on_exit` runs in the same loop iteration, for adopted processes
-too, which are not our children. What the exit *means* and when to start again is the caller's; `keep_running` is the
-loop that charon and ExaBGP share, with `Backoff` as its data.
+The exit is a kernel event: a pidfd becomes readable and `on_exit` runs in the same loop iteration, for adopted
+processes too, which are not our children. What the exit *means* and when to start again is the caller's; `keep_running`
+is the loop that charon and ExaBGP share, with `Backoff` as its data.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import os
 import pwd
 import signal
@@ -27,6 +29,7 @@ from anycast.errors import PeerError
 from anycast.events import AlarmCleared, AlarmRaised, Event, HolderStarted
 from anycast.reasons import Reason
 from anycast.runtime import boottime
+from site_agent import priority
 from site_agent.procfs import executable, read_stat, same_namespace
 
 LOG_KEPT_BYTES = 4 << 20
@@ -54,8 +57,12 @@ class ProcessSpec:
     """User name or numeric uid; None stays what the agent is. Dropped in the child, before exec."""
     pid_file: Path | None = None
     """The daemon's own pid file: a second way to adopt, removed before a start when it is stale."""
+    nice: int = priority.ORDINARY
+    """Set after the start: a daemon that the agent starts would have the agent's own."""
     program: Path | None = None
     """What ``/proc/PID/exe`` must be for an adoption by `pid_file`."""
+    settings: str = ""
+    """Digest of the configuration that a start would read (`settings_digest`)."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -89,6 +96,24 @@ def credentials(run_as: str) -> tuple[int, int]:
     return int(run_as), int(run_as)
 
 
+def recorded_pid(record: Path) -> int | None:
+    """The process that a record names, if it is that very process and lives."""
+    try:
+        pid, start_ticks = map(int, record.read_text().split()[:2])
+    except (OSError, ValueError):
+        return None
+    stat = read_stat(pid)
+    return pid if stat is not None and stat.start_ticks == start_ticks and stat.state != "Z" else None
+
+
+def recorded_settings(record: Path) -> str:
+    """The digest of the configuration that the recorded process last read; empty in a record of an earlier version."""
+    try:
+        return "".join(record.read_text().split()[2:3])
+    except OSError:
+        return ""
+
+
 class DetachedProcess:
     """One daemon. Use from the event loop's thread only."""
 
@@ -98,6 +123,7 @@ class DetachedProcess:
         self.spec = spec
         self._on_exit = on_exit
         self._pidfd: int | None = None
+        self._settings: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._exited = asyncio.Event()
         self.pid: int | None = None
@@ -111,6 +137,20 @@ class DetachedProcess:
     @property
     def running(self) -> bool:
         return self.pid is not None
+
+    @property
+    def outdated(self) -> bool:
+        """An agent of ours started it, and with another configuration than the installed one."""
+        return self.running and self.ours and self._settings != self.spec.settings
+
+    def took_settings(self) -> None:
+        """It has read its configuration again. Raises PeerError where that cannot be recorded."""
+        try:
+            record = self.spec.record.read_text().split()[:2]
+            _write_record(self.spec.record, " ".join([*record, self.spec.settings]) + "\n")
+        except OSError as exc:
+            raise PeerError(self.spec.name, f"cannot be recorded: {exc.strerror}: {self.spec.record}") from exc
+        self._settings = self.spec.settings
 
     def adopt(self) -> bool:
         """Begin to watch the process that an earlier agent (or the operator) started. False where there is none."""
@@ -135,8 +175,8 @@ class DetachedProcess:
         uid, gid = (None, None) if spec.run_as is None else credentials(spec.run_as)
         try:
             if spec.own_log is not None:
-                _open_log(spec.own_log).close()  # made here, for its mode: it names clients
-            with _open_log(spec.log) as log:
+                open_log(spec.own_log).close()  # made here, for its mode: it names clients
+            with open_log(spec.log) as log:
                 child = subprocess.Popen(
                     spec.argv, env=dict(spec.env), cwd="/", start_new_session=True, stdin=subprocess.DEVNULL,
                     stdout=log, stderr=log, user=uid, group=gid, extra_groups=None if uid is None else [],
@@ -144,12 +184,11 @@ class DetachedProcess:
         except OSError as exc:
             raise PeerError(spec.name, f"cannot be started: {exc.strerror}: {exc.filename}") from exc
         # A child that has not been waited for keeps its number, so none of this can meet somebody else.
+        priority.prefer(child.pid, spec.nice)
         stat = read_stat(child.pid)
         try:
             if stat is not None:
-                scratch = spec.record.with_suffix(".new")
-                scratch.write_text(f"{child.pid} {stat.start_ticks}\n")
-                scratch.replace(spec.record)
+                _write_record(spec.record, f"{child.pid} {stat.start_ticks} {spec.settings}\n")
         except OSError as exc:  # /run is full. Without a record no later agent could adopt or end it
             child.kill()
             child.wait()
@@ -190,7 +229,8 @@ class DetachedProcess:
     def _watch(self, pid: int, pidfd: int, *, child: subprocess.Popen[bytes] | None) -> None:
         self.pid, self._pidfd, self._child = pid, pidfd, child
         self.adopted, self.since = child is None, boottime()
-        self.ours = child is not None or pid == self._recorded_pid()
+        self.ours = child is not None or pid == recorded_pid(self.spec.record)
+        self._settings = recorded_settings(self.spec.record) if self.ours else None
         self._exited.clear()
         asyncio.get_running_loop().add_reader(pidfd, self._ended)
 
@@ -205,18 +245,10 @@ class DetachedProcess:
         self._exited.set()
 
     def _find(self) -> int | None:
-        for pid in (self._recorded_pid(), self._pid_of_pid_file()):
+        for pid in (recorded_pid(self.spec.record), self._pid_of_pid_file()):
             if pid is not None and same_namespace(pid, "net"):
                 return pid
         return None
-
-    def _recorded_pid(self) -> int | None:
-        try:
-            pid, start_ticks = map(int, self.spec.record.read_text().split())
-        except (OSError, ValueError):
-            return None
-        stat = read_stat(pid)
-        return pid if stat is not None and stat.start_ticks == start_ticks and stat.state != "Z" else None
 
     def _pid_of_pid_file(self) -> int | None:
         if self.spec.pid_file is None:
@@ -235,14 +267,32 @@ class DetachedProcess:
                     _move_content(log, log.with_name(log.name + ".1"))
 
 
-def _open_log(path: Path) -> IO[bytes]:
+def settings_digest(*paths: Path) -> str:
+    """What tells two configurations apart. Of secrets too: it belongs into files that only root reads."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _write_record(path: Path, text: str) -> None:
+    scratch = path.with_suffix(".new")
+    scratch.unlink(missing_ok=True)
+    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(text)
+    scratch.replace(path)
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """For appending; made where it is not there."""
     return open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640), "ab")
 
 
 def _move_content(log: Path, old: Path) -> None:
     try:
         old.unlink(missing_ok=True)
-        with open(log, "rb") as source, _open_log(old) as target:
+        with open(log, "rb") as source, open_log(old) as target:
             source.seek(-LOG_KEPT_BYTES, os.SEEK_END)
             target.write(source.read(LOG_KEPT_BYTES))  # not to the end: the daemon may write faster than we read
     finally:

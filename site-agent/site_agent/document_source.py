@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import time
 from pathlib import Path
 
 import pydantic
 
 from anycast.document import KNOWN_REQUIREMENTS, Document
-from anycast.errors import ConfigError, Problem
+from anycast.errors import ConfigError, PeerError, Problem
 from anycast.events import AlarmRaised
 from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load
 from anycast.reasons import Reason
 from site_agent.installation import install
 from site_agent.paths import Paths
+
+READING_LIMIT_S = 5.0
+"""A third of the usual restart grace; of a shorter one, a third of that. Without any, a restart withdraws anyhow."""
 
 
 def from_fleet(fleet: Path, gateway: str | None) -> Document:
@@ -42,6 +46,9 @@ def from_file(path: Path) -> Document:
     except OSError as exc:
         raise ConfigError([Problem("", f"cannot be read: {exc.strerror}", str(path))]) from exc
     except pydantic.ValidationError as exc:
+        if any(e["type"] == "json_invalid" for e in exc.errors()):
+            what = "is no compiled document, which is JSON; give YAML with --fleet"
+            raise ConfigError([Problem("", what, str(path))]) from exc
         problems = [Problem(".".join(map(str, e["loc"])), e["msg"], str(path)) for e in exc.errors()]
         raise ConfigError(problems) from exc
     if unknown := sorted(set(document.requires) - KNOWN_REQUIREMENTS):
@@ -73,18 +80,34 @@ def choose(paths: Paths, *, fleet: Path | None, document: Path | None, gateway: 
 def put_in_place(choice: Choice, paths: Paths) -> Choice:
     """Install the files of the chosen document and keep it; of the kept one if the chosen cannot be installed.
 
-    Raises ConfigError where neither can.
+    A predecessor's route stands for its restart grace, and the way from here to the first renewal must fit into it: a
+    third is what ExaBGP's reading of a changed file may take. Where it takes longer, every file stays as it is, with
+    the document that it was made of. Raises ConfigError where neither document can be used.
     """
+    third_s = choice.document.lease.grace_ms / 3000
+    until = time.monotonic() + min(third_s or READING_LIMIT_S, READING_LIMIT_S)
     try:
-        install(choice.document, paths)
+        install(choice.document, paths, limit_s=until - time.monotonic())
     except ConfigError as refused:
         choice = _kept(paths, refused)
-        install(choice.document, paths)
+        try:
+            install(choice.document, paths, limit_s=max(until - time.monotonic(), 0.1))
+        except PeerError as late:
+            choice = _as_installed(choice, late)
+    except PeerError as late:
+        unread = ConfigError([Problem("bgp", f"{late}; the files stay as they were, a restart tries again")])
+        choice = _as_installed(choice, late) if choice.alarms else _kept(paths, unread)
     if not choice.alarms:
         scratch = paths.document.with_suffix(".new")
         scratch.write_bytes(choice.document.canonical())
         scratch.replace(paths.document)
     return choice
+
+
+def _as_installed(choice: Choice, late: PeerError) -> Choice:
+    """The kept document renders to something else than before (an upgrade), and that was not read in time either."""
+    alarm = AlarmRaised(reason=Reason.CONFIG_REFUSED, detail=f"{choice.alarms[0].detail}; and {late}: the files stay")
+    return dataclasses.replace(choice, alarms=(alarm,))
 
 
 def _kept(paths: Paths, refused: ConfigError) -> Choice:

@@ -23,12 +23,11 @@ from typing import Any
 
 from anycast.events import ALIVE_PERIOD_S
 from anycast.policy.hold import LONGEST_S
+from site_agent.trail import Away, Trail
+from site_agent.trail import Record as Record
 
-Record = dict[str, Any]
 RouteKey = tuple[str, str]
 
-TRAIL_LENGTH = 12
-"""How many records before the moment are shown: a failure and its recovery are about ten."""
 THAW_S = 1.0
 """How much later than its consequences a clock gap may be recorded: one turn of a loop that was just thawed."""
 WITHOUT_AGENT = ("agent_gone", "restart_grace")
@@ -89,13 +88,21 @@ class Account:
     """The last `EvidenceChanged` of each check."""
     alarms: tuple[Record, ...] = ()
     trail: tuple[Record, ...] = ()
-    """The last records up to the moment, oldest first."""
+    """The last records up to the moment that can move a route, oldest first."""
+    raised: tuple[tuple[str, int], ...] = ()
+    """Alarms raised along the trail, each with how often."""
+    away: Away | None = None
+    """The last withdrawal, and its end."""
     grace_s: float | None = None
     """What a clean stop left."""
     intent: Record | None = None
     """The last `RouteIntentChanged`: what hold and flap control had made of the verdict."""
+    protection: Record | None = None
+    """The `ProtectionStarted` of what had not ended."""
     hold: Record | None = None
     """The `HoldStarted` of the hold that was in force."""
+    role: Record | None = None
+    """The last `VrrpStateChanged`: Active or Backup, and why; None without a virtual router."""
 
 
 def read_records(lines: Iterable[bytes | str]) -> Iterator[Record]:
@@ -295,22 +302,24 @@ class _Fold:
         self.lease_s: float | None = None
         self.started_at: datetime.datetime | None = None
         self.stopped_at: datetime.datetime | None = None
-        self.trail: list[Record] = []
+        self.trail = Trail()
+        self.away: Away | None = None
         self.intent: Record | None = None
+        self.protection: Record | None = None
         self.hold: tuple[datetime.datetime, Record] | None = None
         """With its end, which nobody may have been there to record."""
+        self.role: Record | None = None
 
     def take(self, record: Record, when: datetime.datetime) -> None:
         self.heard_until, self.gateway = when, str(record.get("gateway", ""))
-        if record["event"] != "AgentAlive":
-            self.trail = [*self.trail[1 - TRAIL_LENGTH :], record]
+        self.trail.take(record)
         match record:
             case {"event": "AgentStarted"}:
                 # Whatever is still announced, the new agent announces again as soon as the bridge tells it.
                 self._let_go(when + datetime.timedelta(seconds=self.lease_s or 0), "unknown")
                 self.agent, self.grace_s, self.stopped_at, self.verdict = "running", None, None, None
                 self.started_at, self.lease_s = when, _seconds(record.get("lease_s"))
-                self.intent = None
+                self.intent = self.protection = None
                 self.checks.clear()
                 self.alarms.clear()
             case {"event": "AgentStopping"}:
@@ -324,6 +333,7 @@ class _Fold:
                 # Nobody could write down the end of the one before: power was lost, or its agent had ended first.
                 for key, route in self.routes.items():
                     if route.announced is not False:
+                        self._leave(when, "exabgp_exited")
                         self.routes[key] = dataclasses.replace(
                             route, announced=False, state="withdrawn", since=when, until=when, reason="exabgp_exited"
                         )
@@ -334,10 +344,16 @@ class _Fold:
                 self.intent = record
             case {"event": "HoldStarted", "left_s": float() | int() as left_s}:
                 self.hold = when + datetime.timedelta(seconds=min(left_s, LONGEST_S)), record
+            case {"event": "ProtectionStarted"}:
+                self.protection = record
+            case {"event": "ProtectionEnded"}:
+                self.protection = None
             case {"event": "HoldEnded"}:
                 self.hold = None
             case {"event": "PrefixAnnounced" | "PrefixWithdrawn" as event, "neighbor": str(n), "prefix": str(p)}:
                 announced, reason = event == "PrefixAnnounced", str(record.get("reason", ""))
+                if not announced and (n, p) in self.routes and self.routes[n, p].announced is not False:
+                    self._leave(when, reason)
                 self.routes[n, p] = RouteAccount(
                     neighbor=n,
                     prefix=p,
@@ -347,6 +363,10 @@ class _Fold:
                     until=None if announced or reason not in WITHOUT_AGENT else self.started_at,
                     reason=reason,
                 )
+                if self.away is not None and self.away.until is None and all(r.announced for r in self.routes.values()):
+                    self.away = dataclasses.replace(self.away, until=when)
+            case {"event": "VrrpStateChanged"}:
+                self.role = record
             case {"event": "SessionChanged", "neighbor": str(n), "state": str(state)}:
                 self.sessions[n] = state
             case {"event": "EvidenceChanged", "check": str(check)}:
@@ -357,6 +377,10 @@ class _Fold:
                 self.alarms.pop(reason, None)
             case _:
                 pass
+
+    def _leave(self, when: datetime.datetime, reason: str) -> None:
+        if self.away is None or self.away.until is not None:
+            self.away = Away(since=when, until=None, reason=reason)
 
     def _let_go(self, until: datetime.datetime, state: str) -> None:
         self.routes = {key: _unheld(route, until, state) for key, route in self.routes.items()}
@@ -379,9 +403,13 @@ class _Fold:
             sessions=tuple(sorted(self.sessions.items())),
             checks=tuple(self.checks.values()),
             alarms=tuple(self.alarms.values()),
-            trail=tuple(self.trail),
+            trail=tuple(self.trail.records),
+            raised=self.trail.raised(),
+            away=self.away,
             grace_s=self.grace_s,
             intent=self.intent,
+            protection=self.protection,
+            role=self.role,
             hold=self.hold[1] if self.hold is not None and moment < self.hold[0] else None,
         )
 

@@ -12,9 +12,11 @@ import os
 import time
 from pathlib import Path
 
+from anycast import trusted_file
 from anycast.errors import DecodeError, KernelError
-from anycast.policy.hold import Clocks, Hold, decode, encode
+from anycast.policy.hold import Clocks, Hold, decode, encode, none
 from anycast.runtime import boottime
+from anycast.whole_file import settle
 from site_agent.paths import Paths
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -34,15 +36,26 @@ def _boot_id() -> str:
 
 
 def load(paths: Paths) -> Hold | None:
-    """What the younger file says, also where it has ended. Raises DecodeError, also where it cannot be read."""
+    """What the younger file says, also where it has ended. Raises DecodeError, also where it cannot be read, or could have
+    been written by somebody else than root or our own user.
+    """
     for path in (paths.hold_for_this_boot, paths.hold):
         try:
-            return decode(path.read_bytes())
+            return decode(trusted_file.read(path))
         except FileNotFoundError:
             continue
         except OSError as exc:
             raise DecodeError("hold", 0, f"{path}: {exc.strerror}") from exc
     return None
+
+
+def store_for_this_boot(paths: Paths, hold: Hold) -> bool:
+    """Put it into force without any disk: on the run directory's tmpfs, which `load` reads first. False: no room there."""
+    try:
+        _write(paths.hold_for_this_boot, encode(hold))
+    except OSError:
+        return False
+    return True
 
 
 def store(paths: Paths, hold: Hold) -> bool:
@@ -51,24 +64,41 @@ def store(paths: Paths, hold: Hold) -> bool:
     """
     try:
         _write(paths.hold, encode(hold))
-    except OSError:
-        try:
-            _write(paths.hold_for_this_boot, encode(hold))
-        except OSError as exc:
-            raise KernelError(exc.errno or 0, f"write {paths.hold_for_this_boot}") from exc
+    except OSError as exc:
+        if not store_for_this_boot(paths, hold):
+            raise KernelError(exc.errno or 0, f"write {paths.hold}, and {paths.hold_for_this_boot}") from exc
         return False
     _unlink(paths.hold_for_this_boot)
     return True
 
 
-def remove(paths: Paths) -> None:
-    """End the hold. Raises KernelError."""
-    for path in (paths.hold, paths.hold_for_this_boot):
-        _unlink(path)
+def end_for_this_boot(paths: Paths) -> bool:
+    """End the hold without any disk: what lies on the tmpfs is read first, so there a hold that has ended hides the disk's.
+    False: no room for that, so only the tmpfs' own is gone. Raises KernelError.
+    """
+    if store_for_this_boot(paths, none(read_clocks())):
+        return True
+    _unlink(paths.hold_for_this_boot)
+    return False
+
+
+def remove(paths: Paths) -> bool:
+    """End the hold for good, and return when the disk has let go of it: whether one lay there. One that was begun meanwhile
+    stays. Raises KernelError.
+    """
+    lay_there = paths.hold.exists()
+    _unlink(paths.hold)
+    with contextlib.suppress(DecodeError, OSError):
+        if decode(paths.hold_for_this_boot.read_bytes()).left_s(read_clocks()) > 0:
+            return lay_there
+    _unlink(paths.hold_for_this_boot)
+    return lay_there
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(0o755)  # whatever the umask: ExaBGP's user must get through a run directory that was made here
     scratch = path.with_name(f".{path.name}.new")
     try:
         with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), "wb") as file:
@@ -80,11 +110,7 @@ def _write(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    settle(path)
 
 
 def _unlink(path: Path) -> None:

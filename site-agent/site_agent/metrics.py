@@ -37,7 +37,7 @@ class Metrics:
 
     def count(self, event: Event) -> None:
         """Count one event under its kind and the word that caused it."""
-        reason = getattr(event, "reason", None)
+        reason = getattr(event, "reason", None) or getattr(event, "cause", None)
         causes = getattr(event, "causes", ())
         self._events.labels(type(event).__name__, str(reason or (causes[0].reason if causes else ""))).inc()
 
@@ -86,6 +86,12 @@ class Metrics:
             [],
             [([], bool(seen["route"]["announce"]))],
         )
+        yield _gauge(
+            "anycast_route_cause",
+            "1 for each cause of what the route shall be: the verdict's, an operator's hold, flap control",
+            ["reason", "check"],
+            [([cause["reason"], cause["check"]], 1) for cause in seen["route"]["causes"]],
+        )
         hold, flap = seen["hold"], seen["flap"]
         yield _gauge(
             "anycast_hold_left_seconds",
@@ -113,6 +119,12 @@ class Metrics:
             [([check["check"]], check["age_s"]) for check in seen["checks"] if check["age_s"] is not None],
         )
         yield _gauge(
+            "anycast_check_value",
+            "The figure that a check judges by, in the unit that docs/checks.md names",
+            ["check"],
+            [([check["check"]], check["value"]) for check in seen["checks"] if check["value"] is not None],
+        )
+        yield _gauge(
             "anycast_alarm", "1 for each alarm that stands", ["reason"], [([a["reason"]], 1) for a in seen["alarms"]]
         )
         yield _gauge("anycast_lease_left_seconds", "Until the route lapses", [], [([], seen["lease"]["left_s"])])
@@ -134,7 +146,60 @@ class Metrics:
             ["name"],
             [([holder["name"]], holder["pid"] is not None) for holder in seen["holders"]],
         )
+        yield _gauge(
+            "anycast_protection",
+            "1 while the gateway protects itself against load (cookies: charon demands one of whoever begins a handshake)",
+            ["kind", "reason", "check"],
+            [([p["kind"], p["reason"], p["check"]], 1) for p in seen["protection"]],
+        )
+        for field, text in (
+            ("queued", "Notices that the operator's hook has not taken yet"),
+            ("lost", "Notices that it never took, or that gave way to younger ones"),
+            ("delivered", "Notices that it took"),
+        ):
+            hooks = [([hook["target"]], hook[field]) for hook in seen["alarm_hooks"]]
+            yield _gauge(f"anycast_alarm_hook_{field}", text, ["target"], hooks)
+        yield from _vrrp(seen["vrrp"])
         yield _gauge("anycast_records_dropped", "Event records lost to a slow disk", [], [([], seen["records_dropped"])])
+
+
+def _vrrp(vrrp: Snapshot | None) -> Iterator[Metric]:
+    """Of the site's virtual router, and of BFD; no samples where there is none."""
+    sessions = [] if vrrp is None else list(vrrp["bfd"].items())
+    yield _gauge("anycast_bfd_up", "1 while the BFD session is Up at this end", ["session"], [
+        ([name], session["state"] == "up") for name, session in sessions
+    ])  # fmt: skip
+    known = [vrrp] if vrrp is not None and vrrp["router"] else []
+    yield _gauge("anycast_vrrp_active", "1 while this gateway holds its site's addresses", [], [
+        ([], v["role"] == "active") for v in known
+    ])  # fmt: skip
+    yield _gauge("anycast_vrrp_priority", "As granted; 0: it could not serve", [], [([], v["priority"]) for v in known])
+    yield _gauge(
+        "anycast_vrrp_peer",
+        "1 for what the other gateway says of itself",
+        ["peer", "state"],
+        [([v["peer_gateway"] or "", state], v["peer"] == state) for v in known for state in ("fit", "unfit", "silent")],
+    )
+    yield _gauge("anycast_vrrp_peer_active", "1 while an Active that serves is heard", [], [
+        ([], v["peer_active"]) for v in known
+    ])  # fmt: skip
+    yield _gauge(
+        "anycast_vrrp_discarded",
+        "Advertisements that were not acted on since the vrrp process began, by path and cause",
+        ["path", "cause"],
+        [(label.split(":", 1), count) for v in known for label, count in v["discarded"].items()],
+    )
+    yield _gauge(
+        "anycast_vrrp_late_seconds",
+        "Lateness of the vrrp process's ticks since it began",
+        ["quantile"],
+        [
+            ([quantile], v["late"][key] / 1000)
+            for v in known
+            for key, quantile in (("p999_ms", "0.999"), ("worst_ms", "1"))
+            if key in v["late"]
+        ],
+    )
 
 
 def _gauge(name: str, text: str, labels: list[str], samples: list[tuple[list[str], float]]) -> GaugeMetricFamily:

@@ -29,6 +29,11 @@ class Paths:
         return self.run_dir / "charon.vici"
 
     @property
+    def charon_heard(self) -> Path:
+        """What the charon of now has said to agents before this one (`ike/heard_before.py`)."""
+        return self.run_dir / "charon.heard"
+
+    @property
     def pid_file(self) -> Path:
         return self.run_dir / "agent.pid"
 
@@ -49,6 +54,20 @@ class Paths:
     def hold_for_this_boot(self) -> Path:
         """Where a hold goes that the state directory has no room for. Takes precedence: it is the younger one."""
         return self.run_dir / "hold.json"
+
+    @property
+    def boot_mark(self) -> Path:
+        """What orders the seals of this gateway over its boots (`vrrp/boot_mark.py`)."""
+        return self.state_dir / "vrrp.boot"
+
+    @property
+    def peer_pin(self) -> Path:
+        """The key that the other gateway is known by (`sync/identity.py`)."""
+        return self.state_dir / "peer.pin"
+
+    @property
+    def nftables_conf(self) -> Path:
+        return self.etc_dir / "nftables.conf"
 
     @property
     def exabgp_conf(self) -> Path:

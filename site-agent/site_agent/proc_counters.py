@@ -16,6 +16,7 @@ _HEX = re.compile(rb"[0-9a-f]{1,16}")
 _DECIMAL = re.compile(rb"[0-9]{1,20}")
 _NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_]{0,63}")
 _PSI = re.compile(rb"some avg10=([0-9]{1,3}\.[0-9]{2}) avg60=")
+_PSI_TOTAL = re.compile(rb"some avg10=[0-9.]{4,6} avg60=[0-9.]{4,6} avg300=[0-9.]{4,6} total=([0-9]{1,20})\n")
 _LOADAVG = re.compile(rb"(?:[0-9]{1,9}\.[0-9]{2} ){3}([0-9]{1,9})/[0-9]{1,9} ")
 _MEMINFO = re.compile(rb"(MemTotal|MemAvailable): {1,20}([0-9]{1,20}) kB")
 
@@ -75,6 +76,29 @@ def parse_pressure(data: bytes) -> float:
     if found is None or (percent := float(found[1])) > 100:
         raise DecodeError("pressure", 0, "no `some avg10`")
     return percent
+
+
+def parse_stalled(data: bytes) -> int:
+    """`some total` of a /proc/pressure file: microseconds since boot in which a task waited. Raises DecodeError."""
+    found = _PSI_TOTAL.match(data)
+    if found is None:
+        raise DecodeError("pressure", 0, "no `some total`")
+    return int(found[1])
+
+
+def parse_udp_drops(data: bytes, ports: frozenset[int]) -> int:
+    """Datagrams that sockets bound to `ports` discarded, of /proc/net/udp or udp6. Raises DecodeError."""
+    drops, offset = 0, 0
+    for number, line in enumerate(data.splitlines()):
+        words = line.split()
+        if number and words:
+            if len(words) != 13:
+                raise DecodeError("udp", offset, f"{len(words)} columns where 13 are expected")
+            port = words[1].rpartition(b":")[2].lower()
+            if _number(port, _HEX, 16, "local port", offset) in ports:
+                drops += _number(words[12], _DECIMAL, 10, "drops", offset)
+        offset += len(line) + 1
+    return drops
 
 
 def parse_run_queue(data: bytes) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import time
 from pathlib import Path
 
 from anycast.errors import KernelError
@@ -30,6 +31,8 @@ class ProcessStat:
     """Start time in clock ticks since boot (field 22)."""
     exiting: bool
     """It is being taken down (PF_EXITING): nothing of it runs any more, though its sockets may take 40 ms to close."""
+    cpu_ticks: int
+    """Processor time of all its threads, user and system, in clock ticks (fields 14 and 15)."""
     exit_status: int
     """While exiting: as `HolderExited.status` has it."""
 
@@ -41,6 +44,7 @@ def parse_stat(text: bytes) -> ProcessStat:
         state=fields[0].decode(),
         parent=int(fields[1]),
         start_ticks=int(fields[19]),
+        cpu_ticks=int(fields[11]) + int(fields[12]),
         exiting=bool(int(fields[6]) & PF_EXITING),
         exit_status=os.waitstatus_to_exitcode(int(fields[49])),
     )
@@ -84,3 +88,12 @@ def same_namespace(pid: int, kind: str) -> bool:
         return os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
     except OSError:
         return False
+
+
+def started_at(pid: int) -> float | None:
+    """When `pid` was started, in seconds of the wall clock, right within a clock tick; None where it has gone."""
+    stat = read_stat(pid)
+    if stat is None:
+        return None
+    since_start = time.clock_gettime(time.CLOCK_BOOTTIME) - stat.start_ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - since_start

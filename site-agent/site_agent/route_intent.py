@@ -1,31 +1,31 @@
 """Between the verdict and the lease: the operator's hold and flap control, as one part of the running agent.
 
-The hold is read from its file at the start and whenever the command line says that it changed, never at a tick: a disk that
-hangs must not stop renewals. A hold that has ended leaves its file where it is, because another may be written at that very
-moment; the next one replaces it.
+The hold is read from its file at the start and whenever the command line says that it changed, never at a tick, and then by
+a thread: a disk that hangs must not stop renewals. A hold that has ended leaves its file where it is, because another may be
+written at that very moment; the next one replaces it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from anycast.errors import DecodeError, KernelError
 from anycast.events import AlarmCleared, AlarmRaised, Event, FlapCleared, HoldEnded, HoldStarted
 from anycast.policy.flap import FlapControl
-from anycast.policy.hold import Hold
+from anycast.policy.hold import Hold, HoldKind, apply
 from anycast.policy.route import RoutePolicy
 from anycast.policy.verdict import VerdictReached
 from anycast.reasons import Reason
 from anycast.runtime import boottime
-from site_agent import history, hold_store
+from site_agent import hold_store, standing
 from site_agent.paths import Paths
+from site_agent.patience import OneAtATime
 
-LOG_TAIL_BYTES = 256 * 1024
-"""Of the event log, read at the start: some thousand records, more than an hour of flapping."""
+READ_LIMIT_S = 2.0
+"""How long the command line waits for the file to be read; what it wrote last lies on tmpfs."""
 
 
 class RouteIntent:
@@ -38,29 +38,56 @@ class RouteIntent:
         """`tell` takes what the lease is renewed from."""
         self._policy = RoutePolicy(FlapControl(gateway=gateway, threshold=threshold))
         self._paths, self._tell, self._happened = paths, tell, happened
+        self._reader = OneAtATime("hold")
         self._hold: Hold | None = None
+        self._gives_way = False
+        """The hold moves the priority already, and not the route yet."""
+        self._hold_before: Hold | None = None
+        """Until then the route goes by this one."""
         self._unreadable = ""
         self._verdict: VerdictReached | None = None
 
     def start(self) -> None:
         """Find the hold that an earlier agent, or nobody, has seen, and the penalty that one left in the log."""
         self._restore_penalty()
-        self._look()
+        # Here the disk is waited for: before it is known that there is no hold, nothing may be announced.
+        self._take(_load(self._paths))
 
     def verdict(self, verdict: VerdictReached) -> None:
         """Take the verdict core's word and pass on what becomes of it, in this call."""
         self._verdict = verdict
         if self._hold is not None and self._hold.left_s(hold_store.read_clocks()) <= 0:
             self._end("expired")
-        for action in self._policy.decide(verdict, self._hold, boottime()):
+        for action in self._policy.decide(verdict, self._hold_before if self._gives_way else self._hold, boottime()):
             if isinstance(action, VerdictReached):
                 self._tell(action)
             else:
                 self._happened(action)
 
-    def hold_changed(self) -> dict[str, Any]:
-        """The command line has written or removed the file: act on it now."""
-        self._look()
+    def held(self, verdict: VerdictReached) -> VerdictReached:
+        """`verdict` as the hold in force leaves it, without flap control: what this gateway may do inside its site."""
+        intent = apply(self._hold, serving=verdict.serving, causes=verdict.causes)
+        return dataclasses.replace(verdict, serving=intent.announce, causes=intent.causes)
+
+    async def hold_changed(self, give_way: Callable[[], Awaitable[object]] | None = None) -> dict[str, Any]:
+        """The command line has written or removed the file: act on it now.
+
+        A hold that withdraws moves the priority first: `give_way` has the gateway's part in its site follow `held`, and ends
+        soon, when the route may go, too.
+        """
+        try:
+            found = await self._reader.run(lambda: _load(self._paths), limit_s=READ_LIMIT_S)
+        except TimeoutError:
+            return {"error": "the hold's file cannot be read: its disk hangs; what was in force stays in force"}
+        before = self._hold
+        self._take(found)
+        self._gives_way = False
+        if give_way is not None and self._hold not in (None, before) and self._hold.kind is HoldKind.WITHDRAW:
+            self._gives_way, self._hold_before = True, before
+            try:
+                await give_way()
+            finally:
+                self._gives_way = False
         self._decide_again()
         return {"hold": self.describe()["hold"]}
 
@@ -81,7 +108,7 @@ class RouteIntent:
                 "causes": [dataclasses.asdict(cause) for cause in intent.causes] if intent is not None else [],
             },
             "hold": None if self._hold is None else describe_hold(self._hold),
-            "flap": {"penalty": flap.penalty(now), "threshold": flap.threshold, "left_s": flap.left_s(now)},
+            "flap": describe_flap(flap, now),
         }
 
     def alarms(self) -> list[dict[str, str]]:
@@ -90,35 +117,24 @@ class RouteIntent:
 
     def _restore_penalty(self) -> None:
         """An agent that is started again and again must not forget what receivers count. Loses it with a rotated log."""
-        with contextlib.suppress(OSError), open(self._paths.events, "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
-            flaps = history.last_flaps(history.read_records(log))
-            if flaps is not None:
-                age_s = hold_store.read_clocks().wall - flaps.at.timestamp()
-                self._policy.flap.restore(flaps.penalty, age_s=age_s, waiting=not flaps.announce, now=boottime())
+        if (flaps := standing.last_flaps(self._paths)) is not None:
+            standing.restore(self._policy.flap, flaps)
 
     def _decide_again(self) -> None:
         if self._verdict is not None:
             self.verdict(self._verdict)
 
-    def _look(self) -> None:
-        clocks = hold_store.read_clocks()
-        try:
-            found = hold_store.load(self._paths)
-        except DecodeError as exc:  # what is in force stays in force: it ends by itself
-            self._unreadable = str(exc)
-            self._happened(AlarmRaised(reason=Reason.HOLD_UNREADABLE, detail=str(exc)))
+    def _take(self, read: Hold | DecodeError | None) -> None:
+        if isinstance(read, DecodeError):  # what is in force stays in force: it ends by itself
+            self._unreadable = str(read)
+            self._happened(AlarmRaised(reason=Reason.HOLD_UNREADABLE, detail=str(read)))
             return
+        clocks, found = hold_store.read_clocks(), read
         if self._unreadable:
             self._unreadable = ""
             self._happened(AlarmCleared(reason=Reason.HOLD_UNREADABLE))
         if found is not None and found.left_s(clocks) <= 0:
             found = None
-        if found is not None and found.boot_id != clocks.boot_id:
-            found = found.carried_over(clocks)
-            # Kept, so that a second boot with a wrong clock does not begin from the same remainder.
-            with contextlib.suppress(KernelError):
-                hold_store.store(self._paths, found)
         if found == self._hold:
             return
         if self._hold is not None:
@@ -141,6 +157,21 @@ class RouteIntent:
         self._hold = None
 
 
+def _load(paths: Paths) -> Hold | DecodeError | None:
+    """What the file says, an earlier boot's hold carried over. May wait for a disk."""
+    try:
+        found = hold_store.load(paths)
+    except DecodeError as exc:
+        return exc
+    clocks = hold_store.read_clocks()
+    if found is not None and found.left_s(clocks) > 0 and found.boot_id != clocks.boot_id:
+        found = found.carried_over(clocks)
+        # Kept, so that a second boot with a wrong clock does not begin from the same remainder.
+        with contextlib.suppress(KernelError):
+            hold_store.store(paths, found)
+    return found
+
+
 def describe_hold(hold: Hold) -> dict[str, Any]:
     """A hold as `status --json` gives it."""
     return {
@@ -149,3 +180,8 @@ def describe_hold(hold: Hold) -> dict[str, Any]:
         "despite": [reason.value for reason in hold.despite],
         "left_s": hold.left_s(hold_store.read_clocks()),
     }
+
+
+def describe_flap(flap: FlapControl, now: float) -> dict[str, float]:
+    """Flap control as `status --json` gives it."""
+    return {"penalty": flap.penalty(now), "threshold": flap.threshold, "left_s": flap.left_s(now)}

@@ -28,7 +28,8 @@ def run_agent(paths: Paths, *, fleet: Path | None, gateway: str | None, document
     choice = put_in_place(choice, paths)
     for alarm in choice.alarms:
         print(f"site-agent: running by the kept document: {alarm.detail}", file=sys.stderr)
-    place_vips(choice.document.service.vips)
+    if not choice.document.vip_moves:  # what moves is placed by the virtual router, at the Active only
+        place_vips(choice.document.service.vips)
     if detach:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -59,7 +60,8 @@ def _only_one(paths: Paths) -> IO[str]:
 
 
 def _become_daemon(paths: Paths, *, keep: int) -> None:
-    """A session of our own, no terminal, nothing inherited but `keep`, and a file for what Python says of its own end."""
+    """A session of our own, no terminal, nothing inherited but `keep`, and a file for what Python says of its own
+    end."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     log = os.open(paths.run_dir / "agent.out", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)

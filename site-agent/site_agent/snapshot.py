@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from anycast.document import Document
-from anycast.model import Evidence, EvidenceClass, Route
+from anycast.model import Evidence, Route
+from anycast.policy.protection import COOKIES, Protection
 from anycast.policy.verdict import VerdictCore
 from anycast.reasons import Reason
+from site_agent.alarms.hook import AlarmHook
 from site_agent.announce.holder import RouteLease
+from site_agent.announce.no_route import NoLease
+from site_agent.checks.runner import CheckRunner
 from site_agent.daemon_process import DetachedProcess
 from site_agent.route_intent import RouteIntent
+from site_agent.site_verdict import SiteVerdict
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +29,19 @@ class Parts:
     verdicts: VerdictCore
     alarms: Mapping[Reason, str]
     """All that stand, those of the verdict core among them."""
-    classes: Mapping[str, EvidenceClass]
-    lease: RouteLease
+    runner: CheckRunner
+    lease: RouteLease | NoLease
     intent: RouteIntent
+    site: SiteVerdict
+    hook: AlarmHook
+    protection: Protection
     routes: tuple[Route, ...]
     holders: tuple[DetachedProcess, ...]
 
 
 def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
     """Call it from the event loop's thread. `now` is CLOCK_BOOTTIME; ages and spans are in seconds."""
-    document, verdict = parts.document, parts.verdicts.verdict
+    document, verdict, gateway = parts.document, parts.site.reached, parts.verdicts.verdict
     announced = {(route.neighbor, route.prefix) for route in parts.lease.announced}
     lease_s = document.lease.duration_ms / 1000
     serving = verdict is not None and verdict.serving
@@ -50,11 +58,13 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
             "causes": [dataclasses.asdict(cause) for cause in verdict.causes] if verdict is not None else [],
             "age_s": now - verdict.at if verdict is not None else None,
         },
+        "gateway_verdict": {
+            "serving": gateway is not None and gateway.serving,
+            "causes": [dataclasses.asdict(cause) for cause in gateway.causes] if gateway is not None else [],
+        },
+        "vrrp": parts.site.describe(),
         **intent,
-        "checks": [
-            check_row(name, evidence_class, parts.verdicts.looks.get(name), now)
-            for name, evidence_class in parts.classes.items()
-        ],
+        "checks": [check_row(name, parts.runner, parts.verdicts.looks.get(name), now) for name in parts.runner.classes],
         "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.alarms.items()] + parts.intent.alarms(),
         "lease": {
             "duration_s": lease_s,
@@ -77,6 +87,7 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
                 "name": neighbor.name,
                 "asn": neighbor.asn,
                 "state": parts.lease.sessions.get(neighbor.address, "down"),
+                "bfd": None if neighbor.bfd is None else parts.site.bfd.get(neighbor.name, {}).get("state", "not reported"),
             }
             for neighbor in document.bgp.neighbors
         ],
@@ -89,17 +100,24 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
             }
             for process in parts.holders
         ],
+        "protection": [
+            {"kind": COOKIES, "reason": reason.value, "check": name, "detail": parts.verdicts.looks[name].detail}
+            for name, reason in parts.protection.signs.items()
+        ],
+        "alarm_hooks": parts.hook.describe(),
         "records_dropped": records_dropped,
     }
 
 
-def check_row(name: str, evidence_class: EvidenceClass, look: Evidence | None, now: float) -> dict[str, Any]:
+def check_row(name: str, runner: CheckRunner, look: Evidence | None, now: float) -> dict[str, Any]:
     """One check's last look, as `status` and `observe` show it."""
     return {
         "check": name,
-        "class": evidence_class.value,
+        "class": runner.classes[name].value,
         "status": look.status.value if look is not None else "unknown",
         "reason": look.reason.value if look is not None else "no_evidence_yet",
         "detail": look.detail if look is not None else "",
+        "value": look.value if look is not None else None,
         "age_s": now - look.at if look is not None else None,
+        **dataclasses.asdict(runner.timings[name]),
     }

@@ -12,7 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anycast.errors import PeerError
+from anycast.events import utc_text
+from site_agent.control import NobodyAnswers
 from site_agent.history import Account, FirstCause, Record
+from site_agent.vrrp import view as vrrp_view
 
 Answer = Mapping[str, Any]
 
@@ -30,7 +34,7 @@ def to_json(value: Any) -> str:
 
     def plain(item: Any) -> Any:
         if isinstance(item, datetime.datetime):
-            return item.isoformat()
+            return utc_text(item)
         if dataclasses.is_dataclass(item) and not isinstance(item, type):
             return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
         raise TypeError(f"{item!r} has no place in an answer")
@@ -38,23 +42,27 @@ def to_json(value: Any) -> str:
     return json.dumps(value, default=plain, indent=2, ensure_ascii=False)
 
 
-def show_silence(error: str) -> None:
-    """No agent answers: say so before anything that the log says."""
-    _console().print(f"[bold red]No agent answers[/] ({escape(error)}). What follows is from the event log.")
+def show_silence(error: PeerError) -> None:
+    """No agent answers, or it may not be asked: say so before anything that the log says."""
+    what = "No agent answers" if isinstance(error, NobodyAnswers) else "The agent did not answer this"
+    _console().print(f"[bold red]{what}[/] ({escape(str(error))}). What follows is from the event log.", soft_wrap=True)
 
 
 def show_verdict(answer: Answer) -> None:
     """The one sentence, then its causes."""
-    serving = answer["verdict"]["serving"]
+    serving, hold = answer["verdict"]["serving"], answer["hold"]
     announced = [route for route in answer["routes"] if route["announced"]]
     style, word = ("green", "serving") if serving else ("red", "not serving")
-    _console().print(
-        f"[bold]{escape(answer['gateway'])}[/] ({escape(answer['site'])}) is [bold {style}]{word}[/]; "
-        f"{len(announced)} of {len(answer['routes'])} routes announced"
-    )
+    says = f"is [bold {style}]{word}[/]"
+    if hold is not None:  # an operator's word goes before the checks', so it does here
+        says = f"is under [bold yellow]hold {escape(hold['kind'])}[/]"
+    routes = f"{len(announced)} of {len(answer['routes'])} routes announced" if answer["routes"] else "speaks no BGP"
+    _console().print(f"[bold]{escape(answer['gateway'])}[/] ({escape(answer['site'])}) {says}; {routes}")
+    show_hold(hold)
+    if hold is not None:
+        _console().print(f"  the checks, for themselves, say [bold {style}]{word}[/]")
     for cause in answer["verdict"]["causes"]:
-        _console().print(f"  {_cause(cause)}")
-    show_hold(answer["hold"])
+        _console().print(f"  {'  ' if hold is not None else ''}{_cause(cause)}")
     route, flap = answer["route"], answer["flap"]
     if route["announce"] != serving:
         _console().print(
@@ -67,8 +75,38 @@ def show_verdict(answer: Answer) -> None:
             f"  [yellow]flap control[/]: a return waits for {_span(flap['left_s'])} more "
             f"(penalty {flap['penalty']:.0f} of {flap['threshold']:.0f}; `site-agent flap clear` ends the wait)"
         )
+    show_vrrp(answer.get("vrrp"))
+    for sign in answer["protection"]:
+        _console().print(f"  [yellow]protection[/]: cookies demanded ({escape(sign['detail'])}): {escape(sign['reason'])}")
     for alarm in answer["alarms"]:
         _console().print(f"  [yellow]alarm[/] {escape(alarm['reason'])}: {escape(alarm['detail'])}")
+
+
+def show_vrrp(vrrp: Mapping[str, Any] | None) -> None:
+    """This gateway's part in its site's virtual router, if the site has one."""
+    if vrrp is None:
+        return
+    for name, session in vrrp["bfd"].items():
+        style = "green" if session["state"] == "up" else "yellow"
+        _console().print(f"  BFD {escape(name)}: [{style}]{escape(str(session['state']))}[/]")
+    if not vrrp["router"]:
+        return
+    if vrrp["role"] == "none":
+        _console().print("  [bold red]no vrrp process has spoken[/]: this gateway holds no VRRP address")
+        return
+    style, because = "green" if vrrp["role"] == "active" else "cyan", vrrp_view.why(vrrp["cause"])
+    _console().print(
+        f"  [bold {style}]{vrrp['role'].capitalize()}[/] for {_span(vrrp['since_s'])}: {escape(because)}; "
+        f"priority {vrrp['priority']} of {vrrp['configured_priority']}; {escape(vrrp_view.peer(vrrp))}",
+        soft_wrap=True,
+    )
+    if vrrp["role"] == "active":
+        _console().print(f"  becoming Active cost: {vrrp_view.cost(vrrp)}", soft_wrap=True)
+    if asked := vrrp.get("witnesses"):
+        proof = {True: "[green]proven[/]", False: "[bold red]not proven[/]: takes nothing, gives way", None: "not told yet"}
+        _console().print(f"  uplink: {proof[vrrp['uplink_proven']]} (asked: {escape(', '.join(asked))})", soft_wrap=True)
+    for fault in vrrp["faults"]:
+        _console().print(f"  [yellow]vrrp[/] {escape(fault)}")
 
 
 def show_hold(hold: Mapping[str, Any] | None) -> None:
@@ -91,22 +129,23 @@ def show_status(answer: Answer) -> None:
             for c in answer["checks"]
         ),
     )
-    _print(
-        _table("upstream", "AS", "session", "prefix", "next hop", "announced"),
-        (
+    if answer["routes"]:
+        _print(
+            _table("upstream", "AS", "session", "prefix", "next hop", "announced"),
             (
-                f"{session['name']} {session['neighbor']}",
-                str(session["asn"]),
-                session["state"],
-                route["prefix"],
-                route["next_hop"],
-                "[green]yes[/]" if route["announced"] else "[red]no[/]",
-            )
-            for session in answer["sessions"]
-            for route in answer["routes"]
-            if route["neighbor"] == session["neighbor"]
-        ),
-    )
+                (
+                    f"{session['name']} {session['neighbor']}",
+                    str(session["asn"]),
+                    session["state"] + (f", BFD {session['bfd']}" if session.get("bfd") else ""),
+                    route["prefix"],
+                    route["next_hop"],
+                    "[green]yes[/]" if route["announced"] else "[red]no[/]",
+                )
+                for session in answer["sessions"]
+                for route in answer["routes"]
+                if route["neighbor"] == session["neighbor"]
+            ),
+        )
     _print(
         _table("process", "pid", "since", "how"),
         (
@@ -120,6 +159,8 @@ def show_status(answer: Answer) -> None:
         ),
     )
     lease = answer["lease"]
+    frozen = "hold time", f"{lease['hold_time_s']} s", "a machine that is frozen or without power"
+    bgp = [frozen] if answer["routes"] else []  # where there is none, its time bounds nothing
     _print(
         _table("bound", "value", "what it bounds"),
         [
@@ -129,8 +170,8 @@ def show_status(answer: Answer) -> None:
                 f"{lease['duration_s']:g} s, {lease['left_s']:.2f} s left",
                 "an agent that is killed, stopped or starved; twice that for a bridge or ExaBGP that does not answer",
             ),
-            ("restart grace", f"{lease['grace_s']:g} s", "a clean stop of the agent: the route stays that long"),
-            ("hold time", f"{lease['hold_time_s']} s", "a machine that is frozen or without power"),
+            ("restart grace", f"{lease['grace_s']:g} s", "a clean stop of the agent: what attracts traffic stays that long"),
+            *bgp,
         ],
     )
 
@@ -146,6 +187,10 @@ def show_account(account: Account) -> None:
     _console().print(f"{where}: {said[account.serving]}{since} ({_agent(account)})", soft_wrap=True)
     for cause in account.causes:
         _console().print(f"  {_cause(cause)}")
+    if account.role is not None:
+        role, because = str(account.role.get("role", "")).capitalize(), vrrp_view.why(str(account.role.get("cause", "")))
+        when = _time_text(str(account.role["at"]))
+        _console().print(f"  [bold]{escape(role)}[/] since {when}: {escape(because)}", soft_wrap=True)
     if account.hold is not None:
         _console().print(
             f"  [bold yellow]hold {escape(str(account.hold['kind']))}[/] in force: {escape(str(account.hold['detail']))}"
@@ -154,6 +199,9 @@ def show_account(account: Account) -> None:
         _console().print(f"  the route: {'announced' if account.intent.get('announce') else 'withdrawn'}")
         for cause in account.intent.get("causes", ()):
             _console().print(f"    {_cause(cause)}")
+    if account.protection is not None:
+        detail, reason = account.protection.get("detail", ""), account.protection.get("reason", "")
+        _console().print(f"  [yellow]protection[/]: cookies demanded since ({escape(str(detail))}): {escape(str(reason))}")
     for alarm in account.alarms:
         _console().print(f"  [yellow]alarm[/] {escape(str(alarm['reason']))}: {escape(str(alarm.get('detail', '')))}")
     _print(
@@ -169,9 +217,17 @@ def show_account(account: Account) -> None:
             for route in account.routes
         ),
     )
+    if account.away is not None:
+        until = "now" if account.away.until is None else local_time(account.away.until)
+        _console().print(
+            f"Last away: {local_time(account.away.since)} to {until}, [bold]{escape(account.away.reason)}[/]", soft_wrap=True
+        )
     _console().print("What led to it:")
     for record in account.trail:
         _console().print(f"  {escape(record_line(record))}", soft_wrap=True)
+    if account.raised:
+        counts = ", ".join(f"{reason} {count} time{'' if count == 1 else 's'}" for reason, count in account.raised)
+        _console().print(f"  alarms raised meanwhile, none of which moves a route: {escape(counts)}", soft_wrap=True)
 
 
 def show_first(first: FirstCause | None) -> None:
@@ -191,8 +247,21 @@ def record_line(record: Record) -> str:
             continue
         if key == "causes" and isinstance(value, Sequence):
             value = ", ".join(_plain_cause(cause) for cause in value if isinstance(cause, Mapping))
-        fields.append(f"{key}={value}")
+        fields.append(f"{key}={_plain(value)}")
     return f"{_time_text(str(record['at']))} {record['event']} {' '.join(fields)}"
+
+
+def _plain(value: Any) -> str:
+    """A field's value as people write it."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3g}"
+        case list() | tuple():
+            return ", ".join(_plain(item) for item in value)
+        case _:
+            return str(value)
 
 
 def _agent(account: Account) -> str:
@@ -245,7 +314,7 @@ def _span(seconds: float | None) -> str:
 
 
 def local_time(when: datetime.datetime | None) -> str:
-    """Local, with its zone, as `--at` takes it."""
+    """For people: local, with its zone, as `--at` takes it. Programs get `events.utc_text`."""
     return "-" if when is None else when.astimezone().isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
+from site_agent import priority
 from tests.support.gateway import Gateway
 from tests.support.namespace import in_namespace
 from tests.support.upstream import until
@@ -197,3 +199,23 @@ def _holds_the_lease(gateway: Gateway) -> bool:
         return False
     status = json.loads(answer.stdout)
     return bool(status["verdict"]["serving"] and all(route["announced"] for route in status["routes"]))
+
+
+@in_namespace
+def test_who_holds_the_lease_gets_the_processor_first_and_charon_does_not() -> None:
+    gateway = Gateway()
+    gateway.start()
+    gateway.announced()
+    assert gateway.agent is not None
+    exabgp = gateway.pid("exabgp")
+    bridges = [int(pid) for pid in Path(f"/proc/{exabgp}/task/{exabgp}/children").read_text().split()]
+    holders = [gateway.agent.pid, exabgp, *bridges]
+    assert len(holders) == 3, "agent, ExaBGP, bridge"
+    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in holders] == [priority.HOLDS_THE_LEASE] * 3
+    assert os.getpriority(os.PRIO_PROCESS, gateway.pid("charon")) == priority.ORDINARY
+    # Where the kernel groups by session; whoever is in no group has only the value above.
+    wanted = {**dict.fromkeys(holders, priority.HOLDS_THE_LEASE), gateway.pid("charon"): priority.ORDINARY}
+    grouped = {pid: nice for pid in wanted if (nice := priority.group_nice(pid)) is not None}
+    assert grouped == {pid: wanted[pid] for pid in grouped}
+    if Path("/proc/self/autogroup").exists():
+        assert len(grouped) == len(wanted), "the test leads a session of its own, so everything here has a group"

@@ -21,6 +21,7 @@ from anycast.events import HolderExited, HolderKilled, HolderStarted, PrefixAnno
 from anycast.model import SessionState
 from anycast.reasons import Reason
 from site_agent.announce import route_holder
+from site_agent.announce.routes import routes_of
 from tests.support.bgp_pair import LEASE_S, PATIENCE_S, V4, V6, Agent, Bird, Pair, bgp_pair, missing
 
 pytestmark = [
@@ -81,6 +82,23 @@ def test_both_families_under_md5_and_gtsm(pair: Pair) -> None:
             await on.agent.happened(PrefixWithdrawn, prefix=V4, reason=Reason.CHARON_EXITED)
             on.agent.say(True)
             await on.bird.added(after=mark)
+
+    asyncio.run(main())
+
+
+def test_an_upstream_that_asks_for_everything_anew_is_refused_by_its_own_router_and_keeps_the_route(pair: Pair) -> None:
+    """There is no table to answer a route refresh from (`adj-rib-out false`), so the capability is not offered."""
+
+    async def main() -> None:
+        async with announced(pair) as on:
+            mark = on.mark
+            for protocol in ("gw4", "gw6"):
+                assert "reload failed" in await on.bird.ask(f"reload in {protocol}")
+                ours = (await on.bird.ask(f"show protocols all {protocol}")).partition("Neighbor capabilities")[2]
+                assert ours, "BIRD lists what we offer"
+                assert "Route refresh" not in ours
+            assert await on.bird.routes() == {V4, V6}
+            assert on.mark == mark, "nothing went and nothing came"
 
     asyncio.run(main())
 
@@ -325,3 +343,25 @@ async def all_set(*events: asyncio.Event) -> None:
     async with asyncio.timeout(PATIENCE_S):
         for event in events:
             await event.wait()
+
+
+def test_a_changed_role_changes_the_path_and_withdraws_nothing(pair: Pair) -> None:
+    """`uplink: routed`: better and worse again, as BIRD sees it."""
+
+    async def main() -> None:
+        async with announced(pair) as on:
+            mark = on.mark
+            better = tuple(dataclasses.replace(route, med=0) for route in routes_of(on.document))
+            worse = tuple(dataclasses.replace(route, med=100, prepend=1) for route in better)
+            for routes, med, path in ((worse, 100, "64501 64501"), (better, 0, "64501"), (worse, 100, "64501 64501")):
+                before = on.mark
+                on.agent.holder.announce(routes)
+                await on.bird.added(after=before)  # BIRD's word for a replacement, too
+                shown = await on.bird.ask("show route all")
+                assert shown.count(f"BGP.med: {med}\n") == shown.count(f"BGP.as_path: {path}\n") == 2
+            assert await on.bird.routes() == {V4, V6}
+            assert not [seen for seen in on.bird.seen[mark:] if "removed" in seen.what]
+            assert await on.bird.import_withdraws() == 0
+            assert not [event for _, event in on.agent.events if isinstance(event, PrefixWithdrawn | HolderKilled)]
+
+    asyncio.run(main())

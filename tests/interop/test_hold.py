@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import Gateway
+from anycast.document import Agent
+from tests.support.gateway import ENVIRONMENT, Gateway
 from tests.support.namespace import in_namespace
 from tests.support.upstream import until
 
@@ -74,6 +78,47 @@ def test_a_hold_needs_no_agent_and_is_ended_by_word() -> None:
 
 
 @in_namespace
+def test_a_hold_acts_at_once_in_the_restart_grace_of_an_agent_that_has_gone() -> None:
+    """The bridge would keep the route for 15 s; break-glass does not wait for that."""
+    gateway = Gateway()
+    gateway.start()
+    gateway.announced()
+    exabgp, charon = gateway.pid("exabgp"), gateway.pid("charon")
+    gateway.signal_agent(signal.SIGTERM)
+    assert gateway.agent is not None
+    assert gateway.agent.wait(timeout=10) == 0
+    assert gateway.upstream.prefixes() >= gateway.all_prefixes, "the grace"
+    said = gateway.ask("hold", "withdraw", "--for", "2h", "--reason", "drill 10")
+    assert said.returncode == 0
+    assert f"ExaBGP (pid {exabgp}) was ended" in said.stderr
+    gateway.withdrawn(within_s=SLACK_S)
+    assert Path(f"/proc/{charon}").exists(), "tunnels stay"
+    again = gateway.ask("hold", "withdraw", "--for", "1h", "--reason", "drill 11")
+    assert (again.returncode, "was ended" in again.stderr) == (0, False), "nothing left to end, and nothing else is"
+    gateway.start()
+    until(lambda: len(_healthy(gateway)) == 2, "the second agent finds the machine well", within_s=20)
+    until(lambda: _all_sessions_up(gateway), "sessions", within_s=20)
+    assert not gateway.upstream.prefixes() & gateway.all_prefixes
+
+
+@in_namespace
+def test_a_hold_is_in_force_although_the_disk_of_the_state_hangs() -> None:
+    """Writing to it stands still (a FIFO without a reader does the same as a disk in state D, and can be ended)."""
+    gateway = Gateway()
+    gateway.start()
+    gateway.announced()
+    os.mkfifo(gateway.state_dir / ".hold.json.new")
+    words = ("hold", "withdraw", "--for", "1h", "--reason", "drill 12")
+    folders = ("--run-dir", str(gateway.run_dir), "--state-dir", str(gateway.state_dir))
+    stuck = subprocess.Popen(gateway.command(*words, *folders), env=ENVIRONMENT)
+    gateway.withdrawn(within_s=5)
+    assert stuck.poll() is None, "its command line still waits for the disk"
+    assert "drill 12" in gateway.ask("status").stdout
+    stuck.kill()
+    stuck.wait()
+
+
+@in_namespace
 def test_a_hold_announce_overrides_the_recovery_time_and_no_fact_that_it_does_not_name() -> None:
     gateway = Gateway(recovery_ms=3_600_000)
     gateway.start()
@@ -107,11 +152,34 @@ def test_a_flapping_charon_waits_and_an_operator_ends_the_wait() -> None:
     status = json.loads(gateway.ask("status", "--json").stdout)
     assert status["route"]["causes"][0]["reason"] == "flap_delayed"
     assert 0 < status["flap"]["left_s"] <= 930
-    assert "flap_delayed" in gateway.ask("why").stdout
+    for words in (("why",), ("status",)):
+        said = gateway.ask(*words).stdout
+        assert "flap_delayed" in said, words
+        assert "a return waits for 0:1" in said, "a quarter of an hour, and how much of it is left"
+    assert json.loads(gateway.ask("why", "--json").stdout)["agent"]["flap"]["left_s"] > 0
+    (wait,) = [line for line in gateway.metrics().splitlines() if line.startswith("anycast_flap_wait_seconds ")]
+    assert 0 < float(wait.split()[1]) <= 930
     assert not gateway.upstream.prefixes() & gateway.all_prefixes
     assert gateway.ask("flap", "clear").returncode == 0
     gateway.announced(within_s=SLACK_S)
     assert gateway.events("FlapCleared")[0]["reason"] == "operator"
+
+
+@in_namespace
+def test_the_first_return_comes_within_a_second_of_the_facts() -> None:
+    """With the default settings, from charon's passing look to what BIRD imported."""
+    gateway = Gateway(recovery_ms=Agent.model_fields["recovery_ms"].default)
+    gateway.start()
+    gateway.announced()
+    os.kill(gateway.pid("charon"), signal.SIGKILL)
+    gateway.withdrawn(within_s=SLACK_S)
+    gateway.announced(within_s=10)
+    imported_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    looks = [event for event in gateway.events("EvidenceChanged") if event["check"] == "charon_process"]
+    assert looks[-1]["status"] == "passing"
+    assert 0.4 < (imported_ns - looks[-1]["boot_ns"]) / 1e9 <= 1.0 + SLACK_S
+    recovering = [e for e in gateway.events("SiteVerdictChanged") if e["causes"][0]["reason"] == "recovering"]
+    assert len(recovering) == 1
 
 
 def _healthy(gateway: Gateway) -> list[object]:

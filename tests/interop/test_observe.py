@@ -23,8 +23,10 @@ from anycast.model import Status
 from anycast.reasons import Reason
 from site_agent.checks.base import Finding
 from site_agent.checks.conntrack import COUNT, STATISTICS
+from site_agent.checks.steady import Steady
 from site_agent.checks.xfrm_stat import XfrmStatCheck
-from site_agent.ike.charon_process import CHARON, SWANCTL
+from site_agent.ike.charon_process import CHARON
+from site_agent.ike.swanctl import SWANCTL
 from site_agent.proc_counters import parse_conntrack_stat, parse_number, parse_xfrm_stat
 from site_agent.procfs import read_file
 from tests.support.gateway import ENVIRONMENT
@@ -83,8 +85,8 @@ def observed(*words: str, prefix: tuple[str, ...] = ()) -> dict[str, Any]:
     done = subprocess.run(
         [*prefix, *command(*words, "--json")], env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == {"announce": 0, "stay_withdrawn": 1, "cannot_tell": 2}[answer["would"]], done.stderr
     return answer
 
 
@@ -124,8 +126,12 @@ def test_a_healthy_gateway_is_found_and_left_as_it_was() -> None:
                 "vip_present",
                 "vici",
                 "half_open",
+                "connections",
+                "ike_probe",
+                "charon_answers",
                 "sa_state",
                 "sa_state_partial",
+                "sa_orphans",
             ],
             "passing",
         )
@@ -162,16 +168,70 @@ def test_a_killed_charon_and_a_lost_address_would_have_withdrawn_and_it_says_whe
 
 
 @in_namespace
+def test_a_link_that_it_was_told_of_would_have_withdrawn_and_none_is_guessed() -> None:
+    for words in ("link add up0 type veth peer far0", "link set up0 up", "link set far0 up"):
+        subprocess.run(["ip", *words.split()], check=True)
+    with somebodys_gateway():
+        assert "links" not in status(observed("--once")), "the default route may be a management network's"
+        assert status(observed("--once", "--link", "up0"))["links"] == "passing"
+        subprocess.run(["ip", "link", "set", "far0", "down"], check=True)
+        answer = observed("--once", "--link", "up0")
+        assert answer["would"] == "stay_withdrawn"
+        assert [(c["reason"], c["detail"]) for c in answer["causes"]] == [("link_down", "up0: no carrier")]
+    refused = subprocess.run(command("--link", "x" * 16), env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "cannot be an interface's name" in refused.stderr
+
+
+@in_namespace
 def test_without_privileges_it_says_what_it_cannot_see_and_does_not_guess() -> None:
     with somebodys_gateway() as charon:
         nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")
         answer = observed("--once", "--vip", VIP, prefix=nobody)
         assert answer["found"]["pid"] == charon.pid and answer["found"]["vici"] is None
+        assert answer["would"] == "cannot_tell" and {d["act"] for d in answer["decisions"]} == {"cannot_tell"}
         limits = " ".join(answer["found"]["limits"])
         assert "needs root or membership in charon's group" in limits and "CAP_NET_ADMIN" in limits
         assert "CAP_SYS_PTRACE" in limits
-        assert not {"vici", "half_open", "sa_state"} & status(answer).keys(), "what may not be looked at is not judged"
+        unseen = {"vici", "half_open", "sa_state", "sa_orphans"}
+        assert not unseen & status(answer).keys(), "what may not be looked at is not judged"
         assert status(answer)["charon_process"] == status(answer)["vip_present"] == "passing"
+
+
+@in_namespace
+def test_with_a_mistyped_socket_or_an_empty_charon_nothing_is_called_healthy() -> None:
+    with somebodys_gateway():
+        words = command("--once", "--vici", "/run/test/their.vici", "--vip", VIP)
+        told = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert told.returncode == 2 and "would have announced" not in told.stdout, told.stdout
+        assert "cannot tell; as far as seen: healthy" in told.stdout
+        assert told.stdout.count("not seen: /run/test/their.vici") == 2, "before, and beside what it comes to"
+        (BASE / "swanctl" / "swanctl.conf").write_text("connections { }\n")
+        subprocess.run([SWANCTL, "--load-all", "--noprompt"], env=THEIRS, check=True, capture_output=True)
+        answer = observed("--once", "--vip", VIP)
+        assert answer["would"] == "cannot_tell" and "charon has no connection" in " ".join(answer["found"]["limits"])
+
+
+@in_namespace
+def test_one_of_several_charons_in_unseen_namespaces_is_not_judged() -> None:
+    with somebodys_gateway(), contextlib.ExitStack() as others:
+        for number in range(2):
+            for file in Path("/run").glob("**/charon.pid"):
+                file.unlink()  # it is compiled in, and one that runs keeps the next from it
+            conf = BASE / f"other{number}.conf"
+            conf.write_text(STRONGSWAN_CONF.replace("theirs.vici", f"other{number}.vici"))
+            apart = ["unshare", "--net", CHARON]
+            other = subprocess.Popen(
+                apart, env={**THEIRS, "STRONGSWAN_CONF": str(conf)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            others.callback(other.wait)
+            others.callback(other.kill)
+            until(Path(f"/run/test/other{number}.vici").exists, "another charon", within_s=10)
+            assert other.poll() is None
+        assert observed("--once", "--vici", SOCKET)["would"] == "announce", "root sees which is ours"
+        nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")
+        answer = observed("--once", "--vip", VIP, prefix=nobody)
+        assert answer["would"] == "cannot_tell" and answer["found"]["strangers"], answer["found"]
+        assert "charons run whose network namespace may not be seen" in answer["found"]["limits"][0]
 
 
 @in_namespace
@@ -212,10 +272,11 @@ def test_packets_that_the_kernel_discards_are_seen_and_their_end_too() -> None:
     block = ["src", "192.0.2.1", "dst", "192.0.2.2", "dir", "out"]
     now = 0.0
     check = XfrmStatCheck(clock=lambda: now)
+    steady = Steady(rise=check.timing.rise, fall=check.timing.fall)
 
     def look() -> Finding:
         (finding,) = asyncio.run(check.look())
-        return finding
+        return steady.settle(finding)
 
     def send(count: int) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

@@ -10,6 +10,7 @@ import pytest
 
 from site_agent.render.exabgp import render_exabgp
 from tests.support.documents import document
+from tests.unit.test_rendered_files import pair
 
 KEY_FILE = "/etc/anycast/secrets/bgp-fra-rtr.key"
 
@@ -56,3 +57,16 @@ def test_the_validation_can_refuse(tmp_path: Path) -> None:
     text = render_exabgp(document(), python=sys.executable, socket_path="/run/lease.sock", md5_keys={KEY_FILE: b"k"})
     conf.write_text(text.replace("hold-time 9;", "hold-tme 9;"))
     assert validate(conf).returncode != 0
+
+
+def test_exabgp_takes_a_pairs_sessions_outside_and_inside(tmp_path: Path) -> None:
+    made = pair("pair", "fra-gw1")
+    conf = tmp_path / "exabgp.conf"
+    conf.write_text(render_exabgp(made, python=sys.executable, socket_path="/run/lease.sock", md5_keys={}))
+    done = validate(conf)
+    assert done.returncode == 0, done.stdout + done.stderr
+    understood = done.stdout + done.stderr
+    assert {neighbor.side for neighbor in made.bgp.neighbors} == {"outside", "inside"}
+    for neighbor in made.bgp.neighbors:
+        assert f"neighbor {neighbor.address} {{" in understood
+    assert understood.count("peer-as 64511;") == understood.count("peer-as 64601;") == 2

@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from anycast.document import Document
 from anycast.fleet.loading import load
 from anycast_lab.machines import client_profile
 from anycast_lab.machines.pki import Root, write_secret
-from site_agent.render.strongswan import SWANCTL_FOLDERS, render_strongswan, strongswan_links
+from site_agent.render.strongswan import FOLDERS, render_strongswan, strongswan_links
 from tests.support.documents import TWO_SITE, document
 from tests.support.namespace import in_namespace
 
@@ -74,17 +74,19 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def write(etc: Path, files: dict[str, str], links: dict[str, str]) -> None:
-    for folder in SWANCTL_FOLDERS:
-        (etc / "swanctl" / folder).mkdir(parents=True)
+    for folder in FOLDERS:
+        (etc / folder).mkdir(parents=True)
     for name, text in files.items():
+        (etc / name).parent.mkdir(parents=True, exist_ok=True)
         (etc / name).write_text(text)
     for name, target in links.items():
         (etc / name).symlink_to(target)
 
 
-def gateway_host(gateways: Root, clients: Root) -> tuple[Host, Document]:
+def gateway_host(gateways: Root, clients: Root, *, also: Sequence[str] = ()) -> tuple[Host, Document]:
+    """`also`: names that make the certificate larger."""
     made = document(secrets=BASE / "secrets")
-    issued = gateways.issue(made.service.identity)
+    issued = gateways.issue(made.service.identity, also=also)
     write_secret(Path(made.service.certificate), issued.certificate)
     write_secret(Path(made.service.private_key), issued.private_key)
     write_secret(Path(made.service.client_ca), clients.certificate)
@@ -115,7 +117,7 @@ def test_charon_takes_the_gateways_files() -> None:
         assert "invalid" not in log
 
 
-def client_host(gateways: Root, clients: Root) -> Host:
+def client_host(gateways: Root, clients: Root, *, also: Sequence[str] = ()) -> Host:
     """The lab's client, whose files name /etc/anycast: bound there inside a mount namespace of its own."""
     fleet = load(TWO_SITE)
     assert fleet.lab is not None
@@ -124,7 +126,7 @@ def client_host(gateways: Root, clients: Root) -> Host:
     files = client_profile.render_client(fleet, fleet.lab.clients["direct"], identity)
     write(etc, files, dict([client_profile.KEY_LINK]))
     (etc / "out").mkdir()
-    issued = clients.issue(identity)
+    issued = clients.issue(identity, also=also)
     write_secret(etc / "secrets" / "client.crt", issued.certificate)
     write_secret(etc / "secrets" / "client.key", issued.private_key)
     write_secret(etc / "secrets" / "gateway-ca.crt", gateways.certificate)
@@ -143,12 +145,8 @@ def client_host(gateways: Root, clients: Root) -> Host:
     return Host(Path("/etc/anycast"), Path("/run"), enter)
 
 
-@in_namespace
-def test_the_client_profile_meets_the_gateway_on_port_4500() -> None:
-    gateways, clients = Root("gateways"), Root("clients")
-    gateway, made = gateway_host(gateways, clients)
-    client = client_host(gateways, clients)
-    vip = made.service.vips[0]
+def wire(gateway: Host, client: Host, vip: str) -> None:
+    """A cable between the two, and the client's way to the VIP."""
     pid = client.enter[2]
     for command in (
         "ip link set lo up",
@@ -165,6 +163,15 @@ def test_the_client_profile_meets_the_gateway_on_port_4500() -> None:
         f"ip route add {vip} via 198.51.100.65",
     ):
         client(*command.split())
+
+
+@in_namespace
+def test_the_client_profile_meets_the_gateway_on_port_4500() -> None:
+    gateways, clients = Root("gateways"), Root("clients")
+    gateway, made = gateway_host(gateways, clients)
+    client = client_host(gateways, clients)
+    vip = made.service.vips[0]
+    wire(gateway, client, vip)
     # Anything to or from port 500 is counted, on the gateway's side.
     gateway("iptables", "-A", "INPUT", "-p", "udp", "--dport", "500")
     gateway("iptables", "-A", "INPUT", "-p", "udp", "--dport", "4500")
@@ -182,3 +189,55 @@ def test_the_client_profile_meets_the_gateway_on_port_4500() -> None:
     packets = {m[2]: int(m[1]) for m in re.finditer(r"^\s*(\d+)\s.*dpt:(\d+)", counted, re.MULTILINE)}
     assert packets["500"] == 0
     assert packets["4500"] >= 2
+
+
+@in_namespace
+def test_a_vip_that_comes_when_charon_runs_already_is_served() -> None:
+    """A Backup starts charon without the address that moves, and has it the moment it is Active."""
+    gateways, clients = Root("gateways"), Root("clients")
+    gateway, made = gateway_host(gateways, clients)
+    client = client_host(gateways, clients)
+    vip = made.service.vips[0]
+    wire(gateway, client, vip)
+    gateway("ip", "address", "del", f"{vip}/32", "dev", "lo")
+    with gateway.charon(gateway.run / "charon.vici"):
+        assert "failed" not in gateway("swanctl", "--load-all", "--noprompt")
+        with client.charon(Path("/run/charon.vici")):
+            client("swanctl", "--load-all", "--noprompt")
+            assert "ESTABLISHED" not in client("swanctl", "--list-sas")
+            gateway("ip", "address", "add", f"{vip}/32", "dev", "eth1")
+            until(lambda: "ESTABLISHED" in client("swanctl", "--list-sas"), "an IKE_SA")
+            assert f"local  'vpn.example.org' @ {vip}[4500]" in gateway("swanctl", "--list-sas")
+
+
+def ip_fragments(host: Host) -> int:
+    """IPv4 packets that `host`'s kernel cut, or put together."""
+    names, values = (line.split() for line in host("cat", "/proc/net/snmp").splitlines() if line.startswith("Ip:"))
+    return sum(int(value) for name, value in zip(names, values, strict=True) if name in ("FragCreates", "ReasmReqds"))
+
+
+@in_namespace
+def test_certificates_larger_than_a_path_of_1280_bytes_pass_it_in_ikes_own_fragments() -> None:
+    """RFC 7383; what a path drops is IP's fragments, and a client behind such a path would never come in."""
+    gateways, clients = Root("gateways"), Root("clients")
+    many = [f"name-{number:03d}.clients.vpn.example.org" for number in range(100)]
+    gateway, made = gateway_host(gateways, clients, also=many)
+    client = client_host(gateways, clients, also=many)
+    wire(gateway, client, made.service.vips[0])
+    # Ours says nothing of messages and packets, so that a stranger's garbage writes no lines: another log beside it does.
+    heard = gateway.run / "messages.log"
+    (gateway.etc / "strongswan.d" / "log.conf").write_text(
+        f"charon {{\n filelog {{\n messages {{\n path = {heard}\n flush_line = yes\n enc = 1\n }}\n }}\n}}\n"
+    )
+    gateway("ip", "link", "set", "eth1", "mtu", "1280")
+    client("ip", "link", "set", "eth0", "mtu", "1280")
+    with gateway.charon(gateway.run / "charon.vici"):
+        gateway("swanctl", "--load-all", "--noprompt")
+        with client.charon(Path("/run/charon.vici")):
+            client("swanctl", "--load-all", "--noprompt")
+            until(lambda: "ESTABLISHED" in client("swanctl", "--list-sas"), "an IKE_SA")
+    log = heard.read_text()
+    sent = re.findall(r"splitting IKE message \((\d+) bytes\) into (\d+) fragments", log)
+    assert sent and all(int(size) > 1280 and int(count) >= 2 for size, count in sent), "the gateway's certificate"
+    assert "received fragment #2 of" in log, "the client's"
+    assert ip_fragments(gateway) == ip_fragments(client) == 0, "the network had nothing to cut"

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.documents import TREE
-from tests.support.gateway import Gateway
+from anycast.document import ExecCheck, SharedChecks
+from tests.support.gateway import WITH_CANARY, Gateway
 from tests.support.namespace import in_namespace
+from tests.support.unit_file import UNIT, bounding_set
 from tests.support.upstream import until
-
-UNIT = TREE / "site-agent" / "systemd" / "site-agent.service"
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
@@ -30,16 +31,20 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     assert told.returncode == 0 and not complaints, told.stderr
 
 
-def bounding_set() -> str:
-    """The unit's CapabilityBoundingSet as setpriv(1) writes it."""
-    match = re.search(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
-    assert match is not None
-    return ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in match[1].split())])
+def shown(gateway: Gateway, check: str) -> dict[str, Any]:
+    """One check as `status` shows it."""
+    rows = json.loads(gateway.ask("status", "--json").stdout)["checks"]
+    (row,) = (row for row in rows if row["check"] == check)
+    return dict(row)
 
 
 @in_namespace
 def test_the_agent_works_with_the_capabilities_that_the_unit_grants() -> None:
-    gateway = Gateway(recovery_ms=0)
+    gateway = Gateway(
+        recovery_ms=0,
+        checks=SharedChecks(reachability=("198.51.100.1", "2001:db8:1::1"), canary=WITH_CANARY.canary),
+        exec_checks=(ExecCheck(name="who", command=("/usr/bin/id", "-u")),),
+    )
     granted = bounding_set()
     gateway.wrapper = ["setpriv", "--no-new-privs", f"--bounding-set={granted}", f"--inh-caps={granted}"]
     gateway.start()
@@ -47,8 +52,16 @@ def test_the_agent_works_with_the_capabilities_that_the_unit_grants() -> None:
     effective = re.search(r"^CapEff:\s*(\w+)", Path(f"/proc/{gateway.pid('charon')}/status").read_text(), re.MULTILINE)
     assert effective is not None
     assert int(effective[1], 16) & 1 << 21 == 0, "no CAP_SYS_ADMIN: the restriction is real"
+    far = ("IKE_SA established", "answers through")  # as far as this kernel can encrypt
+    until(
+        lambda: any(word in shown(gateway, "canary")["detail"] for word in far), "a canary, by a user namespace", within_s=20
+    )
     ports = {int(line.split()[1].split(":")[1], 16) for line in Path("/proc/net/udp").read_text().splitlines()[1:]}
     assert {500, 4500} <= ports, "IKE's ports are privileged"
+    Path("/proc/sys/net/ipv4/ping_group_range").write_text("1 0\n")  # a raw socket is needed, and granted
+    for check, detail in (("reachability", "198.51.100.1 "), ("exec_who", "65534")):
+        until(lambda check=check: shown(gateway, check)["status"] == "passing", check, within_s=15)
+        assert shown(gateway, check)["detail"].startswith(detail)
     os.kill(gateway.pid("charon"), signal.SIGKILL)
     gateway.withdrawn(within_s=0.5)
     gateway.announced()

@@ -1,19 +1,25 @@
 """Every drill of labs/drills/, run as an operator runs it, in a lab that is brought up once and used for many.
 
 Two groups, so that two labs run side by side on two cores; `pytest -n 2 --dist loadgroup` gives each group a process.
-Without xdist one lab does it all. The report is a drill's own; here only its exit status counts.
+Drills that only the native kernel can do are a group for each topology. Without xdist one lab of a kind does it all.
+The report is a drill's own; here only its exit status counts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from anycast_lab.drills.drill import Drill, Tier, load_drills
+from tests.support.lab_watch import ends_with_us
 
 pytestmark = [pytest.mark.root, pytest.mark.lab]
 
@@ -24,20 +30,31 @@ UP_S = 300
 DRILL_S = 300
 """Neither is a bound that is asserted (those stand in labs/limits.yml), only an end to waiting."""
 
-Lab = Callable[[str], str]
-"""Brings a topology up unless it is, and gives the lab's name."""
+Lab = Callable[[Drill], str]
+"""Brings a drill's topology up unless it is, on its kernel, and gives the lab's name."""
 
 
-@pytest.fixture(scope="session")
+@contextlib.contextmanager
+def quiet(testrun_uid: str, how: int) -> Iterator[None]:
+    """No lab boots while another one's drill runs: on two cores a boot starves it, and a starved agent loses its lease."""
+    with open(Path(tempfile.gettempdir()) / f"anycast-labs-{testrun_uid[:8]}.lock", "a") as file:
+        fcntl.flock(file, how)
+        yield
+
+
+@pytest.fixture(scope="module")
 def lab(testrun_uid: str, worker_id: str) -> Iterator[Lab]:
-    names: dict[str, str] = {}
+    names: dict[tuple[str, bool], str] = {}
 
-    def up(topology: str) -> str:
-        if topology not in names:
-            names[topology] = f"{topology}-{testrun_uid[:4]}-{worker_id}"
-            command = [ANYCAST, "lab", "up", "-t", str(TOPOLOGIES / f"{topology}.clab.yml"), "-n", names[topology]]
-            subprocess.run(command, check=True, timeout=UP_S)
-        return names[topology]
+    def up(drill: Drill) -> str:
+        topology, native = key = drill.topology, drill.kernel == "native"
+        if key not in names:
+            names[key] = ends_with_us(f"{topology}-{testrun_uid[:4]}-{worker_id}{'-native' if native else ''}")
+            command = [ANYCAST, "lab", "up", "-t", str(TOPOLOGIES / f"{topology}.clab.yml"), "-n", names[key]]
+            environment = os.environ | ({"LAB_KERNEL": "native"} if native else {})
+            with quiet(testrun_uid, fcntl.LOCK_EX):
+                subprocess.run(command, check=True, timeout=UP_S, env=environment)
+        return names[key]
 
     yield up
     for name in names.values():
@@ -45,17 +62,19 @@ def lab(testrun_uid: str, worker_id: str) -> Iterator[Lab]:
 
 
 def marks(number: int, drill: Drill) -> list[pytest.MarkDecorator]:
-    group = pytest.mark.xdist_group(f"lab-{number % LABS}")
-    return [group, pytest.mark.long] if drill.tier is Tier.LONG else [group]
+    group = pytest.mark.xdist_group(f"native-{drill.topology}" if drill.kernel == "native" else f"lab-{number % LABS}")
+    long = [pytest.mark.long] if drill.tier is Tier.LONG else []
+    return [group, *long, *([pytest.mark.pairs] if drill.kernel == "native" else [])]
 
 
 DRILLS = [pytest.param(drill, id=name, marks=marks(i, drill)) for i, (name, drill) in enumerate(load_drills().items())]
 
 
 @pytest.mark.parametrize("drill", DRILLS)
-def test_drill(drill: Drill, lab: Lab) -> None:
-    name = lab(drill.topology)
+def test_drill(drill: Drill, lab: Lab, testrun_uid: str) -> None:
+    name = lab(drill)
     command = [ANYCAST, "lab", "drill", drill.drill, "-n", name]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DRILL_S)
+    with quiet(testrun_uid, fcntl.LOCK_SH):
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DRILL_S)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     print(done.stdout)

@@ -23,6 +23,7 @@ from anycast_lab.control import launch
 from anycast_lab.control.client import Client
 from anycast_lab.embedded import kernel
 from anycast_lab.runner import LabError
+from tests.support.lab_watch import ends_with_us
 
 pytestmark = [pytest.mark.root, pytest.mark.lab]
 
@@ -101,7 +102,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         pytest.skip("needs the package user-mode-linux")
     topology = tmp_path_factory.mktemp("topology") / "t.clab.yml"
     topology.write_text(TOPOLOGY)
-    name = f"embedded-{request.param}-{os.getpid()}"
+    name = ends_with_us(f"embedded-{request.param}-{os.getpid()}")
     environment = os.environ | {"LAB_KERNEL": request.param}
     subprocess.run([ANYCAST, "lab", "up", "-t", topology, "-n", name], check=True, timeout=DEADLINE_S * 3, env=environment)
     try:
@@ -125,13 +126,17 @@ def test_the_command_line_passes_output_and_exit_status_on(lab: Lab) -> None:
     command = [ANYCAST, "lab", "exec", "-n", lab.client.name, "left", "sh", "-c", "echo out; echo err >&2; exit 3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+    words = [ANYCAST, "lab", "exec", "-n", lab.client.name, "-i", "left", "cat"]
+    done = subprocess.run(words, input="in\n", capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "in\n", "")
 
 
 def test_status_for_programs(lab: Lab) -> None:
     command = [ANYCAST, "lab", "status", "-n", lab.client.name, "--json"]
     status = json.loads(subprocess.run(command, capture_output=True, timeout=DEADLINE_S, check=True).stdout)
     assert (status["state"], status["kernel"], status["esp"]) == ("up", lab.kernel, lab.kernel == "uml" or kernel.has_esp())
-    assert status["nodes"]["router"] == {"group": "", "state": "on", "processes": 1, "links": ["left:eth1", "right:eth1"]}
+    router = {"group": "", "state": "on", "role": "", "processes": 1, "links": ["left:eth1", "right:eth1"]}
+    assert status["nodes"]["router"] == router
 
 
 def test_what_a_node_is(lab: Lab) -> None:

@@ -38,6 +38,8 @@ sysctl -qw kernel.printk_ratelimit=6 vm.stat_interval=7
 ip rule add from 192.0.2.77 lookup 77
 ip route add 192.0.2.128/25 dev lo table 77
 ip addr add 192.0.2.1/24 dev eth1
+ip link add name br0 type bridge
+ip link set eth1 master br0
 nft add table bridge lab
 setsid sleep 1000 </dev/null >/dev/null 2>&1 &
 """

@@ -20,6 +20,7 @@ from anycast.fleet.compile import compile_fleet
 from anycast.fleet.loading import loads
 from anycast.fleet.schema import Fleet
 from site_agent.render.exabgp import render_exabgp
+from site_agent.render.nftables import render_nftables
 from site_agent.render.strongswan import render_strongswan
 from site_agent.render.sysctl import render_sysctl
 from tests.support.documents import TREE, TWO_SITE
@@ -129,6 +130,7 @@ def test_a_fleet_with_other_values_loads_or_is_refused_and_then_renders(data: st
         render_strongswan(document, run_dir=PurePath("/run"))
         render_exabgp(document, python="/usr/bin/python3", socket_path="/run/lease.sock", md5_keys=keys)
         render_sysctl(document)
+        render_nftables(document)
 
 
 @pytest.mark.parametrize("source", SOURCES)

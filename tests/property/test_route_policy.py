@@ -298,7 +298,7 @@ def test_each_broken_rule_is_noticed(
     mutate: Callable[[pytest.MonkeyPatch], None], broken: Callable[[list[Step]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutate(monkeypatch)
-    only_try = settings(max_examples=1000, phases=[Phase.generate], database=None, derandomize=True)
+    only_try = settings(max_examples=1000, phases=[Phase.generate], database=None, derandomize=True, deadline=None)
     with pytest.raises(AssertionError):
         only_try(given(STEPS)(broken))()
 

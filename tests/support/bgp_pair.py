@@ -31,7 +31,8 @@ from anycast.policy.verdict import TICKS_PER_LEASE, VerdictReached
 from anycast.reasons import Reason
 from anycast.runtime import boottime
 from site_agent.announce.exabgp_process import end_with_children, exabgp_spec
-from site_agent.announce.route_holder import RouteHolder, routes_of
+from site_agent.announce.route_holder import RouteHolder
+from site_agent.announce.routes import routes_of
 from site_agent.render.exabgp import render_exabgp
 
 TREE = Path(__file__).resolve().parents[2]

@@ -14,28 +14,47 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from anycast.document import Bfd, Neighbor, SharedChecks
 from anycast_lab.machines.pki import Root, write_secret
 from tests.support.documents import TREE, document
 from tests.support.upstream import Upstream, until
 
 ROOTS = [TREE, TREE / "site-agent", TREE / "exabgp", TREE / "labs"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOTS))}
+NOTHING_OUTSIDE = SharedChecks()
+"""There are no servers behind this gateway."""
+WITH_CANARY = SharedChecks(canary=document().service.checks.canary)
 MD5_KEY = "correct horse battery staple"
 
 
 class Gateway:
     """fra-gw1 of the two-site fleet. Its folders lie on the namespace's private /run."""
 
-    def __init__(self, **agent: Any) -> None:
+    def __init__(
+        self,
+        *,
+        checks: SharedChecks = NOTHING_OUTSIDE,
+        bfd: Bfd | None = None,
+        inside: tuple[Neighbor, ...] = (),
+        **agent: Any,
+    ) -> None:
+        """`bfd` runs beside each session with an upstream; `inside`: routers there that hear the client pools."""
         self.base = Path("/run/test")
         self.base.mkdir()
         secrets = self.base / "secrets"
         vpn, clients = Root("gateways"), Root("clients")
-        self.document = document(secrets=secrets, **agent)
+        self.document = document(secrets=secrets, checks=checks, bfd=bfd, **agent)
+        bgp = self.document.bgp.model_copy(update={"neighbors": (*self.document.bgp.neighbors, *inside)})
+        self.document = self.document.model_copy(update={"bgp": bgp})
         issued = vpn.issue(self.document.service.identity)
         write_secret(secrets / "gateway.crt", issued.certificate)
         write_secret(secrets / "gateway.key", issued.private_key)
         write_secret(secrets / "client-ca.crt", clients.certificate)
+        if (canary := self.document.service.checks.canary) is not None:
+            issued = clients.issue(canary.identity)
+            write_secret(Path(canary.certificate), issued.certificate)
+            write_secret(Path(canary.private_key), issued.private_key)
+            write_secret(Path(canary.gateway_ca), vpn.certificate)
         keys = {n.md5_key_file for n in self.document.bgp.neighbors if n.md5_key_file is not None}
         for key in keys:
             write_secret(Path(key), MD5_KEY.encode())
@@ -62,7 +81,7 @@ class Gateway:
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command line, as an operator does."""
         folders = [] if words[0] == "events" else ["--run-dir", str(self.run_dir)]
-        folders += [] if words[0] == "flap" else ["--state-dir", str(self.state_dir)]
+        folders += [] if words[0] in ("flap", "apply") else ["--state-dir", str(self.state_dir)]
         command = self.command(*words, *folders)
         return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=30)
 

@@ -1,7 +1,9 @@
 """Runs a test inside network, mount and process namespaces of its own, so that it can leave nothing behind.
 
 The child is process 1 of its process namespace: when it ends, however it ends, the kernel kills every daemon the test
-started. /run is a private tmpfs, so charon's pid file and sockets are the test's own.
+started. /run is a private tmpfs, so charon's pid file and sockets are the test's own. It leads a session of its own, as a
+service does: what the agent does to its session stays with the test, and a session has the scheduler's group that a runner's
+processes lack where their session is older than these groups (CI: children of process 1 that never called setsid).
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ def _inside(test: Callable[[], None], writer: int) -> int:
             os.close(writer)
             return os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1])
         _check(_libc.prctl(1, signal.SIGKILL, 0, 0, 0), "prctl PR_SET_PDEATHSIG")
+        os.setsid()
         _check(_libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mount /")
         _check(_libc.mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None), "mount /proc")
         _check(_libc.mount(b"tmpfs", b"/run", b"tmpfs", MS_NOSUID | MS_NODEV, None), "mount /run")

@@ -28,8 +28,24 @@ def until(condition: Callable[[], object], what: str, *, within_s: float) -> flo
     return time.monotonic() - began
 
 
+def birdc(control: Path, command: str) -> str:
+    """What the BIRD behind `control` answers."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(control))
+        file = sock.makefile("rw")
+        file.readline()
+        file.write(command + "\n")
+        file.flush()
+        lines = []
+        for line in file:
+            lines.append(line)
+            if re.match(r"(0000|[89]\d\d\d|00(?:03|04|13|18)) ", line):
+                break
+        return "".join(lines)
+
+
 class Upstream:
-    """The other side of `document`'s uplink, with one session for each of its neighbors."""
+    """The other side of `document`'s uplink and inside, with one session for each of its neighbors."""
 
     def __init__(self, document: Document, folder: Path, *, md5_keys: dict[str, str]) -> None:
         self._control = folder / "bird.ctl"
@@ -43,10 +59,12 @@ class Upstream:
             for address in interface.addresses:
                 _ip("addr", "add", address, "dev", interface.name, *_nodad(address))
             _ip("link", "set", interface.name, "up")
-        lengths = {":" in a: a.partition("/")[2] for a in document.uplink.addresses}
+        sides = {"outside": (document.uplink, "gw"), "inside": (document.inside, "in")}
         for neighbor in document.bgp.neighbors:
-            address = f"{neighbor.address}/{lengths[':' in neighbor.address]}"
-            _ip("-n", NAMESPACE, "addr", "add", address, "dev", "gw", *_nodad(address))
+            interface, port = sides[neighbor.side]
+            length = next(a.partition("/")[2] for a in interface.addresses if (":" in a) == (":" in neighbor.address))
+            address = f"{neighbor.address}/{length}"
+            _ip("-n", NAMESPACE, "addr", "add", address, "dev", port, *_nodad(address))
         for name in ("lo", "gw", "in"):
             _ip("-n", NAMESPACE, "link", "set", name, "up")
         config = folder / "bird.conf"
@@ -57,18 +75,7 @@ class Upstream:
 
     def ask(self, command: str) -> str:
         """One command of birdc; the text of its answer."""
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(str(self._control))
-            file = sock.makefile("rw")
-            file.readline()
-            file.write(command + "\n")
-            file.flush()
-            lines = []
-            for line in file:
-                lines.append(line)
-                if re.match(r"(0000|[89]\d\d\d|0013) ", line):
-                    break
-            return "".join(lines)
+        return birdc(self._control, command)
 
     def prefixes(self) -> set[str]:
         """What is imported now."""
@@ -81,7 +88,8 @@ class Upstream:
 
 
 def _config(document: Document, md5_keys: dict[str, str]) -> str:
-    text = "router id 198.51.100.1;\nprotocol device {}\n"
+    text = "router id 198.51.100.1;\ntimeformat protocol iso long us;\nprotocol device {}\n"
+    text += "protocol bfd bfd1 {}\n" if any(n.bfd for n in document.bgp.neighbors) else ""
     for neighbor in document.bgp.neighbors:
         (family,) = neighbor.families
         text += f"protocol bgp {neighbor.name.replace('-', '_')} {{\n"
@@ -89,6 +97,8 @@ def _config(document: Document, md5_keys: dict[str, str]) -> str:
         text += f"  neighbor {neighbor.local_address} as {document.bgp.asn};\n"
         text += "  direct; connect retry time 1; connect delay time 1; error wait time 1, 1; error forget time 1;\n"
         text += "  ttl security on;\n" if neighbor.gtsm else ""
+        if neighbor.bfd is not None:
+            text += f"  bfd {{ interval {neighbor.bfd.interval_ms} ms; multiplier {neighbor.bfd.multiplier}; }};\n"
         text += f'  password "{md5_keys[neighbor.md5_key_file]}";\n' if neighbor.md5_key_file else ""
         text += f"  {family} {{ import all; export none; }};\n}}\n"
     return text

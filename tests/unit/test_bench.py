@@ -5,10 +5,14 @@ from __future__ import annotations
 import struct
 
 import pytest
+from vici.protocol import Message, Packet
 
+from benchmarks import crowd, loud_names
 from benchmarks.bgp_peer import changes
 from benchmarks.report import compare, percentile, table
 from benchmarks.run import discover
+from site_agent.checks.dns_message import TCP_BYTES, Reply, decode_reply, encode_query, is_answer
+from site_agent.ike.child_sa import client_child_sas
 
 
 def test_percentile_is_the_nearest_rank() -> None:
@@ -30,7 +34,23 @@ def test_a_peer_that_never_does_it_has_no_figure_and_says_so() -> None:
 
 
 def test_the_benchmarks_of_the_issue_exist() -> None:
-    assert {"withdraw_on_charon_kill", "withdraw_on_frozen_controller", "agent_cpu_at_rest"} <= discover().keys()
+    skeleton = {"withdraw_on_charon_kill", "withdraw_on_frozen_controller", "agent_cpu_at_rest"}
+    health = {"false_withdrawals_overload", "lease_renewal_gap_overload", "gateway_memory", "conntrack_check_cost"}
+    vrrp = {"failover_gap_10ms", "failover_gap_100ms", "handover_lost", "false_transitions"}
+    assert skeleton | health | vrrp <= discover().keys()
+
+
+def test_a_crowd_of_tunnels_reads_as_charons_own_list() -> None:
+    vip, whole = "203.0.113.1", memoryview(crowd.answer(3, "203.0.113.1"))
+    children = []
+    while whole:
+        (length,) = crowd.LENGTH.unpack_from(whole)
+        packet, whole = Packet.parse(bytes(whole[4 : 4 + length])), whole[4 + length :]
+        if packet.response_type == Packet.EVENT:
+            children += client_child_sas(Message.deserialize(packet.payload), frozenset({vip}))
+    assert packet.response_type == Packet.CMD_RESPONSE, "the answer comes last"
+    assert [child.unique_id for child in children] == ["1", "2", "3"]
+    assert len({key for child in children for key in child.sas}) == 6, "two SAs each, no two the same"
 
 
 def update(withdrawn: bytes, attributes: bytes, nlri: bytes) -> bytes:
@@ -56,3 +76,15 @@ MP_UNREACH = b"\x00\x02\x01" + V6
 )
 def test_the_peer_reads_an_update(body: bytes, heard: list[tuple[bool, str]]) -> None:
     assert list(changes(body)) == heard
+
+
+def test_the_loud_name_server_answers_as_loudly_as_it_says() -> None:
+    query = encode_query("vpn.example.org", "A", 7)
+    assert not is_answer(loud_names.guess(query, 5), query)
+    assert is_answer(loud_names.guess(query, 65535), query), "every id but ours, until they come round"
+    assert decode_reply(loud_names.truncated(query), query).truncated
+    whole = loud_names.longest(query)
+    assert TCP_BYTES - 16 < len(whole) <= TCP_BYTES
+    assert len(decode_reply(whole, query).addresses) == 256, "500 records of 256 addresses"
+    other = encode_query("vpn.example.org", "AAAA", 7)
+    assert decode_reply(loud_names.longest(other), other) == Reply(rcode=0, authoritative=True, truncated=False)

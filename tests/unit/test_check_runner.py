@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from anycast.events import CheckFaulted, Event
 from anycast.model import Evidence, EvidenceClass, Status
-from site_agent.checks.base import Finding
+from site_agent.checks.base import Finding, Timing
 from site_agent.checks.runner import CheckRunner
 
 
 class Broken:
     reports: Mapping[str, EvidenceClass] = {"broken": EvidenceClass.FACT}
-    interval_s = 0.001
-    timeout_s = 1.0
+    timing = Timing(interval_s=0.001, timeout_s=1.0, rise=1, fall=1)
 
     async def look(self) -> Sequence[Finding]:
         raise ZeroDivisionError("always the same")

@@ -47,8 +47,18 @@ def test_an_unknown_question_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_nobody_there_is_said_as_such(tmp_path: Path) -> None:
-    with pytest.raises(PeerError):
+    with pytest.raises(control.NobodyAnswers, match=r"nobody listens on .*/absent.sock; `systemctl start site-agent`"):
         control.ask(tmp_path / "absent.sock", "status")
+
+
+def test_who_may_not_ask_is_told_to_be_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("socket.socket.connect", refused)
+    with pytest.raises(PeerError, match=r"control.sock may not be opened; run as root") as caught:
+        control.ask(tmp_path / "control.sock", "status")
+    assert not isinstance(caught.value, control.NobodyAnswers), "it may well live"
 
 
 def test_a_socket_left_behind_is_taken_over(tmp_path: Path) -> None:

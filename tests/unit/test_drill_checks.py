@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from anycast_lab.drills import drill
+from anycast.reasons import Reason
+from anycast_lab.drills import alarms, drill
 from anycast_lab.drills.checks import ClientSeen, Observation, Watched, judge
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.report import Checked, Report
+from anycast_lab.drills.strangers import Flooded, Stranger
 from anycast_lab.drills.timeline import Moment, Packets
 
 MS = 1_000_000
@@ -42,6 +44,10 @@ def _seen(*moments: Moment, **changes: object) -> Observation:
         child_sas_at_announcement=None,
     )
     return dataclasses.replace(seen, **changes)
+
+
+def _alarm(ms: float, event: str, reason: str = "dns_wrong", gateway: str = "fra-gw1") -> Moment:
+    return Moment(int(ms * MS), f"{gateway}/site-agent", event, "", reason, {"reason": reason})
 
 
 def _client(gap_ms: float, before: str, after: str, ended: bool = True, lost: int = 3) -> ClientSeen:
@@ -151,6 +157,44 @@ def test_an_idle_gateway_must_announce_and_be_idle() -> None:
     assert not judge(idle, _seen(_at(5, TRANSIT, "route_removed"), child_sas_at_announcement=0), LIMITS).passed
 
 
+def test_an_alarm_is_raised_after_the_fault_and_cleared_after_the_heal_each_in_time() -> None:
+    alarm = drill.Alarm(check="alarm", reason=Reason.DNS_WRONG, limit="bound")
+
+    def held(*moments: Moment, **changes: object) -> bool:
+        return judge(alarm, _seen(*moments, **{"heal_ns": 500 * MS, **changes}), LIMITS).passed
+
+    raised, cleared = _alarm(90, "AlarmRaised"), _alarm(590, "AlarmCleared")
+    assert held(raised, cleared)
+    assert not held(raised), "still standing"
+    assert not held(cleared), "never raised"
+    assert not held(_alarm(-5, "AlarmRaised"), cleared), "stood before the fault"
+    assert not held(_alarm(110, "AlarmRaised"), cleared), "late"
+    assert not held(raised, _alarm(610, "AlarmCleared")), "late"
+    assert not held(raised, cleared, _alarm(595, "AlarmRaised")), "back again"
+    assert not held(raised, cleared, heal_ns=0), "nothing was healed"
+    assert not held(_alarm(90, "AlarmRaised", "dns_silent"), cleared), "another reason"
+    assert not held(_alarm(90, "AlarmRaised", gateway="sin-gw1"), cleared), "another gateway"
+    both = drill.Alarm(check="alarm", reason=Reason.DNS_WRONG, at=("fra-gw1", "sin-gw1"), limit="bound")
+    assert not judge(both, _seen(raised, cleared, heal_ns=500 * MS), LIMITS).passed, "one of two"
+
+
+def test_an_alarm_stands_until_it_is_cleared_or_its_agent_starts_anew() -> None:
+    raised, started = _alarm(1, "AlarmRaised"), Moment(2 * MS, "fra-gw1/site-agent", "AgentStarted")
+    assert alarms.stands([raised], "fra-gw1", Reason.DNS_WRONG)
+    assert not alarms.stands([raised, started], "fra-gw1", Reason.DNS_WRONG)
+    assert not alarms.stands([_alarm(3, "AlarmCleared"), raised], "fra-gw1", Reason.DNS_WRONG)
+    assert not alarms.stands([raised], "sin-gw1", Reason.DNS_WRONG)
+
+
+def test_nothing_moves_means_no_route_at_any_router() -> None:
+    nothing = drill.NothingMoves(check="nothing_moves")
+    elsewhere = Watched(node="sin-rtr", protocol="sin_gw1_ipv4", prefix="203.0.113.0/28")
+    assert judge(nothing, _seen(_at(-5, elsewhere, "route_added")), LIMITS).passed
+    assert not judge(nothing, _seen(_at(5, elsewhere, "route_added")), LIMITS).passed
+    assert not judge(nothing, _seen(_at(5, TRANSIT, "route_updated")), LIMITS).passed, "an attribute changed"
+    assert not judge(nothing, _seen(moments=()), LIMITS).passed, "no route to watch"
+
+
 def _report(must_fail: bool, *passed: bool) -> Report:
     return Report(
         drill="x",
@@ -179,3 +223,72 @@ def test_every_drill_of_the_project_loads_and_asserts_something() -> None:
     drills = drill.load_drills()
     assert len(drills) >= 11
     assert all(one.checks for one in drills.values())
+
+
+def _rekeyed(ms: float, count: int, reason: str = "sa_state_lost", gateway: str = "fra-gw1") -> Moment:
+    return Moment(int(ms * MS), f"{gateway}/site-agent", "TunnelsRekeyed", "", "", {"count": count, "reason": reason})
+
+
+def test_tunnels_rekeyed_counts_the_victims_own_with_their_reason_in_time() -> None:
+    check = drill.TunnelsRekeyed(check="tunnels_rekeyed", reason="sa_state_lost", at_least=2, limit="bound")
+    assert judge(check, _seen(_rekeyed(50, 2)), LIMITS).passed
+    assert judge(check, _seen(_rekeyed(50, 1), _rekeyed(90, 1), _rekeyed(5000, 1)), LIMITS).passed
+    assert not judge(check, _seen(_rekeyed(50, 1), _rekeyed(101, 1)), LIMITS).passed
+    assert not judge(check, _seen(_rekeyed(-5, 2)), LIMITS).passed
+    assert not judge(check, _seen(_rekeyed(50, 2, "sa_state_partial")), LIMITS).passed
+    assert not judge(check, _seen(_rekeyed(50, 2, gateway="sin-gw1")), LIMITS).passed
+    assert not judge(check, _seen(), LIMITS).passed
+
+
+def _flooded(received: float, sent: float = 55_000) -> Flooded:
+    return Flooded(gateway="fra-gw1", sent_per_s=sent, received_per_s=received, seconds=10)
+
+
+def test_a_weak_flood_does_not_pass() -> None:
+    check, limits = drill.FloodRate(check="flood_rate", rate="pps"), {"pps": Limit(amount=50_000, unit="/s", reason="test")}
+    assert judge(check, _seen(floods=(_flooded(50_000), _flooded(54_000))), limits).passed
+    assert not judge(check, _seen(floods=(_flooded(55_000), _flooded(49_999))), limits).passed, "both sites, not one"
+    assert not judge(check, _seen(floods=(_flooded(55_000, sent=40_000),)), limits).passed, "somebody else's packets"
+    assert not judge(check, _seen(), limits).passed
+
+
+def test_nothing_withdrawn_looks_at_every_site() -> None:
+    check = drill.NothingWithdrawn(check="nothing_withdrawn")
+    other = Watched(node="sin-rtr", protocol="sin_gw1_ipv4", prefix="203.0.113.0/28")
+    both, there = (UPSTREAM, TRANSIT, other), _at(-1000, other, "route_added")
+    assert judge(check, _seen(there, everywhere=both), LIMITS).passed
+    flapped = (_at(5, other, "route_removed"), _at(6, other, "route_added"))
+    assert not judge(check, _seen(there, *flapped, everywhere=both), LIMITS).passed
+    assert not judge(check, _seen(everywhere=both), LIMITS).passed, "never there"
+    assert not judge(check, _seen(there, everywhere=both, withdraws_everywhere=1), LIMITS).passed
+    assert not judge(check, _seen(there), LIMITS).passed, "nothing watched"
+
+
+def test_a_stranger_is_refused_only_by_silence_and_only_when_asked() -> None:
+    refused = drill.StrangerRefused(check="stranger_refused")
+    cookie = drill.StrangerAskedForCookie(check="stranger_asked_for_cookie")
+    served, silent = Stranger(echo=True, ike="answered"), Stranger(echo=False, ike="silent")
+    assert judge(refused, _seen(strangers=(served, silent, served)), LIMITS).passed
+    for half in (Stranger(echo=True, ike="silent"), Stranger(echo=False, ike="cookie"), served):
+        assert not judge(refused, _seen(strangers=(served, half, served)), LIMITS).passed
+    for vacuous in ((silent,), (silent, silent, silent), (served, silent), (silent, silent, served), (served, served)):
+        assert not judge(refused, _seen(strangers=vacuous), LIMITS).passed, "nobody was ever answered, or is again"
+    assert not judge(refused, _seen(strangers=(served, silent, silent)), LIMITS).passed
+    assert judge(cookie, _seen(strangers=(Stranger(echo=True, ike="cookie"),)), LIMITS).passed
+    assert not judge(cookie, _seen(strangers=(Stranger(echo=True, ike="answered"),)), LIMITS).passed
+    for check in (refused, cookie):
+        assert not judge(check, _seen(), LIMITS).passed
+
+
+def test_a_verdict_is_the_first_after_the_fault_and_for_its_reason() -> None:
+    check = drill.Verdict(check="verdict", reason=Reason.LINK_DOWN, limit="bound")
+
+    def verdict(ms: float, reason: str, serving: bool = False) -> Moment:
+        data = {"serving": serving, "causes": [{"reason": reason}]}
+        return dataclasses.replace(_verdict(ms, serving), data=data)
+
+    assert judge(check, _seen(verdict(90, "link_down")), LIMITS).passed
+    assert not judge(check, _seen(verdict(101, "link_down")), LIMITS).passed, "the hold time is no fact's bound"
+    assert not judge(check, _seen(verdict(50, "charon_exited"), verdict(60, "link_down")), LIMITS).passed
+    assert not judge(check, _seen(verdict(-5, "link_down"), verdict(50, "link_down", serving=True)), LIMITS).passed
+    assert not judge(check, _seen(), LIMITS).passed

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from anycast.fleet.loading import loads
-from anycast.fleet.schema import AgentSettings, BgpSettings, Fleet, LeaseSettings, Service
+from anycast.fleet.pair import Bfd, Vrrp
+from anycast.fleet.schema import AgentSettings, BgpSettings, Fleet, Gateway, LeaseSettings, Service
 from anycast.fleet.section import Section
 from tests.support.documents import TREE
 
@@ -46,7 +47,7 @@ def stated_default(key: str) -> str:
     [
         *(("bgp", BgpSettings, key) for key in BgpSettings.model_fields),
         *(("lease", LeaseSettings, key) for key in LeaseSettings.model_fields),
-        *(("agent", AgentSettings, key) for key in AgentSettings.model_fields),
+        *(("agent", AgentSettings, key) for key in AgentSettings.model_fields if key not in ("timings", "exec", "alarms")),
     ],
 )
 def test_the_defaults_stated_are_the_defaults(section: str, settings: type[Section], key: str) -> None:
@@ -59,3 +60,20 @@ def test_the_defaults_stated_are_the_defaults(section: str, settings: type[Secti
 def test_the_services_defaults_too(key: str) -> None:
     written = loads(SMALL.replace("  name: vpn\n", f"  name: vpn\n  {key}: {stated_default(f'service.{key}')}\n", 1))
     assert getattr(written.service, key) == Service.model_fields[key].default
+
+
+ADDRESSES = ("outside", "inside", "peer", "peer_inside", "witnesses")
+
+
+@pytest.mark.parametrize("key", [key for key in Vrrp.model_fields if key not in ADDRESSES])
+def test_the_virtual_routers_too(key: str) -> None:
+    stated = stated_default(f"sites.SITE.vrrp.{key}")
+    written = Vrrp.model_validate({"inside": {"ipv4": "192.0.2.1"}, key: stated})
+    assert getattr(written, key) == Vrrp.model_fields[key].default
+
+
+def test_and_bfds_and_a_gateways() -> None:
+    assert str(Gateway.model_fields["priority"].default) == stated_default("sites.SITE.gateways.GATEWAY.priority")
+    row = r"^\| `sites.SITE.upstreams.ROUTER.bfd` \|.*\| none; `([^`]*)`, `([^`]*)` \|$"
+    stated = re.findall(row, TEXT, re.MULTILINE)[0]
+    assert Bfd.model_validate(dict(zip(("interval", "multiplier"), stated, strict=True))) == Bfd()

@@ -72,3 +72,9 @@ def test_a_fork_ends_and_speaks_like_a_program(tmp_path: Path, body: str, status
     done = forked_run(tmp_path, body, "run")
     assert (done.returncode, done.stdout) == (status, out)
     assert done.stderr.endswith(err)
+
+
+def test_usage_errors_name_the_command_that_was_typed() -> None:
+    words = [sys.executable, "-m", "site_agent.cli", "hold", "withdraw", "--nonsense"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2 and "Usage: site-agent hold withdraw" in done.stderr

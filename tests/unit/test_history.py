@@ -67,7 +67,69 @@ def test_the_verdict_of_then_with_its_cause_and_what_was_withdrawn() -> None:
     assert account.verdict_since == moment(60)
     assert [(route.announced, route.reason) for route in account.routes] == [(False, "charon_exited")]
     assert [alarm["reason"] for alarm in account.alarms] == ["vici_refused"]
-    assert account.trail[-1]["event"] == "AlarmRaised", "nothing after the moment is told"
+    assert account.trail[-1]["event"] == "PrefixWithdrawn", "nothing after the moment is told, and no alarm"
+    assert account.raised == (("vici_refused", 1),)
+
+
+def test_alarms_of_a_busy_machine_are_counted_and_push_nothing_away(capsys: pytest.CaptureFixture[str]) -> None:
+    noise = [
+        record
+        for n in range(40)
+        for record in (
+            at(200 + n, "EvidenceChanged", check="cpu", evidence_class="load", status="failing", reason="cpu_pressure"),
+            at(200 + n, "AlarmRaised", reason="cpu_pressure", detail=""),
+            at(200.5 + n, "AlarmCleared", reason="cpu_pressure"),
+        )
+    ]
+    intent = at(150, "RouteIntentChanged", announce=False, causes=cause("operator"), penalty=0)
+    held = at(149, "HoldStarted", kind="withdraw", reason="operator", detail="x", despite=[], left_s=119.95741605758667)
+    account = account_at([*DAY[:-1], held, intent, *noise], moment(300))
+    assert account.trail[-1]["event"] == "RouteIntentChanged"
+    assert "PrefixWithdrawn" in {record["event"] for record in account.trail}
+    assert dict(account.raised)["cpu_pressure"] == 40
+    views.show_account(account)
+    said = capsys.readouterr().out
+    assert "cpu_pressure 40 times" in said and "announce=no" in said and "left_s=120.0" in said
+    assert "False" not in said and "119.957" not in said
+
+
+def test_an_alarm_older_than_the_trail_is_not_counted() -> None:
+    moves = [at(100 + n, "SessionChanged", neighbor="198.51.100.1", state="up", detail=str(n)) for n in range(12)]
+    account = account_at([*DAY[:-1], *moves], moment(300))
+    assert (len(account.trail), account.raised) == (12, ())
+
+
+def test_the_last_withdrawal_is_named_with_its_reason_also_when_all_is_well_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    account = account_at(DAY[:-1], moment(100))
+    assert account.away is not None and account.away.reason == "charon_exited"
+    assert (account.away.since, account.away.until) == (moment(60.1), moment(71.1))
+    views.show_account(account)
+    assert ", charon_exited" in next(line for line in capsys.readouterr().out.splitlines() if "Last away" in line)
+    open_still = account_at(DAY, moment(65)).away
+    assert open_still is not None and open_still.until is None
+    assert account_at(DAY, moment(10)).away is None
+
+
+def test_under_a_hold_the_headline_speaks_of_the_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    answer: dict[str, Any] = {
+        "gateway": "fra-gw1",
+        "site": "fra",
+        "verdict": {"serving": True, "causes": [{"reason": "healthy"}]},
+        "routes": [{"announced": False}],
+        "hold": {"kind": "withdraw", "reason": "disk swap", "despite": [], "left_s": 60.0},
+        "route": {"announce": False, "causes": [{"reason": "operator", "detail": "hold withdraw: disk swap"}]},
+        "flap": {"left_s": 0.0},
+        "protection": [],
+        "alarms": [],
+    }
+    views.show_verdict(answer)
+    headline, hold, *rest = capsys.readouterr().out.splitlines()
+    assert "hold withdraw" in headline and "serving" not in headline and "disk swap" in hold
+    assert any("the checks, for themselves, say serving" in line for line in rest)
+    views.show_verdict({**answer, "hold": None, "route": {"announce": True, "causes": []}})
+    assert "is serving" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_an_hour_later_it_serves_again() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,18 +27,87 @@ MAY_IMPORT = {
 
 PURE = (
     "anycast/model.py",
+    "anycast/timer.py",
     "anycast/reasons.py",
     "anycast/events.py",
     "anycast/lease_wire.py",
     "anycast/policy/*.py",
     "anycast/fleet/*.py",
+    "anycast/pki/names.py",
+    "anycast/pki/certificates.py",
+    "anycast/pki/trust.py",
     "site-agent/site_agent/announce/holder.py",
+    "site-agent/site_agent/alarms/delivery.py",
+    "site-agent/site_agent/alarms/notices.py",
     "site-agent/site_agent/history.py",
+    "site-agent/site_agent/trail.py",
+    "site-agent/site_agent/punctuality.py",
     "site-agent/site_agent/proc_counters.py",
+    "site-agent/site_agent/untracking.py",
+    "site-agent/site_agent/render/*.py",
     "site-agent/site_agent/observe/decisions.py",
+    "site-agent/site_agent/canary/plan.py",
+    "site-agent/site_agent/canary/tunnels.py",
+    "site-agent/site_agent/ike/settings_file.py",
+    "site-agent/site_agent/doctor/finding.py",
+    "site-agent/site_agent/doctor/registry.py",
+    "site-agent/site_agent/doctor/judge/*.py",
+    "site-agent/site_agent/checks/event_pace.py",
     "site-agent/site_agent/checks/steady.py",
+    "site-agent/site_agent/checks/silence.py",
+    "site-agent/site_agent/checks/connections.py",
+    "site-agent/site_agent/ike/probe_message.py",
+    "site-agent/site_agent/ike/child_sa.py",
+    "site-agent/site_agent/ike/tunnel_repair.py",
+    "site-agent/site_agent/netlink/link.py",
+    "site-agent/site_agent/ike/swanctl_text.py",
+    "site-agent/site_agent/checks/name_answers.py",
+    "site-agent/site_agent/checks/dns_message.py",
+    "site-agent/site_agent/checks/icmp_echo.py",
+    "labs/anycast_lab/machines/name_server.py",
+    "labs/anycast_lab/drills/alarms.py",
+    "labs/anycast_lab/drills/captured.py",
+    "labs/anycast_lab/drills/checks.py",
+    "labs/anycast_lab/drills/pair_checks.py",
+    "labs/anycast_lab/capture/*.py",
     "site-agent/site_agent/netlink/messages.py",
     "site-agent/site_agent/netlink/xfrm.py",
+    "site-agent/site_agent/netlink/addresses.py",
+    "site-agent/site_agent/netlink/local_route.py",
+    "site-agent/site_agent/netlink/xfrm_replay.py",
+    "site-agent/site_agent/sync/ha_relay.py",
+    "site-agent/site_agent/sync/ha_wire.py",
+    "site-agent/site_agent/sync/kinds.py",
+    "site-agent/site_agent/sync/lanes.py",
+    "site-agent/site_agent/sync/marks_wire.py",
+    "site-agent/site_agent/sync/numbers.py",
+    "site-agent/site_agent/sync/numbers_words.py",
+    "site-agent/site_agent/sync/session.py",
+    "site-agent/site_agent/sync/versions.py",
+    "site-agent/site_agent/sync/wire.py",
+    "site-agent/site_agent/sync/windows.py",
+    "site-agent/site_agent/sync/words.py",
+    "site-agent/site_agent/bfd/packet.py",
+    "site-agent/site_agent/bfd/session.py",
+    "site-agent/site_agent/bfd/peers.py",
+    "site-agent/site_agent/vrrp/no_router.py",
+    "site-agent/site_agent/vrrp/neighbours.py",
+    "site-agent/site_agent/vrrp/late_ticks.py",
+    "site-agent/site_agent/vrrp/plan.py",
+    "site-agent/site_agent/vrrp/plan_of.py",
+    "site-agent/site_agent/vrrp/keeper.py",
+    "site-agent/site_agent/vrrp/wire.py",
+    "site-agent/site_agent/vrrp/packet.py",
+    "site-agent/site_agent/vrrp/seal.py",
+    "site-agent/site_agent/vrrp/familiar.py",
+    "site-agent/site_agent/vrrp/pair_keys.py",
+    "site-agent/site_agent/vrrp/solicitations.py",
+    "site-agent/site_agent/vrrp/uplink_proof.py",
+    "site-agent/site_agent/vrrp/election.py",
+    "site-agent/site_agent/vrrp/router.py",
+    "site-agent/site_agent/vrrp/router_words.py",
+    "site-agent/site_agent/netlink/xfrm_keys.py",
+    "site-agent/site_agent/netlink/nftables.py",
     "exabgp/exabgp_bridge/core.py",
     "exabgp/exabgp_bridge/api.py",
 )
@@ -84,3 +155,11 @@ def test_the_bridge_stays_light() -> None:
     for path in modules("exabgp_bridge"):
         heavy = {name for name in imported(path) if name.startswith("anycast")} - LIGHT - {"anycast", "anycast.runtime"}
         assert not heavy, f"{path.relative_to(TREE)} imports {heavy}"
+
+
+def test_the_vrrp_process_brings_no_library_that_would_have_to_be_locked_into_memory() -> None:
+    heavy = "asyncio", "logging", "pydantic", "pyroute2", "prometheus_client", "jinja2"
+    code = f"import sys, site_agent.vrrp.process; print([name for name in {heavy} if name in sys.modules])"
+    environment = {"PYTHONPATH": f"{TREE}:{TREE / 'site-agent'}"}
+    done = subprocess.run([sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -46,12 +46,12 @@ def test_limits(finding: Finding, reason: Reason) -> None:
 def test_a_change_counts_from_the_second_look_in_a_row() -> None:
     good, bad, blind = passing("x"), failing("x", Reason.MEMORY_LOW), unknown("x", Reason.CHECK_TIMED_OUT)
     seen = [good, bad, good, bad, blind, bad, good, bad, good, good]
-    steady = Steady()
+    steady = Steady(rise=2, fall=2)
     assert "".join(steady.settle(finding).status[0] for finding in seen) == "ppppuffffp"
 
 
 def test_a_first_look_that_fails_waits_for_the_second() -> None:
-    steady = Steady()
+    steady = Steady(rise=2, fall=2)
     bad = failing("x", Reason.MEMORY_LOW, "1 MiB")
     assert [steady.settle(bad).status for _ in range(2)] == [Status.PASSING, Status.FAILING]
 

@@ -10,6 +10,7 @@ import pytest
 from anycast.errors import DecodeError
 from site_agent.checks.vip import decode_address
 from site_agent.netlink import xfrm
+from site_agent.netlink.local_route import ask_route, is_local
 from site_agent.netlink.messages import split_attributes, split_messages
 
 GATEWAY, CLIENT = "203.0.113.1", "198.51.100.66"
@@ -102,3 +103,16 @@ def test_an_address_is_the_local_one() -> None:
     six = struct.pack("=BBBBI", 10, 128, 0, 0, 1) + struct.pack("=HH", 20, 1) + ip_address("2001:db8::1").packed
     assert decode_address(memoryview(six)) == IPv6Address("2001:db8::1")
     assert decode_address(memoryview(struct.pack("=BBBBI", 28, 0, 0, 0, 1))) is None, "a family of somebody else's"
+
+
+def test_the_question_where_packets_go_and_its_answer() -> None:
+    data = ask_route(IPv6Address("2001:db8::10"), 7, sequence=9)
+    (request,) = split_messages(data)
+    assert (request.kind, request.flags, request.sequence) == (26, 1, 9)
+    assert bytes(request.payload[:2]) == bytes([10, 128])
+    attributes = {kind: bytes(value) for kind, value in split_attributes(request.payload, 12)}
+    assert attributes == {1: IPv6Address("2001:db8::10").packed, 4: struct.pack("=I", 7)}
+    for kind in (1, 2, 3, 7):  # unicast, local, broadcast, unreachable
+        assert is_local(memoryview(bytes([10, 128, 0, 0, 255, 2, 0, kind]) + bytes(4))) == (kind == 2)
+    with pytest.raises(DecodeError):
+        is_local(memoryview(bytes(11)))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from anycast.events import SiteVerdictChanged
 from anycast.model import Cause
 from anycast.reasons import Reason
-from site_agent.observe.decisions import Act, Decisions
+from site_agent.observe.decisions import Act, Decisions, Sight
 from site_agent.observe.discovery import is_service_address, parse_unix_sockets
+from site_agent.observe.view import WORDS
 
 AT = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 UNIX = b"""Num       RefCount Protocol Flags    Type St Inode Path
@@ -25,6 +26,23 @@ UNIX = b"""Num       RefCount Protocol Flags    Type St Inode Path
 
 def verdict(serving: bool, *reasons: Reason) -> SiteVerdictChanged:
     return SiteVerdictChanged(serving=serving, causes=tuple(Cause(reason=reason) for reason in reasons))
+
+
+def test_where_a_fact_was_not_looked_at_health_cannot_be_told_and_a_failing_fact_can() -> None:
+    decisions = Decisions(Sight(limits=("no VIP",)))
+    for seen, act in (
+        (verdict(True, Reason.HEALTHY), Act.CANNOT_TELL),
+        (verdict(False, Reason.VIP_MISSING), Act.WITHDRAW),
+    ):
+        made = decisions.take(seen, AT)
+        assert made is not None and made.act is act
+    assert "cannot tell" in WORDS[Act.CANNOT_TELL] and "announced" not in WORDS[Act.CANNOT_TELL]
+
+
+def test_what_happens_to_one_of_several_strangers_says_nothing_of_this_machine() -> None:
+    sight = Sight(limits=("nine charons",), strangers=True)
+    assert not sight.tells(False, verdict(False, Reason.CHARON_EXITED).causes)
+    assert sight.tells(False, verdict(False, Reason.CHARON_EXITED, Reason.VIP_MISSING).causes)
 
 
 def test_each_verdict_is_the_decision_that_an_agent_would_have_taken() -> None:
@@ -43,6 +61,15 @@ def test_each_verdict_is_the_decision_that_an_agent_would_have_taken() -> None:
         assert (made.act if made is not None else None) == act
         assert made is None or (made.causes, made.at.second) == (seen.causes, n)
     assert len(decisions.made) == len(story) - 1
+
+
+def test_a_repair_is_told_in_its_place_and_is_no_move_of_the_route() -> None:
+    decisions = Decisions()
+    decisions.take(verdict(True, Reason.HEALTHY), AT)
+    decisions.rekey(Cause(reason=Reason.SA_STATE_LOST, check="sa_state", detail="2 of 2"), AT)
+    decisions.take(verdict(False, Reason.SA_STATE_LOST), AT)
+    assert [made.act for made in decisions.made] == [Act.ANNOUNCE, Act.REKEY, Act.WITHDRAW]
+    assert Act.REKEY in WORDS, "and it can be said"
 
 
 @given(st.lists(st.booleans()))

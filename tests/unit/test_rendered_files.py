@@ -10,9 +10,11 @@ import pytest
 
 from anycast.document import Document
 from anycast.errors import ConfigError
+from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load
 from anycast_lab.machines import client_profile
 from site_agent.render.exabgp import MAX_MD5_KEY, render_exabgp
+from site_agent.render.nftables import render_nftables
 from site_agent.render.strongswan import render_strongswan, strongswan_links
 from site_agent.render.sysctl import render_sysctl
 from tests.support.documents import TREE, TWO_SITE, document
@@ -32,6 +34,10 @@ def changed(made: Document, *path: str | int, to: object) -> Document:
     return Document.model_validate(data)
 
 
+def pair(fleet: str, gateway: str) -> Document:
+    return compile_gateway(load(TREE / "tests" / "data" / f"{fleet}.fleet.yaml"), gateway)
+
+
 def exabgp(made: Document, key: bytes = b"a key; with } syntax\n in it") -> str:
     return render_exabgp(
         made,
@@ -45,10 +51,33 @@ def exabgp(made: Document, key: bytes = b"a key; with } syntax\n in it") -> str:
 def test_gateway_files_are_the_golden_ones(gateway: str, golden: Golden) -> None:
     made = document(gateway)
     files = render_strongswan(made, run_dir=PurePath("/run/site-agent"))
-    files |= {"exabgp.conf": exabgp(made), "sysctl.conf": render_sysctl(made)}
+    files |= {"exabgp.conf": exabgp(made), "sysctl.conf": render_sysctl(made), "nftables.conf": render_nftables(made)}
     files["document.json"] = json.dumps(made.model_dump(mode="json"), indent=2) + "\n"
     for name, text in files.items():
         golden(GOLDEN / gateway / name, text)
+
+
+@pytest.mark.parametrize(
+    ("fleet", "gateway"),
+    [("pair", "fra-gw1"), ("pair-routed", "fra-gw2"), ("pair-without-bgp", "gw1"), ("beside-keepalived", "gw1")],
+)
+def test_files_of_pairs_are_the_golden_ones(fleet: str, gateway: str, golden: Golden) -> None:
+    made = pair(fleet, gateway)
+    files = {"sysctl.conf": render_sysctl(made), "nftables.conf": render_nftables(made)}
+    if made.bgp.neighbors:
+        files["exabgp.conf"] = exabgp(made)
+    files["document.json"] = json.dumps(made.model_dump(mode="json"), indent=2) + "\n"
+    for name, text in files.items():
+        golden(GOLDEN / fleet / gateway / name, text)
+
+
+def test_charon_is_told_to_leave_the_way_to_the_other_gateway_alone() -> None:
+    def ignored(made: Document) -> list[str]:
+        text = render_strongswan(made, run_dir=PurePath("/run"))["strongswan.conf"]
+        return [line.split(" = ")[1] for line in text.splitlines() if line.startswith("    interfaces_ignore")]
+
+    assert ignored(pair("pair", "fra-gw1")) == ["eth2, eth3"], "inside and management"
+    assert ignored(pair("pair-without-bgp", "gw1")) == ["eth2"]
 
 
 @pytest.mark.parametrize("client", ["direct", "roamer"])

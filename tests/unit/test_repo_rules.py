@@ -18,6 +18,7 @@ ALLOWED = [
     for text in (
         *("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"),  # RFC 5737, RFC 3849
         *("127.0.0.0/8", "0.0.0.0/8", "255.0.0.0/8", "::/96", "fe80::/10", "224.0.0.0/4", "ff00::/8"),
+        "169.254.0.0/24",  # link scope, and nobody picks one of these (RFC 3927 section 2.1)
         *("::ffff:127.0.0.0/104", "::ffff:192.0.2.0/120", "::ffff:198.51.100.0/120", "::ffff:203.0.113.0/120"),
     )
 ]
@@ -81,3 +82,13 @@ def test_every_requirement_is_pinned() -> None:
 def test_files_stay_readable() -> None:
     long = {name: lines for name, text in texts() if name not in LONG_BY_NATURE and (lines := text.count("\n")) > MAX_LINES}
     assert not long, "look for the second noun"
+
+
+def test_each_check_has_one_row_in_the_table_of_all_checks() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (TREE / "docs" / "checks.md").read_text(), re.MULTILINE)
+    assert len(rows) > 15
+    assert sorted(rows) == sorted(set(rows))
+
+
+def test_no_program_of_ours_is_changed_by_a_hook_that_was_left_in_it() -> None:
+    assert [name for name, text in texts() if name.endswith(".py") and ("__import" + "__(") in text] == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from anycast.policy.hold import Hold, HoldKind
 from anycast.policy.verdict import VerdictReached
 from anycast.reasons import Reason
 from anycast.runtime import boottime
-from site_agent import hold_store
+from site_agent import hold_store, route_intent
 from site_agent.cli import app
 from site_agent.paths import Paths
 from site_agent.route_intent import RouteIntent
@@ -53,12 +55,31 @@ def test_a_hold_acts_in_the_call_that_announces_it_and_its_end_too(tmp_path: Pat
     assert bench.see()
     bench.hold()
     assert bench.see(), "no file is looked at between two words of the command line"
-    assert bench.intent.hold_changed()["hold"]["kind"] == "withdraw"
+    assert asyncio.run(bench.intent.hold_changed())["hold"]["kind"] == "withdraw"
     assert not bench.told[-1].serving, "at once, not at the next tick"
     hold_store.remove(bench.paths)
-    bench.intent.hold_changed()
+    asyncio.run(bench.intent.hold_changed())
     assert bench.told[-1].serving
     assert [type(event) for event in bench.events if isinstance(event, HoldStarted | HoldEnded)] == [HoldStarted, HoldEnded]
+
+
+def test_a_hold_that_withdraws_moves_the_priority_before_the_route(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.intent.start()
+    assert bench.see()
+    bench.hold()
+    order: list[tuple[bool, bool]] = []
+
+    async def give_way() -> None:
+        own = VerdictReached(serving=True, causes=(Cause(reason=Reason.HEALTHY),), at=boottime())
+        order.append((bench.intent.held(own).serving, bench.see()))
+
+    asyncio.run(bench.intent.hold_changed(give_way))
+    assert order == [(False, True)], "a tick meanwhile leaves the route where it is"
+    assert not bench.told[-1].serving
+    hold_store.remove(bench.paths)
+    asyncio.run(bench.intent.hold_changed(give_way))
+    assert len(order) == 1 and bench.told[-1].serving, "its end is at once"
 
 
 def test_an_expired_hold_is_none(tmp_path: Path) -> None:
@@ -74,7 +95,7 @@ def test_a_torn_file_is_an_alarm_and_ends_no_hold(tmp_path: Path) -> None:
     bench.hold()
     bench.intent.start()
     bench.paths.hold.write_bytes(b'{"v": 1, "kind": "with')
-    bench.intent.hold_changed()
+    asyncio.run(bench.intent.hold_changed())
     assert not bench.see(), "what is in force stays in force; it ends by itself"
     assert [alarm["reason"] for alarm in bench.intent.alarms()] == [Reason.HOLD_UNREADABLE]
     assert bench.of(AlarmRaised)
@@ -86,6 +107,35 @@ def test_a_torn_file_silences_no_screen(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["status", "--run-dir", str(bench.paths.run_dir), "--state-dir", str(tmp_path / "state")])
     assert "means nothing" in said.output
     assert "no record" in said.output
+
+
+def test_a_disk_that_hangs_stops_no_verdict_and_keeps_what_is_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, hangs, reads = Bench(tmp_path), threading.Event(), []
+    monkeypatch.setattr(route_intent, "READ_LIMIT_S", 0.2)
+    bench.hold()
+    bench.intent.start()
+
+    def load(paths: Paths) -> Hold | None:
+        reads.append(paths)
+        hangs.wait(10)
+        return None
+
+    async def play() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(hold_store, "load", load)
+            asked = [asyncio.create_task(bench.intent.hold_changed()) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            assert not bench.see(), "the loop goes on, and so does the hold"
+            assert all("hangs" in answer["error"] for answer in await asyncio.gather(*asked))
+            assert len(reads) == 1, "one thread, however many ask"
+            assert threading.active_count() < 8
+            hangs.set()
+        answer = await bench.intent.hold_changed()
+        assert answer["hold"]["kind"] == "withdraw", "and when the disk is back, it is read again"
+
+    asyncio.run(play())
 
 
 def test_a_full_disk_does_not_refuse_break_glass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from site_agent.announce.holder import (
     Happened,
     KillHolder,
     RouteLease,
+    RoutesChanged,
     StopReady,
     StopRequested,
     TellBridge,
@@ -208,3 +209,23 @@ def test_a_successor_learns_what_is_announced_and_what_was_withdrawn_without_us(
     events = happened(lost.handle(report, 100.0))
     assert PrefixWithdrawn(neighbor=FOUR.neighbor, prefix=FOUR.prefix, reason=Reason.AGENT_GONE) in events
     assert lost.announced == ()
+
+
+WORSE = dataclasses.replace(FOUR, med=100, prepend=1)
+
+
+def test_other_routes_replace_these_at_once_and_withdraw_nothing(on: RouteLease) -> None:
+    on.handle(verdict(100.3), 100.3)
+    on.handle(ack(2, 100.3, FOUR, SIX), 100.3)
+    (renew,) = told(on.handle(RoutesChanged((SIX, WORSE)), 100.35))
+    assert isinstance(renew, Renew) and renew.routes == renew.candidates == (WORSE, SIX)
+    assert renew.expires_ns == 101_300_000_000, "no longer than the verdict is good for"
+    assert happened(on.handle(ack(3, 100.36, WORSE, SIX), 100.36)) == [], "nothing was withdrawn"
+    assert on.announced == (WORSE, SIX)
+    assert on.handle(RoutesChanged((SIX, WORSE)), 100.4) == [], "the same again is no news"
+
+
+def test_other_routes_wait_for_a_verdict_that_serves(on: RouteLease) -> None:
+    on.handle(verdict(100.3, Reason.CHARON_EXITED), 100.3)
+    (renew,) = told(on.handle(RoutesChanged((WORSE,)), 100.35))
+    assert isinstance(renew, Renew) and renew.routes == ()

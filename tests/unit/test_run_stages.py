@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -72,3 +74,27 @@ def test_exit_status(code: str, ci: str, status: int, out: Path, monkeypatch: py
     monkeypatch.setenv("CI", ci)
     assert run_stages.main() == status
     assert (out / "test.json").exists()
+
+
+GROUPED = """
+import os, pathlib, time, pytest
+
+@pytest.mark.xdist_group("one")
+@pytest.mark.parametrize("n", range(4))
+def test_grouped(n):
+    pathlib.Path(os.environ["PYTEST_XDIST_WORKER"]).touch()
+    time.sleep(0.1)
+
+@pytest.mark.parametrize("n", range(4))
+def test_other(n):
+    time.sleep(0.1)
+"""
+
+
+def test_a_group_of_tests_stays_with_one_worker(tmp_path: Path) -> None:
+    """They share a lab. A pytest that pytest-xdist does not fit lets groups fall apart without a word."""
+    (tmp_path / "test_labs.py").write_text(GROUPED)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", str(tmp_path / "test_labs.py")]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    subprocess.run(command, cwd=tmp_path, env=clean, check=True, capture_output=True, timeout=60)
+    assert len(list(tmp_path.glob("gw?"))) == 1

@@ -7,7 +7,7 @@ import pytest
 from anycast.errors import BugError
 from anycast.events import AlarmCleared, AlarmRaised, ClockGapSeen, EvidenceChanged, GatewayVerdictChanged
 from anycast.model import Evidence, EvidenceClass, Status
-from anycast.policy.verdict import Action, VerdictCore, VerdictReached
+from anycast.policy.verdict import ALARM_KEPT_S, TICKS_PER_LEASE, Action, VerdictCore, VerdictReached
 from anycast.reasons import Reason
 from anycast.runtime import TimerExpired
 
@@ -68,9 +68,9 @@ def test_repeats_its_verdict_at_every_tick() -> None:
     bench = Bench()
     bench.pass_time(0)
     bench.healthy()
-    repeated = verdicts(bench.pass_time(LEASE_S))
-    assert [v.serving for v in repeated] == [True] * 3, "a third of a lease apart, even if unchanged"
-    assert repeated[-1].at == pytest.approx(bench.now), "each is as fresh as its tick"
+    repeated = verdicts(bench.pass_time(LEASE_S * 1.01))
+    assert [v.serving for v in repeated] == [True] * TICKS_PER_LEASE, "a sixth of a lease apart, even if unchanged"
+    assert repeated[-1].at == pytest.approx(bench.now, abs=LEASE_S / TICKS_PER_LEASE), "each is as fresh as its tick"
 
 
 def test_a_failing_fact_acts_at_once_and_alone() -> None:
@@ -92,7 +92,9 @@ def test_load_and_shared_evidence_alarm_and_never_withdraw(check: str) -> None:
     actions = bench.see(check, Status.FAILING, Reason.VICI_REFUSED)
     assert [a.reason for a in actions if isinstance(a, AlarmRaised)] == [Reason.VICI_REFUSED]
     assert all(v.serving for v in verdicts(actions + bench.pass_time(10))), "it moves nothing by itself"
-    cleared = bench.see(check, Status.PASSING)
+    actions = bench.see(check, Status.PASSING) + bench.pass_time(ALARM_KEPT_S - 2 * TICK_S)
+    assert not [a for a in actions if isinstance(a, AlarmCleared)], "it may come again at once"
+    cleared = bench.pass_time(2 * TICK_S)
     assert [a.reason for a in cleared if isinstance(a, AlarmCleared)] == [Reason.VICI_REFUSED]
 
 

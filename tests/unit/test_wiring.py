@@ -12,8 +12,15 @@ from anycast.errors import ConfigError
 from anycast.fleet.loading import load
 from anycast_lab import topology
 from anycast_lab.machines import prepare, wiring
+from site_agent.vrrp import pair_keys
 
-TOPOLOGY = Path(__file__).parents[2] / "labs" / "topologies" / "two-site.clab.yml"
+TOPOLOGIES = Path(__file__).parents[2] / "labs" / "topologies"
+TOPOLOGY = TOPOLOGIES / "two-site.clab.yml"
+EVERY = pytest.mark.parametrize("path", sorted(TOPOLOGIES.glob("*.clab.yml")), ids=lambda path: path.name.partition(".")[0])
+
+
+def planned(path: Path):
+    return wiring.plan(load(prepare.fleet_file(path)), prepare.cables(topology.load(path)))
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +29,30 @@ def fleet():
 
 
 @pytest.fixture(scope="module")
-def plans(fleet):
-    return wiring.plan(fleet, prepare.cables(topology.load(TOPOLOGY)))
+def plans():
+    return planned(TOPOLOGY)
 
 
-def test_every_node_of_the_topology_has_a_plan(plans) -> None:
-    assert set(plans) == set(topology.load(TOPOLOGY).nodes)
+@pytest.fixture(scope="module")
+def pairs():
+    return planned(TOPOLOGIES / "two-site-pairs.clab.yml")
 
 
-def test_no_address_stands_in_the_topology() -> None:
-    text = TOPOLOGY.read_text()
+@EVERY
+def test_every_node_of_the_topology_has_a_plan(path: Path) -> None:
+    assert set(planned(path)) == set(topology.load(path).nodes)
+
+
+@EVERY
+def test_no_address_stands_in_the_topology(path: Path) -> None:
+    text = path.read_text()
     assert not any(part in text for part in ("192.0.2.", "198.51.100.", "203.0.113.", "2001:db8"))
 
 
-def test_both_ends_of_every_session_agree(plans) -> None:
+@EVERY
+def test_both_ends_of_every_session_agree(path: Path) -> None:
     """Who says the neighbor is B with AS n must find at B a session back, except where B is a gateway (ExaBGP's end)."""
+    plans = planned(path)
     ends = {(s.local, s.peer): (p.node, s) for p in plans.values() for s in p.sessions}
     for (local, peer), (node, session) in ends.items():
         if session.service_only:
@@ -45,8 +61,9 @@ def test_both_ends_of_every_session_agree(plans) -> None:
         assert (other.local_asn, other.peer_asn) == (session.peer_asn, session.local_asn), f"{node} and {other_node}"
 
 
-def test_the_next_hop_of_every_route_is_on_link(plans) -> None:
-    for plan in plans.values():
+@EVERY
+def test_the_next_hop_of_every_route_is_on_link(path: Path) -> None:
+    for plan in planned(path).values():
         networks = [ipaddress.ip_interface(address).network for _, address in plan.addresses]
         for prefix, via in plan.routes:
             assert any(ipaddress.ip_address(via) in network for network in networks), f"{plan.node}: {prefix} via {via}"
@@ -70,10 +87,80 @@ def test_a_missing_cable_and_a_stranger_are_told_together(fleet) -> None:
     assert "fra-gw1: stands in the fleet file but has no link in the topology" in text
 
 
-def test_birds_own_parser_accepts_every_router(plans, fleet, tmp_path: Path) -> None:
-    prepare.prepare(topology.load(TOPOLOGY), tmp_path)
-    routers = [plan.node for plan in plans.values() if plan.sessions]
-    assert len(routers) == 3
+@EVERY
+def test_a_subnets_switch_is_at_the_other_end_of_every_cable_in_it(path: Path) -> None:
+    """Or a path could not die silently between two that share the subnet."""
+    fleet, cables, plans = load(prepare.fleet_file(path)), prepare.cables(topology.load(path)), planned(path)
+    assert fleet.lab is not None
+    for name, switch in fleet.lab.switches.items():
+        site = fleet.sites[switch.site]
+        attached = [(gateway, getattr(site.gateways[gateway], switch.side)) for gateway in site.gateways]
+        assert {cables[gateway][one.interface] for gateway, one in attached} == {name}
+        subnets = [getattr(site, switch.side).of(family) for family in getattr(site, switch.side).families]
+        others = [plan for plan in plans.values() if plan.site == switch.site and plan.role in ("router", "server")]
+        ports = {(p.node, port) for p in others for port, a in p.addresses if ipaddress.ip_interface(a).network in subnets}
+        assert {cables[node][port] for node, port in ports} == {name}
+        assert set(plans[name].bridge) == set(cables[name])
+        assert not plans[name].addresses
+
+
+def test_two_gateways_have_two_sessions_a_family_and_one_way_back(pairs) -> None:
+    of_customers = [s.name for s in pairs["fra-rtr"].sessions if s.service_only]
+    assert of_customers == ["fra_gw1_ipv4", "fra_gw1_ipv6", "fra_gw2_ipv4", "fra_gw2_ipv6"]
+    assert pairs["fra-srv"].routes == (("203.0.113.64/27", "192.0.2.1"), ("2001:db8:c:1::/64", "2001:db8:b::1"))
+    assert ("eth3", "192.0.2.65/29") in pairs["fra-gw1"].addresses
+
+
+def test_bfd_reaches_the_router_that_the_fleet_asks_it_for(plans, pairs, tmp_path: Path) -> None:
+    assert {node: [bool(s.bfd) for s in pairs[node].sessions if s.service_only] for node in ("fra-rtr", "sin-rtr")} == {
+        "fra-rtr": [True] * 4,
+        "sin-rtr": [False] * 4,
+    }
+    assert not any(s.bfd for plan in plans.values() for s in plan.sessions)
+    prepare.prepare(topology.load(TOPOLOGIES / "two-site-pairs.clab.yml"), tmp_path)
+    told = (tmp_path / "fra-rtr" / "etc" / "bird.conf").read_text()
+    assert told.count("bfd { interval 100 ms; multiplier 10; };") == 4
+    assert told.count("protocol bfd") == 1
+
+
+def test_a_cable_to_the_wrong_machine_is_said() -> None:
+    path = TOPOLOGIES / "two-site-pairs.clab.yml"
+    cables = prepare.cables(topology.load(path))
+    cables["fra-gw1"] = {"eth1": "fra-inside", "eth2": "fra-inside"}
+    with pytest.raises(ConfigError) as caught:
+        wiring.plan(load(prepare.fleet_file(path)), cables)
+    assert str(caught.value).splitlines() == [
+        "links.fra-gw1:eth1: leads to fra-inside, not to fra-lan, which carries its subnet",
+        "links.fra-gw1:eth3: is no link, but the fleet file gives it addresses",
+    ]
+
+
+def test_without_bgp_the_router_knows_nothing_of_the_service() -> None:
+    plans = planned(TOPOLOGIES / "pair.clab.yml")
+    assert plans["router"].routes == plans["router"].sessions == ()
+    assert plans["gw1"].routes == plans["gw2"].routes == (("0.0.0.0/0", "198.51.100.1"),)
+
+
+def test_the_smallest_deployment_is_fifteen_lines() -> None:
+    text = (TOPOLOGIES / "pair.fleet.yaml").read_text().partition("\nlab:\n")[0]
+    assert len([line for line in text.splitlines() if line.strip() and not line.startswith("#")]) == 15
+
+
+def test_both_gateways_of_a_site_have_the_same_seal_and_no_other_site_has_it(tmp_path: Path) -> None:
+    prepare.prepare(topology.load(TOPOLOGIES / "two-site-pairs.clab.yml"), tmp_path)
+    keys = {
+        site: {file.read_bytes() for file in tmp_path.glob(f"{site}-gw*/etc/secrets/vrrp.keys")} for site in ("fra", "sin")
+    }
+    assert [len(files) for files in keys.values()] == [1, 1]
+    assert all(len(pair_keys.decode(file).by_id) == 1 for files in keys.values() for file in files), "as the agent reads it"
+    assert keys["fra"] != keys["sin"]
+
+
+@EVERY
+def test_birds_own_parser_accepts_every_router(path: Path, tmp_path: Path) -> None:
+    prepare.prepare(topology.load(path), tmp_path)
+    routers = [plan.node for plan in planned(path).values() if plan.sessions]
+    assert len(routers) == (0 if path.name.startswith("pair.") else 3)
     for node in routers:
         config = tmp_path / node / "etc" / "bird.conf"
         done = subprocess.run(["bird", "-p", "-c", config], capture_output=True, text=True, check=False)

@@ -27,7 +27,7 @@ from typing import Any
 from anycast.errors import AnycastError, DecodeError
 from anycast.fleet.schema import Fleet
 from anycast_lab.control import wire
-from anycast_lab.drills import drill, readiness
+from anycast_lab.drills import drill, pairs, readiness
 from anycast_lab.drills import run as drill_run
 from anycast_lab.embedded.lab import EmbeddedRunner
 from anycast_lab.machines import prepare
@@ -39,6 +39,7 @@ LABS = Path("/run/anycast-lab")
 PRELOAD = (
     "anycast.cli.main",
     "site_agent.cli",
+    "site_agent.checks.dns",
     "exabgp_bridge",
     "exabgp.application.server",
     "jinja2",
@@ -77,10 +78,12 @@ class Lab:
 
     def status(self) -> dict[str, Any]:
         runner = self.runner
+        roles = pairs.roles(runner, self.fleet) if self.fleet is not None else {}
         nodes = {
             name: {
                 "group": node.group,
                 "state": runner.state(name),
+                "role": roles.get(name, ""),
                 "processes": len(runner.pids(name)) if runner.power(name) else 0,
                 "links": [str(end) for link in runner.topology.links_of(name) for end in link.ends() if end.node != name],
             }

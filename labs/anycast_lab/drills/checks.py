@@ -7,12 +7,16 @@ The observers are BIRD at the upstream and at the transit, and the clients' pack
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 
-from anycast_lab.drills import drill
+from anycast_lab.drills import alarms, drill, pair_checks, pair_steps, screens
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.report import Checked
+from anycast_lab.drills.strangers import Flooded, Stranger
 from anycast_lab.drills.timeline import Moment, Packets
+
+ROUTE_MOVES = frozenset({"route_added", "route_removed", "route_updated"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +73,19 @@ class Observation:
     first_reason: str
     """What `site-agent why` at the victim names as the first cause after the fault."""
     clients: dict[str, ClientSeen]
+    screens: tuple[screens.ScreensSeen, ...] = ()
+    """What the victim's screens showed when the drill looked."""
     child_sas_at_announcement: int | None
     """CHILD_SAs at the victim while its route was up at the end."""
+    everywhere: tuple[Watched, ...] = ()
+    """The routes of all gateways."""
+    withdraws_everywhere: int = 0
+    """WITHDRAWs that all upstreams counted during the drill."""
+    floods: tuple[Flooded, ...] = ()
+    strangers: tuple[Stranger, ...] = ()
+    """What each who asked got, in order."""
+    at_site: pair_checks.SiteSeen | None = None
+    """What captures and probes saw at the victim's site; None where the drill made none."""
 
 
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
@@ -90,12 +105,42 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
             return Checked(
                 "`site-agent why` names the cause", seen.first_reason or "nothing", reason, seen.first_reason == reason
             )
+        case drill.SameWord(reason=word, says=says):
+            return screens.judge(seen.screens, word, says)
+        case drill.AwayFor(seconds=seconds):
+            return _away_for(seen, seconds)
+        case drill.EveryKill(limit=name):
+            return _every_kill(seen, limits[name].on(seen.kernel))
+        case drill.Alarm(reason=reason, at=gateways, limit=name):
+            return alarms.judge(
+                seen.moments,
+                reason,
+                gateways or (seen.victim,),
+                fault_ns=seen.fault_ns,
+                heal_ns=seen.heal_ns,
+                limit_ms=limits[name].on(seen.kernel),
+            )
+        case drill.NothingMoves():
+            return _nothing_moves(seen)
         case drill.ClientsMove(limit=name):
             return _clients_move(seen, limits[name].on(seen.kernel))
         case drill.ClientsStay(limit=name):
             return _clients_stay(seen, limits[name].on(seen.kernel))
+        case drill.TunnelsRekeyed(reason=reason, at_least=wanted, limit=name):
+            return _tunnels_rekeyed(seen, reason, wanted, limits[name].on(seen.kernel))
         case drill.QuietUntilVerdict():
             return _quiet(seen)
+        case drill.NothingWithdrawn():
+            return _stay("no gateway's routes go anywhere", seen, seen.everywhere, seen.withdraws_everywhere)
+        case drill.FloodRate(rate=name):
+            return _flood_rate(seen, limits[name].on(seen.kernel))
+        case drill.StrangerRefused():
+            return _stranger_refused(seen)
+        case drill.Verdict(reason=reason, limit=name):
+            return _verdict(seen, reason, limits[name].on(seen.kernel))
+        case drill.StrangerAskedForCookie():
+            answer = seen.strangers[-1].ike if seen.strangers else "not asked"
+            return Checked("an IKE_SA_INIT is answered with a cookie", answer, "cookie", answer == "cookie")
         case drill.NoClients():
             up = all(route.present(seen.moments) for route in seen.routes)
             count = seen.child_sas_at_announcement
@@ -105,6 +150,29 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
                 "route up, 0 CHILD_SAs",
                 up and count == 0,
             )
+        case _:
+            return _judge_pair(check, seen, limits)
+
+
+def _judge_pair(check: pair_steps.PairCheck, seen: Observation, limits: dict[str, Limit]) -> Checked:
+    site, fault_ns = seen.at_site, seen.fault_ns
+    if site is None:
+        return Checked(f"{check.check} is watched", "no capture was made", "kernel: native", False)
+    match check:
+        case pair_steps.GapBelow(limit=name):
+            return pair_checks.gap_below(site, limits[name].on(seen.kernel))
+        case pair_steps.NothingMovesAtTransit():
+            return pair_checks.nothing_moves_at_transit(site, tuple(_moved(seen, {site.transit_node})))
+        case pair_steps.OneActive(limit=name):
+            return pair_checks.one_active(site, seen.heal_ns, None if name is None else limits[name].on(seen.kernel))
+        case pair_steps.RoleMoved(limit=name):
+            return pair_checks.role_moved(site, fault_ns, limits[name].on(seen.kernel))
+        case pair_steps.RoleStays():
+            return pair_checks.role_stays(site)
+        case pair_steps.NeighboursTold():
+            return pair_checks.neighbours_told(site, fault_ns)
+        case pair_steps.Why(reason=reason, at=where):
+            return pair_checks.why(site, site.victim if where == "victim" else site.peer, reason)
 
 
 def _ms(from_ns: int, to_ns: int) -> float:
@@ -123,20 +191,61 @@ def _route_gone(seen: Observation, limit: float) -> Checked:
 
 
 def _route_stays(seen: Observation) -> Checked:
+    return _stay(f"{seen.victim}'s routes stay at upstream and transit", seen, seen.routes, seen.withdraws)
+
+
+def _stay(text: str, seen: Observation, routes: tuple[Watched, ...], withdraws: int) -> Checked:
     lost = [
         f"{route} went after {_ms(seen.fault_ns, m.at_ns):.0f} ms"
-        for route in seen.routes
+        for route in routes
         for m in route.moments(seen.moments)
         if m.event == "route_removed" and seen.fault_ns <= m.at_ns <= seen.end_ns
     ]
-    up = all(route.present(seen.moments) for route in seen.routes)
-    passed = not lost and up and seen.withdraws == 0 and bool(seen.routes)
+    up = all(route.present(seen.moments) for route in routes)
+    passed = not lost and up and withdraws == 0 and bool(routes)
+    said = "; ".join(lost) or f"{withdraws} WITHDRAW, routes {'up' if up else 'missing'}"
+    return Checked(text, said, "0 WITHDRAW, routes up", passed)
+
+
+def _flood_rate(seen: Observation, least: float) -> Checked:
+    parts = [f"{f.gateway} received {f.received_per_s:,.0f}/s of {f.sent_per_s:,.0f}/s sent" for f in seen.floods]
+    reached = bool(seen.floods) and all(min(f.received_per_s, f.sent_per_s) >= least for f in seen.floods)
     return Checked(
-        f"{seen.victim}'s routes stay at upstream and transit",
-        "; ".join(lost) or f"{seen.withdraws} WITHDRAW, routes {'up' if up else 'missing'}",
-        "0 WITHDRAW, routes up",
-        passed,
+        "the flood was as strong as it must be", ", ".join(parts) or "no flood", f"{least:,.0f}/s at each", reached
     )
+
+
+def _stranger_refused(seen: Observation) -> Checked:
+    """Silence proves a refusal only between two answers: before the fault and after the heal."""
+    *before, after = seen.strangers or (None,)
+    passed = (
+        after is not None
+        and len(before) > 1
+        and before[0].served
+        and after.served
+        and all(stranger.refused for stranger in before[1:])
+    )
+    said = " → ".join(map(str, seen.strangers)) or "not asked"
+    return Checked(
+        "a new flow is refused while the fault lasts, and only then", said, "answered → silent → answered", passed
+    )
+
+
+def _verdict(seen: Observation, reason: str, limit: float) -> Checked:
+    """By the agent's own word, where a withdrawal cannot be seen."""
+    text = f"{seen.victim}'s verdict is that it cannot serve, because of {reason}"
+    for moment in seen.moments:
+        if (
+            moment.source == f"{seen.victim}/site-agent"
+            and moment.event == "SiteVerdictChanged"
+            and moment.at_ns >= seen.fault_ns
+            and moment.data.get("serving") is False
+        ):
+            reasons = [str(cause["reason"]) for cause in moment.data["causes"]]
+            took = _ms(seen.fault_ns, moment.at_ns)
+            said = f"{', '.join(reasons)} after {took:.1f} ms"
+            return Checked(text, said, f"{reason} within {limit:g} ms", reason in reasons and took <= limit)
+    return Checked(text, "no such verdict", f"{reason} within {limit:g} ms", False)
 
 
 def _route_back(seen: Observation, limit: float) -> Checked:
@@ -149,6 +258,46 @@ def _route_back(seen: Observation, limit: float) -> Checked:
             return Checked(text, f"{route} is not back", f"{limit:g} ms", False)
         worst = max(worst, _ms(start, added[-1].at_ns))
     return Checked(text, f"{worst:.0f} ms", f"{limit:g} ms", bool(seen.routes) and worst <= limit)
+
+
+def _away_for(seen: Observation, seconds: float) -> Checked:
+    text, shortest = f"{seen.victim}'s routes stay away", math.inf
+    for route in seen.routes:
+        since = [m for m in route.moments(seen.moments) if m.at_ns >= seen.fault_ns]
+        gone = next((m.at_ns for m in since if m.event == "route_removed"), None)
+        if gone is None:
+            return Checked(text, f"{route} never went", f"≥ {seconds:g} s", False)
+        back = next((m.at_ns for m in since if m.event == "route_added" and m.at_ns > gone), seen.end_ns)
+        shortest = min(shortest, _ms(gone, back) / 1000)
+    return Checked(text, f"{shortest:.1f} s", f"≥ {seconds:g} s", bool(seen.routes) and shortest >= seconds)
+
+
+def _every_kill(seen: Observation, limit: float) -> Checked:
+    text, worst = f"{seen.victim}'s routes go at each kill", 0.0
+    kills = [m.at_ns for m in seen.moments if m.source == "drill" and m.event == "signal" and "SIGKILL" in m.detail]
+    for number, kill in enumerate(kills, 1):
+        for route in seen.routes:
+            gone = (m.at_ns for m in route.moments(seen.moments) if m.event == "route_removed" and m.at_ns >= kill)
+            worst = max(worst, _ms(kill, next(gone, seen.end_ns)))
+        if worst > limit:
+            return Checked(text, f"kill {number} of {len(kills)}: {worst:.1f} ms", f"{limit:g} ms", False)
+    return Checked(text, f"{len(kills)} kills, at most {worst:.1f} ms", f"{limit:g} ms", bool(kills and seen.routes))
+
+
+def _moved(seen: Observation, nodes: set[str] | None = None) -> list[str]:
+    """What moved after the fault in the logs of these routers, or of all."""
+    return [
+        f"{m.subject} {m.event.removeprefix('route_')} at {m.source} after {_ms(seen.fault_ns, m.at_ns):.0f} ms"
+        for m in seen.moments
+        if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns and (nodes is None or m.source in nodes)
+    ]
+
+
+def _nothing_moves(seen: Observation) -> Checked:
+    moved = _moved(seen)
+    up = bool(seen.routes) and all(route.present(seen.moments) for route in seen.routes)
+    text = "no route comes, goes or changes at any router"
+    return Checked(text, "; ".join(moved) or ("none" if up else "routes missing"), "none", up and not moved)
 
 
 def _clients_move(seen: Observation, limit: float) -> Checked:
@@ -171,6 +320,27 @@ def _clients_stay(seen: Observation, limit: float) -> Checked:
         for c in seen.clients.values()
     )
     return Checked("no client notices", ", ".join(parts) or "no client", f"{limit:g} ms", passed)
+
+
+def _tunnels_rekeyed(seen: Observation, reason: str, wanted: int, limit: float) -> Checked:
+    told = [
+        m
+        for m in seen.moments
+        if m.source == f"{seen.victim}/site-agent"
+        and m.event == "TunnelsRekeyed"
+        and m.data.get("reason") == reason
+        and m.at_ns >= seen.fault_ns
+    ]
+    total, took = 0, 0.0
+    for moment in told:
+        if total < wanted:
+            total, took = total + int(moment.data["count"]), _ms(seen.fault_ns, moment.at_ns)
+    return Checked(
+        f"the agent has tunnels rekeyed, because of {reason}",
+        f"{total} after {took:.0f} ms" if told else "none",
+        f"{wanted} within {limit:g} ms",
+        total >= wanted and took <= limit,
+    )
 
 
 def _quiet(seen: Observation) -> Checked:

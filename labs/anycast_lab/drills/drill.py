@@ -8,15 +8,30 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import pydantic
-import yaml
 
 from anycast.errors import ConfigError, Problem
+from anycast.reasons import Reason
+from anycast_lab.drills.kernel_steps import KernelStep
+from anycast_lab.drills.limits import LIMITS as LIMITS
+from anycast_lab.drills.limits import Limit as Limit
+from anycast_lab.drills.limits import Strict, validated
+from anycast_lab.drills.limits import load_limits as load_limits
+from anycast_lab.drills.operator_steps import AwayFor as AwayFor
+from anycast_lab.drills.operator_steps import BreakFleet as BreakFleet
+from anycast_lab.drills.operator_steps import EveryKill as EveryKill
+from anycast_lab.drills.operator_steps import FlapClear as FlapClear
+from anycast_lab.drills.operator_steps import Hold as Hold
+from anycast_lab.drills.operator_steps import HoldEnd as HoldEnd
+from anycast_lab.drills.operator_steps import MendFleet as MendFleet
+from anycast_lab.drills.operator_steps import SameWord as SameWord
+from anycast_lab.drills.operator_steps import Screens as Screens
+from anycast_lab.drills.pair_steps import PairCheck, PairStep, Where
+from anycast_lab.flood.packets import Kind
 
 DRILLS = Path(__file__).resolve().parents[2] / "drills"
-LIMITS = Path(__file__).resolve().parents[2] / "limits.yml"
 
 
 class Tier(enum.StrEnum):
@@ -24,77 +39,168 @@ class Tier(enum.StrEnum):
     LONG = "long"
 
 
-_Model = TypeVar("_Model", bound=pydantic.BaseModel)
-
-
-class _Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-
 class ProcessName(enum.StrEnum):
-    """What a drill may signal, by role; the runner finds it by its pid file."""
+    """What a drill may signal, by role; it is found by its pid file, by its parent or by its command line."""
 
     CHARON = "charon"
     AGENT = "site-agent"
     EXABGP = "exabgp"
     BRIDGE = "bridge"
+    VRRP = "vrrp"
 
 
-class Signal(_Strict):
-    """Send one signal to one process of the victim."""
+class Signal(Strict):
+    """Send one signal to one process of the victim, or of the other gateway of its site."""
 
     do: Literal["signal"]
     process: ProcessName
     signal: Literal["KILL", "STOP", "CONT", "TERM"]
+    at: Where = "victim"
     even_if_gone: bool = False
     """The process may have been killed by the product in between (a stopped ExaBGP is)."""
 
 
-class Freeze(_Strict):
+class Freeze(Strict):
     """Stop all processes of the victim and drop everything on its links."""
 
     do: Literal["freeze"]
 
 
-class Thaw(_Strict):
+class Thaw(Strict):
     do: Literal["thaw"]
 
 
-class PowerOff(_Strict):
+class PowerOff(Strict):
     do: Literal["power_off"]
 
 
-class PowerOn(_Strict):
+class PowerOn(Strict):
     do: Literal["power_on"]
 
 
-class RemoveVips(_Strict):
+class RemoveVips(Strict):
     """Take the anycast addresses away from the victim, as a slip of somebody's hand would."""
 
     do: Literal["remove_vips"]
 
 
-class AddVips(_Strict):
+class AddVips(Strict):
     do: Literal["add_vips"]
 
 
-class StartAgent(_Strict):
+class StartAgent(Strict):
     """What the service manager would do after the agent ended."""
 
     do: Literal["start_agent"]
 
 
-class StopClients(_Strict):
+class StopClients(Strict):
     """End every client's charon: the gateway has no client afterwards."""
 
     do: Literal["stop_clients"]
 
 
-class StartClients(_Strict):
+class StartClients(Strict):
     do: Literal["start_clients"]
 
 
-class Wait(_Strict):
+Target = Literal["vips", "gateways"]
+"""What strangers send to: the service addresses, or a gateway's own. Flows to the former are never tracked."""
+
+
+class Flood(Strict):
+    """Every site's upstream router sends its gateway garbage from spoofed sources, a tenth faster than `rate` demands."""
+
+    do: Literal["flood"]
+    kinds: tuple[Kind, ...] = pydantic.Field(min_length=1)
+    rate: str
+    """Packets a second at each site, a name in labs/limits.yml."""
+    at: Target = "vips"
+
+
+class EndFlood(Strict):
+    do: Literal["end_flood"]
+
+
+class FillConntrack(Strict):
+    """The victim tracks connections, as behind any firewall, and its table fills to the kernel's own limit."""
+
+    do: Literal["fill_conntrack"]
+    known_s: float = 6.0
+    """How long it tracks before: what goes on then has its entry."""
+
+
+class EmptyConntrack(Strict):
+    do: Literal["empty_conntrack"]
+
+
+class AskStranger(Strict):
+    """The victim's upstream router, as a stranger, sends an ICMP echo request and an IKE_SA_INIT."""
+
+    do: Literal["ask_as_stranger"]
+    at: Target = "vips"
+
+
+class StickVici(Strict):
+    """The victim's control socket accepts, and says nothing to whoever connects from now on."""
+
+    do: Literal["stick_vici"]
+
+
+class FreeVici(Strict):
+    do: Literal["free_vici"]
+
+
+class DnsWrong(Strict):
+    """The name servers on these machines give a wrong address for the service's name."""
+
+    do: Literal["dns_wrong"]
+    at: tuple[str, ...] = pydantic.Field(min_length=1)
+
+
+class DnsRight(Strict):
+    do: Literal["dns_right"]
+    at: tuple[str, ...] = pydantic.Field(min_length=1)
+
+
+class SessionDown(Strict):
+    """This router's operator disables its BGP sessions with the victim."""
+
+    do: Literal["session_down"]
+    at: str
+
+
+class SessionUp(Strict):
+    do: Literal["session_up"]
+    at: str
+
+
+class CanaryWrong(Strict):
+    """The canaries of these gateways are given a certificate of a stranger's root, which they find by themselves."""
+
+    do: Literal["canary_wrong"]
+    at: tuple[str, ...] = pydantic.Field(min_length=1)
+
+
+class CanaryRight(Strict):
+    """They get their own certificate back."""
+
+    do: Literal["canary_right"]
+    at: tuple[str, ...] = pydantic.Field(min_length=1)
+
+
+class WaitAlarm(Strict):
+    """Go on when the alarm stands at these gateways, in their events and in their status, or no longer does."""
+
+    do: Literal["wait_alarm"]
+    reason: Reason
+    until: Literal["raised", "cleared"]
+    at: tuple[str, ...] = ()
+    """Gateways; the victim where none is named."""
+    limit: str
+
+
+class Wait(Strict):
     """Go on when the witnesses have seen it; fail the drill when they have not within the limit."""
 
     do: Literal["wait"]
@@ -102,7 +208,7 @@ class Wait(_Strict):
     limit: str
 
 
-class Pass(_Strict):
+class Pass(Strict):
     """Let time pass, because what must *not* happen needs time not to happen in."""
 
     do: Literal["pass"]
@@ -117,114 +223,196 @@ Step = Annotated[
     | PowerOn
     | RemoveVips
     | AddVips
+    | KernelStep
+    | PairStep
     | StartAgent
     | StopClients
     | StartClients
+    | Hold
+    | HoldEnd
+    | FlapClear
+    | BreakFleet
+    | MendFleet
+    | Screens
+    | DnsWrong
+    | DnsRight
+    | SessionDown
+    | SessionUp
+    | CanaryWrong
+    | CanaryRight
+    | Flood
+    | EndFlood
+    | FillConntrack
+    | EmptyConntrack
+    | AskStranger
+    | StickVici
+    | FreeVici
+    | WaitAlarm
     | Wait
     | Pass,
     pydantic.Field(discriminator="do"),
 ]
 
 
-class RouteGone(_Strict):
+class RouteGone(Strict):
     """Upstream and transit lose the victim's prefixes within the limit, counted from the fault."""
 
     check: Literal["route_gone"]
     limit: str
 
 
-class RouteStays(_Strict):
+class RouteStays(Strict):
     """Upstream and transit never lose the victim's prefixes, and the upstream counts no WITHDRAW."""
 
     check: Literal["route_stays"]
 
 
-class RouteBack(_Strict):
+class RouteBack(Strict):
     """After the heal, transit has the prefixes again within the limit."""
 
     check: Literal["route_back"]
     limit: str
 
 
-class RouteUp(_Strict):
+class RouteUp(Strict):
     """At the end upstream and transit have the victim's prefixes, whether they were away in between or not."""
 
     check: Literal["route_up"]
 
 
-class Because(_Strict):
+class Because(Strict):
     """`site-agent why` names this reason for the first verdict or withdrawal after the fault."""
 
     check: Literal["because"]
     reason: str
 
 
-class ClientsMove(_Strict):
+class Alarm(Strict):
+    """The alarm is raised within the limit of the fault at each of these gateways, and cleared within it of the heal."""
+
+    check: Literal["alarm"]
+    reason: Reason
+    at: tuple[str, ...] = ()
+    """Gateways; the victim where none is named."""
+    limit: str
+
+
+class NothingMoves(Strict):
+    """From the fault to the end no route comes, goes or changes an attribute at any router of the lab."""
+
+    check: Literal["nothing_moves"]
+
+
+class ClientsMove(Strict):
     """Each client's packets are good again within the limit, through the other site."""
 
     check: Literal["clients_move"]
     limit: str
 
 
-class ClientsStay(_Strict):
+class ClientsStay(Strict):
     """No client has a longer gap than the limit."""
 
     check: Literal["clients_stay"]
     limit: str
 
 
-class QuietUntilVerdict(_Strict):
+class TunnelsRekeyed(Strict):
+    """The agent says, with this reason, that at least so many tunnels were made anew within the limit after the fault."""
+
+    check: Literal["tunnels_rekeyed"]
+    reason: str
+    at_least: int
+    limit: str
+
+
+class QuietUntilVerdict(Strict):
     """After the thaw no route is announced before the agent's first verdict taken after it."""
 
     check: Literal["quiet_until_verdict"]
 
 
-class NoClients(_Strict):
+class NoClients(Strict):
     """The route was announced while the gateway had no CHILD_SA at all."""
 
     check: Literal["announced_without_clients"]
 
 
+class NothingWithdrawn(Strict):
+    """No route of any gateway goes at any router, and no upstream counts a WITHDRAW."""
+
+    check: Literal["nothing_withdrawn"]
+
+
+class FloodRate(Strict):
+    """Every gateway's kernel received this many packets a second for as long as the flood lasted: no weak flood passes."""
+
+    check: Literal["flood_rate"]
+    rate: str
+
+
+class Verdict(Strict):
+    """The victim's agent says within the limit after the fault that the site cannot serve, for this reason."""
+
+    check: Literal["verdict"]
+    reason: Reason
+    limit: str
+
+
+class StrangerRefused(Strict):
+    """New flows are answered before the fault and after the heal, and get no answer at all between: three asks at least."""
+
+    check: Literal["stranger_refused"]
+
+
+class StrangerAskedForCookie(Strict):
+    """charon answers an IKE_SA_INIT with a cookie and keeps nothing of it (RFC 7296, section 2.6)."""
+
+    check: Literal["stranger_asked_for_cookie"]
+
+
 Check = Annotated[
-    RouteGone | RouteStays | RouteBack | RouteUp | Because | ClientsMove | ClientsStay | QuietUntilVerdict | NoClients,
+    RouteGone
+    | RouteStays
+    | RouteBack
+    | RouteUp
+    | Because
+    | SameWord
+    | AwayFor
+    | EveryKill
+    | Alarm
+    | NothingMoves
+    | NothingWithdrawn
+    | FloodRate
+    | Verdict
+    | StrangerRefused
+    | StrangerAskedForCookie
+    | ClientsMove
+    | ClientsStay
+    | TunnelsRekeyed
+    | QuietUntilVerdict
+    | NoClients
+    | PairCheck,
     pydantic.Field(discriminator="check"),
 ]
 
 
-class Drill(_Strict):
+class Drill(Strict):
     version: Literal[1]
     drill: str
     message: str
     """What this drill proves, for the report."""
     topology: str
     tier: Tier
-    kernel: Literal["any", "esp"]
+    kernel: Literal["any", "esp", "native"]
+    """``native``: milliseconds are asserted, which User Mode Linux cannot give."""
     victim: str
-    """The gateway that is broken; every step acts on it."""
+    """The gateway that is broken: a step acts on it unless it says `at`. ``active of SITE`` or ``backup of SITE``: whichever
+    is that when the drill begins."""
     must_fail: bool = False
     """Right only when every check is red: it shows that these assertions can fail."""
     steps: tuple[Step, ...]
     checks: tuple[Check, ...]
-
-
-class Limit(_Strict):
-    ms: float
-    uml_ms: float | None = None
-    reason: str
-
-    def on(self, kernel: str) -> float:
-        """The bound in milliseconds on this kernel (`native` or `uml`)."""
-        return self.uml_ms if kernel == "uml" and self.uml_ms is not None else self.ms
-
-
-class Limits(_Strict):
-    version: Literal[1]
-    limits: dict[str, Limit]
-
-
-def load_limits(path: Path = LIMITS) -> dict[str, Limit]:
-    """Every bound by name. Raises ConfigError with all problems."""
-    return _validated(Limits, path).limits
 
 
 def load_drills(folder: Path = DRILLS) -> dict[str, Drill]:
@@ -232,28 +420,18 @@ def load_drills(folder: Path = DRILLS) -> dict[str, Drill]:
     limits, problems, drills = load_limits(), [], {}
     for path in sorted(folder.glob("*.yml")):
         try:
-            drill = _validated(Drill, path)
+            drill = validated(Drill, path)
         except ConfigError as error:
             problems += error.problems
             continue
         if drill.drill != path.stem:
             problems.append(Problem("drill", f"is {drill.drill!r}, but the file is named {path.stem!r}", str(path)))
         for place, part in (*enumerate(drill.steps), *enumerate(drill.checks)):
-            name = getattr(part, "limit", None)
-            if name is not None and name not in limits:
-                problems.append(Problem(f"[{place}].limit", f"{name!r} does not stand in {LIMITS.name}", str(path)))
+            for field in ("limit", "rate"):
+                name = getattr(part, field, None)
+                if name is not None and name not in limits:
+                    problems.append(Problem(f"[{place}].{field}", f"{name!r} does not stand in {LIMITS.name}", str(path)))
         drills[drill.drill] = drill
     if problems:
         raise ConfigError(problems)
     return drills
-
-
-def _validated(model: type[_Model], path: Path) -> _Model:
-    try:
-        return model.model_validate(yaml.load(path.read_text(), yaml.CSafeLoader))
-    except yaml.YAMLError as error:
-        raise ConfigError([Problem("", f"is not YAML: {error}", str(path))]) from error
-    except pydantic.ValidationError as error:
-        raise ConfigError(
-            [Problem(".".join(str(part) for part in one["loc"]), one["msg"], str(path)) for one in error.errors()]
-        ) from error

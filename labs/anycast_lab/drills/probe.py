@@ -1,18 +1,23 @@
-"""A client's witness: one ICMP echo request every few milliseconds to the server behind the tunnel.
+"""A witness: an ICMP echo request every few milliseconds, to the server behind a client's tunnel or to the service itself.
 
-The server's kernel answers, so nothing of ours runs there. Each probe carries its number; the answer's arrival is all that
-counts as *good*. A probe that was itself sent late (this process had no CPU) says nothing about the tunnel: it is marked
+The other end's kernel answers, so nothing of ours runs there. Each probe carries its number; the answer's arrival is all
+that counts as *good*. A probe that was itself sent late (this process had no CPU) says nothing about the way: it is marked
 `late` and neither counted as lost nor allowed to stretch a gap.
 
-    python -m anycast_lab.drills.probe --to 192.0.2.10 --interval-ms 5 --out FILE [--live FILE]
+    python -m anycast_lab.drills.probe --to 192.0.2.10 --interval-ms 5 --out FILE [--live FILE] [--realtime]
 
 SIGTERM ends it; the record is written then, after a last wait for answers under way. `--live` is rewritten every 100 ms
 with the time of the last good packet (readiness and the demo read it). Times are CLOCK_REALTIME, the clock of BIRD's log.
+
+`--realtime` is for probing every millisecond beside everything else a machine does: SCHED_FIFO, and the kernel's own time
+of arrival, so that an answer that waited for this process is not late.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import json
 import os
 import selectors
@@ -26,6 +31,12 @@ LATE_AFTER = 0.5
 """A probe sent later than this share of the interval is late (testing.md: marked and not counted)."""
 LAST_WAIT_S = 0.5
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
+_ECHO_REQUEST_V6, _ECHO_REPLY_V6 = 128, 129
+_FIFO_PRIORITY = 5
+"""Above everything ordinary, below a vrrp process."""
+_SO_TIMESTAMPNS = 35
+_SO_RCVBUFFORCE = 33
+_TIMESPEC = struct.Struct("ll")
 
 
 def checksum(data: bytes) -> int:
@@ -39,6 +50,19 @@ def encode_echo(ident: int, number: int) -> bytes:
     """An echo request (RFC 792) whose payload is the probe's full number; the header's own sequence field wraps."""
     body = struct.pack("!BBHHHQ", _ECHO_REQUEST, 0, 0, ident, number & 0xFFFF, number)
     return body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+
+
+def encode_echo_v6(ident: int, number: int) -> bytes:
+    """The same in ICMPv6 (RFC 4443 section 4.1), whose checksum the kernel fills in."""
+    return struct.pack("!BBHHHQ", _ECHO_REQUEST_V6, 0, 0, ident, number & 0xFFFF, number)
+
+
+def decode_reply_v6(packet: bytes, ident: int) -> int | None:
+    """As `decode_reply`; a raw ICMPv6 socket hands on no IP header."""
+    if len(packet) < 16:
+        return None
+    kind, _, _, got_ident, _, number = struct.unpack_from("!BBHHHQ", packet)
+    return int(number) if kind == _ECHO_REPLY_V6 and got_ident == ident else None
 
 
 def decode_reply(packet: bytes, ident: int) -> int | None:
@@ -78,11 +102,40 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def run(target: str, interval_ms: float, out: Path, live: Path | None) -> None:
-    """Probe until SIGTERM, then write the record to `out`."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+def _open(target: str, *, realtime: bool) -> socket.socket:
+    family, protocol = socket.AF_INET, socket.IPPROTO_ICMP
+    if ":" in target:
+        family, protocol = socket.AF_INET6, socket.IPPROTO_ICMPV6
+    sock = socket.socket(family, socket.SOCK_RAW, protocol)
     sock.setblocking(False)
-    selector = selectors.DefaultSelector()
+    if realtime:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 4 << 20)
+    return sock
+
+
+def _realtime() -> None:
+    """Best effort: a prober that may not have it marks what it sends late."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY))
+    gc.disable()  # what a record holds makes no cycles
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, int]:
+    """A packet and when it arrived, by the kernel where it was asked to say so."""
+    packet, ancillary, _, _ = sock.recvmsg(512, 64)
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(data) >= _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack_from(data)
+            return packet, seconds * 10**9 + nanoseconds
+    return packet, time.time_ns()
+
+
+def run(target: str, interval_ms: float, out: Path, live: Path | None, *, realtime: bool = False) -> None:
+    """Probe until SIGTERM, then write the record to `out`."""
+    sock = _open(target, realtime=realtime)
+    encode, decode = (encode_echo_v6, decode_reply_v6) if ":" in target else (encode_echo, decode_reply)
+    selector = selectors.SelectSelector()  # epoll waits whole milliseconds
     selector.register(sock, selectors.EVENT_READ)
     wake_read, wake_write = socket.socketpair()
     wake_write.setblocking(False)
@@ -97,6 +150,8 @@ def run(target: str, interval_ms: float, out: Path, live: Path | None) -> None:
     signal.signal(signal.SIGTERM, end)
 
     ident, record, interval = os.getpid() & 0xFFFF, Record(), interval_ms / 1e3
+    if realtime:
+        _realtime()
     begin = next_send = time.monotonic()
     next_live = begin
     stop_at: float | None = None
@@ -109,7 +164,7 @@ def run(target: str, interval_ms: float, out: Path, live: Path | None) -> None:
             record.sent_ns.append(time.time_ns())
             record.late.append(now - next_send > LATE_AFTER * interval)
             try:
-                sock.sendto(encode_echo(ident, number), (target, 0))
+                sock.sendto(encode(ident, number), (target, 0))
             except OSError:
                 pass  # no route, or a policy without state: sent in vain, therefore lost
             # After a pause of our own, go on from here: a burst to catch up would measure nothing.
@@ -123,12 +178,13 @@ def run(target: str, interval_ms: float, out: Path, live: Path | None) -> None:
                 wake_read.recv(64)
                 continue
             try:
-                number_back = decode_reply(sock.recv(512), ident)
+                packet, at_ns = _receive(sock)
             except OSError:
                 continue
+            number_back = decode(packet, ident)
             if number_back is not None and number_back < len(record.sent_ns):
-                record.last_good_ns = time.time_ns()
-                record.good_ns.setdefault(number_back, record.last_good_ns)
+                record.last_good_ns = at_ns
+                record.good_ns.setdefault(number_back, at_ns)
     _write(out, json.dumps(record.to_json(interval_ms, target)))
 
 
@@ -138,8 +194,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--interval-ms", type=float, default=5.0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--live", type=Path)
+    parser.add_argument("--realtime", action="store_true")
     options = parser.parse_args(argv)
-    run(options.to, options.interval_ms, options.out, options.live)
+    run(options.to, options.interval_ms, options.out, options.live, realtime=options.realtime)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""When a lab is *up*: the routes of every site at the transit, and each client's first good packet.
+"""When a lab is *up*: the routes of every site at the transit, one Active a pair, and each client's first good packet.
 
 Where the kernel has no ESP a client can only come as far as its IKE_SA; the lab says so and is up with that.
 """
@@ -9,6 +9,7 @@ import asyncio
 import time
 
 from anycast.fleet.schema import Fleet
+from anycast_lab.drills import pairs
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.witnesses import Probes, Witnesses
 from anycast_lab.runner import LabError, Progress, Runner
@@ -27,7 +28,11 @@ async def wait(runner: Runner, fleet: Fleet, limits: dict[str, Limit], progress:
     finally:
         if probes is not None:
             await probes.stop()
-    progress(f"routes from {len(fleet.sites)} sites at {fleet.lab.transit.node}")
+    if fleet.lab.transit is not None:
+        progress(f"routes from {len(fleet.sites)} sites at {fleet.lab.transit.node}")
+    for name, site in fleet.sites.items():
+        if site.vrrp is not None:
+            progress(f"{', '.join(pairs.actives(runner, fleet, name))} is Active at {name}")
     for client in fleet.lab.clients:
         if runner.esp:
             progress(f"{client}: packets through the tunnel, to {await witnesses.site_of_client(client) or 'nowhere'}")
@@ -50,12 +55,25 @@ async def ready(runner: Runner, fleet: Fleet, witnesses: Witnesses, probes: Prob
 
     if not await witnesses.until(lambda: not missing(), timeout_s):
         raise LabError(f"the lab is not healthy: no route {', '.join(missing())} within {timeout_s:.0f} s")
+    if not await witnesses.until(lambda: not unsettled(runner, fleet), end - time.monotonic()):
+        raise LabError(f"the lab is not healthy: {'; '.join(unsettled(runner, fleet))} after {timeout_s:.0f} s")
     if probes is None:
         return
     since = time.time_ns()
     if not await witnesses.until(lambda: probes.all_good_since(since), end - time.monotonic()):
         silent = [client for client in fleet.lab.clients if probes.last_good_ns(client) <= since]
         raise LabError(f"the lab is not healthy: no good packet at {', '.join(silent)} within {timeout_s:.0f} s")
+
+
+def unsettled(runner: Runner, fleet: Fleet) -> list[str]:
+    """Each site whose virtual router has not exactly one Active with a Backup beside it, with what its gateways hold."""
+    words = pairs.roles(runner, fleet)
+    sites = {name: {gw: words.get(gw, "off") for gw in site.gateways} for name, site in fleet.sites.items() if site.vrrp}
+    return [
+        f"{site}: {', '.join(f'{gateway} is {word}' for gateway, word in found.items())}"
+        for site, found in sites.items()
+        if sorted(found.values()) != sorted([pairs.ACTIVE, *[pairs.BACKUP] * (len(found) - 1)])
+    ]
 
 
 async def _has_ike_sa(runner: Runner, client: str) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+from anycast_lab.drills.strangers import Flooded
 from anycast_lab.drills.timeline import Moment, Packets
 
 
@@ -37,6 +38,9 @@ class Report:
     clients: dict[str, Packets]
     checks: tuple[Checked, ...]
     notes: tuple[str, ...] = ()
+    floods: tuple[Flooded, ...] = ()
+    probes: dict[str, Packets] = dataclasses.field(default_factory=dict)
+    """Of the service's own address, every millisecond, by family."""
 
     @property
     def as_expected(self) -> bool:
@@ -67,25 +71,26 @@ class Report:
                 }
                 for moment in self.timeline
             ],
-            "clients": {
-                name: {
-                    "sent": packets.sent,
-                    "lost": packets.lost,
-                    "late": packets.late,
-                    "longest_gap_ms": packets.longest_gap_ms,
-                }
-                for name, packets in self.clients.items()
-            },
+            "clients": {name: _counted(packets) for name, packets in self.clients.items()},
+            "probes": {family: _counted(packets) for family, packets in self.probes.items()},
             "checks": [check.to_json() for check in self.checks],
             "notes": list(self.notes),
+            "floods": [dataclasses.asdict(flood) for flood in self.floods],
         }
+
+
+def _counted(packets: Packets) -> dict[str, Any]:
+    return {"sent": packets.sent, "lost": packets.lost, "late": packets.late, "longest_gap_ms": packets.longest_gap_ms}
 
 
 _STORY = {
     "route_added",
     "route_removed",
     "EvidenceChanged",
+    "AlarmRaised",
+    "AlarmCleared",
     "SiteVerdictChanged",
+    "VrrpStateChanged",
     "PrefixAnnounced",
     "PrefixWithdrawn",
     "HolderKilled",
@@ -98,6 +103,12 @@ _STORY = {
     "protocol_up",
     "last_good_packet",
     "first_good_packet",
+    "RouteIntentChanged",
+    "HoldStarted",
+    "HoldEnded",
+    "FlapCleared",
+    "ProtectionStarted",
+    "ProtectionEnded",
 }
 
 

@@ -13,30 +13,54 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from anycast.fleet.compile import compile_gateway
 from anycast.fleet.schema import Fleet
+from anycast.runtime import boottime_ns
+from anycast_lab.drills import (
+    alarms,
+    around,
+    canaries,
+    kernel_faults,
+    operator,
+    pair_checks,
+    pair_faults,
+    pair_steps,
+    processes,
+    readiness,
+)
 from anycast_lab.drills import drill as d
-from anycast_lab.drills import readiness
+from anycast_lab.drills import kernel_steps as steps
 from anycast_lab.drills.checks import ClientSeen, Observation, judge
 from anycast_lab.drills.report import Checked, Report, story
+from anycast_lab.drills.screens import SCREENS, ScreensSeen
+from anycast_lab.drills.site_watch import SiteWatch, names_a_role, peer_of, resolve
+from anycast_lab.drills.strain import Strain
+from anycast_lab.drills.stuck_vici import StuckVici
 from anycast_lab.drills.timeline import judge_packets
 from anycast_lab.drills.witnesses import Probes, Witnesses, gap_moments
 from anycast_lab.runner import LabError, Progress, Runner
 
 START_AGENT = ("site-agent", "run", "--detach", "--fleet", "/etc/anycast/fleet.yaml")
+ALARM_POLL_S = 0.5
 VICI = "unix:///run/site-agent/charon.vici"
-PID_FILES = {
-    d.ProcessName.CHARON: "/run/charon.pid",
-    d.ProcessName.AGENT: "/run/site-agent/agent.pid",
-    d.ProcessName.EXABGP: "/run/site-agent/exabgp.pid",
-}
-_HEALS = (d.Thaw, d.PowerOn, d.AddVips, d.StartAgent, d.StartClients)
+_HEALS = (
+    *(d.Thaw, d.PowerOn, d.AddVips, steps.LinkUp, steps.UnmuteClients),
+    *(d.StartAgent, d.StartClients, d.DnsRight, d.SessionUp, d.CanaryRight, d.FlapClear),
+    *(d.EndFlood, d.EmptyConntrack, d.FreeVici),
+    *(pair_steps.ContinueAll, pair_steps.UnmuteLink, pair_steps.Join),
+)
 
 
 async def run_drill(runner: Runner, fleet: Fleet, drill: d.Drill, limits: dict[str, d.Limit], progress: Progress) -> Report:
     """Run `drill` and report. Raises LabError when the lab is not healthy to begin with."""
+    if drill.kernel == "native" and runner.kernel != "native":
+        raise LabError(f"{drill.drill} asserts milliseconds, which this kernel cannot give; set LAB_KERNEL=native")
+    if names_a_role(drill.victim):  # which gateway that is, is known only while all is well
+        await readiness.ready(runner, fleet, Witnesses(runner, fleet), None, limits["lab_ready"].on(runner.kernel) / 1e3)
+        drill = drill.model_copy(update={"victim": resolve(runner, fleet, drill.victim)})
+        progress(f"{drill.drill}: the victim is {drill.victim}")
     return await _DrillRun(runner, fleet, drill, limits, progress).run()
 
 
@@ -45,11 +69,17 @@ class _DrillRun:
         self._runner, self._fleet, self._drill, self._limits, self._progress = runner, fleet, drill, limits, progress
         self._witnesses = Witnesses(runner, fleet)
         self._probes = Probes(runner, self._witnesses, fleet)
-        self._fault_ns = self._heal_ns = 0
+        self._vici = StuckVici(runner, drill.victim)
+        self._strain = Strain(runner, self._witnesses, fleet, drill.victim)
+        self._peer = peer_of(fleet, drill.victim) if drill.victim in runner.topology.nodes else ""
+        self._site = SiteWatch(runner, fleet, drill.victim) if drill.kernel == "native" else None
+        self._fault_ns = self._heal_ns = self._fault_boot_ns = 0
         self._failed_waits: list[Checked] = []
         self._child_sas: int | None = None
         self._sites_before: dict[str, str] = {}
         self._sites_after: dict[str, str] = {}
+        self._screens: list[ScreensSeen] = []
+        self._right_fleet: bytes | None = None
 
     async def run(self) -> Report:
         drill, runner = self._drill, self._runner
@@ -66,7 +96,12 @@ class _DrillRun:
         except LabError as error:  # a drill that could not be carried out is red, and the next one may still be run
             checked.append(Checked("every step of the drill could be taken", str(error), "no obstacle", False))
         finally:
+            await self._strain.close()
+            await self._vici.close()
+            if self._site is not None:
+                await self._site.close()
             records = await self._probes.stop()
+            await self._mend_fleet()
         self._witnesses.read()
         moments, notes = list(self._witnesses.moments), list[str]()
         for client, record in records.items():
@@ -86,6 +121,8 @@ class _DrillRun:
             clients={name: client.packets for name, client in seen.clients.items()} if seen is not None else {},
             checks=tuple(checked),
             notes=tuple(notes),
+            floods=self._strain.floods,
+            probes=dict(seen.at_site.probes) if seen is not None and seen.at_site is not None else {},
         )
 
     async def _break_and_watch(self) -> Observation:
@@ -95,12 +132,16 @@ class _DrillRun:
         probes = self._probes if runner.esp else None
         await self._forget_flaps()
         await readiness.ready(runner, self._fleet, self._witnesses, probes, self._bound("lab_ready"))
-        self._sites_before = {client: await self._witnesses.site_of_client(client) for client in self._clients}
-        withdraws = await self._witnesses.withdraws(drill.victim)
+        self._sites_before = await self._sites()
+        withdraws = {gateway: await self._witnesses.withdraws(gateway) for gateway in self._gateways}
+        if self._site is not None:
+            await self._site.start()
         for step in drill.steps:
             await self._step(step)
-        self._sites_after = {client: await self._witnesses.site_of_client(client) for client in self._clients}
+        at_site = await self._site.end(self._fault_ns, await self._all_reasons()) if self._site is not None else None
+        self._sites_after = self._sites_after or await self._sites()
         self._witnesses.read()
+        withdrawn = {gateway: await self._withdraws_since(gateway, before) for gateway, before in withdraws.items()}
         return Observation(
             victim=drill.victim,
             site=self._fleet.site_of(drill.victim),
@@ -111,10 +152,16 @@ class _DrillRun:
             end_ns=time.time_ns(),
             moments=tuple(sorted(self._witnesses.moments)),
             routes=self._witnesses.routes_of(drill.victim),
-            withdraws=await self._withdraws_since(withdraws),
+            withdraws=withdrawn[drill.victim],
             first_reason=await self._first_reason(),
             clients={},
+            screens=tuple(self._screens),
             child_sas_at_announcement=self._child_sas,
+            everywhere=tuple(route for gateway in self._gateways for route in self._witnesses.routes_of(gateway)),
+            withdraws_everywhere=sum(withdrawn.values()),
+            floods=self._strain.floods,
+            strangers=self._strain.strangers,
+            at_site=at_site,
         )
 
     def _with_packets(self, seen: Observation, records: dict[str, dict[str, Any]]) -> Observation:
@@ -142,6 +189,10 @@ class _DrillRun:
         assert self._fleet.lab is not None
         return tuple(self._fleet.lab.clients)
 
+    @property
+    def _gateways(self) -> Sequence[str]:
+        return tuple(gateway for site in self._fleet.sites.values() for gateway in site.gateways)
+
     def _bound(self, limit: str) -> float:
         """A limit on this kernel, in seconds."""
         return self._limits[limit].on(self._runner.kernel) / 1e3
@@ -149,16 +200,22 @@ class _DrillRun:
     async def _step(self, step: d.Step) -> None:
         victim, runner = self._drill.victim, self._runner
         match step:
-            case d.Signal(process=process, signal=name):
-                pid = self._find(process)
+            case d.Signal(process=process, signal=name, at=where):
+                node = victim if where == "victim" else self._peer
+                pid = processes.find(runner, process, node)
                 if pid is None:
                     if step.even_if_gone:
                         self._note(step, f"{name} {process}: already gone")
                         return
-                    raise LabError(f"{victim} runs no {process} to signal")
+                    raise LabError(f"{node} runs no {process} to signal")
                 number = getattr(signal, f"SIG{name}")
-                self._note(step, f"SIG{name} → {process}")
+                self._note(step, f"SIG{name} → {process}" + (f" at {node}" if node != victim else ""))
                 os.kill(pid, number)
+            case pair_steps.WaitRole():
+                await self._wait_role(step)
+            case _ if isinstance(step, pair_steps.PairStep):
+                self._note(step, f"{step.do.replace('_', ' ')}: {victim}")
+                await pair_faults.cause(step, runner, self._fleet, victim, self._peer)
             case d.Freeze():
                 self._note(step, f"freeze {victim}")
                 await runner.freeze(victim)
@@ -180,7 +237,11 @@ class _DrillRun:
                     done = await runner.exec(victim, command)
                     if done.rc:
                         raise LabError(f"{' '.join(command)} at {victim}: {done.stderr.decode(errors='replace').strip()}")
+            case _ if isinstance(step, steps.KernelStep):
+                self._note(step, f"{step.do.replace('_', ' ')} at {victim}")
+                await kernel_faults.cause(step, runner, self._fleet, victim, self._clients)
             case d.StartAgent():
+                await processes.ended(runner, d.ProcessName.AGENT, victim)
                 self._note(step, f"start site-agent at {victim}")
                 done = await runner.exec(victim, START_AGENT)
                 if done.rc:
@@ -189,21 +250,76 @@ class _DrillRun:
                 for client in self._clients:
                     self._note(step, f"stop {client}")
                     with contextlib.suppress(ProcessLookupError, LabError):
-                        os.kill(self._pid(client, "/run/charon.pid"), signal.SIGKILL)
+                        os.kill(processes.by_pid_file(runner, client, "/run/charon.pid"), signal.SIGKILL)
             case d.StartClients():
                 for client in self._clients:
                     self._note(step, f"start {client}")
                     await runner.exec(client, ("sh", "/etc/anycast/start-client"))
+            case d.Flood(kinds=kinds, rate=rate, at=target):
+                self._note(step, f"flood of {', '.join(kinds)} at every site")
+                await self._strain.flood(kinds, self._limits[rate].on(runner.kernel), target)
+            case d.EndFlood():
+                await self._strain.end_flood()
+                self._note(step, "the flood ends")
+            case d.FillConntrack(known_s=known_s):
+                await self._strain.track()
+                await self._witnesses.until(lambda: False, known_s)
+                entries = await self._strain.fill()
+                self._note(step, f"{entries} entries fill {victim}'s connection tracking table")
+            case d.EmptyConntrack():
+                self._note(step, f"{victim}'s connection tracking table is emptied")
+                await self._strain.empty()
+            case d.AskStranger(at=target):
+                await self._strain.ask_as_stranger(target)
+                self._progress(f"a stranger got: {self._strain.strangers[-1]}")
+            case d.StickVici():
+                await self._vici.stick()
+                self._note(step, f"{victim}'s control socket says nothing any more")
+            case d.FreeVici():
+                await self._vici.close()
+                self._note(step, f"{victim}'s charon has its control socket back")
+            case d.Hold(kind=kind, seconds=seconds, despite=despite):
+                self._note(step, f"hold {kind} for {seconds:g} s{' despite ' if despite else ''}{', '.join(despite)}")
+                await operator.hold(runner, victim, kind, seconds, despite)
+            case d.HoldEnd() | d.FlapClear():
+                words = ("hold", "end") if isinstance(step, d.HoldEnd) else ("flap", "clear")
+                self._note(step, " ".join(words))
+                await operator.say(runner, victim, "site-agent", *words)
+            case d.BreakFleet():
+                self._note(step, f"a fleet file with mistakes at {victim}")
+                self._right_fleet = await operator.break_fleet(runner, victim)
+            case d.MendFleet():
+                await self._mend_fleet()
+            case d.Screens(reason=reason, limit=limit):
+                await self._look_at_screens(reason, limit)
+            case d.DnsWrong(at=nodes) | d.DnsRight(at=nodes):
+                for node in nodes:
+                    self._note(step, f"{'wrong' if isinstance(step, d.DnsWrong) else 'right'} zone at {node}")
+                    await around.serve_zone(runner, self._fleet, node, wrong=isinstance(step, d.DnsWrong))
+            case d.SessionDown(at=router) | d.SessionUp(at=router):
+                up = isinstance(step, d.SessionUp)
+                self._note(step, f"{'enable' if up else 'disable'} the sessions with {victim} at {router}")
+                await around.set_sessions(runner, self._fleet, router, victim, up=up)
+            case d.CanaryWrong(at=gateways) | d.CanaryRight(at=gateways):
+                wrong = isinstance(step, d.CanaryWrong)
+                for gateway in gateways:
+                    self._note(step, f"the canary's {'wrong' if wrong else 'own'} certificate at {gateway}")
+                    await canaries.set_certificate(runner, self._fleet, gateway, wrong=wrong)
+            case d.WaitAlarm():
+                await self._wait_alarm(step)
             case d.Wait(until=what, limit=limit):
                 await self._wait(what, limit)
             case d.Pass(seconds=seconds):
                 self._progress(f"watching for {seconds:g} s")
                 await self._witnesses.until(lambda: False, seconds)
 
+    async def _sites(self) -> dict[str, str]:
+        return {client: await self._witnesses.site_of_client(client) for client in self._clients}
+
     def _note(self, step: d.Step, text: str) -> None:
         at = self._witnesses.note(step.do, self._drill.victim, text)
         if not self._fault_ns:
-            self._fault_ns = at
+            self._fault_ns, self._fault_boot_ns = at, boottime_ns()
         elif isinstance(step, _HEALS) or (isinstance(step, d.Signal) and step.signal == "CONT"):
             self._heal_ns = at
         self._progress(text)
@@ -234,9 +350,62 @@ class _DrillRun:
                 )
             )
             return
+        if what == "clients_good" and not self._sites_after:
+            self._sites_after = await self._sites()  # now: soon after a heal they go back
         if what == "route_back":
             self._child_sas = await self._count_child_sas()
         self._progress(f"{what.replace('_', ' ')} {(time.time_ns() - since) / 1e9:.2f} s after the last fault or heal")
+
+    async def _wait_role(self, step: pair_steps.WaitRole) -> None:
+        node, bound = self._drill.victim if step.at == "victim" else self._peer, self._bound(step.limit)
+        assert self._site is not None, "validated: only native drills name roles"
+        self._progress(f"waiting for {node} to be {step.role} (at most {bound:g} s)")
+        end = time.monotonic() + 2 * bound
+        while self._site.role(node) != step.role:
+            if time.monotonic() >= end:
+                text, limit = f"{node} is {step.role}", f"{2 * bound:g} s after the last step"
+                self._failed_waits.append(Checked(text, f"it is {self._site.role(node)}", limit, False))
+                return
+            await self._witnesses.until(lambda: False, 0.05)
+
+    async def _mend_fleet(self) -> None:
+        """Also after a drill that could not be carried out: the next one starts agents by that file."""
+        if self._right_fleet is not None:
+            await self._runner.put(self._drill.victim, operator.FLEET, self._right_fleet)
+            self._right_fleet = None
+
+    async def _look_at_screens(self, reason: str, limit: str) -> None:
+        """Until all show the word, or twice the limit; the check judges the best look."""
+        listen = compile_gateway(self._fleet, self._drill.victim).agent.metrics_listen
+        self._progress(f"looking for {reason} on every screen")
+        end = time.monotonic() + 2 * self._bound(limit)
+        while True:
+            seen = await operator.look(self._runner, self._drill.victim, reason, listen, self._fault_boot_ns)
+            self._screens.append(seen)
+            if set(seen.found_on) == set(SCREENS) or time.monotonic() >= end:
+                return
+
+    async def _wait_alarm(self, step: d.WaitAlarm) -> None:
+        bound, gateways, stands = self._bound(step.limit), step.at or (self._drill.victim,), step.until == "raised"
+        self._progress(f"waiting for alarm {step.reason} {step.until} (at most {bound:g} s)")
+
+        def so() -> bool:
+            return all(alarms.stands(self._witnesses.moments, g, step.reason) is stands for g in gateways)
+
+        ends = time.monotonic() + 2 * bound
+        while True:
+            told = await self._witnesses.until(so, max(0.0, ends - time.monotonic()))
+            shown = [await around.alarm_in_status(self._runner, gateway, step.reason) for gateway in gateways]
+            if (told and all(one is stands for one in shown)) or time.monotonic() >= ends:
+                break
+            # The stream may still tell of the agent before this one, whose end has not been read yet.
+            await self._witnesses.until(lambda: False, ALARM_POLL_S)
+        if not told or any(one is not stands for one in shown):
+            text = f"alarm {step.reason} is {step.until} in events and status"
+            status = ", ".join(
+                f"{g} {'shows' if one else 'does not show'} it" for g, one in zip(gateways, shown, strict=True)
+            )
+            self._failed_waits.append(Checked(text, f"events: {'yes' if told else 'no'}; {status}", step.until, False))
 
     async def _forget_flaps(self) -> None:
         """The drills before this one withdrew routes within minutes, and flap control would rightly keep them away."""
@@ -250,9 +419,9 @@ class _DrillRun:
         done = await self._runner.exec(self._drill.victim, ("swanctl", "--list-sas", "--uri", VICI))
         return done.text.count("INSTALLED") if done.rc == 0 else None
 
-    async def _withdraws_since(self, before: int) -> int:
+    async def _withdraws_since(self, gateway: str, before: int) -> int:
         """BIRD's counters start anew with a session, so a lower number means: all of them are ours."""
-        now = await self._witnesses.withdraws(self._drill.victim)
+        now = await self._witnesses.withdraws(gateway)
         return now - before if now >= before else now
 
     async def _first_reason(self) -> str:
@@ -266,37 +435,12 @@ class _DrillRun:
         except (ValueError, KeyError, TypeError):
             return ""
 
-    def _find(self, process: d.ProcessName) -> int | None:
-        with contextlib.suppress(LabError):
-            if process is d.ProcessName.BRIDGE:
-                return self._child_of(self._pid(self._drill.victim, PID_FILES[d.ProcessName.EXABGP]))
-            return self._pid(self._drill.victim, PID_FILES[process])
-        return None
-
-    def _pid(self, node: str, pid_file: str) -> int:
-        """A node's process by its pid file, as a pid that this server can signal."""
-        try:
-            inner = int(Path(f"/proc/{self._runner.pid(node)}/root{pid_file}").read_text().split()[0])
-        except (OSError, ValueError, IndexError) as error:
-            raise LabError(f"{node} has no {pid_file}") from error
-        for pid in self._runner.pids(node):
-            with contextlib.suppress(OSError):
-                if _status(pid, "NSpid")[-1] == str(inner):
-                    return pid
-        raise LabError(f"{node} runs no process {inner} ({pid_file})")
-
-    def _child_of(self, parent: int) -> int:
-        for pid in self._runner.pids(self._drill.victim):
-            with contextlib.suppress(OSError):
-                if _status(pid, "PPid") == [str(parent)]:
-                    return pid
-        raise LabError(f"{self._drill.victim}: process {parent} has no child")
-
-
-def _status(pid: int, key: str) -> list[str]:
-    with open(f"/proc/{pid}/status") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            if name == key:
-                return value.split()
-    return []
+    async def _all_reasons(self) -> dict[str, tuple[str, ...]]:
+        """Every reason that `site-agent why` names since the fault, at each gateway of the victim's site."""
+        found = {}
+        for gateway in filter(None, (self._drill.victim, self._peer)):
+            if self._runner.power(gateway):
+                since = str(self._fault_ns)
+                done = await self._runner.exec(gateway, ("site-agent", "why", "--json", "--since", since))
+                found[gateway] = pair_checks.reasons_named(done.text, self._fault_ns)
+        return found

@@ -71,6 +71,8 @@ def _event_detail(record: dict[str, Any]) -> str:
         parts.append("serving" if record["serving"] else "not serving")
     if "status" in record and record["status"] is not None:
         parts.append(str(record["status"]))
+    if record.get("role"):
+        parts.append(f"{record['role']} ({record.get('cause', '')})")
     if record.get("reason"):
         parts.append(str(record["reason"]))
     parts += [str(cause["reason"]) for cause in record.get("causes", ())]

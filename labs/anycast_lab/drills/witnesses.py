@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from anycast.fleet.schema import Fleet
+from anycast.fleet.values import FAMILIES
 from anycast_lab.drills.checks import Watched
 from anycast_lab.drills.timeline import Moment, from_bird_log, from_event_log, judge_packets
-from anycast_lab.machines.wiring import session_name
+from anycast_lab.machines.wiring import on_link, session_name
 from anycast_lab.runner import LabError, Process, Runner
 
 EVENT_LOG = "/var/lib/site-agent/events.jsonl"
@@ -54,7 +55,8 @@ class Witnesses:
         if fleet.lab is None:
             raise LabError("the fleet file has no lab section")
         self._runner, self._fleet, self._lab = runner, fleet, fleet.lab
-        self._routers = [fleet.lab.transit.node, *(r for site in fleet.sites.values() for r in site.upstreams)]
+        transit = () if fleet.lab.transit is None else (fleet.lab.transit.node,)
+        self._routers = [*transit, *(r for site in fleet.sites.values() for r in site.upstreams)]
         self._birds = {name: _Tail(self.out(name) / "bird.log") for name in self._routers}
         self._agents: dict[str, _Tail] = {}
         self.moments: list[Moment] = []
@@ -87,17 +89,16 @@ class Witnesses:
         return at
 
     def routes_of(self, gateway: str) -> tuple[Watched, ...]:
-        """A gateway's routes, where upstream and transit see them."""
-        site = self._fleet.sites[self._fleet.site_of(gateway)]
+        """A gateway's routes, where upstream and transit see them; none where its site speaks no BGP."""
+        site, transit = self._fleet.sites[self._fleet.site_of(gateway)], self._lab.transit
         watched = []
         for router, upstream in site.upstreams.items():
-            for family in upstream.address.families:
-                if family in self._fleet.service.prefixes.families:
+            for family in self._fleet.service.prefixes.families:
+                if on_link(upstream, site.gateways[gateway], family):
                     prefix = str(self._fleet.service.prefixes.of(family))
                     watched.append(Watched(node=router, protocol=session_name(gateway, family), prefix=prefix))
-                    if family in self._lab.transit.links[router].families:
-                        transit = self._lab.transit.node
-                        watched.append(Watched(node=transit, protocol=session_name(router, family), prefix=prefix))
+                    if transit is not None and family in transit.links[router].families:
+                        watched.append(Watched(node=transit.node, protocol=session_name(router, family), prefix=prefix))
         return tuple(watched)
 
     async def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -115,7 +116,7 @@ class Witnesses:
         """WITHDRAWs that the upstream has counted from this gateway, by BIRD's own counters."""
         site, total = self._fleet.sites[self._fleet.site_of(gateway)], 0
         for router, upstream in site.upstreams.items():
-            for family in upstream.address.families:
+            for family in (f for f in FAMILIES if on_link(upstream, site.gateways[gateway], f)):
                 command = ("birdc", "-s", "/run/bird.ctl", "show", "protocols", "all", session_name(gateway, family))
                 done = await self._runner.exec(router, command)
                 total += import_withdraws(done.text)
@@ -130,14 +131,16 @@ class Witnesses:
         return ""
 
     async def site_of_client(self, client: str) -> str:
-        """Where a client's tunnel ends, by its inner address as its own kernel has it."""
-        done = await self._runner.exec(client, ("ip", "-json", "address", "show"))
+        """Where a client's tunnel ends, by its inner address as its own kernel has it.
+
+        The last one: while a client moves it has the old one, too, and the kernel lists IPv4 addresses as they came.
+        """
+        done = await self._runner.exec(client, ("ip", "-json", "-4", "address", "show"))
+        sites = [""]
         with contextlib.suppress(ValueError):
-            for link in json.loads(done.text):
-                for info in link.get("addr_info", ()):
-                    if site := self.site_of_address(info["local"]):
-                        return site
-        return ""
+            listed = [info["local"] for link in json.loads(done.text) for info in link.get("addr_info", ())]
+            sites += filter(None, map(self.site_of_address, listed))
+        return sites[-1]
 
 
 def import_withdraws(text: str) -> int:

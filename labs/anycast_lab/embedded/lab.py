@@ -164,8 +164,16 @@ class EmbeddedRunner:
         async with self._shape:
             channel = self._channel(node)
             ends = self._ends(node)
-            for end in ends:
-                await self._wire(links.set_state, end, self._namespaces[node], up=False)
+            processes = [self.pid(node), *self.pids(node)]
+
+            def stop() -> None:
+                for pid in processes:
+                    send_signal(pid, signal.SIGSTOP)
+
+            # Links go one after the other, and nobody may use the second to say that the first has gone. All of it is one
+            # call: while a stopped machine still has a link, its kernel answers for its addresses.
+            await self._wire(links.cut, ends, self._namespaces[node], stop)
+            self._stop_all(node)
             channel.kill()
             await channel.ended.wait()
             del self._nodes[node]
@@ -192,14 +200,9 @@ class EmbeddedRunner:
         async with self._shape:
             if node in self._frozen:
                 raise LabError(f"{node} is frozen already")
-            init = self.pid(node)
             for link in self.topology.links_of(node):
                 await self._mute(link)
-            stopped = set[int]()
-            while fresh := {init, *self.pids(node)} - stopped:  # until nobody forked meanwhile
-                for pid in fresh:
-                    send_signal(pid, signal.SIGSTOP)
-                stopped |= fresh
+            self._stop_all(node)
             self._frozen.add(node)
 
     async def thaw(self, node: str) -> None:
@@ -227,6 +230,13 @@ class EmbeddedRunner:
     async def link_unmute(self, node: str, interface: str) -> None:
         async with self._shape:
             await self._unmute(self._link(node, interface))
+
+    def _stop_all(self, node: str) -> None:
+        stopped = set[int]()
+        while fresh := {self.pid(node), *self.pids(node)} - stopped:  # until nobody forked meanwhile
+            for pid in fresh:
+                send_signal(pid, signal.SIGSTOP)
+            stopped |= fresh
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -28,6 +28,8 @@ from anycast.errors import KernelError
 from anycast_lab.embedded import syscalls
 from anycast_lab.topology import Endpoint, Link
 
+_SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
+_IFF_UP = 1
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_STXCSUM = 0x17
 
@@ -71,6 +73,19 @@ def connect(link: Link, namespace_a: int, namespace_b: int) -> None:
 def set_state(endpoint: Endpoint, namespace: int, *, up: bool) -> None:
     with inside(namespace), _netlink(f"set {endpoint} {'up' if up else 'down'}") as ipr:
         ipr.link("set", index=_index(ipr, endpoint), state="up" if up else "down")
+
+
+def cut(endpoints: Sequence[Endpoint], namespace: int, stop: Callable[[], None]) -> None:
+    """`stop`, and at once every link of the machine down, by one system call each."""
+    with inside(namespace), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        requests = []
+        for endpoint in endpoints:
+            name = endpoint.interface.encode()
+            flags = struct.unpack("16sh", fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sh", name, 0)))[1]
+            requests.append(struct.pack("16sh", name, flags & ~_IFF_UP))
+        stop()
+        for request in requests:
+            fcntl.ioctl(sock, _SIOCSIFFLAGS, request)
 
 
 def move(endpoint: Endpoint, old: int, new: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -46,15 +47,15 @@ class Root:
         """The root itself, PEM."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, identity: str) -> Issued:
-        """A leaf for an IKE identity (FQDN), in CN and subjectAltName, good for both ends of IKE."""
+    def issue(self, identity: str, *, also: Sequence[str] = ()) -> Issued:
+        """A leaf for an IKE identity (FQDN), in CN and, with `also`, subjectAltName; good for both ends of IKE."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity)])
         certificate = (
             _builder(subject, self._name, key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(sign_certificates=False), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(identity)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in (identity, *also)]), critical=False)
             # serverAuth is what native Windows and Apple clients ask of a gateway.
             .add_extension(
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False

@@ -2,9 +2,9 @@
 
     lab_dir/NODE/etc/        bound to /etc/anycast in the node (see the topology's `binds`)
         boot                 what the machine runs when it starts
-        ip.batch sysctl.conf bird.conf nat.nft start-client swanctl/ strongswan.conf   as its role needs
+        ip.batch sysctl.conf bird.conf nat.nft knot.conf zone start-client swanctl/ strongswan.conf   as its role needs
         fleet.yaml           on gateways
-        secrets/             root only
+        secrets/             root only; the same vrrp.keys at both gateways of a site
         out/                 what the machine writes for the drill to read: logs and the probe's record
 
 Nothing here depends on which runner starts the nodes.
@@ -12,17 +12,20 @@ Nothing here depends on which runner starts the nodes.
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
+import json
 import secrets
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load
 from anycast.fleet.schema import Fleet
 from anycast.fleet.values import FAMILIES
-from anycast_lab.machines import client_profile, pki, wiring
+from anycast_lab.machines import client_profile, name_server, pki, wiring
 from anycast_lab.topology import Topology
 
 _TEMPLATES = jinja2.Environment(
@@ -60,13 +63,16 @@ def prepare(topology: Topology, lab_dir: Path) -> Fleet:
         for session in plan.sessions:
             if session.md5_key:
                 keys.setdefault(session.md5_key, secrets.token_hex(16))
+    seals = {name: _seal_keys() for name in fleet.sites}
     for plan in plans.values():
         etc = lab_dir / plan.node / "etc"
         etc.mkdir(parents=True, exist_ok=True)
         (etc / "out").mkdir(exist_ok=True)
         _write_common(etc, plan)
         if plan.sessions:
-            text = _render("bird.conf.j2", plan=plan, keys=keys, prefixes=_prefixes(fleet))
+            text = _render(
+                "bird.conf.j2", plan=plan, keys=keys, prefixes=_prefixes(fleet), ms=datetime.timedelta(milliseconds=1)
+            )
             pki.write_secret(etc / "bird.conf", text.encode())
         if plan.masquerade:
             inside, _, address = plan.masquerade
@@ -74,8 +80,13 @@ def prepare(topology: Topology, lab_dir: Path) -> Fleet:
                 f"table ip lab {{\n  chain out {{\n    type nat hook postrouting priority srcnat;\n"
                 f"    ip saddr {inside} snat to {address}\n  }}\n}}\n"
             )
+        if plan.name_server:
+            (etc / "knot.conf").write_text(name_server.configuration(fleet.service.identity))
+            (etc / "zone").write_text(name_server.zone(fleet, plan.name_server))
         if plan.role == "gateway":
             _write_gateway(etc, plan, fleet, fleet_path, keys, gateways, clients)
+            if (vrrp := compile_gateway(fleet, plan.node).vrrp) is not None and vrrp.keys_file is not None:
+                pki.write_secret(_inside(etc, vrrp.keys_file), seals[plan.site])
         if plan.role == "client":
             _write_client(etc, plan, fleet, gateways, clients)
     return fleet
@@ -93,9 +104,19 @@ def _write_common(etc: Path, plan: wiring.NodePlan) -> None:
         "net.ipv6.conf.all.accept_dad = 0",
         "net.ipv6.conf.default.accept_dad = 0",
     ]
+    if plan.role == "gateway":
+        sysctls += ["net.ipv4.conf.all.arp_ignore = 1", "net.ipv4.conf.all.arp_announce = 2"]
+        for interface in dict.fromkeys(interface for interface, _ in plan.addresses if interface != "lo"):
+            sysctls += [
+                f"net.ipv4.conf.{interface}.accept_redirects = 0",
+                f"net.ipv6.conf.{interface}.accept_redirects = 0",
+                f"net.ipv6.conf.{interface}.accept_ra = 0",
+            ]
     batch = []
+    if plan.role == "switch":  # a switch has no address, and asks and answers nothing
+        sysctls += ["net.ipv6.conf.all.disable_ipv6 = 1", "net.ipv6.conf.default.disable_ipv6 = 1"]
     if plan.bridge:
-        batch.append(f"link add name {wiring.BRIDGE} type bridge forward_delay 0")
+        batch.append(f"link add name {wiring.BRIDGE} type bridge forward_delay 0 mcast_snooping 0")
         batch += [f"link set dev {port} master {wiring.BRIDGE}" for port in plan.bridge]
         batch.append(f"link set dev {wiring.BRIDGE} up")
     for interface, address in plan.addresses:
@@ -124,6 +145,11 @@ def _write_gateway(
     pki.write_secret(_inside(etc, paths.gateway), issued.certificate)
     pki.write_secret(_inside(etc, paths.key), issued.private_key)
     pki.write_secret(_inside(etc, paths.client_ca), clients.certificate)
+    if (canary := fleet.service.checks.canary) is not None:  # a client that lives on the gateway
+        issued = clients.issue(canary.identity)
+        pki.write_secret(_inside(etc, canary.certificate), issued.certificate)
+        pki.write_secret(_inside(etc, canary.key), issued.private_key)
+        pki.write_secret(_inside(etc, canary.gateway_ca), gateways.certificate)
     for upstream in fleet.sites[plan.site].upstreams.values():
         if upstream.md5_key_file:
             pki.write_secret(_inside(etc, upstream.md5_key_file), keys[str(upstream.md5_key_file)].encode())
@@ -146,6 +172,13 @@ def _write_client(etc: Path, plan: wiring.NodePlan, fleet: Fleet, gateways: pki.
     (etc / link).unlink(missing_ok=True)
     (etc / link).symlink_to(target_in_node)
     (etc / "start-client").write_text(_render("start-client.j2"))
+
+
+def _seal_keys() -> bytes:
+    """One key file for both gateways of a site, as `site-agent keys new` makes it: with one key, of 32 bytes."""
+    made = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    key = {"id": 1, "made": made, "key": secrets.token_hex(32)}
+    return json.dumps({"version": 1, "in_use": 1, "keys": [key]}, indent=1).encode() + b"\n"
 
 
 def _inside(etc: Path, path: str) -> Path:

@@ -2,17 +2,22 @@
 
 The topology says which machine is cabled to which; the fleet says the addresses. A `NodePlan` is what one machine needs to
 know to come up; `prepare` writes it down as that machine's `boot` files. Roles follow from where the fleet names a node.
+
+What shares one of a site's subnets is cabled to the subnet's switch where the fleet names one. Otherwise the upstream router
+(uplink) or the server (inside) carries a bridge that the gateways are cabled to, like any L3 switch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from anycast.errors import ConfigError, Problem
-from anycast.fleet.lab import Client, Nat, Server, Transit
-from anycast.fleet.schema import Fleet, Gateway, Site
-from anycast.fleet.values import Family
+from anycast.fleet.lab import Client, Nat, Router, Server, Switch, Transit
+from anycast.fleet.pair import Attachment, Bfd
+from anycast.fleet.schema import Fleet, Gateway, Site, Upstream
+from anycast.fleet.section import Prefixes
+from anycast.fleet.values import FAMILIES, Family
 
 Cables = Mapping[str, Mapping[str, str]]
 """node -> interface -> the node at its other end."""
@@ -38,6 +43,8 @@ class BirdSession:
     service_only: bool = False
     """Take the service's covering prefixes and nothing else, announce nothing (a customer session)."""
     preference: int = 100
+    bfd: Bfd | None = None
+    """As the gateway's end is told: BFD beside the session, which ends with it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +53,7 @@ class NodePlan:
 
     node: str
     role: str
-    """gateway, router, nat, server or client."""
+    """gateway, router, switch, nat, server or client."""
     bridge: tuple[str, ...] = ()
     """Interfaces that are ports of the bridge `br0`."""
     addresses: tuple[tuple[str, str], ...] = ()
@@ -58,6 +65,8 @@ class NodePlan:
     sessions: tuple[BirdSession, ...] = ()
     masquerade: tuple[str, str, str] | None = None
     """(inside prefix, outside interface, outside address)."""
+    name_server: str = ""
+    """Own address under which it answers for the service's name; empty where it does not."""
     site: str = ""
 
 
@@ -80,8 +89,12 @@ class _Planner:
                 plans[gateway_name] = self._gateway(gateway_name, gateway, name, site)
             for router in site.upstreams:
                 plans[router] = self._router(router, name, site)
-        transit = self._lab.transit
-        plans[transit.node] = self._transit(transit)
+        if (transit := self._lab.transit) is not None:
+            plans[transit.node] = self._transit(transit)
+        for name, plain in self._lab.routers.items():
+            plans[name] = self._plain_router(name, plain)
+        for name, switch in self._lab.switches.items():
+            plans[name] = self._switch(name, switch)
         for name, nat in self._lab.nat.items():
             plans[name] = self._nat(name, nat)
         for name, server in self._lab.servers.items():
@@ -109,19 +122,82 @@ class _Planner:
     def _ports(self, node: str, others: Iterable[str]) -> tuple[str, ...]:
         return tuple(self._port(node, other) for other in others if other in self._cables)
 
+    def _lan(self, node: str, site: str, side: str, machines: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+        """The interface of `node` in one of a site's subnets, and what it bridges: nothing where a switch does."""
+        if switch := self._switch_of(site, side):
+            return self._port(node, switch), ()
+        return BRIDGE, self._ports(node, machines)
+
+    def _switch_of(self, site: str, side: str) -> str:
+        found = (name for name, switch in self._lab.switches.items() if (switch.site, switch.side) == (site, side))
+        return next(found, "")
+
+    def _switch(self, name: str, switch: Switch) -> NodePlan:
+        return NodePlan(node=name, role="switch", site=switch.site, bridge=tuple(self._cables.get(name, {})))
+
     def _gateway(self, name: str, gateway: Gateway, site_name: str, site: Site) -> NodePlan:
-        addresses, routes = [], []
-        for part, subnets in ((gateway.uplink, site.uplink), (gateway.inside, site.inside)):
+        addresses: list[tuple[str, str]] = []
+        attachments: list[tuple[str, Attachment | None, Prefixes]] = [
+            ("uplink", gateway.uplink, site.uplink),
+            ("inside", gateway.inside, site.inside),
+            ("management", gateway.management, site.management),
+        ]
+        for side, part, subnets in attachments:
+            if part is None:
+                continue
+            self._cabled(name, part.interface, self._switch_of(site_name, side))
             for family in part.families:
-                addresses.append((part.interface, f"{part.of(family)}/{subnets.of(family).prefixlen}"))
-        upstream = next(iter(site.upstreams.values()))
-        for family in upstream.address.families:
-            routes.append((_default(family), str(upstream.address.of(family))))
-        return NodePlan(node=name, role="gateway", site=site_name, addresses=tuple(addresses), routes=tuple(routes))
+                length = (part.subnet.of(family) or subnets.of(family)).prefixlen
+                addresses.append((part.interface, f"{part.of(family)}/{length}"))
+        return NodePlan(
+            node=name,
+            role="gateway",
+            site=site_name,
+            addresses=tuple(addresses),
+            routes=tuple(self._ways_out(gateway, site_name, site)),
+        )
+
+    def _cabled(self, node: str, interface: str, switch: str) -> None:
+        """Say so where an interface that the fleet file gives `node` is none of its cables, or not the switch's."""
+        if node not in self._cables:
+            return  # said once, for the whole machine
+        where, other = f"links.{node}:{interface}", self._cables[node].get(interface, "")
+        if not other:
+            self._problems.append(Problem(where, "is no link, but the fleet file gives it addresses"))
+        elif switch and other != switch:
+            self._problems.append(Problem(where, f"leads to {other}, not to {switch}, which carries its subnet"))
+
+    def _ways_out(self, gateway: Gateway, site_name: str, site: Site) -> Iterator[tuple[str, str]]:
+        plain = [router for router in self._lab.routers.values() if router.site == site_name]
+        for family in FAMILIES:
+            ways = [one.address.of(family) for one in site.upstreams.values() if on_link(one, gateway, family)]
+            ways += [router.of(family) for router in plain if family in router.families]
+            if ways:
+                yield _default(family), str(ways[0])
+
+    def _plain_router(self, name: str, router: Router) -> NodePlan:
+        site = self._fleet.sites[router.site]
+        port, bridge = self._lan(name, router.site, "uplink", site.gateways)
+        addresses = [(port, f"{router.of(f)}/{site.uplink.of(f).prefixlen}") for f in router.families]
+        return NodePlan(
+            node=name,
+            role="router",
+            site=router.site,
+            bridge=bridge,
+            addresses=(*addresses, *self._towards_clients(name)),
+        )
+
+    def _towards_clients(self, node: str) -> Iterator[tuple[str, str]]:
+        """The addresses of a router on the cables of the clients that it is the way out for."""
+        for name, client in self._lab.clients.items():
+            if client.behind == node:
+                port = self._port(node, name)
+                yield from ((port, str(client.of(family)[0])) for family in client.families)
 
     def _router(self, name: str, site_name: str, site: Site) -> NodePlan:
-        upstream, link = site.upstreams[name], self._lab.transit.links.get(name)
-        addresses = [(BRIDGE, f"{upstream.address.of(f)}/{site.uplink.of(f).prefixlen}") for f in upstream.address.families]
+        upstream, transit = site.upstreams[name], self._lab.transit
+        port, bridge = self._lan(name, site_name, "uplink", site.gateways)
+        addresses = [(port, f"{upstream.address.of(f)}/{site.uplink.of(f).prefixlen}") for f in upstream.address.families]
         routes: list[tuple[str, str]] = []
         sessions = [
             BirdSession(
@@ -129,20 +205,23 @@ class _Planner:
                 local=str(upstream.address.of(family)),
                 local_asn=upstream.asn,
                 peer=str(gateway.uplink.of(family)),
-                peer_asn=site.asn,
+                peer_asn=site.asn or 0,
                 families=(family,),
                 passive=True,
                 md5_key=str(upstream.md5_key_file or ""),
                 gtsm=upstream.gtsm,
                 service_only=True,
+                bfd=upstream.bfd,
             )
             for gateway_name, gateway in site.gateways.items()
             for family in upstream.address.families
+            if on_link(upstream, gateway, family)
         ]
-        if link is None:
+        if transit is None or name not in transit.links:
             self._problems.append(Problem(f"lab.transit.links.{name}", "is missing: the router has no way to the transit"))
         else:
-            transit, uplink = self._lab.transit, self._port(name, self._lab.transit.node)
+            uplink = self._port(name, transit.node)
+            link = transit.links[name]
             for family in link.families:
                 theirs, ours = link.of(family)
                 addresses.append((uplink, str(ours)))
@@ -161,7 +240,7 @@ class _Planner:
             node=name,
             role="router",
             site=site_name,
-            bridge=self._ports(name, site.gateways),
+            bridge=bridge,
             addresses=tuple(addresses),
             routes=tuple(routes),
             router_id=str(upstream.address.ipv4),
@@ -190,9 +269,7 @@ class _Planner:
                 )
         for name, nat in self._lab.nat.items():
             addresses += [(self._port(transit.node, name), str(nat.outside.of(f)[0])) for f in nat.outside.families]
-        for name, client in self._lab.clients.items():
-            if client.behind == transit.node:
-                addresses += [(self._port(transit.node, name), str(client.of(f)[0])) for f in client.families]
+        addresses += self._towards_clients(transit.node)
         first = next(iter(transit.links.values()))
         return NodePlan(
             node=transit.node,
@@ -205,7 +282,7 @@ class _Planner:
 
     def _nat(self, name: str, nat: Nat) -> NodePlan:
         clients = [client for client, one in self._lab.clients.items() if one.behind == name]
-        outside = self._port(name, self._lab.transit.node)
+        outside = self._port(name, self._lab.transit.node) if self._lab.transit else "none"
         addresses = [(outside, str(nat.outside.of(f)[1])) for f in nat.outside.families]
         addresses += [(BRIDGE, str(nat.inside.of(f))) for f in nat.inside.families]
         routes = [(_default(f), str(nat.outside.of(f)[0].ip)) for f in nat.outside.families]
@@ -223,14 +300,22 @@ class _Planner:
 
     def _server(self, name: str, server: Server) -> NodePlan:
         site = self._fleet.sites[server.site]
-        addresses = [(BRIDGE, f"{server.of(f)}/{site.inside.of(f).prefixlen}") for f in server.families]
-        gateway = next(iter(site.gateways.values()))
-        routes = [(str(site.pools.of(f)), str(gateway.inside.of(f))) for f in site.pools.families]
+        port, bridge = self._lan(name, server.site, "inside", site.gateways)
+        addresses = [(port, f"{server.of(f)}/{site.inside.of(f).prefixlen}") for f in server.families]
+        way_back = next(iter(site.gateways.values())).inside if site.vrrp is None else site.vrrp.inside
+        routes = [
+            (str(site.pools.of(f)), str(way_back.of(f)))
+            for f in site.pools.families
+            if f in way_back.families and f in server.families
+        ]
+        asked = self._fleet.service.checks.dns
+        own = [server.of(family) for family in server.families]
         return NodePlan(
             node=name,
             role="server",
             site=server.site,
-            bridge=self._ports(name, site.gateways),
+            name_server=next((str(address) for address in own if asked is not None and address in asked.servers), ""),
+            bridge=bridge,
             addresses=tuple(addresses),
             routes=tuple(routes),
         )
@@ -243,6 +328,12 @@ class _Planner:
             addresses=tuple((port, str(client.of(f)[1])) for f in client.families),
             routes=tuple((_default(f), str(client.of(f)[0].ip)) for f in client.families),
         )
+
+
+def on_link(router: Upstream, gateway: Gateway, family: Family) -> bool:
+    """Whether a gateway has the upstream `router` on its uplink in this family: with a link of its own, only its end."""
+    subnet, address = gateway.uplink.subnet.of(family), router.address.of(family)
+    return address is not None and (subnet is None or address in subnet)
 
 
 def session_name(node: str, family: Family | str) -> str:

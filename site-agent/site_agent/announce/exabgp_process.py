@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from site_agent.daemon_process import DetachedProcess, ProcessSpec
-from site_agent.procfs import read_stat
+from anycast.errors import PeerError
+from site_agent import priority
+from site_agent.daemon_process import DetachedProcess, ProcessSpec, recorded_pid, settings_digest
+from site_agent.procfs import read_stat, same_namespace
 
 REACTOR_SPEED = "10.0"
 """ExaBGP's main loop sleeps this many hundredths of a second unless a pipe or socket wakes it. Commands and BGP messages
@@ -24,6 +27,11 @@ do wake it, so its default (1.0) buys nothing: measured at rest 1.8 % of a core 
 from a lost verdict to the upstream. Only ExaBGP's own timers (keepalive, connect) are coarser."""
 BRIDGE_END_LIMIT_S = 5.0
 _INHERITED = ("PATH", "PYTHONPATH", "LANG", "TZ")
+
+
+def record_in(run_dir: Path) -> Path:
+    """Where the pid and the start time of an ExaBGP of ours stand."""
+    return run_dir / "exabgp.pid"
 
 
 def exabgp_spec(*, config: Path, run_dir: Path, run_as: str) -> ProcessSpec:
@@ -38,7 +46,8 @@ def exabgp_spec(*, config: Path, run_dir: Path, run_as: str) -> ProcessSpec:
         "daemon.drop": "false",
         "daemon.user": "nobody",  # must have a name; unused, because the child has dropped to `run_as` before
         "log.destination": "stderr",
-        "log.level": "WARNING",
+        "log.level": "INFO",  # what comes of a reload is said at this level only (exabgp_reload.py)
+        "log.statistics": "false",
         "reactor.speed": REACTOR_SPEED,
         "tcp.bind": "",
     }
@@ -52,9 +61,11 @@ def exabgp_spec(*, config: Path, run_dir: Path, run_as: str) -> ProcessSpec:
         name="exabgp",
         argv=(sys.executable, "-m", "exabgp", "server", str(config)),
         env=env,
-        record=run_dir / "exabgp.pid",
+        record=record_in(run_dir),
         log=run_dir / "exabgp.log",
         run_as=run_as,
+        settings=settings_digest(config),
+        nice=priority.HOLDS_THE_LEASE,
     )
 
 
@@ -74,6 +85,36 @@ async def end_with_children(process: DetachedProcess) -> None:
         async with asyncio.timeout(BRIDGE_END_LIMIT_S):
             for pidfd in bridges:
                 await _readable(pidfd)
+
+
+def end_recorded(run_dir: Path) -> int | None:
+    """SIGKILL the ExaBGP that an agent recorded in `run_dir`, and its bridges, without any agent; return when they are gone.
+
+    Returns its pid, None where none runs. Raises PeerError where it does not end. Blocks.
+    """
+    recorded = recorded_pid(record_in(run_dir))
+    pid = recorded if recorded is not None and same_namespace(recorded, "net") else None
+    if pid is None:
+        return None
+    with contextlib.ExitStack() as stack:
+        bridges = [pidfd for child in children(pid) if (pidfd := _open(child, pid)) is not None]
+        try:
+            pidfds = [os.pidfd_open(pid), *bridges]
+        except ProcessLookupError:
+            pidfds = bridges
+        for pidfd in pidfds:
+            stack.callback(os.close, pidfd)
+        if recorded_pid(record_in(run_dir)) != pid:  # it ended, and its number was taken, between the look and the open
+            return None
+        for pidfd in pidfds:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for pidfd in pidfds:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            if not poller.poll(BRIDGE_END_LIMIT_S * 1000):
+                raise PeerError("exabgp", f"pid {pid} or its bridge did not end within {BRIDGE_END_LIMIT_S:g} s of SIGKILL")
+    return pid
 
 
 def children(parent: int) -> Iterator[int]:

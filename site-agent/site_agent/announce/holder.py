@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-The verdict core speaks at every tick (a third of a lease) and at once when the verdict changes. Each time it speaks, one
+The verdict core speaks at every tick (a sixth of a lease) and at once when the verdict changes. Each time it speaks, one
 message goes to the bridge, so that silence always means that something is wrong:
 
     serving, and the verdict is fresh       Renew(all routes, expires = the verdict's time + the lease)
@@ -71,7 +71,16 @@ class StopRequested:
     """The agent is about to stop cleanly: leave a grace."""
 
 
-Input = VerdictReached | ExabgpStarted | ExabgpExited | FromBridge | BridgeGone | StopRequested | TimerExpired
+@dataclasses.dataclass(frozen=True, slots=True)
+class RoutesChanged:
+    """What is announced while serving is something else from now on: a Backup with a link of its own announces worse."""
+
+    routes: tuple[Route, ...]
+
+
+Input = (
+    VerdictReached | RoutesChanged | ExabgpStarted | ExabgpExited | FromBridge | BridgeGone | StopRequested | TimerExpired
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,6 +177,9 @@ class RouteLease:
             case VerdictReached():
                 self._verdict = event
                 return self._speak(now)
+            case RoutesChanged(routes=routes):
+                before, self._routes = self._routes, tuple(sorted(routes))
+                return [] if before == self._routes else self._speak(now)
             case ExabgpStarted(pid=pid, adopted=adopted):
                 self._exabgp, self._kill_reason = pid, None
                 if self._hello is None:

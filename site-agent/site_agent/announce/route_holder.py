@@ -13,15 +13,15 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from anycast.document import Document
 from anycast.errors import PeerError
-from anycast.events import AlarmRaised, Event, HolderExited, HolderKilled, HolderStarted
+from anycast.events import AlarmCleared, AlarmRaised, Event, HolderExited, HolderKilled, HolderStarted
 from anycast.model import Route
 from anycast.policy.verdict import VerdictReached
 from anycast.reasons import Reason
 from anycast.runtime import boottime, drive
 from site_agent.announce.bridge_socket import BridgeSocket
 from site_agent.announce.exabgp_process import end_with_children
+from site_agent.announce.exabgp_reload import reload
 from site_agent.announce.holder import (
     EXABGP,
     Action,
@@ -31,6 +31,7 @@ from site_agent.announce.holder import (
     Input,
     KillHolder,
     RouteLease,
+    RoutesChanged,
     StopReady,
     StopRequested,
     TellBridge,
@@ -39,17 +40,6 @@ from site_agent.daemon_process import Backoff, DetachedProcess, ProcessSpec, cre
 
 STOP_LIMIT_S = 2.0
 """How long a clean stop waits for the bridge; it answers in milliseconds."""
-
-
-def routes_of(document: Document) -> tuple[Route, ...]:
-    """Every route that the document's gateway announces while it serves: each prefix to each upstream of its family."""
-    prefixes = {"ipv6" if ":" in prefix else "ipv4": prefix for prefix in document.service.prefixes}
-    return tuple(
-        Route(neighbor=neighbor.address, prefix=prefixes[family], next_hop=neighbor.next_hop[family])
-        for neighbor in document.bgp.neighbors
-        for family in neighbor.families
-        if family in prefixes
-    )
 
 
 class RouteHolder:
@@ -74,6 +64,7 @@ class RouteHolder:
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
         self._ready_to_stop: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._ending: asyncio.Task[None] | None = None
+        self._outdated = False
         _, group = credentials(exabgp.run_as or "0")
         self._socket = BridgeSocket(
             socket_path, group=group, exabgp_pid=lambda: self.process.pid, heard=self._inbox.put_nowait
@@ -82,6 +73,10 @@ class RouteHolder:
     def verdict(self, verdict: VerdictReached) -> None:
         """Take the verdict core's word: at each tick, and at once when it changes."""
         self._inbox.put_nowait(verdict)
+
+    def announce(self, routes: tuple[Route, ...]) -> None:
+        """Replace what is announced while serving."""
+        self._inbox.put_nowait(RoutesChanged(routes))
 
     async def run(self) -> None:
         """Hold the route until cancelled. ExaBGP and its bridge go on; call `stop` before for a restart grace."""
@@ -109,6 +104,14 @@ class RouteHolder:
             await self._end()
             return 0.0
 
+    async def reload(self) -> str:
+        """Have ExaBGP read the installed file, if it runs by another. Returns what was done. Raises PeerError."""
+        if not self.process.outdated:
+            return "runs by the installed file"
+        await reload(self.process)
+        self._compare_settings()
+        return "has read the installed file; sessions that changed went down and come back"
+
     def _perform(self, action: Action) -> None:
         match action:
             case TellBridge(message):
@@ -131,6 +134,17 @@ class RouteHolder:
         if isinstance(event, HolderStarted):
             self._inbox.put_nowait(ExabgpStarted(pid=event.pid, adopted=event.adopted))
         self._happened(event)
+        if isinstance(event, HolderStarted):
+            self._compare_settings()
+
+    def _compare_settings(self) -> None:
+        if self.process.outdated:
+            detail = f"pid {self.process.pid} runs by other sessions than the installed file; `site-agent apply` tells it"
+            self._happened(AlarmRaised(reason=Reason.EXABGP_OUTDATED, detail=detail))
+            self._outdated = True
+        elif self._outdated:
+            self._happened(AlarmCleared(reason=Reason.EXABGP_OUTDATED))
+            self._outdated = False
 
     def _on_exit(self, pid: int, status: int | None) -> None:
         self._socket.disconnect()

@@ -14,7 +14,7 @@ from typing import Protocol
 from anycast.model import EvidenceClass
 from anycast.reasons import Reason
 from anycast.runtime import boottime
-from site_agent.checks.base import Finding, failing, passing, unknown
+from site_agent.checks.base import Finding, Timing, failing, passing, unknown
 from site_agent.procfs import read_stat
 
 NAME = "charon_process"
@@ -39,8 +39,7 @@ class CharonCheck:
     """Reports `charon_process`."""
 
     reports: Mapping[str, EvidenceClass] = {NAME: EvidenceClass.FACT}
-    interval_s = 0.1
-    timeout_s = 1.0
+    timing = Timing(interval_s=0.1, timeout_s=1.0, rise=1, fall=1)
 
     def __init__(self, charon: Watched, *, stop_limit_s: float, clock: Callable[[], float] = boottime) -> None:
         self._charon, self._stop_limit_s, self._clock = charon, stop_limit_s, clock

@@ -8,13 +8,14 @@ section 2.6) and goes on; a withdrawal would hand the flood to the next site. Th
 from __future__ import annotations
 
 from anycast.errors import PeerError
+from anycast.policy.protection import COOKIE_THRESHOLD
 from anycast.reasons import Reason
 from site_agent.checks.base import Finding, failing, passing
 from site_agent.ike.vici_client import Section
 
 NAME = "half_open"
-LIMIT = 30
-"""charon's own default from which it demands cookies (`charon.cookie_threshold`, 30 since strongSwan 5.9.9)."""
+LIMIT = COOKIE_THRESHOLD
+"""From here on charon demands cookies."""
 
 
 def half_open_of(stats: Section) -> tuple[int, int]:

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from anycast.model import EvidenceClass
 from anycast.reasons import Reason
-from site_agent.checks.base import Finding, failing, passing
-from site_agent.checks.steady import Steady
+from site_agent.checks.base import Finding, Timing, failing, passing
 from site_agent.proc_counters import Memory, parse_meminfo
 from site_agent.procfs import read_file
 
@@ -25,15 +24,13 @@ class MemoryCheck:
     """Reports `memory`."""
 
     reports: Mapping[str, EvidenceClass] = {NAME: EvidenceClass.LOAD}
-    interval_s = 5.0
-    timeout_s = 1.0
+    timing = Timing(interval_s=5.0, timeout_s=1.0)
 
     def __init__(self, read: Callable[[str], bytes] = read_file) -> None:
         self._read = read
-        self._steady = Steady()
 
     async def look(self) -> Sequence[Finding]:
-        return [self._steady.settle(judge(parse_meminfo(self._read(PATH))))]
+        return [judge(parse_meminfo(self._read(PATH)))]
 
 
 def judge(memory: Memory) -> Finding:

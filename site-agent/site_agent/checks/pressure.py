@@ -18,8 +18,7 @@ from anycast.errors import KernelError
 from anycast.model import EvidenceClass
 from anycast.reasons import Reason
 from anycast.runtime import boottime
-from site_agent.checks.base import Finding, failing, passing
-from site_agent.checks.steady import Steady
+from site_agent.checks.base import Finding, Timing, failing, passing
 from site_agent.proc_counters import parse_pressure, parse_run_queue
 from site_agent.procfs import read_file
 
@@ -39,12 +38,10 @@ class PressureCheck:
     """Reports `cpu_pressure`."""
 
     reports: Mapping[str, EvidenceClass] = {NAME: EvidenceClass.LOAD}
-    interval_s = 2.0
-    timeout_s = 2.0
+    timing = Timing(interval_s=2.0, timeout_s=2.0)
 
     def __init__(self, read: Callable[[str], bytes] = read_file, clock: Callable[[], float] = boottime) -> None:
         self._read, self._clock = read, clock
-        self._steady = Steady()
         self._cpus = len(os.sched_getaffinity(0))
 
     async def look(self) -> Sequence[Finding]:
@@ -56,7 +53,7 @@ class PressureCheck:
             late_s = max(0.0, self._clock() - began - TIMER_S)
             waiting = max(0, parse_run_queue(self._read(LOADAVG)) - 1)  # without the one that reads
             seen = judge_queue(waiting / self._cpus, late_s)
-        return [self._steady.settle(seen)]
+        return [seen]
 
 
 def judge_stalled(percent: float) -> Finding:

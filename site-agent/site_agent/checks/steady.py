@@ -1,4 +1,4 @@
-"""What keeps `load` checks from fluttering: a rate between two looks, and a change that must be seen twice. Pure."""
+"""What keeps checks from fluttering: a rate between two looks, and a change that must be seen more than once. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from anycast.model import Status
 from site_agent.checks.base import Finding, passing
 
-LOOKS = 2
-"""Rise and fall: a burst that one look catches is no state, and a pause in a flood is no end."""
-
 
 class Steady:
-    """A new status counts from the second look in a row that sees it. The first passing look counts at once."""
+    """Rise and fall: a burst that one look catches is no state, and a pause in a flood is no end.
 
-    def __init__(self) -> None:
+    A new status counts from the `rise`-th or `fall`-th look in a row that sees it. The first passing look counts at once.
+    """
+
+    def __init__(self, *, rise: int, fall: int) -> None:
+        self._looks = {Status.PASSING: rise, Status.FAILING: fall}
         self._settled = Status.PASSING
         self._held: Finding | None = None
         self._against = 0
@@ -28,13 +29,13 @@ class Steady:
             self._against, self._held = 0, seen
             return seen
         self._against += 1
-        if self._against >= LOOKS:
+        if self._against >= self._looks[seen.status]:
             self._settled, self._held, self._against = seen.status, seen, 0
             return seen
         if self._held is None:
-            return passing(seen.name, f"once: {seen.detail}")
+            return passing(seen.name, f"once: {seen.detail}", seen.value)
         # The status and reason that stand, with what was seen now: nobody shall read a stale figure.
-        return dataclasses.replace(self._held, detail=f"once: {seen.detail}")
+        return dataclasses.replace(self._held, detail=f"once: {seen.detail}", value=seen.value)
 
 
 class Rates:

@@ -1,10 +1,18 @@
 """Does the machine carry the service's addresses? The kernel says so, and no outsider can cause it: a fact.
 
-Removal is an event (RTM_DELADDR); each event only causes a look at the whole list, so a lost event costs one interval.
+Removal is an event (RTM_DELADDR); an event about one of the service's addresses only causes a look at the whole list, so a
+lost event costs one interval. Looks that events cause keep a pause (`EventPace`), and the last event of a row
+is looked at when it is over. Other addresses of the machine come and go by the thousand on some gateways: they cause none.
+
+A list that changed while the kernel wrote it may lack what was there all the time. Two such lists in a row that lack an
+address of ours prove nothing: that is UNKNOWN, not a fact.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import functools
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -16,7 +24,9 @@ from pyroute2.netlink.rtnl import RTM_DELADDR, RTM_GETADDR, RTM_NEWADDR, RTMGRP_
 from anycast.errors import DecodeError, KernelError
 from anycast.model import EvidenceClass
 from anycast.reasons import Reason
-from site_agent.checks.base import Finding, failing, passing
+from anycast.runtime import boottime
+from site_agent.checks.base import REST_PER_LOOK, Finding, Timing, failing, passing
+from site_agent.checks.event_pace import EventPace
 from site_agent.netlink.messages import Message, split_attributes
 from site_agent.netlink.transport import EventSocket, dump
 
@@ -38,31 +48,57 @@ class VipCheck:
     """Reports `vip_present`."""
 
     reports: Mapping[str, EvidenceClass] = {NAME: EvidenceClass.FACT}
-    interval_s = 1.0
-    timeout_s = 1.0
+    timing = Timing(interval_s=1.0, timeout_s=1.0, rise=1, fall=1)
 
     def __init__(self, vips: Iterable[str]) -> None:
         self._vips = frozenset(ip_address(vip) for vip in vips)
+        self._pace = EventPace(rest_per_look=REST_PER_LOOK)
+        self._late: asyncio.TimerHandle | None = None
 
     async def look(self) -> Sequence[Finding]:
-        seen: set[Address] = set()
-        consistent = await dump(socket.NETLINK_ROUTE, RTM_GETADDR, lambda message: _collect(message, seen), ANY_ADDRESS)
-        missing = self._vips - seen
-        if missing and not consistent:  # the list changed while the kernel wrote it
-            await dump(socket.NETLINK_ROUTE, RTM_GETADDR, lambda message: _collect(message, seen), ANY_ADDRESS)
-            missing = self._vips - seen
+        began = boottime()
+        try:
+            missing = self._vips - await present_addresses(self._vips)
+        finally:
+            self._pace.looked(boottime() - began)
         if missing:
             return [failing(NAME, Reason.VIP_MISSING, ", ".join(sorted(map(str, missing))))]
         return [passing(NAME, ", ".join(sorted(map(str, self._vips))))]
 
     def watch(self, look_now: Callable[[], None]) -> EventSocket:
-        """Call `look_now` whenever an address was added or removed. Close what it returns."""
+        """Call `look_now` whenever one of the addresses was added or removed, at a pace. Close what it returns."""
+        loop = asyncio.get_running_loop()
+
+        def happened() -> None:
+            if self._pace.wants_look(boottime(), flush=False):
+                look_now()
+            elif self._late is None:
+                self._late = loop.call_later(self._pace.pause_s, late)
+
+        def late() -> None:
+            self._late = None
+            happened()
 
         def on_message(message: Message) -> None:
-            if message.kind in (RTM_NEWADDR, RTM_DELADDR):
-                look_now()
+            if message.kind in (RTM_NEWADDR, RTM_DELADDR) and decode_address(message.payload) in self._vips:
+                happened()
 
-        return EventSocket(socket.NETLINK_ROUTE, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR, on_message, look_now)
+        return EventSocket(socket.NETLINK_ROUTE, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR, on_message, happened)
+
+
+async def present_addresses(wanted: frozenset[Address] = frozenset()) -> frozenset[Address]:
+    """Every address that the machine has on any interface. Raises KernelError, with EAGAIN where the list would not stand
+    still and one of `wanted` was not in it: nobody can say then that it is missing.
+    """
+    either = frozenset[Address]()
+    for _ in range(2):
+        seen: set[Address] = set()
+        if await dump(socket.NETLINK_ROUTE, RTM_GETADDR, functools.partial(_collect, seen=seen), ANY_ADDRESS):
+            return frozenset(seen)
+        either |= seen  # the list changed while the kernel wrote it: what it has, is there; what it lacks may be, too
+    if not wanted <= either:
+        raise KernelError(errno.EAGAIN, "list the machine's addresses, which changed meanwhile, twice")
+    return either
 
 
 def place_vips(vips: Iterable[str]) -> None:

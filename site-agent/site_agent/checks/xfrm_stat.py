@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from anycast.model import EvidenceClass
 from anycast.reasons import Reason
 from anycast.runtime import boottime
-from site_agent.checks.base import Finding, failing, passing
-from site_agent.checks.steady import Rates, Steady
+from site_agent.checks.base import Finding, Timing, failing, passing
+from site_agent.checks.steady import Rates
 from site_agent.proc_counters import parse_xfrm_stat
 from site_agent.procfs import read_file
 
@@ -28,16 +28,15 @@ class XfrmStatCheck:
     """Reports `xfrm_stat`."""
 
     reports: Mapping[str, EvidenceClass] = {NAME: EvidenceClass.LOAD}
-    interval_s = 2.0
-    timeout_s = 1.0
+    timing = Timing(interval_s=2.0, timeout_s=1.0)
 
     def __init__(self, read: Callable[[str], bytes] = read_file, clock: Callable[[], float] = boottime) -> None:
         self._read, self._clock = read, clock
-        self._rates, self._steady = Rates(), Steady()
+        self._rates = Rates()
 
     async def look(self) -> Sequence[Finding]:
         counters = parse_xfrm_stat(self._read(PATH))
-        return [self._steady.settle(judge(self._rates.since_last(counters, self._clock())))]
+        return [judge(self._rates.since_last(counters, self._clock()))]
 
 
 def judge(rates: Mapping[str, float] | None) -> Finding:

@@ -1,17 +1,22 @@
 """charon as this gateway runs it: started or adopted, loaded with the rendered connections, started again when it dies.
 
-A charon that died leaves its SAs and policies in the kernel. Nobody rekeys or deletes them any more, clients that return
-negotiate new ones, and a policy that is left over sends their packets into a tunnel that has ended. So before every start
-the agent removes them, and only those: an SA is ours when one of its ends is a VIP of ours (architecture, rule 9).
+A charon that died leaves its SAs and policies in the kernel. Nobody rekeys or deletes them any more, clients that
+return negotiate new ones, and a policy that is left over sends their packets into a tunnel that has ended. So before
+every start the agent removes them, and only those: an SA is ours when one of its ends is a VIP of ours (architecture,
+rule 9).
 
-The rendered connections and credentials are loaded by `swanctl --load-all`, strongSwan's own reader of its own format,
-as a child with a time limit. Until that has worked once, a charon that we started cannot serve; one that an earlier agent
-started serves with what it has, because a bad configuration is no evidence against it (rule 2). A charon that only its own
-pid file names is the operator's: it may have none of our connections, and must not attract our clients before it has.
+The rendered connection is loaded beside what charon has (`own_connections.py`). Until that has worked once, a charon
+that we started cannot serve; one that an earlier agent has loaded serves with what it has, because a bad configuration is
+no evidence against it (rule 2). One that an earlier agent started and could load nothing into may hang since its start,
+and a restart of the agent must not make it look healthy. A charon that only its own pid file names is the operator's: it
+may have none of our connections, and must not attract our clients before it has. The operator's own connections
+(``swanctl/conf.d``) are loaded into a charon that we started, after ours and by strongSwan's own reader; what it says of
+them is an alarm, and ours serve all the same.
 
 A pidfd tells of an exit only when the kernel has closed everything the process had open. With packet sockets among it
-(plugins dhcp and farp) that takes 30 to 40 ms; the kernel closes the last opened first, so an idle connection to charon's
-socket hangs up after 2 ms (both measured). It is the hint; that the process is being taken down is read from /proc.
+(plugins dhcp and farp) that takes 30 to 40 ms; the kernel closes the last opened first, so an idle connection to
+charon's socket hangs up after 2 ms (both measured). It is the hint; that the process is being taken down is read from
+/proc.
 """
 
 from __future__ import annotations
@@ -19,28 +24,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 
-from anycast.errors import KernelError, PeerError
+from anycast.errors import AnycastError, DecodeError, KernelError, PeerError
 from anycast.events import AlarmCleared, AlarmRaised, Event, HolderExited
 from anycast.reasons import Reason
-from site_agent.daemon_process import Backoff, DetachedProcess, ProcessSpec, keep_running
+from site_agent.bulkhead import Bulkhead
+from site_agent.daemon_process import Backoff, DetachedProcess, ProcessSpec, keep_running, settings_digest
+from site_agent.ike import swanctl
+from site_agent.ike.own_connections import READ_LIMIT_S, OwnConnections
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink import xfrm
 from site_agent.netlink.messages import NETLINK_XFRM, Message
 from site_agent.netlink.transport import dump, request
+from site_agent.patience import OneAtATime
 from site_agent.procfs import read_stat
 
 CHARON = Path("/usr/lib/ipsec/charon")
 PID_FILE = Path("/var/run/charon.pid")
-SWANCTL = "/usr/sbin/swanctl"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 LOAD_LIMIT_S = 10.0
-"""How long `swanctl --load-all` may take: private keys, roots and one connection take 20 ms, 1 s in User Mode Linux."""
+"""How long a charon that was started may take until it answers: 0.1 s natively, 1.3 s in User Mode Linux."""
+NAMED = frozenset({"load-conn", "load-pool", "load-authority"})
+"""Requests whose message is a section with the name of what is loaded."""
 SOCKET_POLL_S = 0.05
 """charon makes its socket 50-100 ms after its start; there is no event for it."""
 LONGEST_BACKOFF_S = 2.0
@@ -68,11 +79,17 @@ class Charon:
         self._vips = frozenset(str(ip_address(vip)) for vip in vips)
         self._vici, self._happened = vici, happened
         self._on_exit, self._on_ready = on_exit, on_ready
+        self._own = OwnConnections(vici, swanctl_dir=etc_dir / "swanctl", record=run_dir / "charon.loaded")
+        self._stand_in = run_dir / "swanctl.vici"
+        self._conf_d = etc_dir / "swanctl" / "conf.d"
         self._env = {
             "PATH": PATH,
             "STRONGSWAN_CONF": str(etc_dir / "strongswan.conf"),
             "SWANCTL_DIR": str(etc_dir / "swanctl"),
         }
+        self._outdated = False
+        self._bulkhead = Bulkhead("beside_charon", happened)
+        self._reader = OneAtATime("conf.d")
         self.ready = False
         """The process of now has had connections loaded, by us or by whoever started it."""
         self.process = DetachedProcess(
@@ -85,6 +102,7 @@ class Charon:
                 own_log=run_dir / "charon.log",  # where the rendered strongswan.conf puts it
                 pid_file=PID_FILE,
                 program=CHARON,
+                settings=settings_digest(etc_dir / "strongswan.conf"),
             ),
             self._exited,
         )
@@ -100,7 +118,7 @@ class Charon:
             self.process,
             happened=self._happened,
             prepare=self._remove_stale_state,
-            started=self._load_until_done,
+            started=self._beside,
             backoff=Backoff(cap_s=LONGEST_BACKOFF_S),
         )
 
@@ -113,31 +131,84 @@ class Charon:
     async def _remove_stale_state(self) -> None:
         try:
             await remove_client_state(self._vips)
-        except KernelError as exc:
+        except (KernelError, DecodeError) as exc:
             # charon can run beside them: returning clients get new SAs, and charon replaces policies it meets.
             self._happened(AlarmRaised(reason=Reason.STALE_STATE_LEFT, detail=str(exc)))
 
-    async def _load_until_done(self) -> None:
-        self.ready = self.process.adopted and self.process.ours
-        backoff, failed = Backoff(first_s=0.5, cap_s=30.0), False
+    async def _beside(self) -> None:
+        self._bulkhead.call(self._compare_settings)
+        answers = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._bulkhead.keep(functools.partial(self._load_until_done, answers)))
+            group.create_task(self._bulkhead.keep(functools.partial(self._watch_for_hangup, answers)))
+
+    def _compare_settings(self) -> None:
+        if self.process.outdated:
+            detail = f"pid {self.process.pid} was started with other settings; a restart would end every tunnel"
+            self._happened(AlarmRaised(reason=Reason.CHARON_OUTDATED, detail=detail))
+        elif self._outdated:
+            self._happened(AlarmCleared(reason=Reason.CHARON_OUTDATED))
+        self._outdated = self.process.outdated
+
+    async def reload(self) -> str:
+        """Load our connection, and the operator's, once more. Returns what was done. Raises PeerError, TimeoutError."""
+        if self.process.pid is None:
+            raise PeerError("charon", "is not running; it is loaded when it is started")
+        if complaints := await self._load(theirs=True):
+            raise PeerError("connections", "; ".join(complaints))
+        return "has the installed connections"
+
+    async def _load_until_done(self, answers: asyncio.Event) -> None:
+        adopted_ours = self.process.adopted and self.process.ours
+        self.ready = self.ready or (adopted_ours and self._own.has_loaded(self._identity()))
+        backoff, told = Backoff(first_s=0.5, cap_s=30.0), ""
         while True:
             try:
                 await self._wait_for_socket()
-                await self._load()
-            except (PeerError, TimeoutError) as exc:
-                if not failed:
-                    self._happened(AlarmRaised(reason=Reason.CONNECTIONS_NOT_LOADED, detail=str(exc) or "timed out"))
-                failed = True
-                await asyncio.sleep(backoff.after(0.0))
-                continue
-            if failed:
-                self._happened(AlarmCleared(reason=Reason.CONNECTIONS_NOT_LOADED))
-            self.ready = True
-            self._on_ready()
-            break
-        await self._watch_for_hangup()
+                answers.set()
+                complaint = "; ".join(await self._load(theirs=not self.process.adopted))
+            except (AnycastError, OSError) as exc:  # TimeoutError is one
+                complaint = f"{str(exc) or 'charon: timed out'}; what was loaded before stays in force"
+            if complaint not in ("", told):
+                self._happened(AlarmRaised(reason=Reason.CONNECTIONS_NOT_LOADED, detail=complaint))
+            told = complaint or told
+            if not complaint:
+                break
+            await asyncio.sleep(backoff.after(0.0))
+        if told:
+            self._happened(AlarmCleared(reason=Reason.CONNECTIONS_NOT_LOADED))
 
-    async def _watch_for_hangup(self) -> None:
+    async def _load(self, *, theirs: bool) -> list[str]:
+        """Ours first; from then on the gateway can serve. Returns complaints that do not keep it from serving."""
+        complaints = await self._own.load(self._identity())
+        self.ready = True
+        self._on_ready()
+        if theirs and await self._reader.run(lambda: any(self._conf_d.glob("*.conf")), limit_s=READ_LIMIT_S):
+            complaints += await self._load_theirs()
+        return complaints
+
+    def _identity(self) -> str:
+        """Of the process of now: its number, and when it began, which together are never used twice in a boot."""
+        pid = self.process.pid
+        stat = None if pid is None else read_stat(pid)
+        return f"{pid} {stat.start_ticks}" if stat else ""
+
+    async def _load_theirs(self) -> list[str]:
+        try:
+            commands = await swanctl.read_files(self._env, self._stand_in)
+        except PeerError as exc:
+            return [str(exc)]
+        complaints = []
+        for command, message in commands:
+            if not self._own.names.issuperset(message):
+                try:
+                    await self._vici.request(command, message, timeout_s=LOAD_LIMIT_S)
+                except PeerError as exc:
+                    complaints.append(f"{', '.join(message) if command in NAMED else 'yours'}: {exc}")
+        return complaints
+
+    async def _watch_for_hangup(self, answers: asyncio.Event) -> None:
+        await answers.wait()
         loop = asyncio.get_running_loop()
         while True:
             idle = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -158,28 +229,6 @@ class Charon:
                     await self._vici.request("version", timeout_s=LOAD_LIMIT_S)
                     return
                 await asyncio.sleep(SOCKET_POLL_S)
-
-    async def _load(self) -> None:
-        try:
-            child = await asyncio.create_subprocess_exec(
-                SWANCTL, "--load-all", "--noprompt", env=self._env, cwd="/", stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            )  # fmt: skip
-        except OSError as exc:
-            raise PeerError("swanctl", f"cannot be started: {exc.strerror}") from exc
-        try:
-            async with asyncio.timeout(LOAD_LIMIT_S):
-                output, _ = await child.communicate()
-        except TimeoutError:
-            raise PeerError("swanctl", f"--load-all took longer than {LOAD_LIMIT_S:g} s") from None
-        finally:
-            if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
-                await child.wait()
-        if child.returncode != 0:
-            said = [line for line in output.decode(errors="replace").splitlines() if "fail" in line or "rror" in line]
-            raise PeerError("swanctl", "; ".join(said) or f"--load-all exited with {child.returncode}")
 
 
 async def remove_client_state(vips: frozenset[str]) -> tuple[int, int]:

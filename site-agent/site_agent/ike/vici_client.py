@@ -2,8 +2,8 @@
 
 The `vici` library is used for what the bytes mean (`Packet`, `Message`); its `Session` is not, because it clears the
 socket's time limit as soon as one byte has come: a charon that is stopped in the middle of an answer would hold its
-thread for ever. Here every call has a time limit, and a call that ends early for whatever reason closes the connection, so
-no late answer is ever taken for the answer to a later question.
+thread for ever. Here every call has a time limit, and a call that ends early for whatever reason closes the connection,
+so no late answer is ever taken for the answer to a later question.
 
 Protocol: length-prefixed packets, one request in flight, a `list-…` command answers with a stream of events
 (strongSwan, src/libcharon/plugins/vici/README.md).
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from vici.exception import DeserializationException
@@ -24,8 +25,10 @@ from anycast.errors import PeerError
 
 LONGEST_PACKET = 512 * 1024
 """strongSwan's own limit for one packet."""
-EVENTS_PER_TURN = 16
-"""A long list is parsed in turns with the rest of the agent: about 2 ms each."""
+BACKLOG_POLL_S = 0.1
+"""Between two attempts at a socket whose backlog is full: there is no event for it."""
+EVENTS_PER_TURN = 4
+"""A long list is parsed in turns with the rest of the agent: about half a millisecond each, some more on a busy machine."""
 
 Section = dict[str, Any]
 """What VICI calls a section: text keys; values are bytes, lists of bytes, or sections."""
@@ -34,8 +37,9 @@ Section = dict[str, Any]
 class ViciClient:
     """One connection, opened at the first call and again after a failure. Calls queue behind each other."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, connect: Callable[[], Awaitable[socket.socket]] | None = None) -> None:
+        """`connect` makes a connected socket where connecting to `path` is not enough."""
+        self.path, self._open = path, connect
         self._lock = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -75,12 +79,29 @@ class ViciClient:
             self._streams[1].transport.abort()
             self._streams = None
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A new connection. A charon that accepts nothing has a full backlog soon: that is silence, not a refusal."""
+        opened = None if self._open is None else await self._open()
+        sock = opened or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            if opened is not None:
+                return await asyncio.open_unix_connection(sock=opened)
+            while True:
+                try:
+                    sock.connect(self.path)  # at once or never: unix(7) knows no connection in progress
+                    return await asyncio.open_unix_connection(sock=sock)
+                except BlockingIOError:
+                    await asyncio.sleep(BACKLOG_POLL_S)
+        except BaseException:
+            sock.close()
+            raise
+
     @contextlib.asynccontextmanager
     async def _guarded(self) -> Any:
         """The connection for one call, closed unless the call ends well. OSError becomes PeerError here."""
         try:
             if self._streams is None:
-                self._streams = await asyncio.open_unix_connection(self.path)
+                self._streams = await self._connect()
             yield self._streams
         except (OSError, EOFError) as exc:
             self.close()

@@ -20,6 +20,14 @@ XFRM_MSG_GETSA = 0x12
 XFRM_MSG_NEWPOLICY = 0x13
 XFRM_MSG_DELPOLICY = 0x14
 XFRM_MSG_GETPOLICY = 0x15
+XFRM_MSG_EXPIRE = 0x18
+XFRM_MSG_FLUSHSA = 0x1C
+XFRM_MSG_FLUSHPOLICY = 0x1D
+
+XFRMGRP_EXPIRE = 0x2
+XFRMGRP_SA = 0x4
+XFRMGRP_POLICY = 0x8
+"""Multicast groups as bits of nl_groups. A flush is one message there, whatever the number of entries that went."""
 
 XFRMA_TMPL = 5
 

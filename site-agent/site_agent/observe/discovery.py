@@ -43,17 +43,30 @@ class Found:
     vips: tuple[str, ...]
     guessed: bool
     """The addresses are those that the connections name as their own, not the operator's word."""
+    links: tuple[str, ...] = ()
+    """Interfaces without which the gateway could not serve, by the operator's word: the one that carries the default route
+    may be a management network's."""
     sees_kernel_sas: bool
     limits: tuple[str, ...]
-    """What cannot be seen, and what would let us see it."""
+    """What cannot be seen, and what would let us see it. Each hides a fact: with any, health cannot be told."""
+    strangers: bool = False
+    """`pid` is one of several charons whose network namespace may not be seen: perhaps somebody else's."""
 
 
-async def discover(*, vici: str | None, vips: Iterable[str]) -> Found:
-    """Look around. `vici` and `vips` are the operator's word and are believed. Raises ValueError for no address."""
+async def discover(*, vici: str | None, vips: Iterable[str], links: Iterable[str] = ()) -> Found:
+    """Look around. What is given is the operator's word and is believed. Raises ValueError for no address."""
     named = tuple(str(ip_address(vip)) for vip in vips)
     limits: list[str] = []
-    pid = find_charon()
-    if pid is None:
+    charons = find_charons()
+    pids = (*charons.ours, *charons.uncertain)
+    pid = next(iter(pids), None)
+    strangers = pid is not None and len(pids) > 1 and _network_of(pid) is None
+    if strangers:
+        limits.append(
+            f"{len(pids)} charons run whose network namespace may not be seen, so pid {pid} is perhaps not this machine's: "
+            "run as root"
+        )
+    elif pid is None:
         limits.append("no charon runs in this network namespace (or /proc hides other users' processes: hidepid)")
     elif _network_of(pid) is None:
         limits.append("no CAP_SYS_PTRACE: this charon is only taken to be of our network namespace")
@@ -68,10 +81,14 @@ async def discover(*, vici: str | None, vips: Iterable[str]) -> Found:
         answers = True  # it is there and silent: that is worth observing
     except PeerError as exc:
         hint = "" if os.geteuid() == 0 else ", which needs root or membership in charon's group (`charon.group`)"
-        limits.append(f"{path}: {exc}; connections, SAs and half-open handshakes are not seen{hint}")
+        limits.append(f"{path}: {exc}; connections, SAs, half-open handshakes and a charon that hangs are not seen{hint}")
     guessed = tuple(dict.fromkeys(a for addresses in local.values() for a in addresses if is_service_address(a)))
     if not (named or guessed):
-        limits.append("no connection names an address in local_addrs, so neither it nor its tunnels are watched: give --vip")
+        limits.append(
+            "no connection names an address in local_addrs, so neither it, its tunnels nor IKE is watched: give --vip"
+        )
+    if answers and not local and not any(path in limit for limit in limits):
+        limits.append(f"{path}: charon has no connection, so nobody can connect; whether one is missing cannot be seen")
     sees_sas = capable(CAP_NET_ADMIN)
     if not sees_sas:
         limits.append("no CAP_NET_ADMIN: tunnels are not compared with the kernel's SAs")
@@ -81,20 +98,39 @@ async def discover(*, vici: str | None, vips: Iterable[str]) -> Found:
         connections=tuple(local),
         vips=named or guessed,
         guessed=not named,
+        links=tuple(links),
         sees_kernel_sas=sees_sas,
         limits=tuple(limits),
+        strangers=strangers,
     )
 
 
 def find_charon() -> int | None:
     """The charon of our network namespace. One whose namespace we may not see is taken for ours."""
+    charons = find_charons()
+    return next(iter((*charons.ours, *charons.uncertain)), None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Charons:
+    """The charons that may be of our network namespace, the smallest pid first. There should be one."""
+
+    ours: tuple[int, ...]
+    uncertain: tuple[int, ...]
+    """Without CAP_SYS_PTRACE it is not seen whose network namespace these are in: they may be a stranger's."""
+
+
+def find_charons() -> Charons:
+    """All of them but those that are certainly of another network namespace."""
     ours = _network_of("self")
+    found: dict[bool, list[int]] = {True: [], False: []}
     for entry in sorted(Path("/proc").iterdir(), key=lambda path: (len(path.name), path.name)):
-        if entry.name.isdecimal() and _name_of(entry) in PROGRAMS and _network_of(entry.name) in (None, ours):
-            stat = read_stat(int(entry.name))
+        if entry.name.isdecimal() and _name_of(entry) in PROGRAMS:
+            network = _network_of(entry.name)
+            stat = read_stat(int(entry.name)) if network in (None, ours) else None
             if stat is not None and stat.state != "Z" and not stat.exiting:
-                return int(entry.name)
-    return None
+                found[network is not None].append(int(entry.name))
+    return Charons(ours=tuple(found[True]), uncertain=tuple(found[False]))
 
 
 def find_vici(pid: int | None) -> str | None:

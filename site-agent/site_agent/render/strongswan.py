@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from anycast.document import Document
+from anycast.policy import protection
 from site_agent.render.templating import render
 
 PLUGINS = (
@@ -22,11 +23,17 @@ PLUGINS = (
 """Everything charon may load. What is not here cannot be negotiated or attacked: no IKEv1 parts, no EAP, no fetchers."""
 
 
+CANARY_CONF = "canary/strongswan.conf"
+"""The canary's charon has settings of its own; everything else it is told by VICI."""
+
 SWANCTL_FOLDERS = (
     "x509", "x509ca", "x509ocsp", "x509aa", "x509ac", "x509crl",
     "pubkey", "private", "rsa", "ecdsa", "bliss", "pkcs8", "pkcs12",
 )  # fmt: skip
 """Folders that swanctl looks into, and complains about where they are not there. `x509crl` takes revocation lists."""
+
+FOLDERS = (*(f"swanctl/{folder}" for folder in (*SWANCTL_FOLDERS, "conf.d")), "strongswan.d")
+"""Folders below `etc_dir` that are made, and what lies in them is the operator's."""
 
 
 def render_strongswan(document: Document, *, run_dir: PurePath) -> dict[str, str]:
@@ -35,8 +42,17 @@ def render_strongswan(document: Document, *, run_dir: PurePath) -> dict[str, str
     Start charon with ``STRONGSWAN_CONF=<etc_dir>/strongswan.conf``; load with ``SWANCTL_DIR=<etc_dir>/swanctl`` too.
     Raises ConfigError where the document holds text that cannot stand in these files.
     """
-    values = {"document": document, "service": document.service, "run_dir": run_dir, "plugins": PLUGINS}
+    values = {
+        "document": document,
+        "service": document.service,
+        "run_dir": run_dir,
+        "ignored": [interface.name for interface in (document.inside, document.management) if interface is not None],
+        "plugins": PLUGINS,
+        "protection": protection,
+    }
+    canary = {CANARY_CONF: render("canary-strongswan.conf.j2", **values)} if document.service.checks.canary else {}
     return {
+        **canary,
         "strongswan.conf": render("strongswan.conf.j2", **values),
         "swanctl/swanctl.conf": render("swanctl.conf.j2", **values),
     }

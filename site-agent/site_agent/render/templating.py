@@ -1,7 +1,8 @@
 """Templates whose every inserted value is checked on its way out.
 
 A document is a message: a name with a newline or a brace in it must not become a second line of somebody's
-configuration. Jinja calls `finalize` for each expression it prints, so no template can forget to ask.
+configuration. Jinja calls `finalize` for each expression it prints, so no template can forget to ask. Sentences of our own
+code, with their quotes and parentheses, are let through where the template says `| safe`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ parser, to ExaBGP's and to sysctl's."""
 
 
 def _checked(value: Any) -> Any:
-    if isinstance(value, str) and not _SAFE.fullmatch(value):
+    if isinstance(value, str) and not hasattr(value, "__html__") and not _SAFE.fullmatch(value):
         raise ConfigError([Problem("document", f"{value[:60]!a} cannot stand in a configuration file")])
     return value
 

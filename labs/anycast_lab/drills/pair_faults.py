@@ -1,0 +1,102 @@
+"""What a drill does to a site's two gateways and to what lies between them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+
+from anycast.fleet.compile import compile_gateway
+from anycast.fleet.schema import Fleet
+from anycast_lab.drills import operator
+from anycast_lab.drills import pair_steps as steps
+from anycast_lab.drills.cables import far_end, near_end
+from anycast_lab.machines.wiring import BRIDGE
+from anycast_lab.runner import LabError, Runner
+
+SIDES: tuple[steps.Side, ...] = ("uplink", "inside", "management")
+
+
+async def cause(step: steps.PairStep, runner: Runner, fleet: Fleet, victim: str, peer: str) -> None:
+    """Do it. Raises LabError where it cannot be done."""
+    match step:
+        case steps.StopAll():
+            stop_all(runner, victim)
+        case steps.ContinueAll():
+            _signal(runner.pids(victim), signal.SIGCONT)
+        case steps.MuteLink(interface=side, at=where):
+            await runner.link_mute(*near_end(fleet, victim if where == "victim" else peer, side))
+        case steps.UnmuteLink(interface=side, at=where):
+            await runner.link_unmute(*near_end(fleet, victim if where == "victim" else peer, side))
+        case steps.FlapLink(interface=side, times=times, per_second=rate):
+            await _flap(runner, far_end(runner, fleet, victim, side), times, rate)
+        case steps.Part() | steps.Join():
+            await _part(runner, fleet, (victim, peer), parted=isinstance(step, steps.Part))
+        case steps.Forge(seal=seal, seconds=seconds, per_second=rate):
+            await _forge(runner, fleet, victim, peer, seal, seconds, rate)
+        case steps.HandOver():
+            await operator.say(runner, victim, "site-agent", "handover")
+        case steps.WaitRole():
+            raise LabError("wait_role is the drill's own to wait for")
+
+
+def stop_all(runner: Runner, node: str) -> None:
+    """Every process but the node's init, which does nothing but start what a drill asks for."""
+    stopped = set[int]()
+    while fresh := set(runner.pids(node)) - stopped:  # until nobody forked meanwhile
+        _signal(list(fresh), signal.SIGSTOP)
+        stopped |= fresh
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+async def _flap(runner: Runner, end: tuple[str, str], times: int, rate: float) -> None:
+    due = time.monotonic()
+    for _ in range(times):
+        for change in (runner.link_down, runner.link_up):
+            await change(*end)
+            due += 0.5 / rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+async def _part(runner: Runner, fleet: Fleet, pair: tuple[str, str], *, parted: bool) -> None:
+    """Isolated ports of a bridge reach every port but each other; a cable between the two drops everything."""
+    for side in SIDES:
+        with contextlib.suppress(LabError):
+            ends = [far_end(runner, fleet, gateway, side) for gateway in pair]
+            if ends[0][0] == pair[1]:  # one cable, from the one to the other
+                await (runner.link_mute if parted else runner.link_unmute)(*ends[0])
+                continue
+            for node, interface in ends:
+                words = ("link", "set", "dev", interface, "type", "bridge_slave", "isolated", "on" if parted else "off")
+                done = await runner.exec(node, ("ip", *words))
+                if done.rc:
+                    said = done.stderr.decode(errors="replace").strip()
+                    raise LabError(f"{node}: {interface} is no port of {BRIDGE}: {said}")
+
+
+async def _forge(runner: Runner, fleet: Fleet, victim: str, peer: str, seal: str, seconds: float, rate: int) -> None:
+    """From the upstream router, which stands on the same LAN, in each gateway's name to the other."""
+    vrrp = compile_gateway(fleet, victim).vrrp
+    router = next(iter(fleet.sites[fleet.site_of(victim)].upstreams), None)
+    if vrrp is None or router is None:
+        raise LabError(f"{victim} has no virtual router, or no neighbour to forge at")
+    commands = []
+    for receiver in (victim, peer):
+        plan = compile_gateway(fleet, receiver).vrrp
+        outside = next(path for path in plan.paths if path.path == "outside") if plan is not None else None
+        voice = next((v for v in outside.voices if ":" not in v.destination), None) if outside is not None else None
+        if voice is None:
+            raise LabError(f"{receiver} has no IPv4 outside to forge to")
+        argv = ("python", "-m", "anycast_lab.drills.forger", "--from", voice.destination, "--to", voice.source)
+        rest = ("--vrid", str(vrrp.vrid), "--seconds", str(seconds), "--per-second", str(rate), "--seal", seal)
+        commands.append(runner.exec(router, (*argv, *rest, "--address", *voice.announced)))
+    for done in await asyncio.gather(*commands):
+        if done.rc:
+            raise LabError(f"the forger at {router}: {done.stderr.decode(errors='replace').strip()}")

@@ -1,0 +1,43 @@
+"""`site-agent handover`: have the other gateway serve, and say what came of it.
+
+The vrrp process does it, make before break: it offers the addresses, keeps them until the other one has them, and stays
+Active where nobody takes them in time. This waits for the one or the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from anycast.policy.site import ACTIVE
+from anycast.runtime import boottime
+from site_agent.site_verdict import SiteVerdict
+
+LIMIT_S = 4.0
+"""The process gives up after a second at most, and tells within another; less than a client of the socket waits."""
+LOOK_S = 0.005
+
+
+async def hand_over(site: SiteVerdict) -> dict[str, Any]:
+    """The answer to `handover`. ``error`` is one sentence: nothing was handed over."""
+    supervisor = site.supervisor
+    if supervisor is None or not supervisor.describe()["router"]:
+        return {"error": "this site has no virtual router, so there is nobody to hand over to"}
+    before = supervisor.status
+    if before is None:
+        return {"error": "the vrrp process has not spoken yet; `site-agent status` says how it stands"}
+    peer = supervisor.describe()["peer_gateway"] or "the other router"
+    if before.role != ACTIVE:
+        return {"error": f"this gateway is Backup; hand over at the Active, {peer}"}
+    supervisor.hand_over()
+    began = boottime()
+    while boottime() - began < LIMIT_S:
+        await asyncio.sleep(LOOK_S)
+        status = supervisor.status
+        if status is None:
+            return {"error": "the vrrp process ended meanwhile; `site-agent why` says why"}
+        if status.role != ACTIVE:
+            return {"peer": peer, "cause": status.cause, "took_ms": round((boottime() - began) * 1000, 1)}
+        if status is not before and status.handover:
+            return {"error": f"not handed over: {status.handover}; this gateway is Active still"}
+    return {"error": f"{peer} did not take over within {LIMIT_S:g} s; this gateway is Active still"}

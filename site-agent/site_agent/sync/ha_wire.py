@@ -1,0 +1,93 @@
+"""Codec of what must be known of a message of strongSwan's `ha` plugin to carry it (ha_message.h); the rest is charon's.
+
+    version (1 byte)  type (1 byte)  attributes: kind (1 byte), value
+
+charon to charon over UDP port 4510, without number, length or acknowledgement. IKE_ADD and CHILD_ADD hold nonces and the
+shared secret of the key exchange, from which the other charon derives the keys: the bytes are handed on and never kept in a
+record. Only a header and, of CHILD_ADD, the two SPIs are read, which stand in front of everything secret.
+
+The version is not checked here: a charon refuses another's by itself, and silently, so the sync session compares versions
+before anything is carried. Any bytes decode or raise DecodeError.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from anycast.errors import DecodeError
+
+PORT = 4510
+MAX_BYTES = 8192
+"""charon drops what is larger than its `ha.buflen`; rendered with this number."""
+
+
+class MessageType(enum.IntEnum):
+    IKE_ADD = 1
+    IKE_UPDATE = 2
+    IKE_MID_INITIATOR = 3
+    IKE_MID_RESPONDER = 4
+    IKE_DELETE = 5
+    CHILD_ADD = 6
+    CHILD_DELETE = 7
+    SEGMENT_DROP = 8
+    SEGMENT_TAKE = 9
+    STATUS = 10
+    RESYNC = 11
+    IKE_IV = 12
+
+
+CARRIED = frozenset(
+    {
+        MessageType.IKE_ADD,
+        MessageType.IKE_UPDATE,
+        MessageType.IKE_MID_INITIATOR,
+        MessageType.IKE_MID_RESPONDER,
+        MessageType.IKE_DELETE,
+        MessageType.CHILD_ADD,
+        MessageType.CHILD_DELETE,
+    }
+)
+"""State of SAs. Not DROP, TAKE, STATUS and RESYNC: with them one charon makes the other active or has everything rekeyed,
+and VRRP is the only authority. Not IKE_IV, which is IKEv1's. Not what a later charon invents."""
+
+HA_IKE_ID, HA_INITIATOR, HA_INBOUND_SPI, HA_OUTBOUND_SPI = 1, 14, 27, 28
+IKE_ID_BYTES = 18
+"""The IKE version, both IKE SPIs, and who was the initiator."""
+
+
+class Header(NamedTuple):
+    version: int
+    kind: int
+    """A MessageType, or what a later charon invents."""
+
+
+class ChildSpis(NamedTuple):
+    """ESP SPIs of a CHILD_SA from the view of the gateway, in network order."""
+
+    inbound: bytes
+    outbound: bytes
+
+
+def decode_header(data: bytes | memoryview) -> Header:
+    """Raises DecodeError."""
+    if not 2 <= len(data) <= MAX_BYTES:
+        raise DecodeError("ha message", min(len(data), MAX_BYTES), f"{len(data)} bytes")
+    return Header(data[0], data[1])
+
+
+def decode_child_spis(data: bytes | memoryview) -> ChildSpis:
+    """Of CHILD_ADD. Raises DecodeError.
+
+    charon writes the attributes in a fixed order (ha_child.c): IKE_ID, INITIATOR, INBOUND_SPI, OUTBOUND_SPI. It has SPIs in
+    network order already and turns them once more, so on the machines we know they come in little-endian order (strongSwan
+    5.9.8, `ha` version 3: compared with the SPIs of its kernel).
+    """
+    offset = 2
+    found: dict[int, bytes] = {}
+    for kind, size in ((HA_IKE_ID, IKE_ID_BYTES), (HA_INITIATOR, 1), (HA_INBOUND_SPI, 4), (HA_OUTBOUND_SPI, 4)):
+        if len(data) < offset + 1 + size or data[offset] != kind:
+            raise DecodeError(f"attribute {kind}", min(offset, len(data)), "not where charon writes it")
+        found[kind] = bytes(data[offset + 1 : offset + 1 + size])
+        offset += 1 + size
+    return ChildSpis(found[HA_INBOUND_SPI][::-1], found[HA_OUTBOUND_SPI][::-1])

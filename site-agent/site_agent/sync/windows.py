@@ -1,0 +1,114 @@
+"""Inbound replay windows: what one gateway accepted, the other refuses. Pure.
+
+The Active hears from its kernel how far each inbound SA has come (aevents), and tells the Backup, which writes it into its
+own kernel's copy with every bit of the window set. What the Active accepted after the last such message can be accepted once
+more by the Backup after a takeover: the exposure, which is `rseqth` packets and those of one message's way (docs). It ends
+with the rekey that follows every takeover.
+
+A position only ever goes forward, and never into the kernel of a gateway that receives: an Active that took a stale peer's
+word would refuse good packets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from site_agent.netlink.xfrm_keys import SaKey
+from site_agent.sync.numbers_words import PeerConnected, PeerLost, Role, RoleChanged, SaGone
+
+MAX_EARLY = 1 << 16
+"""SAs that a peer may tell of before our kernel has them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SaThere:
+    """Our kernel has this inbound SA, at `seq`; from an event, a listing or an aevent that nobody wrote."""
+
+    key: SaKey
+    seq: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSaw:
+    """From the peer: it accepted numbers up to `seq`."""
+
+    key: SaKey
+    seq: int
+
+
+Input = SaThere | SaGone | PeerSaw | PeerConnected | PeerLost | RoleChanged
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TellSeen:
+    """To the peer, as PeerSaw. A later one of the same SA replaces one that is not sent yet."""
+
+    key: SaKey
+    seq: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RefuseUpTo:
+    """Write into our kernel (`xfrm_replay.encode_seen_up_to`)."""
+
+    key: SaKey
+    seq: int
+
+
+Action = TellSeen | RefuseUpTo
+
+
+class Windows:
+    """See the module."""
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self._connected = False
+        self._seen: dict[SaKey, int] = {}
+        """The highest number known to be used up, of the SAs that our kernel has."""
+        self._early: dict[SaKey, int] = {}
+
+    def handle(self, event: Input) -> list[Action]:
+        """Take one input."""
+        return list(self._dispatch(event))
+
+    def _dispatch(self, event: Input) -> Iterator[Action]:
+        match event:
+            case SaThere(key=key, seq=seq):
+                yield from self._on_there(key, seq)
+            case SaGone(key=key):
+                self._seen.pop(key, None)
+                self._early.pop(key, None)
+            case PeerSaw(key=key, seq=seq):
+                yield from self._on_peer_saw(key, seq)
+            case PeerConnected():
+                self._connected = True
+                if self.role is Role.ACTIVE:
+                    for key, seq in self._seen.items():
+                        if seq > 0:
+                            yield TellSeen(key=key, seq=seq)
+            case PeerLost():
+                self._connected = False
+            case RoleChanged(role=role):
+                self.role = role
+
+    def _on_there(self, key: SaKey, seq: int) -> Iterator[Action]:
+        early = self._early.pop(key, 0)
+        known = self._seen.get(key, -1)
+        self._seen[key] = max(seq, known, early)
+        if early > seq and self.role is not Role.ACTIVE:
+            yield RefuseUpTo(key=key, seq=early)
+        elif seq > max(known, 0) and self.role is Role.ACTIVE and self._connected:
+            yield TellSeen(key=key, seq=seq)
+
+    def _on_peer_saw(self, key: SaKey, seq: int) -> Iterator[Action]:
+        if self.role is Role.ACTIVE:
+            return
+        known = self._seen.get(key)
+        if known is None:
+            if key in self._early or len(self._early) < MAX_EARLY:
+                self._early[key] = max(seq, self._early.get(key, 0))
+        elif seq > known:
+            self._seen[key] = seq
+            yield RefuseUpTo(key=key, seq=seq)

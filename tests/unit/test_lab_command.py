@@ -1,0 +1,64 @@
+"""`anycast lab` as it is typed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from anycast_lab import cli
+
+
+class Lab:
+    """Remembers what it was asked to run."""
+
+    def __init__(self) -> None:
+        self.argv: list[list[str]] = []
+
+    def ask(self, _question: str, **fields: Any) -> dict[str, int]:
+        self.argv.append(fields["argv"])
+        return {"rc": 0}
+
+
+@pytest.mark.parametrize(
+    ("typed", "run"),
+    [
+        (["ip", "-br", "link"], ["ip", "-br", "link"]),
+        (["--", "ip", "-br", "link"], ["ip", "-br", "link"]),
+        (["sh", "-c", "--", "true"], ["sh", "-c", "--", "true"]),
+    ],
+)
+def test_two_dashes_before_a_command_are_not_the_command(
+    typed: list[str], run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab()
+
+    @contextlib.contextmanager
+    def client(_topology: Path, _name: str) -> Iterator[Lab]:
+        yield lab
+
+    monkeypatch.setattr(cli, "_client", client)
+    done = CliRunner().invoke(cli.app, ["exec", "fra-gw1", *typed])
+    assert (done.exit_code, lab.argv) == (0, [run]), done.output
+
+
+def test_two_dashes_alone_are_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_client", lambda *_: pytest.fail("nothing to run"))
+    assert CliRunner().invoke(cli.app, ["exec", "fra-gw1", "--"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "typed", [["-t"], ["-t", "labs/topologies/two-site.clab.yml", "charon-sigkill"], ["--topology", "x"]]
+)
+def test_a_drill_that_is_given_a_topology_says_that_it_has_its_own(
+    typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_borrowed", lambda *_: pytest.fail("nothing to run"))
+    done = CliRunner().invoke(cli.app, ["drill", *typed], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"})
+    assert done.exit_code == 2
+    assert "a drill names its own topology" in done.output
+    assert "--topology" not in CliRunner().invoke(cli.app, ["drill", "--help"]).output

@@ -1,0 +1,178 @@
+"""charon follows the role: the order of the steps, whatever fails, changes or dies in between."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anycast.timer import TimerExpired
+from site_agent.sync.promotion import (
+    ALARM_AFTER_S,
+    DEMOTION,
+    LONGEST_RETRY_S,
+    PROMOTION,
+    Action,
+    CharonStarted,
+    Do,
+    Input,
+    Promotion,
+    RoleIs,
+    Settled,
+    Step,
+    StepDone,
+    StepFailed,
+    StepStuck,
+    StepTook,
+)
+
+
+@dataclasses.dataclass
+class Charon:
+    """A model of what the steps do, apart from the core: is charon's segment active, and do the peer's messages reach it?"""
+
+    active: bool = False
+    takes: bool = False
+    trace: list[Step] = dataclasses.field(default_factory=list)
+
+    def perform(self, step: Step) -> None:
+        self.trace.append(step)
+        match step:
+            case Step.CLOSE:
+                self.takes = False
+            case Step.ACTIVATE:
+                self.active = True
+            case Step.PASSIVATE:
+                self.active = False
+            case Step.OPEN:
+                self.takes = True
+        assert not (self.active and self.takes), f"a stale Active could end live tunnels: {self.trace}"
+
+
+def doing(actions: Sequence[Action]) -> Do | None:
+    found = [action for action in actions if isinstance(action, Do)]
+    assert len(found) <= 1, "one step at a time"
+    return found[0] if found else None
+
+
+def finish(core: Promotion, actions: Sequence[Action], now: float) -> list[Action]:
+    """Every step succeeds from here on."""
+    everything = list(actions)
+    while (do := doing(actions)) is not None:
+        actions = core.handle(StepDone(attempt=do.attempt), now)
+        everything += actions
+    return everything
+
+
+@pytest.mark.parametrize(("active", "steps"), [(True, PROMOTION), (False, DEMOTION)])
+def test_a_role_is_followed_step_by_step(active: bool, steps: tuple[Step, ...]) -> None:
+    core = Promotion()
+    everything = finish(core, core.handle(RoleIs(active), 1.0), 1.5)
+    assert [action.step for action in everything if isinstance(action, Do)] == list(steps)
+    assert [action.step for action in everything if isinstance(action, StepTook)] == list(steps)
+    assert everything[-1] == Settled(active=active, took_s=0.5)
+    assert core.settled and core.takes_messages == (not active) and core.deadline is None
+    assert core.handle(RoleIs(active), 2.0) == [], "said again it asks for nothing"
+
+
+def test_nothing_is_done_before_the_role_is_known() -> None:
+    core = Promotion()
+    assert core.handle(CharonStarted(), 0.0) == [] and not core.settled and not core.takes_messages
+
+
+def test_a_role_that_changes_again_waits_for_the_step_in_flight_and_for_no_other() -> None:
+    core = Promotion()
+    first = doing(core.handle(RoleIs(True), 0.0))
+    assert first is not None and core.handle(RoleIs(False), 0.1) == []
+    actions = core.handle(StepDone(attempt=first.attempt), 0.2)
+    assert [do.step for do in (doing(actions),) if do] == [Step.PASSIVATE]
+    assert not any(isinstance(action, StepTook) for action in actions), "it was given up"
+
+
+def test_a_step_that_fails_holds_the_others_back_and_is_told_once() -> None:
+    core, now = Promotion(), 0.0
+    do = doing(core.handle(RoleIs(False), now))
+    tried, told = 0, []
+    while tried < 12:
+        assert do is not None and do.step is Step.PASSIVATE
+        actions = core.handle(StepFailed(attempt=do.attempt, why="ENXIO"), now)
+        told += [action for action in actions if isinstance(action, StepStuck)]
+        assert core.deadline is not None and 0 < core.deadline - now <= LONGEST_RETRY_S
+        assert core.handle(TimerExpired(), core.deadline - 0.001) == []
+        now = core.deadline
+        do, tried = doing(core.handle(TimerExpired(), now)), tried + 1
+    assert now > ALARM_AFTER_S and told == [StepStuck(step=Step.PASSIVATE, why="ENXIO")]
+
+
+def test_charons_own_end_begins_everything_anew() -> None:
+    core = Promotion()
+    finish(core, core.handle(RoleIs(True), 0.0), 0.0)
+    everything = finish(core, core.handle(CharonStarted(), 5.0), 5.0)
+    assert [action.step for action in everything if isinstance(action, Do)] == list(PROMOTION)
+
+
+def test_an_answer_to_an_earlier_attempt_means_nothing() -> None:
+    core = Promotion()
+    first = doing(core.handle(RoleIs(True), 0.0))
+    assert first is not None
+    core.handle(StepFailed(attempt=first.attempt, why="x"), 0.0)
+    assert core.handle(StepDone(attempt=first.attempt), 0.01) == []
+    assert core.handle(StepDone(attempt=77), 0.01) == []
+
+
+Move = st.one_of(
+    st.booleans().map(RoleIs),
+    st.just(CharonStarted()),
+    st.sampled_from(["done", "fails", "late", "time"]),
+)
+
+
+@given(st.lists(st.tuples(Move, st.floats(0.0, 0.7)), max_size=60))
+def test_never_does_charon_serve_and_take_messages_and_the_last_role_is_reached(
+    moves: list[tuple[Input | str, float]],
+) -> None:
+    """Whatever happens in whatever order; a charon that starts anew is PASSIVE, and the gate is the relay's, so it stays."""
+    core, charon, now = Promotion(), Charon(), 0.0
+    pending: Do | None = None
+    role: bool | None = None
+
+    def take(event: Input) -> None:
+        nonlocal pending
+        actions = core.handle(event, now)
+        if (do := doing(actions)) is not None:
+            assert pending is None, "the one before it is not over"
+            pending = do
+
+    def end(done: bool) -> None:
+        nonlocal pending
+        if pending is not None:
+            ended, pending = pending, None
+            if done:
+                charon.perform(ended.step)
+            take(StepDone(attempt=ended.attempt) if done else StepFailed(attempt=ended.attempt, why="x"))
+
+    for move, gap in moves:
+        now += gap
+        if core.deadline is not None and core.deadline <= now:
+            take(TimerExpired())
+        match move:
+            case RoleIs(active=active):
+                role = active
+                take(move)
+            case CharonStarted():
+                charon.active = False
+                take(move)
+            case "done" | "fails":
+                end(move == "done")
+            case "late":
+                take(StepDone(attempt=10_000))
+    for _ in range(40):
+        now += 1.0
+        if core.deadline is not None:
+            take(TimerExpired())
+        end(done=True)
+    if role is not None:
+        assert core.settled and (charon.active, charon.takes) == (role, not role)

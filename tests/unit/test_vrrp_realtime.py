@@ -1,0 +1,63 @@
+"""Who may advertise below 50 ms: the judgement over what was refused and how late the self-test's ticks came."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from site_agent.vrrp.realtime import MOST_LATE_MS, TEST_TICKS, TEST_TRIES, fault_of
+
+LATE = MOST_LATE_MS * 2
+
+
+class Machine:
+    """Whose ticks come so late, try after try."""
+
+    def __init__(self, *tries: list[float]) -> None:
+        self.tries = list(tries)
+
+    def measure(self, count: int, interval_s: float) -> list[float]:
+        return sorted(self.tries.pop(0))
+
+
+def ticks(late: int) -> list[float]:
+    return [0.05] * (TEST_TICKS - late) + [LATE] * late
+
+
+def test_50_ms_and_more_need_no_proof() -> None:
+    assert fault_of(5, ["operation not permitted: real-time priority"], Machine().measure) == ""
+
+
+@pytest.mark.parametrize("interval", [1, 4])
+def test_below_it_whatever_was_refused_is_in_the_way(interval: int) -> None:
+    fault = fault_of(interval, ["operation not permitted: locked memory"], Machine().measure)
+    assert fault.startswith(f"an interval of {interval * 10} ms") and "locked memory" in fault and "50 ms or more" in fault
+
+
+def test_two_late_ticks_of_two_hundred_pass_and_three_do_not() -> None:
+    assert fault_of(1, [], Machine(ticks(2)).measure) == ""
+    assert f"{LATE:.1f} ms late" in fault_of(1, [], Machine(*[ticks(3)] * TEST_TRIES).measure)
+
+
+def test_one_good_try_of_three_is_enough() -> None:
+    machine = Machine(ticks(9), ticks(9), ticks(0))
+    assert fault_of(1, [], machine.measure) == "" and machine.tries == []
+
+
+def test_the_process_and_the_unit_leave_no_core_dump() -> None:
+    """Keys are in its memory. It begins with an empty plan, which it refuses."""
+    code = "import resource; from site_agent.vrrp.process import main; print(main(['0']), *resource.getrlimit(4))"
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    limit = "0" if hard == 0 else "1"
+    agent, child = socket.socketpair()
+    agent.close()
+    with child:
+        ran = subprocess.run([sys.executable, "-c", code], stdin=child, capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["1", limit, limit], ran.stderr
+    unit = Path(__file__).resolve().parents[2] / "site-agent" / "systemd" / "site-agent.service"
+    assert "LimitCORE=1" in unit.read_text().splitlines()
