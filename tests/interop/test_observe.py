@@ -156,7 +156,7 @@ def test_a_killed_charon_and_a_lost_address_would_have_withdrawn_and_it_says_whe
         os.kill(charon.pid, signal.SIGKILL)
         wait_for(f"would have withdrawn: charon_exited (pid {charon.pid} exited)")
         seen = datetime.datetime.fromisoformat(said[-1][:23]).timestamp()
-        assert -0.01 <= seen - killed < 0.3, f"said {seen - killed:.3f} s after it"
+        assert -0.01 <= seen - killed < 1.0, f"said {seen - killed:.3f} s after it"
         subprocess.run(["ip", "addr", "del", f"{VIP}/32", "dev", "lo"], check=True)
         wait_for(f"vip_missing ({VIP})")
         watching.send_signal(signal.SIGINT)
