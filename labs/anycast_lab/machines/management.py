@@ -1,4 +1,4 @@
-"""A lab's management root, and what each gateway of a pair has of it: what an operator does with `anycast pki`, done at once.
+"""A lab's management root, and what each gateway of a pair has of it: what operators do with `anycast pki`, done at once.
 
     lab_dir/.management/          the root's folder, as docs/pki.md has it; no node can be named so, and none sees it
     lab_dir/NODE/etc/pki/         the machine's: /etc/anycast/pki in the node, mode 700
