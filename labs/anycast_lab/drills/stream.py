@@ -80,6 +80,7 @@ def fetch(host: str, port: int, out: Path, live: Path) -> None:
     """Receive until SIGTERM or the connection's end, then write the record."""
     ending, wake = _end_on_sigterm()
     received, ended, ends = Received(), "", ["", ""]
+    _write(live, json.dumps({"bytes": 0}))
     while not ending.is_set():
         try:
             sock = socket.create_connection((host, port), timeout=_CONNECT_S)
