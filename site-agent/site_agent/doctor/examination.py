@@ -107,7 +107,8 @@ def _findings(sight: Sight, patient: Patient, control_socket: Path) -> Iterator[
 
 def _kernel(sight: Sight, patient: Patient, links: Links) -> Iterator[Finding]:
     if links.uplink:
-        wanted = settings_of(links.uplink, links.inside or links.uplink)
+        mirrored = patient.document is not None and patient.document.sync is not None
+        wanted = settings_of(links.uplink, links.inside or links.uplink, mirrored=mirrored)
         if not any(":" in prefix for _, prefix in pools_of(patient)):
             # Clients that get no IPv6 address have no packet of it to be forwarded.
             wanted = tuple(setting for setting in wanted if setting.name != IPV6_FORWARDING)
