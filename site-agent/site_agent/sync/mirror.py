@@ -31,8 +31,8 @@ DATAGRAMS_AT_ONCE = 256
 class Mirror:
     """Use from one thread. `first` is to be called once before anything else.
 
-    `submit` sends a message to the peer. `ready(retired)` is called when a promotion that was asked for may serve. `rekey(keys)`
-    is called with SAs that near the end of their numbers. `gap(missing)` when `ha` messages are known to be lost.
+    `submit` sends a message to the peer. `ready(retired)` is called when a promotion that was asked for may serve,
+    `rekey(keys)` with SAs that near the end of their numbers, `gap(missing)` when `ha` messages are known to be lost.
     """
 
     def __init__(
@@ -285,4 +285,3 @@ class Mirror:
         handle = next(self._handles)
         self._datagrams[handle] = datagram
         return handle
-

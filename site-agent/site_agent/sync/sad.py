@@ -1,7 +1,7 @@
 """The kernel's SAD as the mirror sees and moves it: clients' SAs, their events, and the numbers written into them.
 
-Only SAs with a VIP at one end are looked at (rule 9). Those that the VIP sends on are `outbound`, the others inbound. What is
-needed to write a number later (who the SA is, and the shape of its replay state) is kept from the kernel's own message.
+Only SAs with a VIP at one end are looked at (rule 9). Those that the VIP sends on are `outbound`, the others inbound. What
+is needed to write a number later (who the SA is, and the shape of its replay state) is kept from the kernel's own message.
 Events and requests are two sockets: what a request changes comes back on the other one as an event, marked as somebody's
 own doing, and is news to nobody.
 """
@@ -133,9 +133,7 @@ class Sad:
         # struct xfrm_usersa_id is the first half of struct xfrm_aevent_id
         self._requests.all([(XFRM_MSG_DELSA, 0, shape.head[:24]) for shape in shapes], missing=True)
 
-    def _write(
-        self, wanted: Iterable[tuple[_Shape | None, Callable[[bytes, Replay, int], bytes], int]]
-    ) -> list[bool]:
+    def _write(self, wanted: Iterable[tuple[_Shape | None, Callable[[bytes, Replay, int], bytes], int]]) -> list[bool]:
         requests, indices, done = [], [], []
         for index, (shape, encode, number) in enumerate(wanted):
             done.append(False)

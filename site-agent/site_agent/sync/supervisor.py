@@ -198,4 +198,3 @@ class Supervisor:
         self._happened(HolderExited(name=NAME, pid=self._child.pid, status=status))
         self._child, self._status = None, None
         self._ended.set()
-

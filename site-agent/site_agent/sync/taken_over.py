@@ -24,9 +24,7 @@ TRIES = 3
 class TakenOver:
     """`outbound()` tells which SPIs (four bytes) are to be rekeyed still. `run` as a task while Active."""
 
-    def __init__(
-        self, vici: ViciClient, connections: Collection[str], outbound: Callable[[], Collection[bytes]]
-    ) -> None:
+    def __init__(self, vici: ViciClient, connections: Collection[str], outbound: Callable[[], Collection[bytes]]) -> None:
         self._vici, self._connections, self._outbound = vici, frozenset(connections), outbound
         self._asked: dict[bytes, int] = {}
         """How often, by SPI."""
