@@ -285,9 +285,8 @@ class Agent:
         elif isinstance(event, VrrpStateChanged):
             self._tell_sync_the_role()
             self._holder.announce(self._routes())
-        elif isinstance(event, HolderStarted) and self._sync is not None and event.name == self._charon.process.spec.name:
-            if not event.adopted:
-                self._around_sync.call(self._sync.charon_started)
+        elif isinstance(event, HolderStarted) and event.name == "charon" and not event.adopted and self._sync is not None:
+            self._around_sync.call(self._sync.charon_started)
         self._log.write(event)
         self._around_metrics.call(self._metrics.count, event)
         self._around_hook.call(self._hook.take, event)

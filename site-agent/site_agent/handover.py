@@ -34,7 +34,8 @@ async def hand_over(site: SiteVerdict, sync: SyncSupervisor | None = None) -> di
     if before.role != ACTIVE:
         return {"error": f"this gateway is Backup; hand over at the Active, {peer}"}
     if sync is not None and sync.mismatches:
-        return {"error": f"not handed over, tunnels would be lost: {'; '.join(sync.mismatches)}; this gateway is Active still"}
+        lost = "; ".join(sync.mismatches)
+        return {"error": f"not handed over, tunnels would be lost: {lost}; this gateway is Active still"}
     supervisor.hand_over()
     began = boottime()
     while boottime() - began < LIMIT_S:

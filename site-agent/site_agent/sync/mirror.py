@@ -255,7 +255,7 @@ class Mirror:
             self._inbox.append(event)
 
     def _list(self) -> None:
-        outbound, inbound = self._sad.list()
+        outbound, inbound = self._sad.table()
         self._inbox.extend(words.SaListed(key=key, oseq=oseq) for key, oseq in outbound)
         self._inbox.append(words.ListingEnded())
         for key, seq in inbound:

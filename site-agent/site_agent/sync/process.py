@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 import socket
 import sys
@@ -222,13 +223,7 @@ class Process:
             told = (await self._vici.request("version", timeout_s=VERSION_LIMIT_S)).get("version", b"").decode()
         except (PeerError, TimeoutError):
             return
-        versions = plans.Versions(
-            agent=self._versions.agent,
-            charon=told,
-            ha=HA_VERSIONS.get(told, 0),
-            generation=self._versions.generation,
-            content=self._versions.content,
-        )
+        versions = dataclasses.replace(self._versions, charon=told, ha=HA_VERSIONS.get(told, 0))
         if versions != self._versions:
             self._versions = versions
             self._channel.feed(VersionsChanged(versions))

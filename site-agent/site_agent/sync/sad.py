@@ -97,7 +97,7 @@ class Sad:
         most = 2**31 if everything else EVENTS_AT_ONCE
         drained(self._socket, lambda message: self._take(message, owner), owner.events_lost, most=most)
 
-    def list(self) -> tuple[list[tuple[SaKey, int]], list[tuple[SaKey, int]]]:
+    def table(self) -> tuple[list[tuple[SaKey, int]], list[tuple[SaKey, int]]]:
         """All SAs: the outbound ones with the last number sent, the inbound ones with the highest received.
 
         Raises KernelError, DecodeError.
