@@ -73,7 +73,8 @@ def load(name: str, text: str) -> None:
 def machines() -> None:
     for name in GATEWAYS:
         subprocess.run(["ip", "netns", "add", name], check=True)
-    subprocess.run("ip link add eth3 netns fra-gw1 type veth peer name eth3 netns fra-gw2".split(), check=True)
+    cable = ("type", "veth", "peer", "name", "eth3", "netns", "fra-gw2")
+    subprocess.run(["ip", "link", "add", "eth3", "netns", "fra-gw1", *cable], check=True)
     for name, document in DOCUMENTS.items():
         assert document.management is not None
         run(name, "ip", "link", "set", "lo", "up")
