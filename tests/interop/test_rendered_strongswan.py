@@ -24,6 +24,7 @@ from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load
 from anycast_lab.machines import client_profile
 from anycast_lab.machines.pki import Root, write_secret
+from site_agent.doctor.examination import examine
 from site_agent.render.strongswan import FOLDERS, HA_LOCAL, HA_REMOTE, render_strongswan, strongswan_links
 from site_agent.sync import ha_wire, numbers
 from tests.support.documents import TREE, TWO_SITE, document
@@ -296,6 +297,10 @@ def test_charon_with_a_mirror_loads_the_plugin_and_takes_its_fifo() -> None:
             set(re.findall(r"interfaces_ignore = (.*)", (host.etc / "strongswan.conf").read_text())[0].split(", "))
             == ignored
         )
+        doctor = examine(document=made, source="", etc_dir=host.etc, vici=str(host.run / "charon.vici"))
+        judged = {each.id: each.severity.value for each in doctor.findings if each.id.startswith("sync_")}
+        fine = dict.fromkeys(("sync_plugin", "sync_version", "sync_offload", "sync_begins"), "ok")
+        assert judged == fine | {"sync_identity": "wrong"}, "no certificate was ever made here"
         # One command an open; the TAKE that follows is what a relay never carries.
         fifo = Path("/run/charon.ha")
         assert fifo.is_fifo()

@@ -123,8 +123,8 @@ def _plugin(plugins: frozenset[str]) -> Finding:
         Severity.WRONG,
         "the `ha` plugin is not loaded",
         "apt-get install -y libcharon-extra-plugins  # where the plugin is not installed",
-        "site-agent render --diff  # of strongswan.conf there must be none; a charon that is started anew loads it, which ends"
-        " its tunnels",
+        "site-agent render --diff  # of strongswan.conf there must be none; then charon loads it when it is started anew,"
+        " which ends its tunnels",
     )
 
 
