@@ -113,8 +113,9 @@ def test_the_doctor_warns_when_the_agent_does() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root gives a folder away")
-def test_who_may_not_look_says_so(tmp_path: Path) -> None:
-    Root(tmp_path / "root").equip(tmp_path / "pki", "fra-gw1")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_who_may_not_look_says_so(tmp_path: Path, mode: int) -> None:
+    Root(tmp_path / "root").equip(tmp_path / "pki", "fra-gw1").path.chmod(mode)
     for path in (tmp_path, *tmp_path.parents[:2]):
         path.chmod(0o755)
     os.seteuid(65534)

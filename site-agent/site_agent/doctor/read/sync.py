@@ -43,7 +43,7 @@ def read_identity(sight: Sight, folder: Path, me: Identity, now: datetime.dateti
     machine = MachineFolder(folder)
     try:
         installed = machine.identity_file.exists()
-        permitted = not installed or os.access(machine.identity_file, os.R_OK)
+        permitted = not installed or os.access(machine.identity_file, os.R_OK, effective_ids=True)
     except PermissionError:
         installed, permitted = False, False
     if not permitted:
