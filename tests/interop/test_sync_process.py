@@ -108,6 +108,19 @@ def test_a_charon_that_starts_anew_is_made_to_follow() -> None:
 
 
 @in_namespace
+def test_clients_that_a_backups_charon_took_by_itself_are_passivated() -> None:
+    """As at a start, where VRRP is faster than the first promotion: `-1` alone does not touch them."""
+    with mirror_pair() as (one, two, client):
+        move_vip(one, two)
+        connect(client)
+        assert two.charon.states() == {"ESTABLISHED": 1}
+        two.forget()
+        two.tell(agent_wire.CharonStarted())
+        wait(lambda: two.is_settled(active=False), "settled as Backup")
+        assert two.charon.states() == {"PASSIVE": 1}
+
+
+@in_namespace
 def test_an_agent_that_goes_ends_the_process_and_leaves_the_kernel_as_it_is() -> None:
     with mirror_pair() as (one, two, _client):
         for gateway in (one, two):

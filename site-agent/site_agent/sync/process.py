@@ -62,6 +62,10 @@ TELL_EVERY_S = 1.0
 VERSION_LIMIT_S = 1.0
 HA_VERSIONS = {"5.9.8": 3}
 """HA_MESSAGE_VERSION of the strongSwans that this was tried with (src/libcharon/plugins/ha/ha_message.h)."""
+CONFIRMATIONS = 4
+"""In vain, before charon's segment is switched once more: 0.14 s. It takes a command in a thread of its own."""
+FIFO_PAUSE_S = 0.05
+"""Between two commands: charon opens the FIFO anew for each."""
 LONGEST_PLAN = 1 << 20
 
 
@@ -89,6 +93,7 @@ class Process:
         self._over = asyncio.Event()
         self._unacknowledged = False
         self._dropped: set[Kind] = set()
+        self._unconfirmed = 0
         self._mirror = Mirror(
             rank=plan.rank,
             role=Role.ACTIVE if plan.active else Role.BACKUP,
@@ -279,14 +284,28 @@ class Process:
                 self._serving = False
                 self._gate.close()
             case Step.PASSIVATE:
+                self._unconfirmed = 0
                 if self._rekeys is not None:
                     self._rekeys.cancel()
                 ha_segment.switch(False, Path(self._plan.fifo))
             case Step.CONFIRM_PASSIVE:
-                return await ha_segment.confirm(self._vici, active=False, connections=names)
+                return await self._confirm_passive(names)
             case Step.OPEN:
                 mirror.demoted()
         return ""
+
+    async def _confirm_passive(self, connections: frozenset[str]) -> str:
+        """A charon whose segment is passive takes clients all the same, when packets get to it before its promotion. It has
+        ESTABLISHED IKE_SAs then that `-1` does not touch, because nothing changes. `+1` first makes it a change."""
+        try:
+            return await ha_segment.confirm(self._vici, active=False, connections=connections)
+        except PeerError:
+            self._unconfirmed += 1
+            if self._unconfirmed % CONFIRMATIONS == 0:
+                ha_segment.switch(True, Path(self._plan.fifo))
+                await asyncio.sleep(FIFO_PAUSE_S)
+                ha_segment.switch(False, Path(self._plan.fifo))
+            raise
 
     def _on_ready(self, retired: int) -> None:
         if self._ready is not None and not self._ready.done():
