@@ -102,7 +102,7 @@ MUTANTS: dict[type[AssertionError], dict[str, Mutant]] = {
         "told as Active, forgotten": (Windows, "_dispatch", "if role is Role.BACKUP:", "if False:"),
         "a write that failed": (Windows, "_on_there", "elif seq < known", "elif False"),
         "no word to a new peer": (Windows, "_dispatch", "if seq > 0)", "if False)"),
-        "no word of what was seen before": (Windows, "_dispatch", "self.role = role\n", "self.role = role; self._untold.clear()\n"),
+        "no word of the past": (Windows, "_dispatch", "self.role = role\n", "self.role = role; self._untold.clear()\n"),
         "no word of an advance": (Windows, "_on_there", "self._untold[key] = None", "pass"),
         "told is known, though it is behind": (Windows, "_on_peer_saw", "if seq >= known:", "if True:"),
     },
@@ -110,7 +110,7 @@ MUTANTS: dict[type[AssertionError], dict[str, Mutant]] = {
         "an Active's kernel": (Windows, "_on_peer_saw", " or self.role is Role.ACTIVE", ""),
         "an Active's, at a listing": (Windows, "_on_there", " and self.role is not Role.ACTIVE", ""),
         "one more": (Windows, "_on_peer_saw", "RefuseUpTo(key=key, seq=seq)", "RefuseUpTo(key=key, seq=seq + 1)"),
-        "the end of the window": (Windows, "_on_there", "RefuseUpTo(key=key, seq=known)", "RefuseUpTo(key=key, seq=known + 32)"),
+        "a window more": (Windows, "_on_there", "RefuseUpTo(key=key, seq=known)", "RefuseUpTo(key=key, seq=known + 32)"),
     },
 }  # fmt: skip
 """By the invariant that must find it: class, method, what stands there, what takes its place."""

@@ -1,4 +1,4 @@
-"""What must hold of a mirror, whatever happens: judged from what charon said, was handed and was told, and from nothing else.
+"""What must hold of a mirror, whatever happens: judged from what charon said, what it was handed and what was told.
 
 Each finding is an exception of its own, so that a test can say which invariant found a broken rule.
 """

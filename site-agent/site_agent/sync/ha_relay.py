@@ -190,9 +190,7 @@ class HaRelay:
             return
         if event.epoch != self._peer_epoch:
             self._peer_epoch, self._peer_has_given, self._acknowledged = event.epoch, 0, 0
-        if (
-            event.number <= self._peer_has_given
-        ):  # sent again in a new session: our acknowledgement was lost with the old one
+        if event.number <= self._peer_has_given:  # sent again in a new session: our acknowledgement was lost
             self._acknowledged = 0
             yield Forget(handle=event.handle)
             return

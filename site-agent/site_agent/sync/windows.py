@@ -7,7 +7,8 @@ with the rekey that follows every takeover.
 
 A position only ever goes forward, and never into the kernel of a gateway that receives: an Active that took a stale peer's
 word would refuse good packets. It keeps it for the time when it is Backup, because in a handover both are Active for a
-moment, and the new one tells nothing twice. A kernel that is behind what was written is written to again, when a listing shows it.
+moment, and the new one tells nothing twice. A kernel that is behind what was written is written to again, when a listing
+shows it.
 
 Addresses move before the role does, so a gateway may hear of its own kernel's advance before it is Active. What the peer
 was not told of is told then; all the rest it knows, so a takeover costs the same for 10 SAs and 20,000.
