@@ -391,8 +391,8 @@ class World:
 
 WEIGHTS = {
     "speak": 20, "read": 16, "deliver": 30, "break": 1.5, "join": 8, "learn": 8, "role": 0.5, "swap": 0.7, "end": 10,
-    "steps": 5, "fifo": 5, "late": 1, "time": 8, "kill": 0.4, "charon": 0.3, "packets": 8, "event": 8, "write": 6, "list": 0.5,
-    "sa": 2, "install": 2, "gone": 0.7,
+    "steps": 5, "fifo": 5, "late": 1, "time": 8, "kill": 0.4, "charon": 0.3, "packets": 8, "event": 8, "write": 6,
+    "list": 0.5, "sa": 2, "install": 2, "gone": 0.7,
 }  # fmt: skip
 
 
