@@ -1,0 +1,108 @@
+"""What differs between two buckets, by cause, and whether two looks agree that it does. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from site_agent.netlink.xfrm_digest import POLICY_ENDS_BYTES, SA_ENDS_BYTES, SA_PORTS_BYTES
+from site_agent.sync.digest_table import NAME_BYTES, Of, Record
+
+_SPI_AND_PROTOCOL = 5
+_SA_DESTINATION, _SA_SOURCE = slice(5, 21), slice(21, 37)
+_IKE_ADDRESSES = 48
+
+
+class Cause(enum.IntEnum):
+    """How the Backup falls short of the Active. The number is on the wire."""
+
+    MISSING_IN_KERNEL = 1
+    MISSING_IN_CHARON = 2
+    """Its kernel has the SA, its charon does not know it: it would answer a rekey with CHILD_SA_NOT_FOUND."""
+    ADDRESS = 3
+    """The client has moved (MOBIKE), or its NAT has."""
+    PORTS = 4
+    """Only its NAT's port is another."""
+    SETTINGS = 5
+    """Mode, window, flags, marks: the two configurations differ, or the two versions."""
+
+
+class Finding(NamedTuple):
+    of: Of
+    record: Record
+    """As the Active has it."""
+    cause: Cause
+
+
+class Extra(NamedTuple):
+    """What the Backup has and the Active has not."""
+
+    of: Of
+    record: Record
+    """As the Backup has it."""
+
+
+def compare(
+    of: Of, theirs: Sequence[Record], ours: Sequence[Record], charon: frozenset[bytes] | None
+) -> tuple[list[Finding], list[Extra]]:
+    """One bucket of the Active and of the Backup. `charon`: the ends that the Backup's charon knows, of SAs; None: not asked."""
+    missing, spare = sorted(set(theirs) - set(ours)), sorted(set(ours) - set(theirs))
+    findings, moved = [], set[Record]()
+    by_name = {record[: NAME_BYTES[of]]: record for record in spare}
+    for record in missing:
+        other = by_name.pop(record[: NAME_BYTES[of]], None)
+        if other is not None:
+            moved.add(other)
+            findings.append(Finding(of, record, _difference(of, record, other)))
+    matched = {finding.record for finding in findings}
+    left = [record for record in spare if record not in moved]
+    for record in missing:
+        if record in matched:
+            continue
+        other = next((each for each in left if _is_same_moved(of, record, each)), None)
+        if other is not None:
+            left.remove(other)
+        cause = Cause.MISSING_IN_CHARON if of is Of.IKE_SAS else Cause.MISSING_IN_KERNEL
+        findings.append(Finding(of, record, Cause.ADDRESS if other is not None else cause))
+    if of is Of.SAS and charon is not None:
+        found = {finding.record for finding in findings}
+        for record in theirs:
+            if record not in found and record[:SA_ENDS_BYTES] not in charon:
+                findings.append(Finding(of, record, Cause.MISSING_IN_CHARON))
+    return findings, [Extra(of, record) for record in left]
+
+
+def _difference(of: Of, record: Record, other: Record) -> Cause:
+    """Of two records with one name."""
+    if of is Of.IKE_SAS:
+        return Cause.ADDRESS if record[:_IKE_ADDRESSES] != other[:_IKE_ADDRESSES] else Cause.PORTS
+    if of is Of.POLICIES:
+        return Cause.ADDRESS if record[:POLICY_ENDS_BYTES] != other[:POLICY_ENDS_BYTES] else Cause.SETTINGS
+    if record[:SA_ENDS_BYTES] != other[:SA_ENDS_BYTES]:
+        return Cause.ADDRESS
+    return Cause.PORTS if record[:SA_PORTS_BYTES] != other[:SA_PORTS_BYTES] else Cause.SETTINGS
+
+
+def _is_same_moved(of: Of, record: Record, other: Record) -> bool:
+    """An outbound SA is named by the client's address: one that has moved has one SPI and one end in common."""
+    if of is not Of.SAS or record[:_SPI_AND_PROTOCOL] != other[:_SPI_AND_PROTOCOL]:
+        return False
+    return record[_SA_SOURCE] == other[_SA_SOURCE] or record[_SA_DESTINATION] == other[_SA_DESTINATION]
+
+
+class TwoLooks[T]:
+    """What one look has found is only said once a later one, of `after_s` or more, has found it too: a rekey in flight, or
+    a message that is still on its way, differs for a moment."""
+
+    def __init__(self, after_s: float) -> None:
+        self._after = after_s
+        self._since: dict[T, float] = {}
+
+    def looked(self, found: Iterable[T], now: float) -> set[T]:
+        """Those of `found` that stand. What is not found any more begins anew."""
+        self._since = {each: self._since.get(each, now) for each in found}
+        return {each for each, since in self._since.items() if now - since >= self._after}
+
+    def clear(self) -> None:
+        self._since = {}
