@@ -170,7 +170,10 @@ class SaReader:
 
 
 class PolicyReader:
-    """As SaReader, of policies whose template has an end in `ends`. Sockets' own, and those without template, are skipped."""
+    """As SaReader, of policies whose template has an end in `ends`.
+
+    Sockets' own are skipped, and those without a template: the mirror's gate blocks, and stands on one gateway only.
+    """
 
     def __init__(self, ends: frozenset[PackedAddress]) -> None:
         self._ends = ends

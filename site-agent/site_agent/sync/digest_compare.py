@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from site_agent.netlink.xfrm_digest import POLICY_ENDS_BYTES, SA_ENDS_BYTES, SA_PORTS_BYTES
 from site_agent.sync.digest_table import NAME_BYTES, Of, Record
+
+T = TypeVar("T", bound=Hashable)
 
 _SPI_AND_PROTOCOL = 5
 _SA_DESTINATION, _SA_SOURCE = slice(5, 21), slice(21, 37)
@@ -47,22 +49,21 @@ def compare(
     of: Of, theirs: Sequence[Record], ours: Sequence[Record], charon: frozenset[bytes] | None
 ) -> tuple[list[Finding], list[Extra]]:
     """One bucket of the Active and of the Backup. `charon`: the ends that the Backup's charon knows, of SAs; None: not asked."""
-    missing, spare = sorted(set(theirs) - set(ours)), sorted(set(ours) - set(theirs))
-    findings, moved = [], set[Record]()
+    missing, spare = set(theirs) - set(ours), set(ours) - set(theirs)
+    findings = list[Finding]()
     by_name = {record[: NAME_BYTES[of]]: record for record in spare}
-    for record in missing:
-        other = by_name.pop(record[: NAME_BYTES[of]], None)
-        if other is not None:
-            moved.add(other)
+    nameless = list[Record]()
+    for record in sorted(missing):
+        if (other := by_name.pop(record[: NAME_BYTES[of]], None)) is None:
+            nameless.append(record)
+        else:
+            spare.remove(other)
             findings.append(Finding(of, record, _difference(of, record, other)))
-    matched = {finding.record for finding in findings}
-    left = [record for record in spare if record not in moved]
-    for record in missing:
-        if record in matched:
-            continue
-        other = next((each for each in left if _is_same_moved(of, record, each)), None)
+    by_rest = {rest: other for other in sorted(spare) for rest in _without_one_end(of, other)}
+    for record in nameless:
+        other = next((by_rest[rest] for rest in _without_one_end(of, record) if by_rest.get(rest) in spare), None)
         if other is not None:
-            left.remove(other)
+            spare.remove(other)
         cause = Cause.MISSING_IN_CHARON if of is Of.IKE_SAS else Cause.MISSING_IN_KERNEL
         findings.append(Finding(of, record, Cause.ADDRESS if other is not None else cause))
     if of is Of.SAS and charon is not None:
@@ -70,7 +71,7 @@ def compare(
         for record in theirs:
             if record not in found and record[:SA_ENDS_BYTES] not in charon:
                 findings.append(Finding(of, record, Cause.MISSING_IN_CHARON))
-    return findings, [Extra(of, record) for record in left]
+    return findings, [Extra(of, record) for record in sorted(spare)]
 
 
 def _difference(of: Of, record: Record, other: Record) -> Cause:
@@ -84,14 +85,15 @@ def _difference(of: Of, record: Record, other: Record) -> Cause:
     return Cause.PORTS if record[:SA_PORTS_BYTES] != other[:SA_PORTS_BYTES] else Cause.SETTINGS
 
 
-def _is_same_moved(of: Of, record: Record, other: Record) -> bool:
-    """An outbound SA is named by the client's address: one that has moved has one SPI and one end in common."""
-    if of is not Of.SAS or record[:_SPI_AND_PROTOCOL] != other[:_SPI_AND_PROTOCOL]:
-        return False
-    return record[_SA_SOURCE] == other[_SA_SOURCE] or record[_SA_DESTINATION] == other[_SA_DESTINATION]
+def _without_one_end(of: Of, record: Record) -> tuple[bytes, ...]:
+    """An outbound SA is named by the client's address. One that has moved has its SPI and the other end still."""
+    if of is not Of.SAS:
+        return ()
+    spi = record[:_SPI_AND_PROTOCOL]
+    return b"to" + spi + record[_SA_DESTINATION], b"from" + spi + record[_SA_SOURCE]
 
 
-class TwoLooks[T]:
+class TwoLooks(Generic[T]):
     """What one look has found is only said once a later one, of `after_s` or more, has found it too: a rekey in flight, or
     a message that is still on its way, differs for a moment."""
 

@@ -1,0 +1,251 @@
+"""The Backup's half of the digests: hears sums, looks, asks for what differs, says what it finds, removes what is extra. Pure.
+
+What is extra is something that no Active tells and two looks have found:
+
+* an SA or a policy that our own charon does not know, either: nobody will ever remove it, and after a takeover it would
+  stand in somebody's way. It is deleted from the kernel;
+* an IKE_SA whose CHILD_SAs, all of them, are extra too: its end was told while the channel was down. charon is told to drop
+  it, silently, as for a PASSIVE one. An IKE_SA of which the Active tells a CHILD_SA stays: the Active will rekey first;
+* what our charon knows otherwise is only counted.
+
+Where that would take more than MOST_EXTRA of the SAs, nothing is removed. An Active that has just lost its tunnels, or says
+so, shall not take the only copy with them.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterator
+
+from site_agent.ike.mirror_view import CharonView
+from site_agent.netlink.xfrm_digest import SA_ENDS_BYTES, SA_NAME_BYTES, Owned
+from site_agent.netlink.xfrm_keys import SaKey
+from site_agent.sync.digest_compare import Extra, Finding, TwoLooks, compare
+from site_agent.sync.digest_table import BUCKETS, SUM_BYTES, Of, Record, Table
+from site_agent.sync.digest_wire import MOST_ASKED, Ask, Done, Records, Sums, cut_findings
+from site_agent.sync.digest_words import Action, DropIkeSa, Look, Looked, RemovePolicy, RemoveSa, Send
+
+MOST_EXTRA = 0.5
+FEW = 16
+"""So many may go in any case: half of three tunnels is nothing to wonder at."""
+MOST_REMOVED = 500
+"""In one round; the rest has the next one."""
+MOST_HELD = 1 << 18
+"""Records of buckets that are not complete. An Active with more in one bucket is not compared."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Own:
+    """Our side, as of one look."""
+
+    tables: dict[Of, Table]
+    known: frozenset[bytes]
+    """Ends of the SAs that charon has."""
+    known_by_bucket: Table
+    reqids: frozenset[int]
+    """Of all that charon has."""
+    policies: dict[Record, Owned]
+    charon: CharonView
+
+
+class BackupRounds:
+    """See the module. Of one round at a time: the last one that was begun."""
+
+    def __init__(self, second_look_s: float) -> None:
+        self.looking = False
+        """The look under way is ours."""
+        self._look_round: int | None = None
+        self._round: int | None = None
+        self._sums: dict[Of, Sums] = {}
+        self._compared = False
+        self._own: _Own | None = None
+        self._queue: collections.deque[tuple[Of, list[int]]] = collections.deque()
+        self._asked: set[tuple[Of, int]] = set()
+        self._partial: dict[tuple[Of, int], list[Record]] = {}
+        self._held = 0
+        self._findings: list[Finding] = []
+        self._extras: list[Extra] = []
+        self._extra_in_charon = 0
+        self._two_looks = TwoLooks[Finding | Extra](second_look_s)
+
+    def forget(self) -> None:
+        """Of earlier rounds, too."""
+        self.end()
+        self._two_looks.clear()
+
+    def end(self) -> None:
+        """No round is under way."""
+        self._round, self._own, self._compared = None, None, False
+        self._sums, self._findings, self._extras, self._extra_in_charon = {}, [], [], 0
+        self._queue.clear()
+        self._asked.clear()
+        self._drop_partial()
+
+    def heard(self, message: Sums | Records, now: float) -> Iterator[Action]:
+        if isinstance(message, Sums):
+            if message.round != self._round:
+                self.end()
+                self._round = message.round
+            self._sums[message.of] = message
+            if self._own is not None:
+                yield from self._perhaps_compare(self._own, now)
+            elif not self.looking:
+                yield self._look()
+            return
+        if message.round == self._round and self._own is not None:
+            yield from self._on_records(message, self._own, now)
+
+    def looked(self, looked: Looked, now: float) -> Iterator[Action]:
+        self.looking = False
+        if self._round is None:
+            return
+        if self._look_round != self._round:
+            yield self._look()  # it began before the Active's own look, perhaps
+            return
+        if looked.sas is None or looked.policies is None or looked.charon is None:
+            kernel = looked.sas is not None and looked.policies is not None
+            yield Send(_done(self._round, kernel_seen=kernel, charon_seen=looked.charon is not None))
+            self.end()
+            return
+        carrying = [tunnel for tunnel in looked.charon.tunnels if tunnel.carrying]
+        known = frozenset(end for tunnel in carrying for end in tunnel.ends)
+        self._own = _Own(
+            tables={
+                Of.SAS: Table(Of.SAS, looked.sas),
+                Of.POLICIES: Table(Of.POLICIES, looked.policies),
+                Of.IKE_SAS: Table(Of.IKE_SAS, looked.charon.ike),
+            },
+            known=known,
+            known_by_bucket=Table(Of.SAS, known),
+            reqids=frozenset(tunnel.reqid for tunnel in looked.charon.tunnels),
+            policies=looked.policies,
+            charon=looked.charon,
+        )
+        yield from self._perhaps_compare(self._own, now)
+
+    def _look(self) -> Look:
+        self.looking, self._look_round = True, self._round
+        return Look()
+
+    def _perhaps_compare(self, own: _Own, now: float) -> Iterator[Action]:
+        if len(self._sums) < len(Of) or self._compared:
+            return
+        self._compared = True
+        for of, told in self._sums.items():
+            whole = own.tables[of].sums()
+            ends = own.known_by_bucket.sums() if of is Of.SAS else b""
+            differing = [
+                bucket
+                for bucket in range(BUCKETS)
+                if _sum(whole, bucket) != _sum(told.whole, bucket) or _sum(ends, bucket) != _sum(told.ends, bucket)
+            ]
+            for first in range(0, len(differing), MOST_ASKED):
+                self._queue.append((of, differing[first : first + MOST_ASKED]))
+        yield from self._go_on(own, now)
+
+    def _go_on(self, own: _Own, now: float) -> Iterator[Action]:
+        assert self._round is not None
+        if self._queue:
+            of, buckets = self._queue.popleft()
+            self._asked = {(of, bucket) for bucket in buckets}
+            yield Send(Ask(round=self._round, of=of, buckets=tuple(buckets)))
+        else:
+            yield from self._finish(self._round, own, now)
+
+    def _on_records(self, message: Records, own: _Own, now: float) -> Iterator[Action]:
+        """What was not asked for is not read."""
+        for piece in message.pieces:
+            place = message.of, piece.bucket
+            if place not in self._asked:
+                continue
+            self._partial.setdefault(place, []).extend(piece.records)
+            self._held += len(piece.records)
+            if piece.last:
+                self._asked.remove(place)
+                records = self._partial.pop(place)
+                self._held -= len(records)
+                self._compare(place, records, own)
+        if self._held > MOST_HELD:
+            self.end()
+        elif not self._asked and message.pieces:
+            yield from self._go_on(own, now)
+
+    def _compare(self, place: tuple[Of, int], theirs: list[Record], own: _Own) -> None:
+        of, bucket = place
+        findings, extras = compare(of, theirs, own.tables[of].bucket(bucket), own.known if of is Of.SAS else None)
+        self._findings += findings
+        self._extras += extras
+        if of is Of.SAS:
+            told = {record[:SA_ENDS_BYTES] for record in theirs}
+            self._extra_in_charon += sum(ends not in told for ends in own.known_by_bucket.bucket(bucket))
+
+    def _finish(self, number: int, own: _Own, now: float) -> Iterator[Action]:
+        stands = self._two_looks.looked([*self._findings, *self._extras], now)
+        for of in Of:
+            findings = [(finding, finding in stands) for finding in self._findings if finding.of is of]
+            yield from map(Send, cut_findings(number, of, findings))
+        orphans = [extra for extra in self._extras if not _is_charons(extra, own)]
+        extra_sas = sum(extra.of is Of.SAS for extra in self._extras)
+        too_many = extra_sas > max(FEW, int(MOST_EXTRA * len(own.tables[Of.SAS])))
+        if not too_many:
+            standing = [extra for extra in orphans if extra in stands and extra.of is not Of.IKE_SAS]
+            yield from (_removal(extra, own) for extra in standing[:MOST_REMOVED])
+            yield from map(DropIkeSa, self._ended(own, stands)[:MOST_REMOVED])
+        in_kernel = sum(extra.of is not Of.IKE_SAS for extra in orphans)
+        yield Send(_done(number, removes_nothing=too_many, in_kernel=in_kernel, in_charon=self._extra_in_charon))
+        self.end()
+
+    def _ended(self, own: _Own, stands: set[Finding | Extra]) -> list[str]:
+        """IKE_SAs that may be dropped."""
+        extra_ends = {extra.record[:SA_ENDS_BYTES] for extra in self._extras if extra.of is Of.SAS}
+        there = {record[:SA_ENDS_BYTES] for number in range(BUCKETS) for record in own.tables[Of.SAS].bucket(number)}
+        told = {
+            tunnel.ike_id for tunnel in own.charon.tunnels for end in tunnel.ends if end in there and end not in extra_ends
+        }  # fmt: skip
+        extra_ike = (each.record for each in self._extras if each.of is Of.IKE_SAS and each in stands)
+        return sorted({ike_id for record in extra_ike if (ike_id := own.charon.ike[record]) not in told})
+
+    def _drop_partial(self) -> None:
+        self._partial.clear()
+        self._held = 0
+
+
+def _sum(sums: bytes, bucket: int) -> bytes:
+    return sums[bucket * SUM_BYTES : (bucket + 1) * SUM_BYTES]
+
+
+def _is_charons(extra: Extra, own: _Own) -> bool:
+    match extra.of:
+        case Of.SAS:
+            return extra.record[:SA_ENDS_BYTES] in own.known
+        case Of.POLICIES:
+            return own.policies[extra.record].reqid in own.reqids
+        case Of.IKE_SAS:
+            return True
+
+
+def _removal(extra: Extra, own: _Own) -> Action:
+    if extra.of is Of.POLICIES:
+        return RemovePolicy(direction=extra.record[0], index=own.policies[extra.record].index)
+    spi, protocol, destination = extra.record[:4], extra.record[4:5], extra.record[5:SA_NAME_BYTES]
+    return RemoveSa(key=SaKey(destination + spi + protocol), source=extra.record[SA_NAME_BYTES:SA_ENDS_BYTES])
+
+
+def _done(
+    number: int,
+    *,
+    kernel_seen: bool = True,
+    charon_seen: bool = True,
+    removes_nothing: bool = False,
+    in_kernel: int = 0,
+    in_charon: int = 0,
+) -> Done:
+    return Done(
+        round=number,
+        kernel_seen=kernel_seen,
+        charon_seen=charon_seen,
+        removes_nothing=removes_nothing,
+        extra_in_kernel=in_kernel,
+        extra_in_charon=in_charon,
+    )
