@@ -102,8 +102,8 @@ class Owned(NamedTuple):
 
     reqid: int
     """Binds it to its tunnel."""
-    index: int
-    """By which the kernel deletes it."""
+    number: int
+    """Its index, by which the kernel deletes it."""
 
 
 class _Shape(NamedTuple):

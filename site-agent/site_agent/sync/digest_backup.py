@@ -1,4 +1,4 @@
-"""The Backup's half of the digests: hears sums, looks, asks for what differs, says what it finds, removes what is extra. Pure.
+"""The Backup's half of the digests: hears sums, looks, asks for what differs, says what it found, removes extras. Pure.
 
 What is extra is something that no Active tells and two looks have found:
 
@@ -31,6 +31,10 @@ FEW = 16
 """So many may go in any case: half of three tunnels is nothing to wonder at."""
 MOST_REMOVED = 500
 """In one round; the rest has the next one."""
+DUTY_SOON = 4
+"""Looking takes at most one part in so many of the time, whatever the reason."""
+LEAST_S = 1.0
+"""Between two looks: who loses events again and again, or begins rounds without end, makes no storm of dumps."""
 MOST_HELD = 1 << 18
 """Records of buckets that are not complete. An Active with more in one bucket is not compared."""
 
@@ -49,13 +53,18 @@ class _Own:
     charon: CharonView
 
 
+def soonest_after(began: float, now: float) -> float:
+    """When one may look again, after a look that took from `began` to `now`."""
+    return now + max(LEAST_S, (now - began) * (DUTY_SOON - 1))
+
+
 class BackupRounds:
     """See the module. Of one round at a time: the last one that was begun."""
 
     def __init__(self, second_look_s: float) -> None:
         self.looking = False
-        """The look under way is ours."""
         self._look_round: int | None = None
+        self._look_began = self._soonest = float("-inf")
         self._round: int | None = None
         self._sums: dict[Of, Sums] = {}
         self._compared = False
@@ -68,6 +77,11 @@ class BackupRounds:
         self._extras: list[Extra] = []
         self._extra_in_charon = 0
         self._two_looks = TwoLooks[Finding | Extra](second_look_s)
+
+    @property
+    def deadline(self) -> float | None:
+        """When to look for the round under way."""
+        return self._soonest if self._round is not None and self._own is None and not self.looking else None
 
     def forget(self) -> None:
         """Of earlier rounds, too."""
@@ -90,18 +104,19 @@ class BackupRounds:
             self._sums[message.of] = message
             if self._own is not None:
                 yield from self._perhaps_compare(self._own, now)
-            elif not self.looking:
-                yield self._look()
+            else:
+                yield from self._perhaps_look(now)
             return
         if message.round == self._round and self._own is not None:
             yield from self._on_records(message, self._own, now)
 
     def looked(self, looked: Looked, now: float) -> Iterator[Action]:
         self.looking = False
+        self._soonest = soonest_after(self._look_began, now)
         if self._round is None:
             return
         if self._look_round != self._round:
-            yield self._look()  # it began before the Active's own look, perhaps
+            yield from self._perhaps_look(now)  # this one may have begun before the Active's own
             return
         if looked.sas is None or looked.policies is None or looked.charon is None:
             kernel = looked.sas is not None and looked.policies is not None
@@ -124,9 +139,13 @@ class BackupRounds:
         )
         yield from self._perhaps_compare(self._own, now)
 
-    def _look(self) -> Look:
-        self.looking, self._look_round = True, self._round
-        return Look()
+    def expired(self, now: float) -> Iterator[Action]:
+        yield from self._perhaps_look(now)
+
+    def _perhaps_look(self, now: float) -> Iterator[Action]:
+        if (due := self.deadline) is not None and now >= due:
+            self.looking, self._look_round, self._look_began = True, self._round, now
+            yield Look()
 
     def _perhaps_compare(self, own: _Own, now: float) -> Iterator[Action]:
         if len(self._sums) < len(Of) or self._compared:
@@ -227,7 +246,7 @@ def _is_charons(extra: Extra, own: _Own) -> bool:
 
 def _removal(extra: Extra, own: _Own) -> Action:
     if extra.of is Of.POLICIES:
-        return RemovePolicy(direction=extra.record[0], index=own.policies[extra.record].index)
+        return RemovePolicy(direction=extra.record[0], index=own.policies[extra.record].number)
     spi, protocol, destination = extra.record[:4], extra.record[4:5], extra.record[5:SA_NAME_BYTES]
     return RemoveSa(key=SaKey(destination + spi + protocol), source=extra.record[SA_NAME_BYTES:SA_ENDS_BYTES])
 

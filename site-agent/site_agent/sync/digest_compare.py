@@ -48,7 +48,7 @@ class Extra(NamedTuple):
 def compare(
     of: Of, theirs: Sequence[Record], ours: Sequence[Record], charon: frozenset[bytes] | None
 ) -> tuple[list[Finding], list[Extra]]:
-    """One bucket of the Active and of the Backup. `charon`: the ends that the Backup's charon knows, of SAs; None: not asked."""
+    """One bucket of the Active and of the Backup. `charon`: of SAs, the ends that the Backup's charon knows."""
     missing, spare = set(theirs) - set(ours), set(ours) - set(theirs)
     findings = list[Finding]()
     by_name = {record[: NAME_BYTES[of]]: record for record in spare}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -180,7 +181,7 @@ def _decode_buckets(body: bytes) -> tuple[int, ...]:
     if not body or len(body) % 2 or len(body) > 2 * MOST_ASKED:
         raise DecodeError("buckets", _HEADER.size, f"{len(body)} bytes")
     buckets: tuple[int, ...] = struct.unpack(f"!{len(body) // 2}H", body)
-    if any(later <= earlier for earlier, later in zip(buckets, buckets[1:], strict=False)) or buckets[-1] >= BUCKETS:
+    if any(later <= earlier for earlier, later in itertools.pairwise(buckets)) or buckets[-1] >= BUCKETS:
         raise DecodeError("buckets", _HEADER.size, "not in order, or beyond the last")
     return buckets
 

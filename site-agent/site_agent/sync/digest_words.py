@@ -37,7 +37,7 @@ Input = Looked | Heard | RoleChanged | PeerConnected | PeerLost | EventsLost | T
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Look:
-    """Dump client SAs and policies, ask charon, and say Looked; one at a time."""
+    """Dump client SAs and policies, ask charon, and say Looked: always, and in the order in which it was asked."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class RemovePolicy:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DropIkeSa:
-    """Of a Backup: VICI `terminate` by unique id, `force`. charon sends nothing for a PASSIVE IKE_SA (ike_sa.c, `delete_`)."""
+    """Of a Backup: VICI `terminate` by unique id, `force`. charon tells nobody of a PASSIVE one (ike_sa.c, read)."""
 
     ike_id: str
 

@@ -33,13 +33,14 @@ what its charon holds tunnels on, and nothing at all where most of what it has w
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterator
 
 from anycast.timer import TimerExpired
 from site_agent.ike.mirror_view import CharonView, Tunnel
 from site_agent.netlink.xfrm_digest import SA_ENDS_BYTES
-from site_agent.sync.digest_backup import BackupRounds
+from site_agent.sync.digest_backup import BackupRounds, soonest_after
 from site_agent.sync.digest_compare import Cause, Finding
 from site_agent.sync.digest_table import Of, Table
 from site_agent.sync.digest_wire import Ask, Done, Findings, Message, Records, Sums, cut_records
@@ -52,10 +53,8 @@ SOON_S = 4.0
 """After a round that found something new: a bit more than SECOND_LOOK_S."""
 SECOND_LOOK_S = 3.0
 """Longer than a rekey with a retransmission (charon's first is after 2 s)."""
-DUTY, DUTY_SOON = 20, 4
-"""Looking takes at most one part in so many of the time; the second where there is a reason to look."""
-LEAST_S = 1.0
-"""Between two looks, whatever the reason: something that loses events again and again makes no storm of dumps."""
+DUTY = 20
+"""Looking takes at most one part in so many of the time, where there is no reason to look earlier."""
 ROUND_LIMIT_S = 30.0
 """A Backup that has not answered by then is not waited for: a look at 20,000 tunnels takes charon some seconds."""
 STALE_S = 120.0
@@ -73,6 +72,7 @@ class _Told:
     """Those that are carrying."""
     by_ends: dict[bytes, Tunnel]
     by_reqid: dict[int, Tunnel]
+    by_ike: dict[str, list[Tunnel]]
     reqids: dict[bytes, int]
     """Of the policies."""
     ike_ids: dict[bytes, str]
@@ -100,7 +100,7 @@ class _Told:
             case Of.POLICIES:
                 return [self.by_reqid[self.reqids[record]]]
             case Of.IKE_SAS:
-                return [tunnel for tunnel in self.tunnels if tunnel.ike_id == self.ike_ids[record]]
+                return self.by_ike.get(self.ike_ids[record], [])
 
 
 class Digests:
@@ -114,6 +114,8 @@ class Digests:
         """SUMS heard while not a Backup: the peer thinks that it is the Active."""
         self._repairs = Repairs(budget)
         self._round = first_round
+        self._looks: collections.deque[Role] = collections.deque()
+        """As what we were when we asked for those that are not answered."""
         self._looking_since: float | None = None
         self._reason_to_look = False
         self._next_look = self._soonest = now
@@ -130,7 +132,7 @@ class Digests:
     @property
     def deadline(self) -> float | None:
         if self.role is not Role.ACTIVE:
-            return None
+            return self._backup.deadline
         return min((at for at in (self._repairs.deadline, self._next_round) if at is not None), default=None)
 
     @property
@@ -179,9 +181,10 @@ class Digests:
                 self._reason_to_look = True
                 self._next_look = min(self._next_look, max(now, self._soonest))
             case TimerExpired():
-                pass
+                yield from self._remember(self._backup.expired(now))
         if self.role is Role.ACTIVE and (due := self._next_round) is not None and now >= due:
             self._told, self._looking_since, self._reason_to_look = None, now, False
+            self._looks.append(Role.ACTIVE)
             yield Look()
 
     def _forget(self, now: float) -> None:
@@ -191,15 +194,22 @@ class Digests:
         self._repairs.stop()
         self._backup.forget()
 
+    def _remember(self, actions: Iterator[Action]) -> Iterator[Action]:
+        """Whose look is answered first."""
+        for action in actions:
+            if isinstance(action, Look):
+                self._looks.append(Role.BACKUP)
+            yield action
+
     # Of the Active
 
     def _on_looked(self, looked: Looked, now: float) -> Iterator[Action]:
-        if self._backup.looking:  # also where the role has changed meanwhile
-            yield from self._backup.looked(looked, now)
+        if not self._looks:
             return
-        if (began := self._looking_since) is None:
+        if self._looks.popleft() is Role.BACKUP:
+            yield from self._remember(self._backup.looked(looked, now))
             return
-        self._looking_since = None
+        began, self._looking_since = self._looking_since or now, None
         self._pace(began, now)
         if self.role is not Role.ACTIVE or looked.sas is None or looked.policies is None or looked.charon is None:
             return
@@ -215,14 +225,13 @@ class Digests:
 
     def _pace(self, began: float, now: float) -> None:
         """When to look next."""
-        took = now - began
-        self._soonest = now + max(LEAST_S, took * (DUTY_SOON - 1))
+        took, self._soonest = now - began, soonest_after(began, now)
         self._next_look = self._soonest if self._reason_to_look else now + max(ROUND_S, took * (DUTY - 1))
 
     def _on_heard(self, message: Message, now: float) -> Iterator[Action]:
         if isinstance(message, Sums | Records):
             if self.role is Role.BACKUP:
-                yield from self._backup.heard(message, now)
+                yield from self._remember(self._backup.heard(message, now))
             else:
                 self.conflicts += isinstance(message, Sums)
             return
@@ -271,6 +280,9 @@ def _tell(number: int, began: float, sas: list[bytes], looked: Looked, charon: C
     carrying = [tunnel for tunnel in charon.tunnels if tunnel.carrying]
     by_ends = {end: tunnel for tunnel in carrying for end in tunnel.ends}
     by_reqid = {tunnel.reqid: tunnel for tunnel in carrying}
+    by_ike = dict[str, list[Tunnel]]()
+    for tunnel in carrying:
+        by_ike.setdefault(tunnel.ike_id, []).append(tunnel)
     told = [record for record in sas if record[:SA_ENDS_BYTES] in by_ends]
     reqids = {record: owned.reqid for record, owned in (looked.policies or {}).items() if owned.reqid in by_reqid}
     return _Told(
@@ -284,6 +296,7 @@ def _tell(number: int, began: float, sas: list[bytes], looked: Looked, charon: C
         tunnels=carrying,
         by_ends=by_ends,
         by_reqid=by_reqid,
+        by_ike=by_ike,
         reqids=reqids,
         ike_ids=dict(charon.ike),
         ends=frozenset(record[:SA_ENDS_BYTES] for record in told),

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import heapq
 from collections.abc import Iterable, Sequence
 
 from site_agent.ike.mirror_view import IKE_NAME_BYTES, Tunnel
@@ -72,10 +73,14 @@ class GaveUp:
 @dataclasses.dataclass(slots=True)
 class _History:
     tries: int
-    not_before: float
     last: float
     asked: tuple[bytes, ...]
     given_up: bool = False
+
+    def due(self, want: Want) -> float:
+        """When it may be asked for again."""
+        pause = ASK_AGAIN_S if self.asked == want.now else SETTLE_S
+        return self.last + pause * (1 << self.tries - 1)
 
 
 class Repairs:
@@ -84,6 +89,8 @@ class Repairs:
     def __init__(self, budget: int) -> None:
         self._recent: collections.deque[float] = collections.deque(maxlen=max(budget, 1))
         self._wanted: dict[Line, Want] = {}
+        self._queue: list[tuple[float, bool, Line]] = []
+        """A heap: when each may be asked for, whether it is a CHILD_SA, which. One that was asked for waits for `found`."""
         self._histories: dict[Line, _History] = {}
         self._following: dict[Line, tuple[bytes, ...]] = {}
         """CHILD_SAs whose IKE_SA was rekeyed, as they were then."""
@@ -101,45 +108,43 @@ class Repairs:
     @property
     def deadline(self) -> float | None:
         """When the next one may be asked for."""
-        due = [at for line, want in self._wanted.items() if (at := self._due(line, want)) is not None]
-        if not due:
-            return None
-        return max(min(due), self._free_at)
+        return max(self._queue[0][0], self._free_at) if self._queue else None
 
     def stop(self) -> None:
         """No longer Active, or nobody to repair for. What was tried stays known."""
-        self._wanted.clear()
-        self._following.clear()
+        self._wanted, self._queue, self._following = {}, [], {}
 
-    def found(self, wants: Iterable[Want], tunnels: Sequence[Tunnel], now: float) -> list[GaveUp]:
-        """What a complete round has found; `tunnels` are all that there are."""
-        wanted = {want.line: want for want in wants}
-        ends = {line_of(tunnel): tunnel for tunnel in tunnels if tunnel.carrying}
-        for line, asked in list(self._following.items()):
-            tunnel = ends.get(line)
-            if tunnel is None or tunnel.ends != asked:
-                del self._following[line]  # gone, or rekeyed since
-            elif not tunnel.rekeying:
-                wanted.setdefault(line, want_of(tunnel, Cause.MISSING_IN_CHARON))
-        self._wanted = wanted
-        for line, history in list(self._histories.items()):
-            if now >= history.last + FORGET_S:
-                del self._histories[line]
-        return list(self._give_up())
+    def found(self, wants: Iterable[Want], tunnels: Iterable[Tunnel], now: float) -> list[GaveUp]:
+        """What a complete round has found; `tunnels` are all that are carrying."""
+        self._wanted = {want.line: want for want in wants}
+        self._histories = {line: history for line, history in self._histories.items() if now < history.last + FORGET_S}
+        self._follow({line_of(tunnel): tunnel for tunnel in tunnels} if self._following else {})
+        first = {want.ike_id for want in self._wanted.values() if want.tunnel is None}
+        gave_up = list[GaveUp]()
+        self._queue = []
+        for line, want in self._wanted.items():
+            if want.tunnel is not None and (want.tunnel.rekeying or want.ike_id in first):
+                continue
+            history = self._histories.get(line)
+            if history is None:
+                self._queue.append((now, want.tunnel is not None, line))
+                continue
+            due, tried_all = history.due(want), history.tries >= MAX_TRIES
+            if not tried_all:
+                self._queue.append((max(due, now), want.tunnel is not None, line))
+            elif not history.given_up and now >= due:
+                history.given_up = True
+                gave_up.append(GaveUp(name=want.name, cause=want.cause, refused=history.asked == want.now))
+        heapq.heapify(self._queue)
+        return gave_up
 
     def take(self, now: float) -> list[Repair]:
         """Those that may be asked for now."""
         repairs = []
-        for line, want in sorted(self._wanted.items(), key=lambda item: item[1].tunnel is not None):
-            if now < self._free_at:
-                break
-            due = self._due(line, want)
-            if due is None or now < due:
-                continue
-            history = self._histories.get(line)
-            tries = history.tries + 1 if history else 1
-            pause = ASK_AGAIN_S * 2 ** (tries - 1)
-            self._histories[line] = _History(tries, now + pause, now, want.now)
+        while self._queue and now >= max(self._queue[0][0], self._free_at):
+            _due, _child, line = heapq.heappop(self._queue)
+            want, history = self._wanted[line], self._histories.get(line)
+            self._histories[line] = _History(tries=history.tries + 1 if history else 1, last=now, asked=want.now)
             self._recent.append(now)
             if want.tunnel is None:
                 self._following |= {line_of(child): child.ends for child in want.children}
@@ -147,38 +152,23 @@ class Repairs:
             repairs.append(Repair(ike_id=want.ike_id, child_id=child_id, name=want.name, cause=want.cause))
         return repairs
 
+    def _follow(self, tunnels: dict[Line, Tunnel]) -> None:
+        """What follows an IKE_SA's repair is wanted until it was rekeyed."""
+        for line, asked in list(self._following.items()):
+            tunnel = tunnels.get(line)
+            if tunnel is None or tunnel.ends != asked:
+                del self._following[line]
+            else:
+                self._wanted.setdefault(line, want_of(tunnel, Cause.MISSING_IN_CHARON))
+
     @property
     def _free_at(self) -> float:
         """From when on the budget has room."""
         return self._recent[0] + 1.0 if len(self._recent) == self._recent.maxlen else float("-inf")
 
-    def _due(self, line: Line, want: Want) -> float | None:
-        """From when on it may be asked for; None for never."""
-        if want.tunnel is not None and (want.tunnel.rekeying or self._waits_for_ike(want)):
-            return None
-        history = self._histories.get(line)
-        if history is None:
-            return float("-inf")
-        if history.tries >= MAX_TRIES:
-            return None
-        if history.asked != want.now:
-            return history.last + SETTLE_S * 2 ** (history.tries - 1)
-        return history.not_before
-
-    def _waits_for_ike(self, want: Want) -> bool:
-        return any(other.tunnel is None and other.ike_id == want.ike_id for other in self._wanted.values())
-
     def _is_given_up(self, line: Line) -> bool:
         history = self._histories.get(line)
         return history is not None and history.given_up
-
-    def _give_up(self) -> Iterable[GaveUp]:
-        for line, want in self._wanted.items():
-            history = self._histories.get(line)
-            if history is None or history.given_up or history.tries < MAX_TRIES:
-                continue
-            history.given_up = True
-            yield GaveUp(name=want.name, cause=want.cause, refused=history.asked == want.now)
 
 
 def line_of(tunnel: Tunnel) -> Line:
