@@ -26,6 +26,15 @@ _STANDING = frozenset({b"ESTABLISHED", b"REKEYING", b"PASSIVE"})
 """IKE_SA states in which it is nobody's memory and nobody's attempt."""
 
 
+class IkeSa(NamedTuple):
+    """What only this charon says of an IKE_SA."""
+
+    ike_id: str
+    """Unique id."""
+    initiator: bool
+    """We began it, for example by a rekey."""
+
+
 class Tunnel(NamedTuple):
     """One CHILD_SA."""
 
@@ -49,8 +58,8 @@ class CharonView:
 
     vips: frozenset[str]
     tunnels: list[Tunnel] = dataclasses.field(default_factory=list)
-    ike: dict[bytes, str] = dataclasses.field(default_factory=dict)
-    """IKE_SAs: unique id by record."""
+    ike: dict[bytes, IkeSa] = dataclasses.field(default_factory=dict)
+    """By record."""
 
     def take(self, event: dict[str, Any]) -> None:
         """Raises PeerError."""
@@ -67,7 +76,8 @@ class CharonView:
         remote = pack_address(ip_address(ike_sa["remote-host"].decode()))
         if ike_sa["state"] in _STANDING:
             spis = int(ike_sa["initiator-spi"], 16).to_bytes(8) + int(ike_sa["responder-spi"], 16).to_bytes(8)
-            self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = ike_id
+            ours = ike_sa.get("initiator") == b"yes"
+            self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = IkeSa(ike_id, ours)
         identity = ike_sa.get("remote-id", b"").decode(errors="replace")
         for child in ike_sa.get("child-sas", {}).values():
             if "spi-in" not in child:  # a trap, or one that is still negotiated

@@ -4,9 +4,10 @@ What is extra is something that no Active tells and two looks have found:
 
 * an SA or a policy that our own charon does not know, either: nobody will ever remove it, and after a takeover it would
   stand in somebody's way. It is deleted from the kernel;
-* an IKE_SA whose CHILD_SAs, all of them, are extra too: its end was told while the channel was down. charon is told to drop
-  it, silently, as for a PASSIVE one. An IKE_SA of which the Active tells a CHILD_SA stays: the Active will rekey first;
-* what our charon knows otherwise is only counted.
+* a CHILD_SA in our charon whose inbound SPI no Active tells: its end was told while the channel was down. charon is handed
+  the message that it missed;
+* an IKE_SA likewise, if all its CHILD_SAs are extra. One of which the Active tells a CHILD_SA stays: it was rekeyed, and the
+  Active will do so again.
 
 Where that would take more than MOST_EXTRA of the SAs, nothing is removed. An Active that has just lost its tunnels, or says
 so, shall not take the only copy with them.
@@ -18,13 +19,13 @@ import collections
 import dataclasses
 from collections.abc import Iterator
 
-from site_agent.ike.mirror_view import CharonView
+from site_agent.ike.mirror_view import IKE_NAME_BYTES, CharonView, Tunnel
 from site_agent.netlink.xfrm_digest import SA_ENDS_BYTES, SA_NAME_BYTES, Owned
 from site_agent.netlink.xfrm_keys import SaKey
 from site_agent.sync.digest_compare import Extra, Finding, TwoLooks, compare
 from site_agent.sync.digest_table import BUCKETS, SUM_BYTES, Of, Record, Table
 from site_agent.sync.digest_wire import MOST_ASKED, Ask, Done, Records, Sums, cut_findings
-from site_agent.sync.digest_words import Action, DropIkeSa, Look, Looked, RemovePolicy, RemoveSa, Send
+from site_agent.sync.digest_words import Action, DropChildSa, DropIkeSa, Look, Looked, RemovePolicy, RemoveSa, Send
 
 MOST_EXTRA = 0.5
 FEW = 16
@@ -47,6 +48,8 @@ class _Own:
     known: frozenset[bytes]
     """Ends of the SAs that charon has."""
     known_by_bucket: Table
+    children: dict[bytes, Tunnel]
+    """CHILD_SAs that charon has, by the ends of their inbound SAs."""
     reqids: frozenset[int]
     """Of all that charon has."""
     policies: dict[Record, Owned]
@@ -75,8 +78,9 @@ class BackupRounds:
         self._held = 0
         self._findings: list[Finding] = []
         self._extras: list[Extra] = []
-        self._extra_in_charon = 0
-        self._two_looks = TwoLooks[Finding | Extra](second_look_s)
+        self._extra_children: list[bytes] = []
+        """By the ends of their inbound SAs."""
+        self._two_looks = TwoLooks[Finding | Extra | bytes](second_look_s)
 
     @property
     def deadline(self) -> float | None:
@@ -91,7 +95,7 @@ class BackupRounds:
     def end(self) -> None:
         """No round is under way."""
         self._round, self._own, self._compared = None, None, False
-        self._sums, self._findings, self._extras, self._extra_in_charon = {}, [], [], 0
+        self._sums, self._findings, self._extras, self._extra_children = {}, [], [], []
         self._queue.clear()
         self._asked.clear()
         self._drop_partial()
@@ -133,6 +137,7 @@ class BackupRounds:
             },
             known=known,
             known_by_bucket=Table(Of.SAS, known),
+            children={tunnel.ends[0]: tunnel for tunnel in carrying},
             reqids=frozenset(tunnel.reqid for tunnel in looked.charon.tunnels),
             policies=looked.policies,
             charon=looked.charon,
@@ -154,6 +159,8 @@ class BackupRounds:
         for of, told in self._sums.items():
             whole = own.tables[of].sums()
             ends = own.known_by_bucket.sums() if of is Of.SAS else b""
+            if (whole, ends) == (told.whole, told.ends):
+                continue
             differing = [
                 bucket
                 for bucket in range(BUCKETS)
@@ -196,34 +203,39 @@ class BackupRounds:
         self._findings += findings
         self._extras += extras
         if of is Of.SAS:
-            told = {record[:SA_ENDS_BYTES] for record in theirs}
-            self._extra_in_charon += sum(ends not in told for ends in own.known_by_bucket.bucket(bucket))
+            told = {record[:SA_NAME_BYTES] for record in theirs}
+            known = own.known_by_bucket.bucket(bucket)
+            self._extra_children += [end for end in known if end in own.children and end[:SA_NAME_BYTES] not in told]
 
     def _finish(self, number: int, own: _Own, now: float) -> Iterator[Action]:
-        stands = self._two_looks.looked([*self._findings, *self._extras], now)
+        stands = self._two_looks.looked([*self._findings, *self._extras, *self._extra_children], now)
         for of in Of:
             findings = [(finding, finding in stands) for finding in self._findings if finding.of is of]
             yield from map(Send, cut_findings(number, of, findings))
         orphans = [extra for extra in self._extras if not _is_charons(extra, own)]
-        extra_sas = sum(extra.of is Of.SAS for extra in self._extras)
+        extra_sas = max(sum(extra.of is Of.SAS for extra in self._extras), 2 * len(self._extra_children))
         too_many = extra_sas > max(FEW, int(MOST_EXTRA * len(own.tables[Of.SAS])))
         if not too_many:
-            standing = [extra for extra in orphans if extra in stands and extra.of is not Of.IKE_SAS]
-            yield from (_removal(extra, own) for extra in standing[:MOST_REMOVED])
-            yield from map(DropIkeSa, self._ended(own, stands)[:MOST_REMOVED])
-        in_kernel = sum(extra.of is not Of.IKE_SAS for extra in orphans)
-        yield Send(_done(number, removes_nothing=too_many, in_kernel=in_kernel, in_charon=self._extra_in_charon))
+            standing = [_removal(extra, own) for extra in orphans if extra in stands]
+            yield from [*standing, *self._ended(own, stands)][:MOST_REMOVED]
+        yield Send(
+            _done(number, removes_nothing=too_many, in_kernel=len(orphans), in_charon=len(self._extra_children))
+        )  # fmt: skip
         self.end()
 
-    def _ended(self, own: _Own, stands: set[Finding | Extra]) -> list[str]:
-        """IKE_SAs that may be dropped."""
-        extra_ends = {extra.record[:SA_ENDS_BYTES] for extra in self._extras if extra.of is Of.SAS}
-        there = {record[:SA_ENDS_BYTES] for number in range(BUCKETS) for record in own.tables[Of.SAS].bucket(number)}
-        told = {
-            tunnel.ike_id for tunnel in own.charon.tunnels for end in tunnel.ends if end in there and end not in extra_ends
-        }  # fmt: skip
-        extra_ike = (each.record for each in self._extras if each.of is Of.IKE_SAS and each in stands)
-        return sorted({ike_id for record in extra_ike if (ike_id := own.charon.ike[record]) not in told})
+    def _ended(self, own: _Own, stands: set[Finding | Extra | bytes]) -> Iterator[Action]:
+        """What charon holds of it, and the Active does not."""
+        ended = {end for end in self._extra_children if end in stands}
+        living = {tunnel.ike_id for end, tunnel in own.children.items() if end not in ended}
+        names = {ike_sa.ike_id: (record[:IKE_NAME_BYTES], ike_sa.initiator) for record, ike_sa in own.charon.ike.items()}
+        dropped = set[str]()
+        for extra in self._extras:
+            if extra.of is Of.IKE_SAS and extra in stands and (ike_id := own.charon.ike[extra.record].ike_id) not in living:
+                dropped.add(ike_id)
+                yield DropIkeSa(*names[ike_id])
+        for end in sorted(ended):
+            if (ike_id := own.children[end].ike_id) not in dropped and ike_id in names:
+                yield DropChildSa(*names[ike_id], end[:4])
 
     def _drop_partial(self) -> None:
         self._partial.clear()

@@ -80,11 +80,20 @@ class Table:
 
     def sums(self) -> bytes:
         """SUM_BYTES of each bucket, over whole records."""
-        return b"".join(blake2b(b"".join(bucket), digest_size=SUM_BYTES).digest() for bucket in self._buckets)
+        return b"".join([_sum(bucket) if bucket else _OF_NOTHING for bucket in self._buckets])
 
     def sums_of_ends(self) -> bytes:
         """Of a table of SAs, over their ends."""
         return b"".join(
-            blake2b(b"".join([record[:SA_ENDS_BYTES] for record in bucket]), digest_size=SUM_BYTES).digest()
-            for bucket in self._buckets
-        )
+            [
+                _sum([record[:SA_ENDS_BYTES] for record in bucket]) if bucket else _OF_NOTHING
+                for bucket in self._buckets
+            ]
+        )  # fmt: skip
+
+
+def _sum(records: list[Record]) -> bytes:
+    return blake2b(b"".join(records), digest_size=SUM_BYTES).digest()
+
+
+_OF_NOTHING = _sum([])

@@ -65,12 +65,24 @@ class RemovePolicy:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DropIkeSa:
-    """Of a Backup: VICI `terminate` by unique id, `force`. charon tells nobody of a PASSIVE one (ike_sa.c, read)."""
+    """Of a Backup: hand our charon the plugin's IKE_DELETE (`ha_forget`). It tells no client."""
 
-    ike_id: str
+    spis: bytes
+    """Initiator's and responder's."""
+    initiator: bool
 
 
-Action = Look | Send | Repair | GaveUp | RemoveSa | RemovePolicy | DropIkeSa
+@dataclasses.dataclass(frozen=True, slots=True)
+class DropChildSa:
+    """Of a Backup: hand our charon the plugin's CHILD_DELETE (`ha_forget`). VICI has no word that a PASSIVE one obeys."""
+
+    spis: bytes
+    """Of its IKE_SA."""
+    initiator: bool
+    spi_in: bytes
+
+
+Action = Look | Send | Repair | GaveUp | RemoveSa | RemovePolicy | DropIkeSa | DropChildSa
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -190,7 +190,7 @@ class Digests:
     def _forget(self, now: float) -> None:
         """Nothing of what was said before counts."""
         self._told, self._compared_at, self._held, self._causes = None, None, frozenset(), {}
-        self._next_look = now
+        self._next_look = max(now, self._soonest)
         self._repairs.stop()
         self._backup.forget()
 
@@ -298,6 +298,6 @@ def _tell(number: int, began: float, sas: list[bytes], looked: Looked, charon: C
         by_reqid=by_reqid,
         by_ike=by_ike,
         reqids=reqids,
-        ike_ids=dict(charon.ike),
+        ike_ids={record: ike_sa.ike_id for record, ike_sa in charon.ike.items()},
         ends=frozenset(record[:SA_ENDS_BYTES] for record in told),
     )

@@ -27,7 +27,7 @@ from site_agent.sync.digest_compare import Cause
 ASK_AGAIN_S = 60.0
 """A client that refuses (TEMPORARY_FAILURE, RFC 7296 section 2.25) is asked again by charon itself within 15 s."""
 SETTLE_S = 15.0
-MAX_TRIES = 3
+MAX_TRIES = 5
 FORGET_S = 3600.0
 
 Line = tuple[str, bytes]
