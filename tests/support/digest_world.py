@@ -21,7 +21,7 @@ from site_agent.sync import digest_wire
 from site_agent.sync import digest_words as words
 from site_agent.sync.digests import Digests
 from site_agent.sync.numbers_words import EventsLost, PeerConnected, PeerLost, Role, RoleChanged
-from site_agent.sync.repairs import GaveUp, Repair
+from site_agent.sync.repairs import FORGET_S, GaveUp, Repair
 
 VIP = bytes([203, 0, 113, 1]) + bytes(12)
 BUDGET = 3
@@ -132,7 +132,8 @@ class Side:
                 child.spi_out.to_bytes(4) + ESP + remote + VIP,
             )  # fmt: skip
             view.tunnels.append(
-                Tunnel(child.reqid + self.rank, str(number), child.ike.hex(), f"client {child.reqid}", ends,
+                Tunnel(child.reqid + self.rank, str(number), child.ike.hex(), f"client {child.reqid}",
+                       child.spi_in.to_bytes(4) + ESP + child.spi_out.to_bytes(4) + child.ike, ends,
                        child.carrying, child.rekeying)
             )  # fmt: skip
         return view
@@ -437,10 +438,12 @@ def happen(world: World, clients: list[int]) -> None:
         world.lose_events()
 
 
-def quiet(world: World, seconds: float = 900.0) -> None:
+def quiet(world: World, seconds: float = 700.0) -> None:
     world.loss = world.look_fails = 0.0
     world.join()
     world.run(seconds)
+    if world.gave_up:
+        world.run(FORGET_S)
 
 
 def check_budget(world: World) -> None:

@@ -4,7 +4,9 @@ Both charons of a pair are asked, the Active's and the passive one that the `ha`
 charon's own; SPIs and addresses are the same on both, so records are made of these:
 
     IKE_SA    initiator SPI (8)  responder SPI (8)  local (16)  remote (16)  remote port (2)
-    CHILD_SA  the ends of its two SAs, as `netlink.xfrm_digest` has them: SPI, protocol, destination, source
+    CHILD_SA  inbound SPI (4)  protocol (1)  outbound SPI (4)  SPIs of its IKE_SA (16)
+
+A CHILD_SA's addresses are those of its IKE_SA.
 
 Anything decodes or raises PeerError.
 """
@@ -22,6 +24,9 @@ from site_agent.netlink.xfrm_keys import pack_address
 IKE_RECORD_BYTES = 50
 IKE_NAME_BYTES = 16
 """The two SPIs."""
+CHILD_RECORD_BYTES = 25
+CHILD_NAME_BYTES = 5
+"""Inbound SPI and protocol."""
 _STANDING = frozenset({b"ESTABLISHED", b"REKEYING", b"PASSIVE"})
 """IKE_SA states in which it is nobody's memory and nobody's attempt."""
 
@@ -45,8 +50,9 @@ class Tunnel(NamedTuple):
     """Unique ids, for VICI's `rekey` and `terminate`."""
     name: str
     """As swanctl and charon's log write it, with the client's identity: for people."""
+    record: bytes
     ends: tuple[bytes, bytes]
-    """Of the inbound and the outbound SA."""
+    """Of the inbound and the outbound SA, as `netlink.xfrm_digest` has them: SPI, protocol, destination, source."""
     carrying: bool
     """Neither being made nor on its way out."""
     rekeying: bool
@@ -74,8 +80,8 @@ class CharonView:
     def _take_ike(self, ike_sa: dict[str, Any], local: bytes) -> None:
         ike_id = ike_sa["uniqueid"].decode()
         remote = pack_address(ip_address(ike_sa["remote-host"].decode()))
+        spis = int(ike_sa["initiator-spi"], 16).to_bytes(8) + int(ike_sa["responder-spi"], 16).to_bytes(8)
         if ike_sa["state"] in _STANDING:
-            spis = int(ike_sa["initiator-spi"], 16).to_bytes(8) + int(ike_sa["responder-spi"], 16).to_bytes(8)
             ours = ike_sa.get("initiator") == b"yes"
             self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = IkeSa(ike_id, ours)
         identity = ike_sa.get("remote-id", b"").decode(errors="replace")
@@ -84,15 +90,15 @@ class CharonView:
                 continue
             protocol = PROTOCOLS[child["protocol"].decode()].to_bytes(1)
             unique_id = child["uniqueid"].decode()
-            inbound = int(child["spi-in"], 16).to_bytes(4) + protocol + local + remote
-            outbound = int(child["spi-out"], 16).to_bytes(4) + protocol + remote + local
+            spi_in, spi_out = int(child["spi-in"], 16).to_bytes(4), int(child["spi-out"], 16).to_bytes(4)
             self.tunnels.append(
                 Tunnel(
                     reqid=int(child["reqid"]),
                     child_id=unique_id,
                     ike_id=ike_id,
                     name=f"{child['name'].decode()}{{{unique_id}}} of {identity or 'an unnamed client'}",
-                    ends=(inbound, outbound),
+                    record=spi_in + protocol + spi_out + spis,
+                    ends=(spi_in + protocol + local + remote, spi_out + protocol + remote + local),
                     carrying=child["state"] in CARRYING,
                     rekeying=child["state"] == b"REKEYING",
                 )

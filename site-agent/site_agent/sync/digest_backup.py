@@ -45,11 +45,9 @@ class _Own:
     """Our side, as of one look."""
 
     tables: dict[Of, Table]
-    known: frozenset[bytes]
-    """Ends of the SAs that charon has."""
-    known_by_bucket: Table
-    children: dict[bytes, Tunnel]
-    """CHILD_SAs that charon has, by the ends of their inbound SAs."""
+    ends: frozenset[bytes]
+    """Of the SAs that charon has."""
+    children: dict[Record, Tunnel]
     reqids: frozenset[int]
     """Of all that charon has."""
     policies: dict[Record, Owned]
@@ -78,9 +76,7 @@ class BackupRounds:
         self._held = 0
         self._findings: list[Finding] = []
         self._extras: list[Extra] = []
-        self._extra_children: list[bytes] = []
-        """By the ends of their inbound SAs."""
-        self._two_looks = TwoLooks[Finding | Extra | bytes](second_look_s)
+        self._two_looks = TwoLooks[Finding | Extra](second_look_s)
 
     @property
     def deadline(self) -> float | None:
@@ -95,7 +91,7 @@ class BackupRounds:
     def end(self) -> None:
         """No round is under way."""
         self._round, self._own, self._compared = None, None, False
-        self._sums, self._findings, self._extras, self._extra_children = {}, [], [], []
+        self._sums, self._findings, self._extras = {}, [], []
         self._queue.clear()
         self._asked.clear()
         self._drop_partial()
@@ -128,16 +124,16 @@ class BackupRounds:
             self.end()
             return
         carrying = [tunnel for tunnel in looked.charon.tunnels if tunnel.carrying]
-        known = frozenset(end for tunnel in carrying for end in tunnel.ends)
+        children = {tunnel.record: tunnel for tunnel in carrying}
         self._own = _Own(
             tables={
                 Of.SAS: Table(Of.SAS, looked.sas),
                 Of.POLICIES: Table(Of.POLICIES, looked.policies),
                 Of.IKE_SAS: Table(Of.IKE_SAS, looked.charon.ike),
+                Of.CHILD_SAS: Table(Of.CHILD_SAS, children),
             },
-            known=known,
-            known_by_bucket=Table(Of.SAS, known),
-            children={tunnel.ends[0]: tunnel for tunnel in carrying},
+            ends=frozenset(end for tunnel in carrying for end in tunnel.ends),
+            children=children,
             reqids=frozenset(tunnel.reqid for tunnel in looked.charon.tunnels),
             policies=looked.policies,
             charon=looked.charon,
@@ -157,15 +153,10 @@ class BackupRounds:
             return
         self._compared = True
         for of, told in self._sums.items():
-            whole = own.tables[of].sums()
-            ends = own.known_by_bucket.sums() if of is Of.SAS else b""
-            if (whole, ends) == (told.whole, told.ends):
+            sums = own.tables[of].sums()
+            if sums == told.sums:
                 continue
-            differing = [
-                bucket
-                for bucket in range(BUCKETS)
-                if _sum(whole, bucket) != _sum(told.whole, bucket) or _sum(ends, bucket) != _sum(told.ends, bucket)
-            ]
+            differing = [bucket for bucket in range(BUCKETS) if _sum(sums, bucket) != _sum(told.sums, bucket)]
             for first in range(0, len(differing), MOST_ASKED):
                 self._queue.append((of, differing[first : first + MOST_ASKED]))
         yield from self._go_on(own, now)
@@ -199,43 +190,41 @@ class BackupRounds:
 
     def _compare(self, place: tuple[Of, int], theirs: list[Record], own: _Own) -> None:
         of, bucket = place
-        findings, extras = compare(of, theirs, own.tables[of].bucket(bucket), own.known if of is Of.SAS else None)
+        findings, extras = compare(of, theirs, own.tables[of].bucket(bucket))
         self._findings += findings
         self._extras += extras
-        if of is Of.SAS:
-            told = {record[:SA_NAME_BYTES] for record in theirs}
-            known = own.known_by_bucket.bucket(bucket)
-            self._extra_children += [end for end in known if end in own.children and end[:SA_NAME_BYTES] not in told]
 
     def _finish(self, number: int, own: _Own, now: float) -> Iterator[Action]:
-        stands = self._two_looks.looked([*self._findings, *self._extras, *self._extra_children], now)
+        stands = self._two_looks.looked([*self._findings, *self._extras], now)
         for of in Of:
             findings = [(finding, finding in stands) for finding in self._findings if finding.of is of]
             yield from map(Send, cut_findings(number, of, findings))
         orphans = [extra for extra in self._extras if not _is_charons(extra, own)]
-        extra_sas = max(sum(extra.of is Of.SAS for extra in self._extras), 2 * len(self._extra_children))
-        too_many = extra_sas > max(FEW, int(MOST_EXTRA * len(own.tables[Of.SAS])))
+        counts = collections.Counter(extra.of for extra in self._extras)
+        too_many = max(counts[Of.SAS], 2 * counts[Of.CHILD_SAS]) > max(FEW, int(MOST_EXTRA * len(own.tables[Of.SAS])))
         if not too_many:
-            standing = [_removal(extra, own) for extra in orphans if extra in stands]
-            yield from [*standing, *self._ended(own, stands)][:MOST_REMOVED]
+            removals = [_removal(extra, own) for extra in orphans if extra in stands]
+            yield from [*removals, *self._ended(own, stands)][:MOST_REMOVED]
         yield Send(
-            _done(number, removes_nothing=too_many, in_kernel=len(orphans), in_charon=len(self._extra_children))
+            _done(number, removes_nothing=too_many, in_kernel=len(orphans), in_charon=counts[Of.CHILD_SAS])
         )  # fmt: skip
         self.end()
 
-    def _ended(self, own: _Own, stands: set[Finding | Extra | bytes]) -> Iterator[Action]:
+    def _ended(self, own: _Own, stands: set[Finding | Extra]) -> Iterator[Action]:
         """What charon holds of it, and the Active does not."""
-        ended = {end for end in self._extra_children if end in stands}
-        living = {tunnel.ike_id for end, tunnel in own.children.items() if end not in ended}
-        names = {ike_sa.ike_id: (record[:IKE_NAME_BYTES], ike_sa.initiator) for record, ike_sa in own.charon.ike.items()}
-        dropped = set[str]()
+        ended = {extra.record for extra in self._extras if extra.of is Of.CHILD_SAS and extra in stands}
+        living = {tunnel.ike_id for record, tunnel in own.children.items() if record not in ended}
+        dropped = set[bytes]()
         for extra in self._extras:
-            if extra.of is Of.IKE_SAS and extra in stands and (ike_id := own.charon.ike[extra.record].ike_id) not in living:
-                dropped.add(ike_id)
-                yield DropIkeSa(*names[ike_id])
-        for end in sorted(ended):
-            if (ike_id := own.children[end].ike_id) not in dropped and ike_id in names:
-                yield DropChildSa(*names[ike_id], end[:4])
+            if extra.of is Of.IKE_SAS and extra in stands:
+                ike_sa, spis = own.charon.ike[extra.record], extra.record[:IKE_NAME_BYTES]
+                if ike_sa.ike_id not in living:
+                    dropped.add(spis)
+                    yield DropIkeSa(spis, ike_sa.initiator)
+        initiators = {record[:IKE_NAME_BYTES]: ike_sa.initiator for record, ike_sa in own.charon.ike.items()}
+        for record in sorted(ended):
+            if (spis := record[-IKE_NAME_BYTES:]) not in dropped:
+                yield DropChildSa(spis, initiators.get(spis, False), record[:4])
 
     def _drop_partial(self) -> None:
         self._partial.clear()
@@ -249,10 +238,10 @@ def _sum(sums: bytes, bucket: int) -> bytes:
 def _is_charons(extra: Extra, own: _Own) -> bool:
     match extra.of:
         case Of.SAS:
-            return extra.record[:SA_ENDS_BYTES] in own.known
+            return extra.record[:SA_ENDS_BYTES] in own.ends
         case Of.POLICIES:
             return own.policies[extra.record].reqid in own.reqids
-        case Of.IKE_SAS:
+        case Of.IKE_SAS | Of.CHILD_SAS:
             return True
 
 

@@ -21,13 +21,15 @@ class Cause(enum.IntEnum):
 
     MISSING_IN_KERNEL = 1
     MISSING_IN_CHARON = 2
-    """Its kernel has the SA, its charon does not know it: it would answer a rekey with CHILD_SA_NOT_FOUND."""
+    """Of a CHILD_SA its kernel may have all: it would answer a rekey with CHILD_SA_NOT_FOUND."""
     ADDRESS = 3
     """The client has moved (MOBIKE), or its NAT has."""
     PORTS = 4
     """Only its NAT's port is another."""
     SETTINGS = 5
     """Mode, window, flags, marks: the two configurations differ, or the two versions."""
+    IKE_SA = 6
+    """Its charon has the CHILD_SA with another IKE_SA: a rekey was lost."""
 
 
 class Finding(NamedTuple):
@@ -45,10 +47,8 @@ class Extra(NamedTuple):
     """As the Backup has it."""
 
 
-def compare(
-    of: Of, theirs: Sequence[Record], ours: Sequence[Record], charon: frozenset[bytes] | None
-) -> tuple[list[Finding], list[Extra]]:
-    """One bucket of the Active and of the Backup. `charon`: of SAs, the ends that the Backup's charon knows."""
+def compare(of: Of, theirs: Sequence[Record], ours: Sequence[Record]) -> tuple[list[Finding], list[Extra]]:
+    """One bucket of the Active and of the Backup."""
     missing, spare = set(theirs) - set(ours), set(ours) - set(theirs)
     findings = list[Finding]()
     by_name = {record[: NAME_BYTES[of]]: record for record in spare}
@@ -64,13 +64,8 @@ def compare(
         other = next((by_rest[rest] for rest in _without_one_end(of, record) if by_rest.get(rest) in spare), None)
         if other is not None:
             spare.remove(other)
-        cause = Cause.MISSING_IN_CHARON if of is Of.IKE_SAS else Cause.MISSING_IN_KERNEL
+        cause = Cause.MISSING_IN_KERNEL if of in (Of.SAS, Of.POLICIES) else Cause.MISSING_IN_CHARON
         findings.append(Finding(of, record, Cause.ADDRESS if other is not None else cause))
-    if of is Of.SAS and charon is not None:
-        found = {finding.record for finding in findings}
-        for record in theirs:
-            if record not in found and record[:SA_ENDS_BYTES] not in charon:
-                findings.append(Finding(of, record, Cause.MISSING_IN_CHARON))
     return findings, [Extra(of, record) for record in sorted(spare)]
 
 
@@ -78,6 +73,8 @@ def _difference(of: Of, record: Record, other: Record) -> Cause:
     """Of two records with one name."""
     if of is Of.IKE_SAS:
         return Cause.ADDRESS if record[:_IKE_ADDRESSES] != other[:_IKE_ADDRESSES] else Cause.PORTS
+    if of is Of.CHILD_SAS:
+        return Cause.IKE_SA
     if of is Of.POLICIES:
         return Cause.ADDRESS if record[:POLICY_ENDS_BYTES] != other[:POLICY_ENDS_BYTES] else Cause.SETTINGS
     if record[:SA_ENDS_BYTES] != other[:SA_ENDS_BYTES]:

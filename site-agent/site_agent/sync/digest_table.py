@@ -1,11 +1,9 @@
-"""The three tables that digests compare, cut into buckets with a sum each. Pure.
+"""The four tables that digests compare, cut into buckets with a sum each. Pure.
 
-    SAS       kernel SAs of clients, on both gateways
-    POLICIES  kernel policies of clients, on both gateways
-    IKE_SAS   charon's IKE_SAs, on both gateways
-
-An SA's record begins with its ends, which is all that a charon knows of it. So a bucket of SAS has two sums: `whole` over
-the records, for the Backup's kernel, and `ends` over their beginnings, for the Backup's charon. The other tables have one.
+    SAS        kernel SAs of clients
+    POLICIES   kernel policies of clients
+    IKE_SAS    charon's IKE_SAs
+    CHILD_SAS  charon's CHILD_SAs
 
 A sum is a hash over the bucket's records in their order. (A sum that is updated record by record, by XOR or addition, would
 be cheaper for one change, and a change is looked up by a dump anyway; it would also let one record hide another.)
@@ -20,11 +18,10 @@ import zlib
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from site_agent.ike.mirror_view import IKE_NAME_BYTES, IKE_RECORD_BYTES
+from site_agent.ike.mirror_view import CHILD_NAME_BYTES, CHILD_RECORD_BYTES, IKE_NAME_BYTES, IKE_RECORD_BYTES
 from site_agent.netlink.xfrm_digest import (
     POLICY_NAME_BYTES,
     POLICY_RECORD_BYTES,
-    SA_ENDS_BYTES,
     SA_NAME_BYTES,
     SA_RECORD_BYTES,
 )
@@ -41,10 +38,17 @@ class Of(enum.IntEnum):
     SAS = 0
     POLICIES = 1
     IKE_SAS = 2
+    CHILD_SAS = 3
 
 
-RECORD_BYTES = {Of.SAS: SA_RECORD_BYTES, Of.POLICIES: POLICY_RECORD_BYTES, Of.IKE_SAS: IKE_RECORD_BYTES}
-NAME_BYTES = {Of.SAS: SA_NAME_BYTES, Of.POLICIES: POLICY_NAME_BYTES, Of.IKE_SAS: IKE_NAME_BYTES}
+RECORD_BYTES = {
+    Of.SAS: SA_RECORD_BYTES, Of.POLICIES: POLICY_RECORD_BYTES,
+    Of.IKE_SAS: IKE_RECORD_BYTES, Of.CHILD_SAS: CHILD_RECORD_BYTES,
+}  # fmt: skip
+NAME_BYTES = {
+    Of.SAS: SA_NAME_BYTES, Of.POLICIES: POLICY_NAME_BYTES,
+    Of.IKE_SAS: IKE_NAME_BYTES, Of.CHILD_SAS: CHILD_NAME_BYTES,
+}  # fmt: skip
 """A record's beginning by which the entry is found; no two of one gateway have the same."""
 
 Record = bytes
@@ -54,7 +58,7 @@ class Table:
     """Records of one kind."""
 
     def __init__(self, of: Of, records: Iterable[Record] = ()) -> None:
-        """Records of one length, RECORD_BYTES or, of what a charon knows of SAs, their ends."""
+        """Each of RECORD_BYTES."""
         self.of = of
         self._buckets: list[list[Record]] = [[] for _ in range(BUCKETS)]
         buckets, count = self._buckets, 0
@@ -63,7 +67,7 @@ class Table:
                 buckets[zlib.crc32(record[:POLICY_NAME_BYTES]) % BUCKETS].append(record)
                 count += 1
         else:
-            high, low = (2, 3) if of is Of.SAS else (14, 15)  # the end of the SPI, of the responder's
+            high, low = (14, 15) if of is Of.IKE_SAS else (2, 3)  # the end of the SPI, there of the responder's
             for record in records:
                 buckets[(record[high] << 8 | record[low]) % BUCKETS].append(record)
                 count += 1
@@ -81,15 +85,6 @@ class Table:
     def sums(self) -> bytes:
         """SUM_BYTES of each bucket, over whole records."""
         return b"".join([_sum(bucket) if bucket else _OF_NOTHING for bucket in self._buckets])
-
-    def sums_of_ends(self) -> bytes:
-        """Of a table of SAs, over their ends."""
-        return b"".join(
-            [
-                _sum([record[:SA_ENDS_BYTES] for record in bucket]) if bucket else _OF_NOTHING
-                for bucket in self._buckets
-            ]
-        )  # fmt: skip
 
 
 def _sum(records: list[Record]) -> bytes:

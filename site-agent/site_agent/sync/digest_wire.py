@@ -2,7 +2,7 @@
 
 Each message begins with its type (1), the table (1), and the round (4); numbers are in network order.
 
-    SUMS      from the Active: entries in the table (4), then for each bucket a sum (8); of SAs the sums of ends behind
+    SUMS      from the Active: entries in the table (4), then for each bucket a sum (8)
     ASK       from the Backup: buckets (2 each) whose records it needs
     RECORDS   from the Active: pieces of bucket (2), whether it is the bucket's last piece (1), count (2), records
     FINDINGS  from the Backup: cause (1), whether two looks agree (1), the Active's record
@@ -51,9 +51,7 @@ class Sums:
     round: int
     of: Of
     entries: int
-    whole: bytes = dataclasses.field(repr=False)
-    ends: bytes = dataclasses.field(default=b"", repr=False)
-    """Only of SAs."""
+    sums: bytes = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +103,8 @@ Message = Sums | Ask | Records | Findings | Done
 
 def encode(message: Message) -> bytes:
     match message:
-        case Sums(round=number, of=of, entries=entries, whole=whole, ends=ends):
-            return _HEADER.pack(Type.SUMS, of, number) + _COUNT.pack(entries) + whole + ends
+        case Sums(round=number, of=of, entries=entries, sums=sums):
+            return _HEADER.pack(Type.SUMS, of, number) + _COUNT.pack(entries) + sums
         case Ask(round=number, of=of, buckets=buckets):
             return _HEADER.pack(Type.ASK, of, number) + struct.pack(f"!{len(buckets)}H", *buckets)
         case Records(round=number, of=of, pieces=pieces):
@@ -169,12 +167,10 @@ def cut_findings(number: int, of: Of, findings: Sequence[tuple[Finding, bool]]) 
 
 
 def _decode_sums(number: int, of: Of, body: bytes) -> Sums:
-    expected = _COUNT.size + _SUMS * (2 if of is Of.SAS else 1)
-    if len(body) != expected:
-        raise DecodeError("sums", _HEADER.size, f"{len(body)} bytes, not {expected}")
-    middle = _COUNT.size + _SUMS
+    if len(body) != _COUNT.size + _SUMS:
+        raise DecodeError("sums", _HEADER.size, f"{len(body)} bytes, not {_COUNT.size + _SUMS}")
     entries: int = _COUNT.unpack_from(body)[0]
-    return Sums(round=number, of=of, entries=entries, whole=body[_COUNT.size : middle], ends=body[middle:])
+    return Sums(round=number, of=of, entries=entries, sums=body[_COUNT.size :])
 
 
 def _decode_buckets(body: bytes) -> tuple[int, ...]:

@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 What the `ha` plugin lost nobody tells: a datagram that went with the channel, a NAT mapping, a client that moved (MOBIKE).
-So both gateways look, all the time, and compare three tables (`digest_table`): the Active's kernel with the Backup's
-kernel, the same with the SAs that the Backup's charon knows, and both charons' IKE_SAs.
+So both gateways look, all the time, and compare four tables (`digest_table`): SAs and policies of both kernels, IKE_SAs and
+CHILD_SAs of both charons. What the Active's kernel and its charon do not both have is not told (`checks.child_sas` mends
+it). So an SA that the Backup holds is in three sets: the Active's kernel, the Backup's kernel and the Backup's charon.
 
     Active                                    Backup
     looks; SUMS of each table           --->  looks
@@ -20,8 +21,8 @@ removed. What one round finds counts as unprotected at once, and has the next ro
 Rounds are paced: one begins ROUND_S after the one before, or so much later that looking takes at most one part in DUTY of
 the time.
 
-What is in its making or on its way out is not compared: of an Active's SAs and policies those count that belong to a
-CHILD_SA which its charon says is carrying. Where its charon cannot be asked nothing is told, and after STALE_S nothing is
+What is in its making or on its way out is not compared: those SAs and policies of an Active count that belong to a CHILD_SA
+which its charon says is carrying. Where its charon cannot be asked nothing is told, and after STALE_S nothing is
 known any more.
 
 The peer is not trusted with more than its own protection. A Backup that lies has clients rekeyed within `repairs`' bounds;
@@ -71,6 +72,7 @@ class _Told:
     tunnels: list[Tunnel]
     """Those that are carrying."""
     by_ends: dict[bytes, Tunnel]
+    by_record: dict[bytes, Tunnel]
     by_reqid: dict[int, Tunnel]
     by_ike: dict[str, list[Tunnel]]
     reqids: dict[bytes, int]
@@ -91,6 +93,8 @@ class _Told:
                 return finding.record in self.reqids
             case Of.IKE_SAS:
                 return finding.record in self.ike_ids
+            case Of.CHILD_SAS:
+                return finding.record in self.by_record
 
     def tunnels_of(self, of: Of, record: bytes) -> list[Tunnel]:
         """Which a finding concerns. The record is one that was told."""
@@ -101,6 +105,8 @@ class _Told:
                 return [self.by_reqid[self.reqids[record]]]
             case Of.IKE_SAS:
                 return self.by_ike.get(self.ike_ids[record], [])
+            case Of.CHILD_SAS:
+                return [self.by_record[record]]
 
 
 class Digests:
@@ -220,8 +226,7 @@ class Digests:
             return
         self._told = told
         for of, table in told.tables.items():
-            ends = table.sums_of_ends() if of is Of.SAS else b""
-            yield Send(Sums(round=told.round, of=of, entries=len(table), whole=table.sums(), ends=ends))
+            yield Send(Sums(round=told.round, of=of, entries=len(table), sums=table.sums()))
 
     def _pace(self, began: float, now: float) -> None:
         """When to look next."""
@@ -273,12 +278,13 @@ class Digests:
         self._held = told.ends - unheld
         if any(not stands for _cause, stands in told.found.values()):
             self._next_look = min(self._next_look, max(told.began + SOON_S, self._soonest))
-        yield from self._repairs.found(wants.values(), told.tunnels, now)
+        yield from self._repairs.found(wants.values(), now)
 
 
 def _tell(number: int, began: float, sas: list[bytes], looked: Looked, charon: CharonView) -> _Told:
     carrying = [tunnel for tunnel in charon.tunnels if tunnel.carrying]
     by_ends = {end: tunnel for tunnel in carrying for end in tunnel.ends}
+    by_record = {tunnel.record: tunnel for tunnel in carrying}
     by_reqid = {tunnel.reqid: tunnel for tunnel in carrying}
     by_ike = dict[str, list[Tunnel]]()
     for tunnel in carrying:
@@ -292,9 +298,11 @@ def _tell(number: int, began: float, sas: list[bytes], looked: Looked, charon: C
             Of.SAS: Table(Of.SAS, told),
             Of.POLICIES: Table(Of.POLICIES, reqids),
             Of.IKE_SAS: Table(Of.IKE_SAS, charon.ike),
+            Of.CHILD_SAS: Table(Of.CHILD_SAS, by_record),
         },
         tunnels=carrying,
         by_ends=by_ends,
+        by_record=by_record,
         by_reqid=by_reqid,
         by_ike=by_ike,
         reqids=reqids,

@@ -3,8 +3,8 @@
 A rekey is the only repair: it costs the client one exchange and makes keys, SAs, policies and charon's own state on both
 gateways as if the tunnel were new. It is asked for
 
-* at most `budget` times in any second, IKE_SAs before CHILD_SAs: a CHILD_SA's message is refused without its IKE_SA. After
-  an IKE_SA's repair its CHILD_SAs follow, because the Backup has them under the old one, or not at all;
+* at most `budget` times in any second, IKE_SAs first: a CHILD_SA's message is refused without its IKE_SA, so its own rekey
+  waits for the round that finds the IKE_SA in order;
 * of one SA once. A request that changed nothing is repeated after ASK_AGAIN_S (charon repeats it by itself before), one
   that brought a new SA which differs again after SETTLE_S, each time twice as long;
 * MAX_TRIES times of one tunnel (a reqid, over all its rekeys) within FORGET_S. Then it is given up, by name: a client that
@@ -46,8 +46,6 @@ class Want:
     now: tuple[bytes, ...]
     """What it is called by SPIs: another one after a rekey."""
     cause: Cause
-    children: tuple[Tunnel, ...] = ()
-    """Of an IKE_SA."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +90,6 @@ class Repairs:
         self._queue: list[tuple[float, bool, Line]] = []
         """A heap: when each may be asked for, whether it is a CHILD_SA, which. One that was asked for waits for `found`."""
         self._histories: dict[Line, _History] = {}
-        self._following: dict[Line, tuple[bytes, ...]] = {}
-        """CHILD_SAs whose IKE_SA was rekeyed, as they were then."""
 
     @property
     def waiting(self) -> int:
@@ -112,13 +108,12 @@ class Repairs:
 
     def stop(self) -> None:
         """No longer Active, or nobody to repair for. What was tried stays known."""
-        self._wanted, self._queue, self._following = {}, [], {}
+        self._wanted, self._queue = {}, []
 
-    def found(self, wants: Iterable[Want], tunnels: Iterable[Tunnel], now: float) -> list[GaveUp]:
-        """What a complete round has found; `tunnels` are all that are carrying."""
+    def found(self, wants: Iterable[Want], now: float) -> list[GaveUp]:
+        """What a complete round has found."""
         self._wanted = {want.line: want for want in wants}
         self._histories = {line: history for line, history in self._histories.items() if now < history.last + FORGET_S}
-        self._follow({line_of(tunnel): tunnel for tunnel in tunnels} if self._following else {})
         first = {want.ike_id for want in self._wanted.values() if want.tunnel is None}
         gave_up = list[GaveUp]()
         self._queue = []
@@ -146,20 +141,9 @@ class Repairs:
             want, history = self._wanted[line], self._histories.get(line)
             self._histories[line] = _History(tries=history.tries + 1 if history else 1, last=now, asked=want.now)
             self._recent.append(now)
-            if want.tunnel is None:
-                self._following |= {line_of(child): child.ends for child in want.children}
             child_id = want.tunnel.child_id if want.tunnel else ""
             repairs.append(Repair(ike_id=want.ike_id, child_id=child_id, name=want.name, cause=want.cause))
         return repairs
-
-    def _follow(self, tunnels: dict[Line, Tunnel]) -> None:
-        """What follows an IKE_SA's repair is wanted until it was rekeyed."""
-        for line, asked in list(self._following.items()):
-            tunnel = tunnels.get(line)
-            if tunnel is None or tunnel.ends != asked:
-                del self._following[line]
-            else:
-                self._wanted.setdefault(line, want_of(tunnel, Cause.MISSING_IN_CHARON))
 
     @property
     def _free_at(self) -> float:
@@ -192,5 +176,4 @@ def want_of_ike(record: bytes, ike_id: str, tunnels: Sequence[Tunnel], cause: Ca
         name=f"the IKE_SA of {owner}" if owner else f"IKE_SA {ike_id}",
         now=(record[:IKE_NAME_BYTES],),
         cause=cause,
-        children=tuple(tunnels),
     )
