@@ -40,6 +40,8 @@ FAULT_REKEYS = {
     "extra": 0, "spare policy": 0,
 }  # fmt: skip
 """How many rekeys mend it."""
+LEAVES_SPARE = {"extra", "spare policy", "child"}
+"""Where something is left in the Backup's kernel that its charon does not know."""
 
 
 def pair(clients: int, seed: int = 0) -> World:
@@ -62,7 +64,7 @@ def test_each_divergence_heals_with_as_little_as_it_takes(kind: str) -> None:
     world.run(60.0)
     check_mirror(world)
     assert len(world.repairs) == FAULT_REKEYS[kind]
-    assert bool(world.removed) == (FAULT_REKEYS[kind] == 0)
+    assert bool(world.removed) == (kind in LEAVES_SPARE)
 
 
 @pytest.mark.parametrize("address", [True, False], ids=["MOBIKE", "NAT"])
@@ -108,7 +110,7 @@ def test_a_client_that_refuses_is_given_up_by_name_and_holds_up_nobody() -> None
     del world.backup.sas[child.spi_in, VIP]
     world.run(300.0)
     world.break_backup("policy")
-    world.run(1800.0)
+    world.run(1000.0)
     assert [(gone.name, gone.refused) for gone in world.gave_up] == [(f"client {refuses}", True)]
     asked = [repair for _at, repair in world.repairs if repair.name == f"client {refuses}"]
     assert len(asked) == MAX_TRIES
@@ -142,7 +144,7 @@ def test_a_backup_that_lies_costs_each_client_a_few_rekeys_an_hour() -> None:
         return message
 
     world.lie = lie
-    world.run(3000.0)
+    world.run(1500.0)
     assert world.repairs and len(world.repairs) <= 10 * MAX_TRIES
     assert len(world.gave_up) == 10 and not any(gone.refused for gone in world.gave_up)
     check_budget(world)
