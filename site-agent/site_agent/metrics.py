@@ -215,6 +215,10 @@ def _sync(sync: Snapshot | None) -> Iterator[Metric]:
         ("waiting", "Messages of charon's plugin that the other gateway has not acknowledged"),
         ("gaps", "Messages of charon's plugin that never reached the other charon"),
         ("retired", "SAs deleted because no number was safe on them"),
+        ("tunnels", "SAs of clients, both directions, as an Active looked last"),
+        ("unprotected", "Of these: which the Backup is not known to hold, in kernel and charon"),
+        ("repairs", "Tunnels that wait for a rekey by which the Backup is told anew"),
+        ("given_up", "Tunnels that differ at the Backup and that rekeys did not mend"),
         ("conflicts", "Marks that the other gateway asked for while both were Active"),
     ):
         yield _gauge(f"anycast_sync_{field}", text, [], [([], status[field]) for status in known])

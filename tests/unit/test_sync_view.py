@@ -9,6 +9,7 @@ from site_agent.sync import view
 WELL: dict[str, Any] = {
     "role": "backup", "settled": True, "connected": True, "mismatches": [], "alarms": {}, "waiting": 0, "gaps": 0,
     "messages": {}, "outbound": 12, "unconfirmed": 0, "taken_over": 0, "retired": 0, "conflicts": 0,
+            "tunnels": 10, "unprotected": 4, "repairs": 2, "given_up": 1, "causes": {"missing": 3}, "removed": 0,
 }  # fmt: skip
 
 
@@ -31,6 +32,17 @@ def test_what_is_not_well_is_said_and_marked() -> None:
     assert lines(mismatches=["charon_differs: here 5.9.8, there 6.0.1"])[1] == (
         False, "a handover is refused: charon_differs: here 5.9.8, there 6.0.1"
     )  # fmt: skip
+
+
+def test_an_active_says_what_a_failover_would_end() -> None:
+    said = lines(role="active")[1]
+    assert said == (
+        False,
+        "unprotected: 4 of 10 (missing 3); 2 to be rekeyed, so that the other gateway learns them; "
+        "1 given up (`site-agent events` names them)",
+    )
+    well = lines(role="active", unprotected=0, repairs=0, given_up=0, causes={})
+    assert well[1] == (True, "unprotected: 0 of 10")
 
 
 def test_a_process_that_is_not_there_or_says_nothing() -> None:

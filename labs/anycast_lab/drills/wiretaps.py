@@ -57,7 +57,7 @@ class Wiretaps:
         for name, place in self._places.items():
             for suffix in ("pcap", "err"):
                 self._file(name, suffix).unlink(missing_ok=True)
-            argv = ("tcpdump", "-U", "-n", "-s", str(place.snapshot), "-B", "32768", "-Z", "root", "-i", place.interface)
+            argv: tuple[str, ...] = ("tcpdump", "-U", "-n", "-s", str(place.snapshot), "-B", "32768", "-Z", "root", "-i", place.interface)
             argv += ("-Q", "in") if place.inbound else ()
             into = ("-w", f"/etc/anycast/out/{name}.pcap", place.what)
             self._processes[name] = await self._runner.spawn(place.node, argv + into, stderr=self._file(name, "err"))

@@ -18,6 +18,8 @@ def lines(sync: Mapping[str, Any]) -> list[tuple[bool, str]]:
     connected = "connected to" if status["connected"] else "not connected to"
     follows = f"settled as {status['role']}" if status["settled"] else f"not settled yet, acts as {status['role']}"
     found = [(status["connected"] and status["settled"], f"mirror: {connected} {peer}, {follows}; {_load(status)}")]
+    if status["role"] == "active":
+        found.append((status["unprotected"] == 0, _protection(status)))
     found += [(False, f"a handover is refused: {mismatch}") for mismatch in status["mismatches"]]
     return found
 
@@ -35,6 +37,17 @@ def _load(status: Mapping[str, Any]) -> str:
         if status[field]:
             parts.append(f"{status[field]} {text}")
     return ", ".join(parts)
+
+
+def _protection(status: Mapping[str, Any]) -> str:
+    text = f"unprotected: {status['unprotected']} of {status['tunnels']}"
+    if status["causes"]:
+        text += " (" + ", ".join(f"{cause} {count}" for cause, count in sorted(status["causes"].items())) + ")"
+    if status["repairs"]:
+        text += f"; {status['repairs']} to be rekeyed, so that the other gateway learns them"
+    if status["given_up"]:
+        text += f"; {status['given_up']} given up (`site-agent events` names them)"
+    return text
 
 
 def _plural(count: int, word: str) -> str:
