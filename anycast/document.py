@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Literal, Self
 
 import pydantic
 
@@ -168,6 +168,21 @@ class Vrrp(_Part):
         return tuple(address for path in self.paths for voice in path.voices for address in voice.addresses)
 
 
+class Sync(_Part):
+    """This gateway's end of the mirror between the two of its site."""
+
+    peer: str
+    """The other gateway of this fleet."""
+    rank: Literal[0, 1]
+    """0 for the gateway whose name comes first in the alphabet, which calls; 1 for the other one, which listens. It also
+    says whose ESP sequence numbers are whose, so it is never the same at both."""
+    own_address: str
+    peer_address: str
+    """On the management network, of one family, without length."""
+    port: int
+    """TCP, of who listens."""
+
+
 class Lease(_Part):
     duration_ms: int
     grace_ms: int
@@ -242,8 +257,17 @@ class Document(_Part):
     bgp: Bgp
     vrrp: Vrrp | None = None
     """None where the site has one gateway and speaks BGP."""
+    sync: Sync | None = pydantic.Field(default=None, exclude_if=lambda sync: sync is None)
+    """None where tunnels are not mirrored; not written then, so that such a document keeps the hash that it always had."""
     lease: Lease
     agent: Agent
+
+    @pydantic.model_validator(mode="after")
+    def _ranks_are_two(self) -> Self:
+        """Two gateways of one rank would use one ESP sequence number twice with one key: never on a compiler's word."""
+        if (sync := self.sync) is not None and (self.gateway == sync.peer or sync.rank != int(self.gateway > sync.peer)):
+            raise ValueError(f"sync.rank {sync.rank} is not that of {self.gateway} beside {sync.peer}")
+        return self
 
     def canonical(self) -> bytes:
         """The bytes that are hashed, signed and stored: sorted keys, no white space, UTF-8."""

@@ -193,6 +193,35 @@ class HolderStarted:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionStepTaken:
+    """One step by which the mirror and charon follow the gateway's role (`sync.promotion.Step`), retries included."""
+
+    step: str
+    took_us: int
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionSettled:
+    """charon, the numbers and the gate are what the role asks for."""
+
+    role: str
+    took_us: int
+    """Since the sync process heard of the role, or charon started."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelNotMirrored:
+    """The Backup does not hold this tunnel as it is, and rekeys have not mended it: a failover will end it."""
+
+    tunnel: str
+    """With its client's identity."""
+    cause: str
+    client_refuses: bool
+    """The client takes no rekey from a gateway."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HolderKilled:
     """We ended a holder because it did not answer."""
 
@@ -274,6 +303,9 @@ Event = (
     | PrefixWithdrawn
     | SessionChanged
     | VrrpStateChanged
+    | PromotionStepTaken
+    | PromotionSettled
+    | TunnelNotMirrored
     | HolderStarted
     | HolderKilled
     | HolderExited

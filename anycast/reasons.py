@@ -130,6 +130,13 @@ class Reason(enum.StrEnum):
     DOCUMENTS_DIFFER = "documents_differ"
     """The two gateways run by documents that promise clients different things, or of different generations."""
 
+    PROMOTION_STUCK = "promotion_stuck"
+    """charon could not be made to follow the gateway's role: a step is tried again and again."""
+    MIRROR_IMPAIRED = "mirror_impaired"
+    """The kernel refused the sync process something, or told it what it does not understand."""
+    SYNC_EXITED = "sync_exited"
+    """The sync process ended, or hung and was killed; it is started again and begins with a look at everything."""
+
     # What protects, and what tells people.
     ALARM_HOOK_FAILED = "alarm_hook_failed"
     """The operator's alarm command or webhook did not take an alarm."""

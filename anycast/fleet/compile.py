@@ -27,7 +27,7 @@ from anycast.document import (
     Webhook,
 )
 from anycast.fleet import monitoring
-from anycast.fleet.compile_pair import compile_vrrp, neighbors_of
+from anycast.fleet.compile_pair import compile_sync, compile_vrrp, neighbors_of
 from anycast.fleet.pair import Attachment
 from anycast.fleet.schema import Fleet, Site
 from anycast.fleet.section import Prefixes, Section
@@ -60,6 +60,7 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
         inside=_interface(gateway.inside, site.inside),
         management=None if gateway.management is None else _interface(gateway.management, site.management),
         vrrp=compile_vrrp(fleet, site, name),
+        sync=compile_sync(site, name),
         bgp=Bgp(
             asn=site.asn or 0,
             router_id=str(gateway.router_id or gateway.uplink.ipv4 or ""),

@@ -1,4 +1,5 @@
-"""What two gateways of a site share, compiled for one of them: its virtual router, and whom it tells the routes to. Pure."""
+"""What two gateways of a site share, compiled for one of them: its virtual router, its end of the mirror, and whom it tells
+the routes to. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import datetime
 from ipaddress import IPv6Address
 from typing import Any
 
-from anycast.document import Bfd, Neighbor, Vrrp, VrrpPath, VrrpVoice
+from anycast.document import Bfd, Neighbor, Sync, Vrrp, VrrpPath, VrrpVoice
 from anycast.fleet.pair import Attachment
 from anycast.fleet.schema import Fleet, Gateway, Site, Upstream
 from anycast.fleet.section import DualStack
@@ -36,6 +37,23 @@ def compile_vrrp(fleet: Fleet, site: Site, name: str) -> Vrrp | None:
         keys_file=vrrp.keys if sealed else None,
         witnesses=_witnesses(site, gateway),
         paths=tuple(path for side in _SIDES if (path := _path(side, fleet, site, name, peer)) is not None),
+    )
+
+
+def compile_sync(site: Site, name: str) -> Sync | None:
+    """Gateway `name`'s end of its site's mirror; None where it has none. The checks have passed, so both have an address."""
+    if site.sync is None:
+        return None
+    (peer,) = (other for other in site.gateways if other != name)
+    own, theirs = site.gateways[name].management, site.gateways[peer].management
+    assert own is not None and theirs is not None
+    family = next(family for family in own.families if family in theirs.families)
+    return Sync(
+        peer=peer,
+        rank=0 if name < peer else 1,
+        own_address=str(own.of(family)),
+        peer_address=str(theirs.of(family)),
+        port=site.sync.port,
     )
 
 

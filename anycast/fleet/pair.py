@@ -1,6 +1,7 @@
-"""The parts of fleet.yaml that make two gateways one site: their links, the virtual router between them, and BFD.
+"""The parts of fleet.yaml that make two gateways one site: their links, the virtual router between them, the mirror of
+tunnels, and BFD.
 
-docs/vrrp.md says what each setting does and what it costs.
+docs/vrrp.md and docs/sync.md say what each setting does and what it costs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from anycast.fleet.values import (
     Interop,
     Multiplier,
     Path,
+    SyncPort,
     Transport,
     Uplink,
     VirtualRouterId,
@@ -76,3 +78,11 @@ class Vrrp(Section):
     """File on both gateways with the seal's keys (`site-agent keys new`). Default: /etc/anycast/secrets/vrrp.keys."""
     witnesses: Addresses | None = None
     """Routers on the uplink whose answer proves it. Default: the upstream routers."""
+
+
+class Sync(Section):
+    """The mirror between a site's two gateways, so that a tunnel outlives the one that it was built on. ``sync: {}`` is all
+    defaults."""
+
+    port: SyncPort = 4517
+    """TCP port of the channel, at the gateways' management addresses; 1024 to 32767. Default: 4517."""

@@ -1,4 +1,4 @@
-"""Rules about what two gateways of a site share: virtual router, uplink, management, routers inside, BFD.
+"""Rules about what two gateways of a site share: virtual router, mirror, uplink, management, routers inside, BFD.
 
 That addresses lie in their subnets and are nobody else's is judged with all others, in `address_checks.py`.
 """
@@ -274,6 +274,27 @@ def routers_are_numbered_alike(fleet: Fleet) -> Iterator[Finding]:
             yield Finding(path, "has no router_id, but the other gateway has; write both or neither")
 
 
+def a_mirror_has_two_ends(fleet: Fleet) -> Iterator[Finding]:
+    """It goes from gateway to gateway of this fleet, on a link of theirs, and VRRP says which of the two is Active."""
+    for name, site in fleet.sites.items():
+        if site.sync is None:
+            continue
+        here: Path = ("sites", name)
+        path, gateways, router = (*here, "sync"), (*here, "gateways"), (*here, "vrrp")
+        if len(site.gateways) != 2:
+            what = f"needs two gateways; {name} has one, and nobody to mirror its tunnels to"
+            yield Finding(path, what, at_key=True, judged=(gateways,))
+        if site.vrrp is None:
+            yield Finding(path, "needs vrrp, which says whose tunnels are mirrored", at_key=True, judged=(router,))
+        elif site.vrrp.interop != "none":
+            what = f"needs a vrrp without interop: {site.vrrp.interop} has no mirror"
+            yield Finding(path, what, at_key=True, judged=(router,))
+        if lacking := [gateway_name for gateway_name, gateway in site.gateways.items() if gateway.management is None]:
+            at = " and ".join(lacking)
+            what = f"needs management at {at}: tunnels' secrets cross a link between the two gateways only"
+            yield Finding(path, what, at_key=True, judged=(gateways,))
+
+
 PAIR_RULES: tuple[Callable[[Fleet], Iterator[Finding]], ...] = (
     two_gateways_are_one_router,
     the_other_router_is_known,
@@ -286,4 +307,5 @@ PAIR_RULES: tuple[Callable[[Fleet], Iterator[Finding]], ...] = (
     witnesses_stand_on_the_uplink,
     secrets_lie_among_secrets,
     routers_are_numbered_alike,
+    a_mirror_has_two_ends,
 )

@@ -13,7 +13,7 @@ import pydantic
 
 from anycast.fleet.lab import Lab
 from anycast.fleet.monitoring import AlarmHook, ExecChecks, SharedChecks, Timings
-from anycast.fleet.pair import Attachment, Bfd, Vrrp
+from anycast.fleet.pair import Attachment, Bfd, Sync, Vrrp
 from anycast.fleet.section import NO_PREFIXES, Addresses, Prefixes, Section
 from anycast.fleet.values import (
     Account,
@@ -183,6 +183,8 @@ class Site(Section):
     gateways: dict[Name, Gateway] = pydantic.Field(min_length=1, max_length=2)
     vrrp: Vrrp | None = None
     """How the site's gateways share its addresses. Required with two gateways, and without upstreams."""
+    sync: Sync | None = None
+    """Whether the Backup has a mirror of the Active's tunnels. Default: it has none, and clients connect anew."""
     bgp: BgpSettings = BgpSettings()
     """What differs from `defaults.bgp` here, key by key."""
     lease: LeaseSettings = LeaseSettings()

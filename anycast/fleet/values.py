@@ -241,6 +241,8 @@ Side = Annotated[Literal["uplink", "inside", "management"], _reader(_one_of("upl
 """One of a site's subnets, by its key in the file."""
 Uplink = Annotated[Literal["shared", "routed"], _reader(_one_of("shared", "routed"))]
 Transport = Annotated[Literal["unicast", "multicast"], _reader(_one_of("unicast", "multicast"))]
+SyncPort = Annotated[int, _reader(_number(1024, 32767, "a port for the channel"))]
+"""From 32768 on the kernel gives ports out itself (net.ipv4.ip_local_port_range), so any program may hold one."""
 Multiplier = Annotated[int, _reader(_number(2, 50, "a detection multiplier"))]
 Version = Annotated[Literal[1], _reader(_version)]
 Environment = Annotated[Literal["lab", "production"], _reader(_one_of("lab", "production"))]

@@ -32,6 +32,7 @@ from anycast.events import (
     ClockGapSeen,
     Event,
     EvidenceChanged,
+    HolderStarted,
     SessionChanged,
     VrrpStateChanged,
 )
@@ -78,6 +79,7 @@ from site_agent.punctuality import Punctuality
 from site_agent.record import EventLog
 from site_agent.route_intent import RouteIntent
 from site_agent.site_verdict import SiteVerdict
+from site_agent.sync.supervisor import Supervisor as SyncSupervisor
 from site_agent.systemd_notify import notify
 
 SNAPSHOT_LIMIT_S = 1.0
@@ -100,6 +102,7 @@ class Agent:
         self._around_repair = Bulkhead("lost_tunnels", self._happened)
         self._around_canary = Bulkhead("canary", self._happened)
         self._around_display = Bulkhead("display", self._happened)
+        self._around_sync = Bulkhead("sync", self._happened)
         self._evidence: asyncio.Queue[Evidence] = asyncio.Queue()
         vips = document.service.vips
         self._lease_s = lease_s = document.lease.duration_ms / 1000
@@ -176,6 +179,7 @@ class Agent:
             tell=self._holder.verdict,
             happened=self._happened,
         )
+        self._sync = None if document.sync is None else SyncSupervisor(document, paths, happened=self._happened)
         self._site = SiteVerdict(document, paths, held=self._intent.held, tell=self._intent.verdict, happened=self._happened)
 
     async def run(self) -> None:
@@ -212,7 +216,7 @@ class Agent:
                 "hold": functools.partial(self._intent.hold_changed, self._site.give_way),
                 "flap-clear": self._intent.clear_flap,
                 "apply": self._apply,
-                "handover": functools.partial(hand_over, self._site),
+                "handover": functools.partial(hand_over, self._site, self._sync),
                 "vrrp-restart": self._site.restart,
             }
             server = await control.serve(self._paths.control_socket, answers)
@@ -224,6 +228,7 @@ class Agent:
                     group.create_task(drive(self._verdicts, self._evidence, self._perform)),
                     group.create_task(self._holder.run()),
                     group.create_task(self._site.run()),
+                    *([group.create_task(self._around_sync.keep(self._sync.run))] if self._sync else []),
                     *([group.create_task(self._around_canary.keep(self._canary.run))] if self._canary else []),
                     group.create_task(self._around_hook.keep(self._hook.run)),
                 ]
@@ -254,6 +259,7 @@ class Agent:
     def _perform(self, action: Action) -> None:
         if isinstance(action, VerdictReached):
             self._site.verdict(action)
+            self._tell_sync_the_role()
             notify("WATCHDOG=1")  # alive means: reaches verdicts
             site = self._site.reached or action
             if (sign := self._around_display.call(self._life.after, site)) is not None:
@@ -277,10 +283,17 @@ class Agent:
         elif isinstance(event, SessionChanged):
             self._runner.look_now(self._upstreams)
         elif isinstance(event, VrrpStateChanged):
+            self._tell_sync_the_role()
             self._holder.announce(self._routes())
+        elif isinstance(event, HolderStarted) and event.name == "charon" and not event.adopted and self._sync is not None:
+            self._around_sync.call(self._sync.charon_started)
         self._log.write(event)
         self._around_metrics.call(self._metrics.count, event)
         self._around_hook.call(self._hook.take, event)
+
+    def _tell_sync_the_role(self) -> None:
+        if self._sync is not None:
+            self._around_sync.call(self._sync.role, self._site.active)
 
     def _routes(self) -> tuple[Route, ...]:
         """What is announced while serving, which may depend on the role."""
@@ -302,6 +315,7 @@ class Agent:
             lease=self._holder.lease,
             intent=self._intent,
             site=self._site,
+            sync=self._sync,
             hook=self._hook,
             protection=self._protection,
             routes=self._routes(),

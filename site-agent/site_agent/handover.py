@@ -12,14 +12,18 @@ from typing import Any
 from anycast.policy.site import ACTIVE
 from anycast.runtime import boottime
 from site_agent.site_verdict import SiteVerdict
+from site_agent.sync.supervisor import Supervisor as SyncSupervisor
 
 LIMIT_S = 4.0
 """The process gives up after a second at most, and tells within another; less than a client of the socket waits."""
 LOOK_S = 0.005
 
 
-async def hand_over(site: SiteVerdict) -> dict[str, Any]:
-    """The answer to `handover`. ``error`` is one sentence: nothing was handed over."""
+async def hand_over(site: SiteVerdict, sync: SyncSupervisor | None = None) -> dict[str, Any]:
+    """The answer to `handover`. ``error`` is one sentence: nothing was handed over.
+
+    Where there is a mirror, one that would lose tunnels is refused: the time for it is ours to choose.
+    """
     supervisor = site.supervisor
     if supervisor is None or not supervisor.describe()["router"]:
         return {"error": "this site has no virtual router, so there is nobody to hand over to"}
@@ -29,6 +33,9 @@ async def hand_over(site: SiteVerdict) -> dict[str, Any]:
     peer = supervisor.describe()["peer_gateway"] or "the other router"
     if before.role != ACTIVE:
         return {"error": f"this gateway is Backup; hand over at the Active, {peer}"}
+    if sync is not None and sync.mismatches:
+        lost = "; ".join(sync.mismatches)
+        return {"error": f"not handed over, tunnels would be lost: {lost}; this gateway is Active still"}
     supervisor.hand_over()
     began = boottime()
     while boottime() - began < LIMIT_S:

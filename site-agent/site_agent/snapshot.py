@@ -18,6 +18,7 @@ from site_agent.checks.runner import CheckRunner
 from site_agent.daemon_process import DetachedProcess
 from site_agent.route_intent import RouteIntent
 from site_agent.site_verdict import SiteVerdict
+from site_agent.sync.supervisor import Supervisor as SyncSupervisor
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Parts:
     lease: RouteLease | NoLease
     intent: RouteIntent
     site: SiteVerdict
+    sync: SyncSupervisor | None
     hook: AlarmHook
     protection: Protection
     routes: tuple[Route, ...]
@@ -63,6 +65,7 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
             "causes": [dataclasses.asdict(cause) for cause in gateway.causes] if gateway is not None else [],
         },
         "vrrp": parts.site.describe(),
+        "sync": None if parts.sync is None else parts.sync.describe(),
         **intent,
         "checks": [check_row(name, parts.runner, parts.verdicts.looks.get(name), now) for name in parts.runner.classes],
         "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.alarms.items()] + parts.intent.alarms(),

@@ -16,6 +16,8 @@ from ipaddress import ip_address
 from anycast.document import Document
 from site_agent.bfd.packet import PORT as BFD
 from site_agent.doctor.judge.nft_rules import Json, Packet, Ruleset
+from site_agent.render.strongswan import HA_LOCAL, HA_REMOTE
+from site_agent.sync.ha_wire import PORT as HA_PORT
 from site_agent.vrrp.packet import PROTOCOL
 
 TOO_BIG = {"ip": ("icmp", "destination-unreachable"), "ip6": ("icmpv6", "packet-too-big")}
@@ -68,6 +70,7 @@ def _answer(packet: Packet) -> Packet:
     if _to_group(packet):
         return dataclasses.replace(packet, name=name)
     to = dataclasses.replace(packet, name=name, saddr=packet.daddr, daddr=packet.saddr)
+    to = dataclasses.replace(to, iif=None, oif=packet.iif)
     if packet.dport == BFD or packet.protocol == "vrrp":
         return to
     return dataclasses.replace(to, sport=packet.dport, dport=packet.sport, state="established")
@@ -83,6 +86,7 @@ def _incoming(document: Document, *, whole_udp: bool) -> Iterator[Packet]:
         icmp, kind = TOO_BIG[family]
         yield Packet(name=f"ICMP {kind} to {vip}", family=family, protocol=icmp, icmp_type=kind, daddr=vip, state="related")
     yield from _of_the_virtual_router(document)
+    yield from of_the_mirror(document)
     for neighbor in document.bgp.neighbors:
         family = "ip6" if ":" in neighbor.address else "ip"
         yield Packet(
@@ -94,6 +98,24 @@ def _incoming(document: Document, *, whole_udp: bool) -> Iterator[Packet]:
                 name=f"BFD of {neighbor.address}", family=family, protocol="udp", dport=BFD,
                 saddr=neighbor.address, daddr=neighbor.local_address,
             )  # fmt: skip
+
+
+def of_the_mirror(document: Document) -> Iterator[Packet]:
+    """What the mirror must hear: its channel's packets, and on loopback the `ha` plugin's, both ways."""
+    if (sync := document.sync) is None or document.management is None:
+        return
+    calls = sync.rank == 0
+    yield Packet(
+        name=f"the mirror's channel to {sync.peer_address}" if calls else f"the mirror's channel of {sync.peer_address}",
+        family="ip6" if ":" in sync.own_address else "ip", protocol="tcp", sport=sync.port if calls else None,
+        dport=None if calls else sync.port, state="established" if calls else "new", saddr=sync.peer_address,
+        daddr=sync.own_address, iif=document.management.name,
+    )  # fmt: skip
+    for saddr, daddr in ((HA_LOCAL, HA_REMOTE), (HA_REMOTE, HA_LOCAL)):
+        yield Packet(
+            name=f"charon's mirror of {saddr}", family="ip", protocol="udp", sport=HA_PORT, dport=HA_PORT,
+            saddr=saddr, daddr=daddr, iif="lo",
+        )  # fmt: skip
 
 
 def _of_the_virtual_router(document: Document) -> Iterator[Packet]:

@@ -22,7 +22,7 @@ from site_agent.render.strongswan import render_strongswan
 from site_agent.render.sysctl import render_sysctl
 from tests.support.documents import TREE
 
-NAMES = ("pair", "pair-routed", "pair-without-bgp", "beside-keepalived")
+NAMES = ("pair", "pair-routed", "pair-without-bgp", "beside-keepalived", "pair-mirrored")
 SOURCES = [(TREE / "tests" / "data" / f"{name}.fleet.yaml").read_text() for name in NAMES]
 VALUES = st.sampled_from(
     [
@@ -49,9 +49,14 @@ def changed(data: st.DataObject, tree: Any) -> None:
     place = tree
     for step in around:
         place = place[step]
-    match data.draw(st.integers(0, 3)):
+    match data.draw(st.integers(0, 4)):
         case 0:
             del place[last]
+        case 4:
+            sites = tree.get("sites")
+            for site in sites.values() if isinstance(sites, dict) else ():
+                if isinstance(site, dict):
+                    site["sync"] = data.draw(st.sampled_from(({}, {"port": "4517"}, {"port": "70000"})))
         case 1:
             sites = tree.get("sites")
             site = next(iter(sites.values()), None) if isinstance(sites, dict) else None
@@ -106,6 +111,11 @@ def fits_its_network(document: Document) -> None:
         assert document.vip_moves == (not any(n.side == "outside" for n in document.bgp.neighbors))
         if document.vip_moves:
             assert set(document.service.vips) <= moving
+    if (sync := document.sync) is not None:
+        assert document.management is not None and vrrp is not None and sync.peer == vrrp.peer
+        links = [ip_interface(address) for address in document.management.addresses]
+        assert sync.own_address in {str(link.ip) for link in links}
+        assert any(ip_address(sync.peer_address) in link.network for link in links if str(link.ip) == sync.own_address)
     for neighbor in document.bgp.neighbors:
         link = document.uplink if neighbor.side == "outside" else document.inside
         for family, hop in neighbor.next_hop.items():
@@ -131,6 +141,12 @@ def mirror_each_other(one: Document, other: Document) -> None:
         assert [(v.source, v.destination, v.addresses, v.announced) for v in mine.voices] == [
             (v.destination, v.source, v.addresses, v.announced) for v in theirs.voices
         ]
+    assert (one.sync is None) == (other.sync is None)
+    if one.sync is not None and other.sync is not None:
+        assert (one.sync.peer, one.sync.own_address, one.sync.peer_address, one.sync.port) == (
+            other.gateway, other.sync.peer_address, other.sync.own_address, other.sync.port,
+        )  # fmt: skip
+        assert {one.sync.rank, other.sync.rank} == {0, 1}
     if one.vrrp.uplink == "shared":
         assert routes_of(one) == routes_of(other) == routes_of(other, active=False), "BGP sees one site"
 

@@ -82,6 +82,7 @@ PURE = (
     "site-agent/site_agent/sync/marks_wire.py",
     "site-agent/site_agent/sync/numbers.py",
     "site-agent/site_agent/sync/numbers_words.py",
+    "site-agent/site_agent/sync/promotion.py",
     "site-agent/site_agent/sync/session.py",
     "site-agent/site_agent/sync/versions.py",
     "site-agent/site_agent/sync/wire.py",

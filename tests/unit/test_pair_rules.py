@@ -19,10 +19,11 @@ from tests.support.documents import TREE
 
 DATA = TREE / "tests" / "data"
 SHARED, ROUTED, WITHOUT_BGP, KEEPALIVED = "pair", "pair-routed", "pair-without-bgp", "beside-keepalived"
+MIRRORED = "pair-mirrored"
 VRRP, FRA = "sites.fra.vrrp", "sites.fra"
 
 
-@pytest.mark.parametrize("name", [SHARED, ROUTED, WITHOUT_BGP, KEEPALIVED])
+@pytest.mark.parametrize("name", [SHARED, ROUTED, WITHOUT_BGP, KEEPALIVED, MIRRORED])
 def test_what_the_cases_are_made_of_is_good(name: str) -> None:
     assert compile_fleet(load(DATA / f"{name}.fleet.yaml"))
 
@@ -183,6 +184,24 @@ CASES: list[tuple[str, list[Change], list[str]]] = [
     (KEEPALIVED, [("    pools:", "    management: {ipv4: 192.0.2.64/29}\n    pools:"),
                   ("gw1: {", "gw1: {management: {interface: eth3, ipv4: 192.0.2.65}, ")],
      ["sites.home.gateways.gw1.management: leads to nobody: the site has one gateway"]),
+    # The mirror
+    (WITHOUT_BGP, [("    gateways:\n", "    sync: {}\n    gateways:\n")],
+     ["sites.home.sync: needs management at gw1 and gw2: tunnels' secrets cross a link between the two gateways only"]),
+    (KEEPALIVED, [("    gateways:\n", "    sync: {}\n    gateways:\n")],
+     ["sites.home.sync: needs two gateways; home has one, and nobody to mirror its tunnels to",
+      "sites.home.sync: needs a vrrp without interop: keepalived has no mirror",
+      "sites.home.sync: needs management at gw1: tunnels' secrets cross a link between the two gateways only"]),
+    (MIRRORED, [('        management: {interface: eth3, ipv4: 192.0.2.66, ipv6: "2001:db8:e::2"}\n', "")],
+     [f"{FRA}.gateways.fra-gw1.management: leads to nobody: fra-gw2 has no management interface",
+      f"{FRA}.sync: needs management at fra-gw2: tunnels' secrets cross a link between the two gateways only"]),
+    (MIRRORED, [('    vrrp:\n      outside: {ipv4: 198.51.100.4, ipv6: "2001:db8:1::4"}\n'
+                 '      inside: {ipv4: 192.0.2.1, ipv6: "2001:db8:b::1"}\n', ""), ("        priority: 110\n", "")],
+     [f"{FRA}.gateways: are two, but the site has no vrrp, so both would answer for one address",
+      f"{FRA}.sync: needs vrrp, which says whose tunnels are mirrored"]),
+    *((MIRRORED, [("sync: {}", f"sync: {{port: {port}}}")], [f"{FRA}.sync.port: {port} is not a port for the channel (1024 to 32767)"])
+      for port in (1023, 32768)),
+    (MIRRORED, [("sync: {}", "sync: {ports: 4517}")], [f"{FRA}.sync.ports: is not known here; did you mean `port`?"]),
+    (MIRRORED, [("sync: {}", "sync: yes")], [f'{FRA}.sync: expected a mapping, found "yes"']),
     ("small", [("router_id: 198.51.100.18", "router_id: 198.51.100.18\n        priority: 7")],
      ["sites.sin.gateways.sin-gw1.priority: is of a virtual router, and the site has no vrrp"]),
     ("small", [("    upstreams:\n      sin-rtr: {asn: 64511, address: {ipv4: 198.51.100.17}}\n", "")],
@@ -218,6 +237,8 @@ def test_what_is_wrong_is_said_at_its_place_and_nothing_else(name: str, changes:
         (KEEPALIVED, [("      peer: {ipv4: 198.51.100.3}\n      peer_inside: {ipv4: 192.0.2.3}\n", "      transport: multicast\n")]),
         (KEEPALIVED, [("interop: keepalived", "interop: keepalived_as_v2")]),
         (WITHOUT_BGP, [("{inside: {ipv4: 192.0.2.1}", "{outside: {ipv4: 198.51.100.10}, inside: {ipv4: 192.0.2.1}")]),
+        (MIRRORED, [("sync: {}", "sync: {port: 1024}")]),
+        (MIRRORED, [("sync: {}", "sync: {port: 32767}")]),
     ],
 )  # fmt: skip
 def test_what_is_right_is_let_through(name: str, changes: list[Change]) -> None:

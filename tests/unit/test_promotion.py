@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from anycast.timer import TimerExpired
 from site_agent.sync.promotion import (
     ALARM_AFTER_S,
     DEMOTION,
+    FIRST_RETRY_S,
     LONGEST_RETRY_S,
     PROMOTION,
     Action,
@@ -78,6 +80,25 @@ def test_a_role_is_followed_step_by_step(active: bool, steps: tuple[Step, ...]) 
     assert core.handle(RoleIs(active), 2.0) == [], "said again it asks for nothing"
 
 
+def test_the_order_of_the_steps() -> None:
+    """docs/architecture.md, "Promotion, in this order"."""
+    assert list(PROMOTION) == ["close", "ready", "serve", "activate", "confirm_active", "rekey"]
+    assert list(DEMOTION) == ["cease", "passivate", "confirm_passive", "open"]
+
+
+def test_the_peers_messages_are_taken_only_when_all_is_done() -> None:
+    core = Promotion()
+    actions = core.handle(RoleIs(False), 0.0)
+    for _ in DEMOTION:
+        assert not core.takes_messages and not core.settled
+        do = doing(actions)
+        assert do is not None
+        actions = core.handle(StepDone(attempt=do.attempt), 0.0)
+    assert core.takes_messages and core.settled
+    core.handle(RoleIs(True), 1.0)
+    assert not core.takes_messages and not core.settled
+
+
 def test_nothing_is_done_before_the_role_is_known() -> None:
     core = Promotion()
     assert core.handle(CharonStarted(), 0.0) == [] and not core.settled and not core.takes_messages
@@ -88,23 +109,84 @@ def test_a_role_that_changes_again_waits_for_the_step_in_flight_and_for_no_other
     first = doing(core.handle(RoleIs(True), 0.0))
     assert first is not None and core.handle(RoleIs(False), 0.1) == []
     actions = core.handle(StepDone(attempt=first.attempt), 0.2)
-    assert [do.step for do in (doing(actions),) if do] == [Step.PASSIVATE]
+    assert [do.step for do in (doing(actions),) if do] == [DEMOTION[0]]
     assert not any(isinstance(action, StepTook) for action in actions), "it was given up"
 
 
 def test_a_step_that_fails_holds_the_others_back_and_is_told_once() -> None:
     core, now = Promotion(), 0.0
     do = doing(core.handle(RoleIs(False), now))
-    tried, told = 0, []
+    tried, waits = 0, []
+    told: list[tuple[Action, float]] = []
     while tried < 12:
-        assert do is not None and do.step is Step.PASSIVATE
+        assert do is not None and (do.step, do.attempt) == (DEMOTION[0], tried + 1)
         actions = core.handle(StepFailed(attempt=do.attempt, why="ENXIO"), now)
-        told += [action for action in actions if isinstance(action, StepStuck)]
-        assert core.deadline is not None and 0 < core.deadline - now <= LONGEST_RETRY_S
+        told += [(action, now) for action in actions if isinstance(action, StepStuck)]
+        assert core.deadline is not None
+        waits.append(core.deadline - now)
         assert core.handle(TimerExpired(), core.deadline - 0.001) == []
         now = core.deadline
         do, tried = doing(core.handle(TimerExpired(), now)), tried + 1
-    assert now > ALARM_AFTER_S and told == [StepStuck(step=Step.PASSIVATE, why="ENXIO")]
+        assert core.deadline is None
+    assert waits == pytest.approx([min(FIRST_RETRY_S * 2**n, LONGEST_RETRY_S) for n in range(12)])
+    first_late = min(at for at in (sum(waits[:n]) for n in range(12)) if at >= ALARM_AFTER_S)
+    assert told == [(StepStuck(step=DEMOTION[0], why="ENXIO"), pytest.approx(first_late))]
+    assert do is not None
+    took, following = core.handle(StepDone(attempt=do.attempt, detail="at last"), now + 0.25)
+    assert took == StepTook(step=DEMOTION[0], took_s=pytest.approx(now + 0.25), detail="at last"), "its retries included"
+    assert isinstance(following, Do) and following.step is DEMOTION[1]
+
+
+def fail_until(core: Promotion, do: Do | None, now: float, until: float) -> tuple[list[StepStuck], float, Do]:
+    """What was told as stuck meanwhile, when it is, and what is tried then."""
+    told: list[StepStuck] = []
+    while now < until:
+        assert do is not None
+        told += [each for each in core.handle(StepFailed(attempt=do.attempt, why="x"), now) if isinstance(each, StepStuck)]
+        assert core.deadline is not None
+        now = core.deadline
+        do = doing(core.handle(TimerExpired(), now))
+    assert do is not None
+    return told, now, do
+
+
+def test_each_step_has_its_own_time_backoff_and_alarm() -> None:
+    core = Promotion()
+    told, now, do = fail_until(core, doing(core.handle(RoleIs(True), 0.0)), 0.0, ALARM_AFTER_S + 2)
+    assert told == [StepStuck(step=PROMOTION[0], why="x")]
+    do_next = doing(core.handle(StepDone(attempt=do.attempt), now))
+    assert do_next is not None
+    assert core.handle(StepFailed(attempt=do_next.attempt, why="x"), now) == [], "this one has not been tried for long"
+    assert core.deadline == pytest.approx(now + FIRST_RETRY_S)
+    began, do_next = now, doing(core.handle(TimerExpired(), now + FIRST_RETRY_S))
+    told, now, do = fail_until(core, do_next, now + FIRST_RETRY_S, now + ALARM_AFTER_S + 2)
+    assert told == [StepStuck(step=PROMOTION[1], why="x")], "told once, and for each"
+    (took, _) = core.handle(StepDone(attempt=do.attempt), now)
+    assert took == StepTook(step=PROMOTION[1], took_s=pytest.approx(now - began), detail="")
+
+
+def test_the_alarm_comes_with_the_first_failure_that_is_late_enough() -> None:
+    for late, stuck in ((ALARM_AFTER_S - 0.001, False), (ALARM_AFTER_S, True)):
+        core = Promotion()
+        do = doing(core.handle(RoleIs(True), 0.0))
+        assert do is not None
+        assert bool(core.handle(StepFailed(attempt=do.attempt, why="x"), late)) == stuck
+
+
+@pytest.mark.parametrize("again", [RoleIs(False), CharonStarted()], ids=["role", "charon"])
+def test_what_begins_anew_waits_for_no_retry_and_is_told_again_when_it_is_stuck(again: Any) -> None:
+    core = Promotion()
+    do = doing(core.handle(RoleIs(True), 0.0))
+    told, now, do = fail_until(core, do, 0.0, ALARM_AFTER_S + 2)
+    core.handle(StepFailed(attempt=do.attempt, why="x"), now)
+    first = DEMOTION[0] if again == RoleIs(False) else PROMOTION[0]
+    do_now = doing(core.handle(again, now + 0.001))
+    assert do_now is not None and do_now.step is first and core.deadline is None
+    assert core.handle(StepFailed(attempt=do_now.attempt, why="x"), now + 0.001) == []
+    assert core.deadline == pytest.approx(now + 0.001 + FIRST_RETRY_S)
+    do_now = doing(core.handle(TimerExpired(), core.deadline))
+    told, _now, _do = fail_until(core, do_now, now + 0.001 + FIRST_RETRY_S, now + ALARM_AFTER_S + 2)
+    assert told == [StepStuck(step=first, why="x")]
 
 
 def test_charons_own_end_begins_everything_anew() -> None:
@@ -114,6 +196,26 @@ def test_charons_own_end_begins_everything_anew() -> None:
     assert [action.step for action in everything if isinstance(action, Do)] == list(PROMOTION)
 
 
+@pytest.mark.parametrize("steps", range(len(PROMOTION)))
+def test_charons_end_in_the_middle_begins_everything_anew(steps: int) -> None:
+    """Whether a step is under way or one that failed waits."""
+    for waits in (False, True):
+        core = Promotion()
+        do = doing(core.handle(RoleIs(True), 0.0))
+        for _ in range(steps):
+            assert do is not None
+            do = doing(core.handle(StepDone(attempt=do.attempt), 0.0))
+        assert do is not None
+        if waits:
+            core.handle(StepFailed(attempt=do.attempt, why="x"), 0.0)
+            everything = core.handle(CharonStarted(), 0.0)
+        else:
+            assert core.handle(CharonStarted(), 0.0) == []
+            everything = core.handle(StepDone(attempt=do.attempt), 0.0)
+        everything = finish(core, everything, 0.0)
+        assert [action.step for action in everything if isinstance(action, Do)] == list(PROMOTION)
+
+
 def test_an_answer_to_an_earlier_attempt_means_nothing() -> None:
     core = Promotion()
     first = doing(core.handle(RoleIs(True), 0.0))
@@ -121,6 +223,10 @@ def test_an_answer_to_an_earlier_attempt_means_nothing() -> None:
     core.handle(StepFailed(attempt=first.attempt, why="x"), 0.0)
     assert core.handle(StepDone(attempt=first.attempt), 0.01) == []
     assert core.handle(StepDone(attempt=77), 0.01) == []
+    second = doing(core.handle(TimerExpired(), 0.02))
+    assert second is not None and second.attempt > first.attempt
+    assert core.handle(StepDone(attempt=first.attempt), 0.02) == [], "it was tried again meanwhile"
+    assert core.handle(StepFailed(attempt=first.attempt, why="x"), 0.02) == [] and core.deadline is None
 
 
 Move = st.one_of(

@@ -59,13 +59,21 @@ def test_gateway_files_are_the_golden_ones(gateway: str, golden: Golden) -> None
 
 @pytest.mark.parametrize(
     ("fleet", "gateway"),
-    [("pair", "fra-gw1"), ("pair-routed", "fra-gw2"), ("pair-without-bgp", "gw1"), ("beside-keepalived", "gw1")],
+    [
+        ("pair", "fra-gw1"),
+        ("pair-mirrored", "fra-gw2"),
+        ("pair-routed", "fra-gw2"),
+        ("pair-without-bgp", "gw1"),
+        ("beside-keepalived", "gw1"),
+    ],
 )
 def test_files_of_pairs_are_the_golden_ones(fleet: str, gateway: str, golden: Golden) -> None:
     made = pair(fleet, gateway)
     files = {"sysctl.conf": render_sysctl(made), "nftables.conf": render_nftables(made)}
     if made.bgp.neighbors:
         files["exabgp.conf"] = exabgp(made)
+    if made.sync is not None:
+        files |= render_strongswan(made, run_dir=PurePath("/run/site-agent"))
     files["document.json"] = json.dumps(made.model_dump(mode="json"), indent=2) + "\n"
     for name, text in files.items():
         golden(GOLDEN / fleet / gateway / name, text)

@@ -15,7 +15,6 @@ from site_agent.sync import ha_wire, marks_wire
 from site_agent.sync.ha_relay import HaRelay, MirrorGap
 from site_agent.sync.ha_wire import CARRIED, MessageType
 from site_agent.sync.numbers_words import PeerConnected, PeerLost, Role, RoleChanged
-from site_agent.sync.windows import PeerSaw, RefuseUpTo, SaThere, TellSeen, Windows
 
 NEVER = (MessageType.SEGMENT_DROP, MessageType.SEGMENT_TAKE, MessageType.STATUS, MessageType.RESYNC)
 
@@ -102,22 +101,118 @@ def test_what_is_not_kept_is_told_as_missing() -> None:
     assert of(said, MirrorGap) == [MirrorGap(missing=3)]
 
 
-def test_a_window_goes_forward_only_and_never_into_an_actives_kernel() -> None:
-    key = SaKey(bytes(16) + b"\0\0\0\1\x32")
-    backup = Windows(Role.BACKUP)
-    backup.handle(SaThere(key=key, seq=0))
-    assert backup.handle(PeerSaw(key=key, seq=40)) == [RefuseUpTo(key=key, seq=40)]
-    assert backup.handle(PeerSaw(key=key, seq=39)) == []
-    early = Windows(Role.BACKUP)
-    assert early.handle(PeerSaw(key=key, seq=7)) == []
-    assert early.handle(SaThere(key=key, seq=0)) == [RefuseUpTo(key=key, seq=7)], "told before the kernel had it"
-    active = Windows(Role.ACTIVE)
-    active.handle(SaThere(key=key, seq=5))
-    assert active.handle(PeerSaw(key=key, seq=1 << 20)) == [], "a stale peer's word would refuse good packets"
-    assert active.handle(PeerConnected()) == [TellSeen(key=key, seq=5)]
-    assert active.handle(SaThere(key=key, seq=6)) == [TellSeen(key=key, seq=6)]
-    active.handle(RoleChanged(role=Role.BACKUP))
-    assert active.handle(PeerSaw(key=key, seq=9)) == [RefuseUpTo(key=key, seq=9)]
+def carried(
+    epoch: int, number: int, kind: int = MessageType.IKE_UPDATE, handle: int = 0, spi: bytes | None = None
+) -> relay.FromPeer:
+    return relay.FromPeer(epoch=epoch, number=number, kind=kind, handle=handle, spi=spi)
+
+
+def spoken(handle: int, kind: int = MessageType.IKE_UPDATE) -> relay.FromCharon:
+    return relay.FromCharon(kind=kind, size=9, handle=handle)
+
+
+def connected(role: Role) -> HaRelay:
+    core = HaRelay(1, role)
+    core.handle(PeerConnected())
+    return core
+
+
+def test_everything_is_counted_by_type_and_all_bytes_are_given_back() -> None:
+    core = connected(Role.ACTIVE)
+    for n in range(relay.MAX_KEPT + 1):
+        last = core.handle(spoken(n, MessageType.CHILD_ADD))
+    assert last == [relay.Forget(handle=0), relay.Carry(epoch=1, number=relay.MAX_KEPT + 1, handle=relay.MAX_KEPT)]
+    assert core.handle(carried(9, 1, handle=70)) == [relay.Forget(handle=70)], "an Active's charon is handed nothing"
+    assert core.handle(carried(9, 1, handle=71)) == [relay.Forget(handle=71)], "nor twice"
+    child, update = MessageType.CHILD_ADD, MessageType.IKE_UPDATE
+    assert core.counts == {("carried", child): relay.MAX_KEPT + 1, ("lost", child): 1, ("refused_active", update): 1}
+    backup = connected(Role.BACKUP)
+    assert backup.handle(spoken(1)) == [relay.Forget(handle=1)]
+    backup.handle(carried(9, 1))
+    assert backup.counts == {("refused_backup", update): 1, ("handed", update): 1}
+
+
+def test_an_acknowledgement_frees_what_it_names_and_no_more() -> None:
+    core = connected(Role.ACTIVE)
+    for n in range(1, 5):
+        core.handle(spoken(10 + n))
+    assert core.handle(relay.PeerHas(epoch=2, number=4)) == [] and core.waiting == 4, "of another process"
+    assert core.handle(relay.PeerHas(epoch=1, number=2)) == [relay.Forget(handle=11), relay.Forget(handle=12)]
+    assert core.handle(relay.PeerHas(epoch=1, number=2)) == []
+    assert core.handle(PeerConnected()) == [relay.Carry(epoch=1, number=n, handle=10 + n) for n in (3, 4)]
+
+
+def test_a_burst_is_acknowledged_while_it_lasts_and_the_rest_when_it_is_over() -> None:
+    core = connected(Role.BACKUP)
+    assert core.handle(relay.InboxEmpty()) == [], "nothing was said yet"
+    last = 2 * relay.ACK_EVERY + 2
+    said = [action for n in range(1, last + 1) for action in of(core.handle(carried(9, n)), relay.Acknowledge)]
+    assert said == [relay.Acknowledge(epoch=9, number=n) for n in (relay.ACK_EVERY, 2 * relay.ACK_EVERY)]
+    assert core.handle(relay.InboxEmpty()) == [relay.Acknowledge(epoch=9, number=last)]
+    assert core.handle(relay.InboxEmpty()) == [], "said already"
+
+
+def test_what_is_sent_again_is_acknowledged_again() -> None:
+    """The acknowledgement was lost with the session; else the peer would keep the messages until the next one."""
+    core = connected(Role.BACKUP)
+    core.handle(carried(9, 1))
+    core.handle(relay.InboxEmpty())
+    assert core.handle(carried(9, 1, handle=5)) == [relay.Forget(handle=5)]
+    assert core.handle(relay.InboxEmpty()) == [relay.Acknowledge(epoch=9, number=1)]
+
+
+def test_another_process_of_the_peer_begins_anew() -> None:
+    core = connected(Role.BACKUP)
+    for n in range(1, 4):
+        core.handle(carried(9, n))
+    core.handle(relay.InboxEmpty())
+    assert core.handle(carried(10, 1, handle=7)) == [relay.HandToCharon(handle=7, spi=None)]
+    assert core.handle(relay.InboxEmpty()) == [relay.Acknowledge(epoch=10, number=1)]
+    assert of(core.handle(carried(11, 3)), MirrorGap) == [MirrorGap(missing=2)], "not the first one of all"
+
+
+def test_a_gap_is_told_before_the_message_behind_it_and_once() -> None:
+    core = connected(Role.BACKUP)
+    core.handle(carried(9, 1))
+    assert core.handle(carried(9, 5, handle=5)) == [MirrorGap(missing=3), relay.HandToCharon(handle=5, spi=None)]
+    assert core.handle(carried(9, 6, handle=6)) == [relay.HandToCharon(handle=6, spi=None)]
+
+
+def test_a_type_that_is_never_carried_takes_no_number() -> None:
+    core = connected(Role.BACKUP)
+    core.handle(carried(9, 1, MessageType.SEGMENT_TAKE))
+    assert of(core.handle(carried(9, 2)), MirrorGap) == [MirrorGap(missing=1)]
+
+
+def test_only_a_child_add_has_an_spi() -> None:
+    core = connected(Role.BACKUP)
+    for number, (kind, spi) in enumerate([(MessageType.CHILD_ADD, b"spi."), (MessageType.IKE_ADD, None)], 1):
+        assert core.handle(carried(9, number, kind, spi=b"spi.")) == [relay.HandToCharon(handle=0, spi=spi)]
+
+
+@pytest.mark.parametrize("role", [Role.PROMOTING, Role.ACTIVE])
+def test_what_was_dropped_is_a_gap_as_soon_as_it_is_backup_again(role: Role) -> None:
+    """The peer may have been Active all the time: to it nothing has happened, and it rekeys nothing by itself."""
+    core = connected(Role.BACKUP)
+    core.handle(carried(9, 1))
+    assert core.handle(RoleChanged(role=role)) == []
+    assert core.handle(carried(9, 2, handle=2)) == [relay.Forget(handle=2)]
+    assert core.handle(carried(9, 4, handle=4)) == [relay.Forget(handle=4)], "what is missing counts, but not for an Active"
+    assert core.handle(RoleChanged(role=Role.BACKUP)) == [MirrorGap(missing=3)]
+    assert core.handle(RoleChanged(role=Role.BACKUP)) == []
+    assert core.handle(carried(9, 5, handle=5)) == [relay.HandToCharon(handle=5, spi=None)]
+
+
+@pytest.mark.parametrize("role", [Role.PROMOTING, Role.BACKUP])
+def test_what_was_said_as_active_is_not_said_again_after_that(role: Role) -> None:
+    """The peer may have served meanwhile, and its SAs and message IDs are younger."""
+    core = connected(Role.ACTIVE)
+    core.handle(spoken(1))
+    assert core.handle(RoleChanged(role=Role.ACTIVE)) == [], "no change"
+    assert core.handle(RoleChanged(role=role)) == [relay.Forget(handle=1)]
+    core.handle(RoleChanged(role=Role.ACTIVE))
+    assert core.handle(PeerConnected()) == [] and core.waiting == 0
+    assert core.handle(spoken(2)) == [relay.Carry(epoch=1, number=2, handle=2)], "so the peer sees that one is missing"
 
 
 @given(st.binary(max_size=200))
@@ -134,7 +229,7 @@ def test_records_come_back_as_they_were(records: list[tuple[SaKey, int]]) -> Non
     assert [record for body in marks_wire.encode_records(records) for record in marks_wire.decode_records(body)] == records
 
 
-CAPTURED = bytes.fromhex("0306" "01" "02" "0f78f5f593482604" "8dc611be2257d069" "00" "0e00" "1be0f608c4" "1c27b2c5c4")
+CAPTURED = bytes.fromhex("030601020f78f5f5934826048dc611be2257d069000e001be0f608c41c27b2c5c4")
 """How a CHILD_ADD of strongSwan 5.9.8 begins, up to what is secret; its kernel's outbound SA had the SPI 0xc4c5b227."""
 
 

@@ -91,6 +91,8 @@ _STORY = {
     "AlarmCleared",
     "SiteVerdictChanged",
     "VrrpStateChanged",
+    "PromotionStepTaken",
+    "PromotionSettled",
     "PrefixAnnounced",
     "PrefixWithdrawn",
     "HolderKilled",

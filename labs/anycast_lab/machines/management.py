@@ -17,9 +17,10 @@ from anycast.pki import certificates
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Role
 from anycast.pki.root_folder import RootFolder
-from anycast_lab.machines.pki import LIFETIME
 
 ROOT = ".management"
+LIFETIME = datetime.timedelta(days=90)
+"""Longer than the alarm of a certificate that ends soon (`sync.channel.EXPIRING_DAYS`)."""
 
 
 def of_pairs(fleet: Fleet) -> Iterator[str]:

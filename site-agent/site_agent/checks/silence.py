@@ -36,7 +36,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from anycast.reasons import Reason
 from site_agent.checks.base import Finding, failing, passing, unknown
-from site_agent.render.strongswan import PLUGINS
+from site_agent.render.strongswan import MIRROR_PLUGINS, PLUGINS
 
 NAME = "charon_answers"
 ROUNDS = 4
@@ -58,7 +58,7 @@ CRYPTOGRAPHY = (
     "kdf md4 md5 mgf1 ml nonce openssl pem pgp pkcs1 pkcs7 pkcs8 pkcs12 pubkey random rc2 rdrand sha1 sha2 sha3 sshkey "
     "x509 xcbc"
 )
-NEVER_WAIT = frozenset({"charon", "charon-systemd", *PLUGINS, *CRYPTOGRAPHY.split()})
+NEVER_WAIT = frozenset({"charon", "charon-systemd", *PLUGINS, *MIRROR_PLUGINS, *CRYPTOGRAPHY.split()})
 """Plugins that compute, and those that talk to the kernel and to us."""
 
 

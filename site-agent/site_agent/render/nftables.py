@@ -1,12 +1,13 @@
 """The gateway's one nftables table, made of its document. Pure.
 
 `inet anycast` does four things and decides about nobody else's packets: no rule of it accepts or drops what the
-operator's own chains would judge, except that the VIP never answers "port unreachable" and that the site's virtual router
-(by its id, on its interfaces) hears the other gateway only.
+operator's own chains would judge, except that the VIP never answers "port unreachable", that the site's virtual router
+(by its id, on its interfaces) hears the other gateway only, and that charon is handed a mirror's SAs by root only.
 
 * *No connection tracking for the gateway's own packets* (IKE and ESP at the VIP, BGP and BFD with the routers, VRRP on every
-  path). BFD's two directions are two flows that nobody answers, the first that a full table forgets; and a full table that
-  drops advertisements makes a second Active. A tunnel is one flow that charon and XFRM know already; garbage at the VIP
+  path, the mirror's channel to the other gateway and its datagrams on loopback). BFD's two directions are two flows that
+  nobody answers, the first that a full table forgets; and a full table that drops advertisements makes a second Active, or
+  a Backup that knows no tunnels. A tunnel is one flow that charon and XFRM know already; garbage at the VIP
   would be an entry a packet, and a full table refuses the clients' flows. With them goes the ICMP that says "too big"
   about them: tracked, it would belong to nothing and be `invalid`. And so does UDP to a port of the VIP at which no
   socket waits, because who floods chooses the port: nobody would have received it. What the operator serves at the VIP
@@ -34,7 +35,9 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from anycast.document import Document
+from site_agent.render.strongswan import HA_LOCAL, HA_REMOTE
 from site_agent.render.templating import render
+from site_agent.sync import ha_wire
 
 TABLE = "anycast"
 PATH_MTU = 1280
@@ -71,6 +74,8 @@ def render_nftables(document: Document) -> str:
         sessions=[(_family(n.address), n.local_address, n.address) for n in document.bgp.neighbors],
         bfd=[(_family(n.address), n.local_address, n.address) for n in document.bgp.neighbors if n.bfd is not None],
         voices=[*_voices(document)],
+        channel=_channel(document),
+        ha={"ends": (HA_LOCAL, HA_REMOTE), "port": ha_wire.PORT},
         mss={family: clamped_mss(family) for family in INNER},
     )
     digest = hashlib.sha256(rules.encode()).hexdigest()[:16]
@@ -121,6 +126,30 @@ def _voices(document: Document) -> Iterator[_Voice]:
             )  # fmt: skip
             if made.own or made.to_group:
                 yield made
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Channel:
+    """The mirror's one TCP connection, which the gateway of rank 0 opens."""
+
+    word: Literal["ip", "ip6"]
+    interface: str
+    own: str
+    peer: str
+    port: int
+    own_side: Literal["sport", "dport"]
+    """Where the port stands in what goes out."""
+    peer_side: Literal["sport", "dport"]
+
+
+def _channel(document: Document) -> _Channel | None:
+    if (sync := document.sync) is None or document.management is None:
+        return None
+    return _Channel(
+        word="ip6" if ":" in sync.own_address else "ip", interface=document.management.name, own=sync.own_address,
+        peer=sync.peer_address, port=sync.port, own_side="sport" if sync.rank else "dport",
+        peer_side="dport" if sync.rank else "sport",
+    )  # fmt: skip
 
 
 def _by_family(texts: Iterable[str]) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from anycast.document import Document
 from anycast.policy import protection
 from site_agent.render.templating import render
+from site_agent.sync import ha_wire, numbers
 
 PLUGINS = (
     # random numbers, nonces; certificates, keys and their files
@@ -22,6 +23,10 @@ PLUGINS = (
 )  # fmt: skip
 """Everything charon may load. What is not here cannot be negotiated or attacked: no IKEv1 parts, no EAP, no fetchers."""
 
+MIRROR_PLUGINS = ("ha",)
+"""Loaded besides where the site has a mirror; Debian's libcharon-extra-plugins has it."""
+HA_LOCAL, HA_REMOTE = "127.0.0.1", "127.0.0.2"
+"""charon's end of the plugin's datagrams, and the sync process's, which takes them to the other gateway."""
 
 CANARY_CONF = "canary/strongswan.conf"
 """The canary's charon has settings of its own; everything else it is told by VICI."""
@@ -47,8 +52,10 @@ def render_strongswan(document: Document, *, run_dir: PurePath) -> dict[str, str
         "service": document.service,
         "run_dir": run_dir,
         "ignored": [interface.name for interface in (document.inside, document.management) if interface is not None],
-        "plugins": PLUGINS,
+        "plugins": PLUGINS if document.sync is None else (*PLUGINS, *MIRROR_PLUGINS),
         "protection": protection,
+        "ha": {"local": HA_LOCAL, "remote": HA_REMOTE, "buflen": ha_wire.MAX_BYTES},
+        "numbers": numbers,
     }
     canary = {CANARY_CONF: render("canary-strongswan.conf.j2", **values)} if document.service.checks.canary else {}
     return {

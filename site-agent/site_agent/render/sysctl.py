@@ -48,11 +48,11 @@ def proc_path(name: str) -> PurePosixPath:
 
 def settings(document: Document) -> tuple[Setting, ...]:
     """What this gateway's kernel must be set to, in the order in which people read it."""
-    return settings_of(document.uplink.name, document.inside.name)
+    return settings_of(document.uplink.name, document.inside.name, mirrored=document.sync is not None)
 
 
-def settings_of(uplink: str, inside: str) -> tuple[Setting, ...]:
-    """The same for a machine with these two interfaces, which may be one."""
+def settings_of(uplink: str, inside: str, *, mirrored: bool = False) -> tuple[Setting, ...]:
+    """The same for a machine with these two interfaces, which may be one; `mirrored`: its tunnels have a copy elsewhere."""
     forwards = "a gateway forwards between tunnels and servers"
     found = [
         Setting(name="net.ipv4.ip_forward", value=1, reason=forwards),
@@ -105,6 +105,20 @@ def settings_of(uplink: str, inside: str) -> tuple[Setting, ...]:
             ),
             Setting(name=f"{ipv6}.accept_redirects", value=0, reason="as for IPv4"),
             Setting(name=f"{ipv6}.accept_ra", value=0, reason="a neighbour must not become a gateway's default route"),
+        ]
+    if mirrored:
+        found += [
+            Setting(
+                name="net.core.xfrm_aevent_rseqth",
+                value=100,
+                reason="the kernel tells the mirror after so many packets of an SA, by default after 2, which is a message "
+                "for each; an SA takes the value that holds when it is made",
+            ),
+            Setting(
+                name="net.core.xfrm_aevent_etime",
+                value=10,
+                reason="and after so many tenths of a second where fewer packets came",
+            ),
         ]
     return tuple(found)
 

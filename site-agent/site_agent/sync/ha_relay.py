@@ -12,10 +12,14 @@ Two gates, each of which would do alone if the other side were always right:
 * only an Active's messages are numbered and carried, so that a Backup's charon that is stopped and says IKE_DELETE for what
   it mirrored deletes nothing at the peer;
 * only a Backup's charon is handed messages, so that a stale Active's IKE_DELETE destroys no living SA. What arrives at an
-  Active, or while it is being promoted, is acknowledged and dropped.
+  Active, or while it is being promoted, is acknowledged and dropped; when it is a Backup again, that is a gap like any other
+  (the peer may have been Active all the time, and then nobody else rekeys).
 
 Numbers belong to one life of the sending process, named by its `epoch`. A receiver that meets a new epoch begins with the
 first message offered, and tells a gap where that is not the first one of all.
+
+What an Active said is sent again in a later session only while it is Active still. Afterwards the peer may have served, and
+its SAs and message IDs are younger than what was kept. Numbers go on, so what never arrived is told by the next message.
 
 The bytes never come here: a message is a `handle`, which the shell exchanges for the bytes and forgets when told to.
 """
@@ -125,6 +129,8 @@ class HaRelay:
         self._peer_has_given = 0
         """The last number of the peer's that was taken."""
         self._acknowledged = 0
+        self._not_handed = 0
+        """Messages that were dropped, or found missing, since this gateway was Backup last."""
 
     @property
     def waiting(self) -> int:
@@ -155,6 +161,11 @@ class HaRelay:
                 yield from self._acknowledge()
             case RoleChanged(role=role):
                 self.role = role
+                while self._kept and role is not Role.ACTIVE:
+                    yield Forget(handle=self._kept.popleft()[1])
+                if role is Role.BACKUP and self._not_handed:
+                    yield MirrorGap(missing=self._not_handed)
+                    self._not_handed = 0
 
     def _on_charon(self, event: FromCharon) -> Iterator[Action]:
         refused = "refused_type" if event.kind not in CARRIED else "refused_backup" if self.role is not Role.ACTIVE else ""
@@ -179,17 +190,20 @@ class HaRelay:
             return
         if event.epoch != self._peer_epoch:
             self._peer_epoch, self._peer_has_given, self._acknowledged = event.epoch, 0, 0
-        if event.number <= self._peer_has_given:  # sent again after a new session
+        if event.number <= self._peer_has_given:  # sent again in a new session: our acknowledgement was lost
+            self._acknowledged = 0
             yield Forget(handle=event.handle)
             return
-        if missing := event.number - self._peer_has_given - 1:
-            yield MirrorGap(missing=missing)
+        missing = event.number - self._peer_has_given - 1
         self._peer_has_given = event.number
         if self.role is Role.BACKUP:
+            if missing:
+                yield MirrorGap(missing=missing)
             self.counts["handed", event.kind] += 1
             yield HandToCharon(handle=event.handle, spi=event.spi if event.kind == MessageType.CHILD_ADD else None)
         else:
             self.counts["refused_active", event.kind] += 1
+            self._not_handed += missing + 1
             yield Forget(handle=event.handle)
         if self._peer_has_given - self._acknowledged >= ACK_EVERY:
             yield from self._acknowledge()

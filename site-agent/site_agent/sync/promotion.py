@@ -4,14 +4,18 @@
 
 Theory of operation
 -------------------
-VRRP decides and moves the addresses; what is here begins after that. The role is all that counts, so a role that changes
+VRRP decides and moves the addresses; what is here begins after that, and needs a moment: until it is ready the gate, which
+stands in the kernel of every Backup, keeps what comes for clients. The role is all that counts, so a role that changes
 again in the middle leaves what is to be done and begins the other way as soon as the step in flight has ended.
 
     promotion   CLOSE     the peer's `ha` messages reach charon no more: a stale Active's DELETE would end a live tunnel
+                READY     every outbound SA stands at a mark that the peer never sends in (`numbers`)
+                SERVE     the gate before the client pools is lifted (`gate`): from here on packets flow
                 ACTIVATE  `+1` to charon's `ha` FIFO; after the addresses, or every client gets a MOBIKE message
                 CONFIRM   read back through VICI: no IKE_SA is PASSIVE
                 REKEY     what was taken over is rekeyed, paced; packets flow already
-    demotion    PASSIVATE `-1`; its DROP would activate the peer, and is not carried
+    demotion    CEASE     the gate is closed
+                PASSIVATE `-1`; its DROP would activate the peer, and is not carried
                 CONFIRM   no IKE_SA is ESTABLISHED
                 OPEN      a Backup takes the peer's messages again
 
@@ -31,24 +35,28 @@ from anycast.timer import TimerExpired
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.02, 1.0
 """charon opens its FIFO a moment after its start, and reads it in a thread of its own."""
-ALARM_AFTER_S = 1.0
-"""A step that has been tried for so long is told once, and goes on being tried."""
+ALARM_AFTER_S = 3.0
+"""A step that has been tried for so long is told once, and goes on being tried. charon takes 1.3 s to start in User Mode
+Linux."""
 
 
 class Step(enum.StrEnum):
     """The words stand in events, metrics and drills."""
 
     CLOSE = "close"
+    READY = "ready"
+    SERVE = "serve"
     ACTIVATE = "activate"
     CONFIRM_ACTIVE = "confirm_active"
     REKEY = "rekey"
+    CEASE = "cease"
     PASSIVATE = "passivate"
     CONFIRM_PASSIVE = "confirm_passive"
     OPEN = "open"
 
 
-PROMOTION = (Step.CLOSE, Step.ACTIVATE, Step.CONFIRM_ACTIVE, Step.REKEY)
-DEMOTION = (Step.PASSIVATE, Step.CONFIRM_PASSIVE, Step.OPEN)
+PROMOTION = (Step.CLOSE, Step.READY, Step.SERVE, Step.ACTIVATE, Step.CONFIRM_ACTIVE, Step.REKEY)
+DEMOTION = (Step.CEASE, Step.PASSIVATE, Step.CONFIRM_PASSIVE, Step.OPEN)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from site_agent.vrrp.packet import PROTOCOL
 
 DROPS = Kind(
     id="firewall_drops",
-    looks_at="nftables' input rules for UDP 500 and 4500, ESP, BGP's answers (TCP 179), and the document's BFD (UDP 3784)"
-    " and VRRP (protocol 112)",
-    why="clients get no answer to their first packet, their tunnels carry nothing, BGP or BFD never comes up, or both"
-    " gateways of a site are Active",
+    looks_at="nftables' input rules for UDP 500 and 4500, ESP, BGP's answers (TCP 179), and the document's BFD (UDP 3784),"
+    " VRRP (protocol 112) and mirror (its TCP port, and UDP 4510 on loopback)",
+    why="clients get no answer to their first packet, their tunnels carry nothing, BGP or BFD never comes up, both"
+    " gateways of a site are Active, or a Backup has no tunnels to take over",
     worst=Severity.WRONG,
 )
 TRACKED = Kind(
@@ -57,6 +57,8 @@ class FirewallReading:
     """The same of those that BFD runs beside."""
     vrrp: tuple[tuple[str | None, str], ...] = ()
     """Source and destination of what the site's virtual router must hear; None: to a group, from anybody."""
+    mirror: tuple[Packet, ...] = ()
+    """What the mirror between the site's gateways must hear."""
     rendered: str = ""
     """Our own table's file, where there is one."""
     bgp: bool
@@ -88,7 +90,7 @@ def packets(reading: FirewallReading) -> list[Packet]:
     for peer, local in reading.bfd:
         family = "ip6" if ":" in peer else "ip"
         found.append(Packet(name=f"BFD of {peer}", family=family, protocol="udp", dport=BFD, saddr=peer, daddr=local))
-    return found + [advertisement(saddr, daddr) for saddr, daddr in reading.vrrp]
+    return [*found, *(advertisement(saddr, daddr) for saddr, daddr in reading.vrrp), *reading.mirror]
 
 
 def judge(reading: FirewallReading) -> list[Finding]:
@@ -107,7 +109,7 @@ def _drops(reading: FirewallReading) -> list[Finding]:
         found.append(DROPS.found(Severity.NOTE, f"could not tell whether it is dropped: {', '.join(unclear)}"))
     if reading.legacy:
         found.append(DROPS.found(Severity.NOTE, "could not tell: ip_tables rules are in force, see `iptables-legacy -S`"))
-    return found or [DROPS.ok("nothing that IKE, ESP, BGP, BFD or VRRP needs is dropped")]
+    return found or [DROPS.ok("nothing that IKE, ESP, BGP, BFD, VRRP or the mirror needs is dropped")]
 
 
 def _dropped(ruleset: Ruleset, packet: Packet) -> tuple[bool | None, str]:
@@ -121,7 +123,10 @@ def _dropped(ruleset: Ruleset, packet: Packet) -> tuple[bool | None, str]:
 
 def _accept(packet: Packet, chain: str) -> str:
     family, table, name = chain.split()
-    if packet.protocol == "esp":
+    if packet.iif is not None:
+        side, port = ("dport", packet.dport) if packet.dport is not None else ("sport", packet.sport)
+        match = f"iifname {packet.iif} {packet.family} saddr {packet.saddr} {packet.protocol} {side} {port}"
+    elif packet.protocol == "esp":
         match = "meta l4proto esp"
     elif packet.protocol == "vrrp":
         side, address = ("saddr", packet.saddr) if packet.saddr is not None else ("daddr", packet.daddr)

@@ -46,6 +46,12 @@ ACCEPT_RA = Kind(
     why="any neighbour can become the gateway's default route",
     worst=Severity.RISKY,
 )
+AEVENTS = Kind(
+    id="xfrm_aevents",
+    looks_at="net.core.xfrm_aevent_rseqth and xfrm_aevent_etime, where the site has a mirror",
+    why="the mirror gets a message of the kernel for every second packet of every tunnel, and falls behind under load",
+    worst=Severity.RISKY,
+)
 CONNTRACK_MAX = Kind(
     id="conntrack_max",
     looks_at="nf_conntrack_max against the memory and against the clients that the pools have room for",
@@ -71,7 +77,8 @@ OPEN_FILES = Kind(
     worst=Severity.RISKY,
 )
 KINDS = (
-    FORWARDING, RP_FILTER, ARP_IGNORE, ARP_ANNOUNCE, REDIRECTS, ACCEPT_RA, CONNTRACK_MAX, CONNTRACK_HASH, ESP, OPEN_FILES,
+    FORWARDING, RP_FILTER, ARP_IGNORE, ARP_ANNOUNCE, REDIRECTS, ACCEPT_RA, AEVENTS, CONNTRACK_MAX, CONNTRACK_HASH, ESP,
+    OPEN_FILES,
 )  # fmt: skip
 
 SYSCTL_FILE = "/etc/sysctl.d/zz-site-doctor.conf"
@@ -215,4 +222,5 @@ def _kind(name: str) -> Kind:
     last = name.rsplit(".", 1)[-1]
     kinds = {"rp_filter": RP_FILTER, "arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE, "accept_ra": ACCEPT_RA}
     kinds |= {"ip_forward": FORWARDING, "forwarding": FORWARDING}
+    kinds |= {"xfrm_aevent_rseqth": AEVENTS, "xfrm_aevent_etime": AEVENTS}
     return kinds.get(last, REDIRECTS)

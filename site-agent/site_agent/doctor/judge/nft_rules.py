@@ -37,6 +37,9 @@ class Packet:
     saddr: str | None = None
     daddr: str | None = None
     icmp_type: str | None = None
+    iif: str | None = None
+    oif: str | None = None
+    """Interfaces by which it comes in and goes out; None where it may be any, or where a hook that it meets has none."""
 
 
 _NUMBERS = {"icmp": 1, "udp": 17, "tcp": 6, "esp": 50, "icmpv6": 58, "vrrp": 112}
@@ -226,6 +229,8 @@ class _Walk:
         if isinstance(right, str) and right.startswith("@"):
             named = self._ruleset.elements(key, right[1:])
             return None if named is None else self._among(key, value, named)
+        if isinstance(right, str) and right.endswith("*"):
+            return str(value).startswith(right[:-1])  # an interface's name, or the beginning of one
         if isinstance(right, dict) and "range" in right:
             low, high = right["range"]
             return (
@@ -274,12 +279,17 @@ def _value(left: Any, packet: Packet) -> Any:
         return None if protocol in ("udp", "tcp", "icmp", "icmpv6", "esp", "ah", "sctp", "udplite", "dccp") else _ANY
     if (meta := left.get("meta")) is not None:
         known = {"l4proto": packet.protocol, "nfproto": {"ip": "ipv4", "ip6": "ipv6"}[packet.family]}
+        known |= {key: name for key, name in _interfaces(packet) if name is not None}
         return known.get(meta.get("key"), _ANY)
     if (tracked := left.get("ct")) is not None:
         if tracked.get("key") == "state":
             return packet.state
         return None if packet.state == "untracked" else _ANY  # nft_ct.c: no connection, no match
     return _ANY
+
+
+def _interfaces(packet: Packet) -> tuple[tuple[str, str | None], ...]:
+    return ("iif", packet.iif), ("iifname", packet.iif), ("oif", packet.oif), ("oifname", packet.oif)
 
 
 def _mentions(item: Any, word: str) -> bool:

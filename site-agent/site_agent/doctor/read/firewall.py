@@ -9,7 +9,7 @@ from site_agent.doctor.judge.nft_rules import Ruleset
 from site_agent.doctor.read.patient import Patient
 from site_agent.doctor.read.routes import families_of
 from site_agent.doctor.read.sight import Sight
-from site_agent.untracking import advertisements
+from site_agent.untracking import advertisements, of_the_mirror
 
 _LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 """Names of tables; empty, or not there, where the older iptables has never been used."""
@@ -36,6 +36,7 @@ def read_firewall(sight: Sight, patient: Patient, *, bgp: bool) -> FirewallReadi
         if document is None
         else tuple((n.address, n.local_address) for n in document.bgp.neighbors if n.bfd is not None),
         vrrp=() if document is None else advertisements(document),
+        mirror=() if document is None else tuple(of_the_mirror(document)),
         rendered=str(rendered) if document is not None and rendered.exists() else "",
         ruleset=ruleset,
         legacy=legacy,

@@ -1,0 +1,70 @@
+"""Codec of what the channel's messages hold for `ha_relay` and `numbers`: one byte says which record follows.
+
+    HA       CARRY        epoch (8 bytes) number (8 bytes) the datagram, as charon sent it
+             HAVE         epoch (8 bytes) number (8 bytes)
+    NUMBERS  ASKED, TOLD  the records of `marks_wire`
+
+Bounds-checked: any bytes decode or raise DecodeError. A kind of record that is not known is refused and nothing else is.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from anycast.errors import DecodeError
+from site_agent.netlink.xfrm_keys import SaKey
+from site_agent.sync import ha_wire, marks_wire
+
+CARRY, HAVE = 1, 2
+ASKED, TOLD = 1, 2
+_PLACE = struct.Struct(">BQQ")
+
+
+class Carried(NamedTuple):
+    epoch: int
+    number: int
+    datagram: bytes
+
+
+class Has(NamedTuple):
+    epoch: int
+    number: int
+
+
+def encode_carry(epoch: int, number: int, datagram: bytes) -> bytes:
+    return _PLACE.pack(CARRY, epoch, number) + datagram
+
+
+def encode_have(epoch: int, number: int) -> bytes:
+    return _PLACE.pack(HAVE, epoch, number)
+
+
+def decode_ha(body: bytes) -> Carried | Has:
+    """Raises DecodeError."""
+    if len(body) < _PLACE.size:
+        raise DecodeError("ha record", len(body), f"shorter than {_PLACE.size} bytes")
+    kind, epoch, number = _PLACE.unpack_from(body)
+    if number == 0:
+        raise DecodeError("number", 9, "numbers begin at 1")
+    rest = body[_PLACE.size :]
+    if kind == HAVE and not rest:
+        return Has(epoch, number)
+    if kind == CARRY:
+        ha_wire.decode_header(rest)
+        return Carried(epoch, number, rest)
+    raise DecodeError("kind", 0, f"{kind} with {len(rest)} bytes")
+
+
+def encode_marks(kind: int, records: Iterable[tuple[SaKey, int]]) -> Iterator[bytes]:
+    """`kind` is ASKED or TOLD."""
+    for body in marks_wire.encode_records(records):
+        yield bytes([kind]) + body
+
+
+def decode_marks(body: bytes) -> tuple[int, list[tuple[SaKey, int]]]:
+    """ASKED or TOLD, and what. Raises DecodeError."""
+    if not body or body[0] not in (ASKED, TOLD):
+        raise DecodeError("kind", 0, "neither asked nor told")
+    return body[0], marks_wire.decode_records(body[1:])

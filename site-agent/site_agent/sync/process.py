@@ -1,0 +1,422 @@
+"""The sync process of one gateway: carries its tunnels' state to the other one, and makes charon follow the role.
+
+    agent ──role, charon──▶ Promotion ──steps──▶ gate, Numbers, charon's FIFO, VICI
+    charon's plugin ◀──▶ Mirror ◀──▶ Channel ◀──TLS──▶ the other gateway's sync process
+    kernel's SAD    ◀──▶
+
+A process of its own because a table of 300,000 entries must not delay a health check. It holds nothing that attracts
+traffic: when it dies, the kernel's SAs, the gate and charon's role stay as they are, and the next one begins with a look at
+all of them. It ends when its agent's socket does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+from anycast.errors import AnycastError, DecodeError, KernelError, PeerError
+from anycast.pki.machine_folder import MachineFolder
+from anycast.pki.names import Identity
+from anycast.pki.names import Role as Office
+from anycast.reasons import Reason
+from anycast.runtime import boottime
+from anycast.timer import TimerExpired
+from site_agent.ike import ha_segment
+from site_agent.ike.vici_client import ViciClient
+from site_agent.netlink.messages import NETLINK_XFRM
+from site_agent.netlink.xfrm_keys import SaKey, pack_address
+from site_agent.sync import agent_wire, channel, promotion
+from site_agent.sync import plan as plans
+from site_agent.sync.comparison import Comparison
+from site_agent.sync.gate import Gate
+from site_agent.sync.identity import PinFile
+from site_agent.sync.kinds import Kind, Lane
+from site_agent.sync.mirror import Mirror
+from site_agent.sync.numbers import spi_of
+from site_agent.sync.numbers_words import Role
+from site_agent.sync.plugin_socket import PluginSocket
+from site_agent.sync.promotion import Do, Promotion, RoleIs, Step, StepDone, StepFailed, StepStuck, StepTook
+from site_agent.sync.repairs import GaveUp
+from site_agent.sync.requests import Requests
+from site_agent.sync.sad import Sad
+from site_agent.sync.taken_over import TakenOver
+from site_agent.sync.words import (
+    Action,
+    Compared,
+    Deliver,
+    Down,
+    Dropped,
+    RoomAgain,
+    Submit,
+    Up,
+    VersionsChanged,
+    WorkedOff,
+)
+
+TELL_EVERY_S = 1.0
+VERSION_LIMIT_S = 1.0
+HA_VERSIONS = {"5.9.8": 3}
+"""HA_MESSAGE_VERSION of the strongSwans that this was tried with (src/libcharon/plugins/ha/ha_message.h)."""
+CONFIRMATIONS = 4
+"""In vain, before charon's segment is switched once more: 0.14 s. It takes a command in a thread of its own."""
+FIFO_PAUSE_S = 0.05
+"""Between two commands: charon opens the FIFO anew for each."""
+LONGEST_PLAN = 1 << 20
+
+
+class Process:
+    """Make it in the event loop that runs it. Raises KernelError where a socket cannot be had."""
+
+    def __init__(self, plan: plans.Plan, agent: socket.socket) -> None:
+        self._plan, self._agent = plan, agent
+        self._loop = asyncio.get_running_loop()
+        self._requests = Requests(NETLINK_XFRM)
+        self._vici = ViciClient(plan.vici)
+        self._gate = Gate([ip_network(pool) for pool in plan.pools], self._requests)
+        self._sad = Sad([pack_address(ip_address(vip)) for vip in plan.vips], self._requests)
+        self._plugin = PluginSocket()
+        self._promotion = Promotion()
+        self._serving = plan.active
+        """The gate is open, as far as this process knows; the first role that it is told makes it so."""
+        self._ready: asyncio.Future[int] | None = None
+        self._gaps, self._stuck = 0, dict[Reason, str]()
+        self._versions = plan.versions
+        self._timer: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._rekeys: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+        self._unacknowledged = False
+        self._dropped: set[Kind] = set()
+        self._unconfirmed = 0
+        self._mirror = Mirror(
+            rank=plan.rank,
+            role=Role.ACTIVE if plan.active else Role.BACKUP,
+            epoch=secrets.randbits(63),
+            sad=self._sad,
+            plugin=self._plugin,
+            submit=lambda kind, payload: self._channel.feed(Submit(kind, payload)),
+            ready=self._on_ready,
+            rekey=self._on_rekey,
+            gap=self._on_gap,
+            clock=boottime,
+        )
+        self._comparison = Comparison(
+            Role.ACTIVE if plan.active else Role.BACKUP,
+            vips=plan.vips,
+            vici=ViciClient(plan.vici),
+            requests=self._requests,
+            hand_over=self._plugin.send,
+            submit=lambda kind, payload: self._channel.feed(Submit(kind, payload)),
+            gave_up=self._on_gave_up,
+        )
+        self._taken_over = TakenOver(
+            self._vici, plan.connections, lambda: [spi_of(key) for key in self._mirror.numbers.taken_over]
+        )
+        names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
+        self._channel = channel.Channel(
+            channel.Plan(
+                me=names[0], peer=names[1], own_address=plan.own_address, peer_address=plan.peer_address, port=plan.port
+            ),
+            MachineFolder(Path(plan.pki)),
+            PinFile(Path(plan.pin), names[1]),
+            self._versions,
+            self._from_channel,
+        )
+
+    async def run(self) -> None:
+        """Until the agent's socket ends."""
+        self._mirror.first()
+        self._loop.add_reader(self._sad, self._read, self._mirror.read_kernel)
+        self._loop.add_reader(self._plugin, self._read, self._mirror.read_charon)
+        self._loop.add_reader(self._agent, self._from_agent)
+        self._arm()
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(self._channel.run()), group.create_task(self._tell_again())]
+            await self._over.wait()
+            self._comparison.close()
+            for task in (*running, *self._tasks):
+                task.cancel()
+
+    # The agent
+
+    def _from_agent(self) -> None:
+        try:
+            data = self._agent.recv(agent_wire.LONGEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._agent)
+            self._over.set()
+            return
+        with contextlib.suppress(DecodeError):
+            match agent_wire.decode(data):
+                case agent_wire.RoleIs(active=active):
+                    self._promote(RoleIs(active=active))
+                case agent_wire.CharonStarted():
+                    self._vici.close()
+                    self._promote(promotion.CharonStarted())
+                    self._begin(self._learn_version())
+
+    async def _tell_again(self) -> None:
+        await self._learn_version()
+        while True:
+            self._tell_status()
+            await asyncio.sleep(TELL_EVERY_S)
+            if not self._versions.charon:
+                await self._learn_version()
+            if not self._serving:
+                self._around(self._gate.close)  # somebody may have flushed the policies
+
+    def _tell(self, message: agent_wire.Message) -> None:
+        with contextlib.suppress(OSError):  # no room: the next one says it all
+            self._agent.send(agent_wire.encode(message))
+
+    def _tell_status(self) -> None:
+        mirror, session = self._mirror, self._channel.session
+        active, fresh = mirror.numbers.role is Role.ACTIVE, self._comparison.freshness
+        alarms = {reason.value: detail for reason, detail in (self._channel.alarms | self._stuck).items()}
+        self._tell(
+            agent_wire.Status(
+                role=mirror.numbers.role.value,
+                settled=self._promotion.settled,
+                connected=session.is_up,
+                mismatches=[str(mismatch) for mismatch in session.mismatches],
+                alarms=alarms,
+                waiting=mirror.relay.waiting,
+                gaps=self._gaps + mirror.not_taken,
+                messages={f"{what}:{kind}": count for (what, kind), count in mirror.relay.counts.items()},
+                outbound=mirror.numbers.known,
+                unconfirmed=mirror.numbers.unconfirmed if active else 0,
+                taken_over=len(mirror.numbers.taken_over),
+                retired=mirror.numbers.retired,
+                conflicts=mirror.numbers.conflicts,
+                tunnels=fresh.of if active else 0,
+                unprotected=fresh.unprotected if active else 0,
+                repairs=fresh.waiting if active else 0,
+                given_up=fresh.given_up if active else 0,
+                causes=fresh.causes if active else {},
+                removed=self._comparison.removed,
+            )
+        )
+
+    # The peer
+
+    def _from_channel(self, action: Action) -> None:
+        match action:
+            case Up():
+                self._mirror.connected()
+                self._comparison.connected()
+                self._tell_status()
+            case Down():
+                self._mirror.lost()
+                self._comparison.lost()
+                self._tell_status()
+            case Deliver(kind=kind, payload=payload, epoch=epoch):
+                self._around(lambda: self._deliver(kind, payload))
+                self._channel.feed(WorkedOff(kind.lane, epoch))
+                if kind is Kind.HA and not self._unacknowledged:
+                    self._unacknowledged = True
+                    self._loop.call_soon(self._acknowledge)
+                self._arm()
+            case Dropped(kind=kind):
+                self._dropped.add(kind)
+            case RoomAgain(lane=lane):
+                if any(kind.lane is lane for kind in self._dropped):
+                    self._dropped = {kind for kind in self._dropped if kind.lane is not lane}
+                    if lane is Lane.URGENT and self._channel.session.is_up:
+                        self._mirror.connected()  # says everything once more
+            case Compared():
+                self._tell_status()
+            case _:
+                pass
+
+    def _deliver(self, kind: Kind, payload: bytes) -> None:
+        if kind is not Kind.DIGEST:
+            self._mirror.deliver(kind, payload)
+            return
+        try:
+            self._comparison.deliver(payload)
+        except DecodeError:
+            self._mirror.garbled += 1
+
+    def _acknowledge(self) -> None:
+        self._unacknowledged = False
+        self._mirror.all_delivered()
+
+    async def _learn_version(self) -> None:
+        try:
+            told = (await self._vici.request("version", timeout_s=VERSION_LIMIT_S)).get("version", b"").decode()
+        except (PeerError, TimeoutError):
+            return
+        versions = dataclasses.replace(self._versions, charon=told, ha=HA_VERSIONS.get(told, 0))
+        if versions != self._versions:
+            self._versions, self._comparison.ha_version = versions, versions.ha
+            self._channel.feed(VersionsChanged(versions))
+
+    # The role
+
+    def _promote(self, event: promotion.Input) -> None:
+        for action in self._promotion.handle(event, boottime()):
+            match action:
+                case Do():
+                    self._begin(self._do(action))
+                case StepTook(step=step, took_s=took_s, detail=detail):
+                    self._stuck.pop(Reason.PROMOTION_STUCK, None)
+                    self._tell(agent_wire.StepTaken(step=step.value, took_us=round(took_s * 1e6), detail=detail))
+                case StepStuck(step=step, why=why):
+                    self._stuck[Reason.PROMOTION_STUCK] = f"{step.value}: {why}"
+                    self._tell_status()
+                case promotion.Settled(active=active, took_s=took_s):
+                    self._tell(agent_wire.Settled(active=active, took_us=round(took_s * 1e6)))
+                    self._tell_status()
+        self._retry = _armed(self._retry, self._promotion.deadline, lambda: self._promote(TimerExpired()))
+
+    async def _do(self, todo: Do) -> None:
+        try:
+            detail = await self._step(todo.step)
+        except (AnycastError, TimeoutError) as exc:
+            self._promote(StepFailed(attempt=todo.attempt, why=str(exc) or "no answer"))
+        else:
+            self._promote(StepDone(attempt=todo.attempt, detail=detail))
+
+    async def _step(self, step: Step) -> str:
+        mirror, names = self._mirror, frozenset(self._plan.connections)
+        match step:
+            case Step.CLOSE:
+                mirror.close()
+                self._comparison.role(Role.PROMOTING)
+            case Step.READY:
+                self._ready = self._loop.create_future()
+                mirror.ask_ready()
+                self._arm()
+                retired = await self._ready
+                return f"{mirror.numbers.known} SAs, {retired} deleted" if retired else f"{mirror.numbers.known} SAs"
+            case Step.SERVE:
+                self._serving = True
+                self._gate.open()
+            case Step.ACTIVATE:
+                mirror.promoted()
+                self._comparison.role(Role.ACTIVE)
+                ha_segment.switch(True, Path(self._plan.fifo))
+            case Step.CONFIRM_ACTIVE:
+                return await ha_segment.confirm(self._vici, active=True, connections=names)
+            case Step.REKEY:
+                return self._rekey_taken_over()
+            case Step.CEASE:
+                self._serving = False
+                self._gate.close()
+            case Step.PASSIVATE:
+                self._unconfirmed = 0
+                if self._rekeys is not None:
+                    self._rekeys.cancel()
+                ha_segment.switch(False, Path(self._plan.fifo))
+            case Step.CONFIRM_PASSIVE:
+                return await self._confirm_passive(names)
+            case Step.OPEN:
+                mirror.demoted()
+                self._comparison.role(Role.BACKUP)
+        return ""
+
+    async def _confirm_passive(self, connections: frozenset[str]) -> str:
+        """A charon whose segment is passive takes clients all the same, when packets get to it before its promotion. It has
+        ESTABLISHED IKE_SAs then that `-1` does not touch, because nothing changes. `+1` first makes it a change."""
+        try:
+            return await ha_segment.confirm(self._vici, active=False, connections=connections)
+        except PeerError:
+            self._unconfirmed += 1
+            if self._unconfirmed % CONFIRMATIONS == 0:
+                ha_segment.switch(True, Path(self._plan.fifo))
+                await asyncio.sleep(FIFO_PAUSE_S)
+                ha_segment.switch(False, Path(self._plan.fifo))
+            raise
+
+    def _on_ready(self, retired: int) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(retired)
+
+    def _rekey_taken_over(self) -> str:
+        if self._rekeys is not None:
+            self._rekeys.cancel()
+        count = len(self._mirror.numbers.taken_over)
+        self._rekeys = self._begin(self._taken_over.run())
+        return f"{count} SAs"
+
+    def _on_rekey(self, keys: list[SaKey]) -> None:
+        """They near the end of their block, and are among what was taken over or made here: all the same to charon."""
+        self._begin(self._taken_over.rekey([spi_of(key) for key in keys]))
+
+    def _on_gap(self, missing: int) -> None:
+        self._gaps += missing
+        self._comparison.events_lost()
+
+    def _on_gave_up(self, gave_up: GaveUp) -> None:
+        self._tell(agent_wire.GivenUp(name=gave_up.name, cause=gave_up.cause.name.lower(), refused=gave_up.refused))
+
+    # Parts
+
+    def _read(self, read: Callable[[], None]) -> None:
+        self._around(read)
+        self._arm()
+
+    def _around(self, work: Callable[[], None]) -> None:
+        """A kernel that refuses is an alarm, and no end of everything else."""
+        try:
+            work()
+        except (KernelError, DecodeError) as exc:
+            self._stuck[Reason.MIRROR_IMPAIRED] = str(exc)
+
+    def _arm(self) -> None:
+        self._timer = _armed(self._timer, self._mirror.deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._mirror.timer()
+        self._arm()
+
+    def _begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _armed(old: asyncio.TimerHandle | None, at: float | None, call: Callable[[], None]) -> asyncio.TimerHandle | None:
+    if old is not None:
+        old.cancel()
+    if at is None:
+        return None
+    return asyncio.get_running_loop().call_later(max(at - boottime(), 0), call)
+
+
+def main(arguments: list[str]) -> int:
+    """``FD``: the agent's socket. The plan comes on standard input."""
+    try:
+        agent = socket.socket(fileno=int(arguments[0]))
+        agent.setblocking(False)
+        plan = plans.decode(sys.stdin.buffer.read(LONGEST_PLAN))
+    except (IndexError, ValueError, OSError, DecodeError) as exc:
+        print(f"site_agent.sync is started by the agent, with a plan on its standard input ({exc})", file=sys.stderr)
+        return 2
+
+    async def run() -> None:
+        await Process(plan, agent).run()
+
+    with contextlib.suppress(OSError), open("/proc/self/coredump_filter", "w") as file:
+        file.write("0")  # what passes through here holds keys
+    try:
+        asyncio.run(run())
+    except (KernelError, DecodeError) as exc:
+        print(f"sync: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,203 @@
+"""The agent's side of the mirror: the sync process started, told the role, watched, and started again.
+
+    vrrp process ──role──▶ agent ──▶ Supervisor ──▶ python -m site_agent.sync
+                                        │
+                 events, alarms ◀───────┘
+
+It holds no lease, so its end moves nothing by itself: the kernel's SAs, the gate and charon's role stay as they were. It is
+started again at once, told whether it had settled as Active before, and begins with a look at everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+from anycast.document import Document
+from anycast.errors import DecodeError, PeerError
+from anycast.events import (
+    AlarmCleared,
+    AlarmRaised,
+    Event,
+    HolderExited,
+    HolderKilled,
+    HolderStarted,
+    PromotionSettled,
+    PromotionStepTaken,
+    TunnelNotMirrored,
+)
+from anycast.pki import machine_folder
+from anycast.reasons import Reason
+from anycast.runtime import boottime
+from site_agent import priority
+from site_agent.daemon_process import Backoff, open_log
+from site_agent.ike.ha_segment import FIFO
+from site_agent.paths import Paths
+from site_agent.socket_child import SocketChild
+from site_agent.sync import agent_wire
+from site_agent.sync import plan as plans
+from site_agent.sync.versions import Versions, shared_content
+
+NAME = "sync"
+SILENT_LIMIT_S = 6.0
+"""It reports every second. A listing of 20,000 SAs keeps it for 0.3 s natively, 3 s in User Mode Linux."""
+START_LIMIT_S = 15.0
+"""Until its first report: 0.3 s natively, seconds in User Mode Linux."""
+REPEAT_S = 1.0
+
+
+class Supervisor:
+    """Use from the event loop's thread only; `run` once."""
+
+    def __init__(self, document: Document, paths: Paths, *, happened: Callable[[Event], None]) -> None:
+        """`document.sync` is there."""
+        assert document.sync is not None
+        self._document, self._sync, self._paths, self._happened = document, document.sync, paths, happened
+        self._child: SocketChild | None = None
+        self._active: bool | None = None
+        self._charon_runs = False
+        self._status: agent_wire.Status | None = None
+        self._heard_at = 0.0
+        self._settled_active = False
+        self._alarms: dict[Reason, str] = {}
+        self._ended = asyncio.Event()
+
+    def role(self, active: bool) -> None:
+        """This gateway holds the site's addresses, or does not."""
+        if active != self._active:
+            self._active = active
+            self._tell_role()
+
+    def charon_started(self) -> None:
+        """A new charon runs, which knows of no SA."""
+        if self._child is not None:
+            self._child.send(agent_wire.encode(agent_wire.CharonStarted()))
+
+    @property
+    def mismatches(self) -> list[str]:
+        """Why a planned handover would lose tunnels, in words; empty where it would not."""
+        status = self._status
+        if status is None:
+            return ["the sync process has not spoken yet"]
+        found = list(status.mismatches)
+        if not status.connected:
+            found.append(f"no session with {self._sync.peer}")
+        elif not status.settled:
+            found.append("charon does not follow this gateway's role yet")
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """For `status` and metrics."""
+        status = None if self._status is None else dataclasses.asdict(self._status)
+        return {"peer_gateway": self._sync.peer, "pid": None if self._child is None else self._child.pid, "status": status}
+
+    async def run(self) -> None:
+        """Keep a process running until cancelled."""
+        backoff, failed = Backoff(cap_s=5.0), False
+        try:
+            while True:
+                began = boottime()
+                self._ended.clear()
+                try:
+                    self._start()
+                except (PeerError, OSError) as exc:
+                    if not failed:
+                        self._happened(AlarmRaised(reason=Reason.DAEMON_NOT_STARTED, detail=str(exc)))
+                    failed = True
+                    await asyncio.sleep(backoff.after(0.0))
+                    continue
+                if failed:
+                    self._happened(AlarmCleared(reason=Reason.DAEMON_NOT_STARTED))
+                    failed = False
+                await self._watch()
+                await asyncio.sleep(backoff.after(boottime() - began))
+        finally:
+            if self._child is not None:
+                self._child.release()
+
+    def _start(self) -> None:
+        with open_log(self._paths.run_dir / "sync.log") as log:
+            self._child = SocketChild(
+                "sync", plans.encode(self._plan()), nice=priority.ORDINARY, log=log, said=self._said, ended=self._on_exit
+            )
+        self._status, self._heard_at = None, boottime() + START_LIMIT_S - SILENT_LIMIT_S
+        self._happened(HolderStarted(name=NAME, pid=self._child.pid, adopted=False))
+        self._tell_role()
+
+    async def _watch(self) -> None:
+        """Until it has ended; one that says nothing any more is killed."""
+        while not self._ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPEAT_S):
+                    await self._ended.wait()
+            self._tell_role()
+            child, silent_s = self._child, boottime() - self._heard_at
+            if child is not None and silent_s > SILENT_LIMIT_S:
+                self._happened(HolderKilled(name=NAME, pid=child.pid, reason=Reason.SYNC_EXITED))
+                child.kill()
+                self._heard_at = boottime()
+
+    def _tell_role(self) -> None:
+        if self._child is not None and self._active is not None:
+            self._child.send(agent_wire.encode(agent_wire.RoleIs(active=self._active)))
+
+    def _plan(self) -> plans.Plan:
+        document, paths = self._document, self._paths
+        return plans.Plan(
+            fleet=document.fleet,
+            gateway=document.gateway,
+            peer=self._sync.peer,
+            rank=self._sync.rank,
+            own_address=self._sync.own_address,
+            peer_address=self._sync.peer_address,
+            port=self._sync.port,
+            vips=document.service.vips,
+            pools=tuple(pool.prefix for pool in document.service.pools),
+            connections=(document.service.name,),
+            vici=str(paths.vici_socket),
+            fifo=str(FIFO),
+            pki=str(machine_folder.DEFAULT),
+            pin=str(paths.peer_pin),
+            versions=Versions(
+                agent=metadata.version("anycast-vpn"),
+                charon="",
+                ha=0,
+                generation=document.generation,
+                content=shared_content(document),
+            ),
+            active=self._settled_active and self._active is True,
+        )
+
+    def _said(self, data: bytes) -> None:
+        with contextlib.suppress(DecodeError):
+            match agent_wire.decode(data):
+                case agent_wire.Status() as status:
+                    self._status, self._heard_at = status, boottime()
+                    self._compare_alarms(status)
+                case agent_wire.StepTaken(step=step, took_us=took_us, detail=detail):
+                    self._happened(PromotionStepTaken(step=step, took_us=took_us, detail=detail))
+                case agent_wire.GivenUp(name=name, cause=cause, refused=refused):
+                    self._happened(TunnelNotMirrored(tunnel=name, cause=cause, client_refuses=refused))
+                case agent_wire.Settled(active=active, took_us=took_us):
+                    self._settled_active = active
+                    self._happened(PromotionSettled(role="active" if active else "backup", took_us=took_us))
+
+    def _compare_alarms(self, status: agent_wire.Status) -> None:
+        known = {reason.value: reason for reason in Reason}
+        now = {known[word]: detail for word, detail in status.alarms.items() if word in known}
+        for reason, detail in now.items():
+            if reason not in self._alarms:
+                self._happened(AlarmRaised(reason=reason, detail=detail))
+        for reason in self._alarms.keys() - now.keys():
+            self._happened(AlarmCleared(reason=reason))
+        self._alarms = now
+
+    def _on_exit(self, status: int) -> None:
+        assert self._child is not None
+        self._happened(HolderExited(name=NAME, pid=self._child.pid, status=status))
+        self._child, self._status = None, None
+        self._ended.set()

@@ -1,0 +1,70 @@
+"""Rekeys what was taken over, paced: each SA then begins at 0 again, on a gateway that made it itself.
+
+charon's own rekey timers began anew with the takeover, so without this an SA would live on in its block until the client
+rekeys it. Names of connections are the service's; a CHILD_SA is known by the SPI that it sends with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection
+
+from anycast.errors import PeerError
+from site_agent.ike.vici_client import Section, ViciClient
+
+PER_SECOND = 50
+"""A rekey costs charon about 1 ms of a core, and the client's answer as much."""
+LIST_LIMIT_S, REKEY_LIMIT_S = 10.0, 2.0
+LOOK_AGAIN_S = 5.0
+"""A client that is asleep answers later, or never: charon repeats its request by itself for much longer than this."""
+TRIES = 3
+
+
+class TakenOver:
+    """`outbound()` tells which SPIs (four bytes) are to be rekeyed still. `run` as a task while Active."""
+
+    def __init__(self, vici: ViciClient, connections: Collection[str], outbound: Callable[[], Collection[bytes]]) -> None:
+        self._vici, self._connections, self._outbound = vici, frozenset(connections), outbound
+        self._asked: dict[bytes, int] = {}
+        """How often, by SPI."""
+        self.refused: dict[bytes, str] = {}
+        """Identity of the client, by the SPI of an SA that `TRIES` rekeys did not replace."""
+
+    async def run(self) -> None:
+        """Until nothing is left to rekey that has not been tried. Cancel freely."""
+        while wanted := frozenset(self._outbound()):
+            for spi in [spi for spi in self._asked if spi not in wanted]:
+                del self._asked[spi]
+                self.refused.pop(spi, None)
+            with contextlib.suppress(PeerError, TimeoutError):
+                await self._round(wanted)
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def rekey(self, outbound: Collection[bytes]) -> None:
+        """Rekey these once, by their outbound SPIs."""
+        with contextlib.suppress(PeerError, TimeoutError):
+            await self._round(frozenset(outbound))
+
+    async def _round(self, wanted: frozenset[bytes]) -> None:
+        found: list[tuple[bytes, bytes, str]] = []
+
+        def take(section: Section) -> None:
+            for name, ike_sa in section.items():
+                if name not in self._connections:
+                    continue
+                identity = ike_sa.get("remote-eap-id", ike_sa.get("remote-id", b"")).decode(errors="replace")
+                for child in ike_sa.get("child-sas", {}).values():
+                    spi = bytes.fromhex(child.get("spi-out", b"").decode().rjust(8, "0"))
+                    if spi in wanted and child.get("state") == b"INSTALLED":
+                        found.append((spi, child["uniqueid"], identity))
+
+        await self._vici.stream("list-sas", "list-sa", take, {"noblock": "yes"}, timeout_s=LIST_LIMIT_S)
+        for spi, unique_id, identity in found:
+            if self._asked.get(spi, 0) >= TRIES:
+                self.refused[spi] = identity
+                continue
+            self._asked[spi] = self._asked.get(spi, 0) + 1
+            with contextlib.suppress(PeerError):  # gone meanwhile
+                await self._vici.request("rekey", {"child-id": unique_id}, timeout_s=REKEY_LIMIT_S)
+            await asyncio.sleep(1 / PER_SECOND)
