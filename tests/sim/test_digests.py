@@ -44,9 +44,10 @@ LEAVES_SPARE = {"extra", "spare policy", "child"}
 """Where something is left in the Backup's kernel that its charon does not know."""
 
 
-def pair(clients: int, seed: int = 0) -> World:
-    """Two gateways that have found each other equal."""
-    world = World(seed)
+def pair(clients: int, *, crowded: bool = False) -> World:
+    """Two gateways that have found each other equal. `crowded`: all SPIs are of one bucket."""
+    world = World(0)
+    world.spi_bits = 0xFFFF_0000 if crowded else 0xFFFF_FFFF
     world.join()
     for _ in range(clients):
         world.connect()
@@ -166,7 +167,7 @@ def test_an_active_that_has_lost_its_tunnels_does_not_take_the_only_copy_with_it
 
 def test_it_is_not_held_what_could_not_be_looked_at() -> None:
     world = pair(10)
-    world.look_fails = 1.0
+    world.blind = world.backup
     world.run(200.0)
     fresh = world.active.core.freshness(world.now)
     assert (fresh.unprotected, fresh.of) == (20, 20)
@@ -194,3 +195,13 @@ def test_roles_change_and_the_other_one_tells() -> None:
         world.run(90.0)
         check_mirror(world)
     assert len(world.repairs) == 4
+
+
+def test_a_bucket_that_is_told_in_pieces_is_compared_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(digest_wire, "PIECE_BYTES", 150)
+        world = pair(20, crowded=True)
+        world.break_backup("sa")
+        world.run(60.0)
+        check_mirror(world)
+        assert len(world.repairs) == 1
