@@ -9,7 +9,7 @@ from site_agent.sync import digest_words as words
 from site_agent.sync.digest_compare import Cause, Finding
 from site_agent.sync.digest_table import Of
 from site_agent.sync.numbers_words import EventsLost
-from site_agent.sync.repairs import MAX_TRIES
+from site_agent.sync.repairs import MAX_REFUSED, MAX_TRIES
 from tests.support.digest_world import BUDGET, VIP, Side, World, check_budget, check_mirror, happen, quiet
 
 SEEDS = range(24)
@@ -114,7 +114,7 @@ def test_a_client_that_refuses_is_given_up_by_name_and_holds_up_nobody() -> None
     world.run(1000.0)
     assert [(gone.name, gone.refused) for gone in world.gave_up] == [(f"client {refuses}", True)]
     asked = [repair for _at, repair in world.repairs if repair.name == f"client {refuses}"]
-    assert len(asked) == MAX_TRIES
+    assert len(asked) == MAX_REFUSED
     fresh = world.active.core.freshness(world.now)
     assert (fresh.unprotected, fresh.of, fresh.waiting, fresh.given_up) == (1, 22, 0, 1)
 
