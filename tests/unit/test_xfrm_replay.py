@@ -10,6 +10,7 @@ import pytest
 
 from anycast.errors import DecodeError
 from site_agent.netlink import xfrm_replay
+from site_agent.netlink.xfrm_keys import SaKey
 from site_agent.netlink.xfrm_replay import (
     XFRMA_REPLAY_ESN_VAL,
     XFRMA_REPLAY_VAL,
@@ -100,7 +101,7 @@ def test_the_attribute_with_a_bitmap_is_the_one_that_counts() -> None:
 
 @pytest.mark.parametrize("hard", [0, 1])
 def test_an_expiry_is_read_at_its_offsets(hard: int) -> None:
-    assert xfrm_replay.decode_expiry(memoryview(expire(hard, 1 - hard))) == Expiry(KEY, SOURCE, bool(hard))
+    assert xfrm_replay.decode_expiry(memoryview(expire(hard, 1 - hard))) == Expiry(SaKey(KEY), SOURCE, bool(hard))
 
 
 def test_a_state_is_asked_for_by_name() -> None:
