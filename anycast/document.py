@@ -174,8 +174,8 @@ class Sync(_Part):
     peer: str
     """The other gateway of this fleet."""
     rank: Literal[0, 1]
-    """0 for the gateway whose name comes first in the alphabet, which calls; 1 for the other one, which listens. It also says
-    whose ESP sequence numbers are whose, so it is never the same at both."""
+    """0 for the gateway whose name comes first in the alphabet, which calls; 1 for the other one, which listens. It also
+    says whose ESP sequence numbers are whose, so it is never the same at both."""
     own_address: str
     peer_address: str
     """On the management network, of one family, without length."""
@@ -264,9 +264,9 @@ class Document(_Part):
 
     @pydantic.model_validator(mode="after")
     def _ranks_are_two(self) -> Self:
-        """Two gateways of one rank would use one ESP sequence number twice with one key: never on a compiler's word alone."""
-        if self.sync is not None and (self.gateway == self.sync.peer or self.sync.rank != int(self.gateway > self.sync.peer)):
-            raise ValueError(f"sync.rank {self.sync.rank} is not that of {self.gateway} beside {self.sync.peer}")
+        """Two gateways of one rank would use one ESP sequence number twice with one key: never on a compiler's word."""
+        if (sync := self.sync) is not None and (self.gateway == sync.peer or sync.rank != int(self.gateway > sync.peer)):
+            raise ValueError(f"sync.rank {sync.rank} is not that of {self.gateway} beside {sync.peer}")
         return self
 
     def canonical(self) -> bytes:

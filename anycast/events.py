@@ -211,6 +211,17 @@ class PromotionSettled:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelNotMirrored:
+    """The Backup does not hold this tunnel as it is, and rekeys have not mended it: a failover will end it."""
+
+    tunnel: str
+    """With its client's identity."""
+    cause: str
+    client_refuses: bool
+    """The client takes no rekey from a gateway."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HolderKilled:
     """We ended a holder because it did not answer."""
 
@@ -294,6 +305,7 @@ Event = (
     | VrrpStateChanged
     | PromotionStepTaken
     | PromotionSettled
+    | TunnelNotMirrored
     | HolderStarted
     | HolderKilled
     | HolderExited

@@ -290,7 +290,8 @@ def a_mirror_has_two_ends(fleet: Fleet) -> Iterator[Finding]:
             what = f"needs a vrrp without interop: {site.vrrp.interop} has no mirror"
             yield Finding(path, what, at_key=True, judged=(router,))
         if lacking := [gateway_name for gateway_name, gateway in site.gateways.items() if gateway.management is None]:
-            what = f"needs management at {' and '.join(lacking)}: tunnels' secrets cross a link between the two gateways only"
+            at = " and ".join(lacking)
+            what = f"needs management at {at}: tunnels' secrets cross a link between the two gateways only"
             yield Finding(path, what, at_key=True, judged=(gateways,))
 
 

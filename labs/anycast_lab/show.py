@@ -18,6 +18,8 @@ _WORDS = {
     "EvidenceChanged": "evidence",
     "SiteVerdictChanged": "verdict",
     "VrrpStateChanged": "virtual router",
+    "PromotionStepTaken": "promotion",
+    "PromotionSettled": "mirror settled",
     "PrefixAnnounced": "announcement acknowledged",
     "PrefixWithdrawn": "withdrawal acknowledged",
     "HolderKilled": "killed",

@@ -103,6 +103,8 @@ class Account:
     """The `HoldStarted` of the hold that was in force."""
     role: Record | None = None
     """The last `VrrpStateChanged`: Active or Backup, and why; None without a virtual router."""
+    mirror: Record | None = None
+    """The last `PromotionSettled`: charon followed the role; None without a mirror."""
 
 
 def read_records(lines: Iterable[bytes | str]) -> Iterator[Record]:
@@ -309,6 +311,7 @@ class _Fold:
         self.hold: tuple[datetime.datetime, Record] | None = None
         """With its end, which nobody may have been there to record."""
         self.role: Record | None = None
+        self.mirror: Record | None = None
 
     def take(self, record: Record, when: datetime.datetime) -> None:
         self.heard_until, self.gateway = when, str(record.get("gateway", ""))
@@ -367,6 +370,8 @@ class _Fold:
                     self.away = dataclasses.replace(self.away, until=when)
             case {"event": "VrrpStateChanged"}:
                 self.role = record
+            case {"event": "PromotionSettled"}:
+                self.mirror = record
             case {"event": "SessionChanged", "neighbor": str(n), "state": str(state)}:
                 self.sessions[n] = state
             case {"event": "EvidenceChanged", "check": str(check)}:
@@ -410,6 +415,7 @@ class _Fold:
             intent=self.intent,
             protection=self.protection,
             role=self.role,
+            mirror=self.mirror,
             hold=self.hold[1] if self.hold is not None and moment < self.hold[0] else None,
         )
 

@@ -160,6 +160,7 @@ class Metrics:
             hooks = [([hook["target"]], hook[field]) for hook in seen["alarm_hooks"]]
             yield _gauge(f"anycast_alarm_hook_{field}", text, ["target"], hooks)
         yield from _vrrp(seen["vrrp"])
+        yield from _sync(seen["sync"])
         yield _gauge("anycast_records_dropped", "Event records lost to a slow disk", [], [([], seen["records_dropped"])])
 
 
@@ -199,6 +200,33 @@ def _vrrp(vrrp: Snapshot | None) -> Iterator[Metric]:
             for key, quantile in (("p999_ms", "0.999"), ("worst_ms", "1"))
             if key in v["late"]
         ],
+    )
+
+
+def _sync(sync: Snapshot | None) -> Iterator[Metric]:
+    """Of the mirror between the two gateways; no samples where there is none, or its process has not spoken."""
+    known = [sync["status"]] if sync is not None and sync["status"] is not None else []
+    for field, text in (
+        ("connected", "1 while messages flow to the other gateway"),
+        ("settled", "1 while charon, the numbers and the gate are what the role asks for"),
+        ("outbound", "Client SAs that this gateway's kernel sends on"),
+        ("taken_over", "SAs that await their rekey after a takeover"),
+        ("unconfirmed", "SAs taken over of which the other gateway is not known to stand above"),
+        ("waiting", "Messages of charon's plugin that the other gateway has not acknowledged"),
+        ("gaps", "Messages of charon's plugin that never reached the other charon"),
+        ("retired", "SAs deleted because no number was safe on them"),
+        ("tunnels", "SAs of clients, both directions, as an Active looked last"),
+        ("unprotected", "Of these: which the Backup is not known to hold, in kernel and charon"),
+        ("repairs", "Tunnels that wait for a rekey by which the Backup is told anew"),
+        ("given_up", "Tunnels that differ at the Backup and that rekeys did not mend"),
+        ("conflicts", "Marks that the other gateway asked for while both were Active"),
+    ):
+        yield _gauge(f"anycast_sync_{field}", text, [], [([], status[field]) for status in known])
+    yield _gauge(
+        "anycast_sync_messages",
+        "Messages of charon's plugin since the sync process began, by what was done and the plugin's type",
+        ["done", "type"],
+        [(label.split(":", 1), count) for status in known for label, count in status["messages"].items()],
     )
 
 

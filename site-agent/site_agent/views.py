@@ -16,6 +16,7 @@ from anycast.errors import PeerError
 from anycast.events import utc_text
 from site_agent.control import NobodyAnswers
 from site_agent.history import Account, FirstCause, Record
+from site_agent.sync import view as sync_view
 from site_agent.vrrp import view as vrrp_view
 
 Answer = Mapping[str, Any]
@@ -76,6 +77,7 @@ def show_verdict(answer: Answer) -> None:
             f"(penalty {flap['penalty']:.0f} of {flap['threshold']:.0f}; `site-agent flap clear` ends the wait)"
         )
     show_vrrp(answer.get("vrrp"))
+    show_sync(answer.get("sync"))
     for sign in answer["protection"]:
         _console().print(f"  [yellow]protection[/]: cookies demanded ({escape(sign['detail'])}): {escape(sign['reason'])}")
     for alarm in answer["alarms"]:
@@ -107,6 +109,12 @@ def show_vrrp(vrrp: Mapping[str, Any] | None) -> None:
         _console().print(f"  uplink: {proof[vrrp['uplink_proven']]} (asked: {escape(', '.join(asked))})", soft_wrap=True)
     for fault in vrrp["faults"]:
         _console().print(f"  [yellow]vrrp[/] {escape(fault)}")
+
+
+def show_sync(sync: Mapping[str, Any] | None) -> None:
+    """The mirror between the two gateways, if there is one."""
+    for well, line in () if sync is None else sync_view.lines(sync):
+        _console().print(f"  {escape(line)}" if well else f"  [yellow]{escape(line)}[/]", soft_wrap=True)
 
 
 def show_hold(hold: Mapping[str, Any] | None) -> None:
@@ -191,6 +199,10 @@ def show_account(account: Account) -> None:
         role, because = str(account.role.get("role", "")).capitalize(), vrrp_view.why(str(account.role.get("cause", "")))
         when = _time_text(str(account.role["at"]))
         _console().print(f"  [bold]{escape(role)}[/] since {when}: {escape(because)}", soft_wrap=True)
+    if account.mirror is not None:
+        role, took_us = str(account.mirror.get("role", "")), account.mirror.get("took_us", 0)
+        when = _time_text(str(account.mirror["at"]))
+        _console().print(f"  tunnels follow as {escape(role)} since {when}: it took {took_us / 1000:.1f} ms", soft_wrap=True)
     if account.hold is not None:
         _console().print(
             f"  [bold yellow]hold {escape(str(account.hold['kind']))}[/] in force: {escape(str(account.hold['detail']))}"

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,15 +20,21 @@ from pathlib import Path
 import pytest
 
 from anycast.document import Document
+from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load
 from anycast_lab.machines import client_profile
 from anycast_lab.machines.pki import Root, write_secret
-from site_agent.render.strongswan import FOLDERS, render_strongswan, strongswan_links
-from tests.support.documents import TWO_SITE, document
+from site_agent.doctor.examination import examine
+from site_agent.render.strongswan import FOLDERS, HA_LOCAL, HA_REMOTE, render_strongswan, strongswan_links
+from site_agent.sync import ha_wire, numbers
+from tests.support.documents import TREE, TWO_SITE, document
 from tests.support.namespace import in_namespace
 
 CHARON = Path("/usr/lib/ipsec/charon")
+HA = Path("/usr/lib/ipsec/plugins/libstrongswan-ha.so")
 PATIENCE_S = 20.0
+HEARTBEAT_S = 1.0
+"""charon.plugins.ha.heartbeat_delay, as it is by default."""
 BASE = Path("/run/rendered")
 """On the namespace's private /run: gone with the test."""
 
@@ -241,3 +248,69 @@ def test_certificates_larger_than_a_path_of_1280_bytes_pass_it_in_ikes_own_fragm
     assert sent and all(int(size) > 1280 and int(count) >= 2 for size, count in sent), "the gateway's certificate"
     assert "received fragment #2 of" in log, "the client's"
     assert ip_fragments(gateway) == ip_fragments(client) == 0, "the network had nothing to cut"
+
+
+def mirrored(gateways: Root, clients: Root) -> tuple[Host, Document]:
+    """A gateway of a pair with a mirror, its files in place."""
+    made = compile_gateway(load(TREE / "tests" / "data" / "pair-mirrored.fleet.yaml"), "fra-gw1")
+    data = made.model_dump(mode="json")
+    for field in ("certificate", "private_key", "client_ca"):
+        data["service"][field] = str(BASE / "secrets" / Path(data["service"][field]).name)
+    made = Document.model_validate(data)
+    issued = gateways.issue(made.service.identity)
+    write_secret(Path(made.service.certificate), issued.certificate)
+    write_secret(Path(made.service.private_key), issued.private_key)
+    write_secret(Path(made.service.client_ca), clients.certificate)
+    host = Host(BASE / "etc", BASE / "run")
+    host.run.mkdir(parents=True)
+    write(host.etc, render_strongswan(made, run_dir=host.run), strongswan_links(made))
+    return host, made
+
+
+@in_namespace
+@pytest.mark.skipif(not HA.exists(), reason="missing: libcharon-extra-plugins")
+def test_charon_with_a_mirror_loads_the_plugin_and_takes_its_fifo() -> None:
+    """What is rendered is all that the plugin needs: no file of Debian's about it is read."""
+    host, made = mirrored(Root("gateways"), Root("clients"))
+    host("ip", "link", "set", "lo", "up")
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay,
+        host.charon(host.run / "charon.vici"),
+    ):
+        relay.bind((HA_REMOTE, ha_wire.PORT))
+        relay.settimeout(PATIENCE_S)
+        assert "failed" not in host("swanctl", "--load-all", "--noprompt"), "the packet limits and hw_offload are understood"
+        loaded = re.findall(r"loaded plugins: (.*)", host("swanctl", "--stats"))[0].split()
+        wanted = re.findall(r"^    load = (.*)", (host.etc / "strongswan.conf").read_text(), re.MULTILINE)[0].split()
+        assert loaded == ["charon", *wanted] and loaded[-1] == "ha"
+        connection = host("swanctl", "--list-conns", "--raw")
+        assert f"rekey_packets={numbers.REKEY_PACKETS}" in connection
+        port = f"{ha_wire.PORT:04X}"
+        bound = re.findall(
+            rf"^ *\d+: ([0-9A-F]{{8}}:{port}) ([0-9A-F]{{8}}:[0-9A-F]{{4}}) ", host("cat", "/proc/net/udp"), re.MULTILINE
+        )
+        theirs, ours = f"0100007F:{port}", f"0200007F:{port}"
+        assert sorted(bound) == [(theirs, ours), (ours, "00000000:0000")], "charon hears the sync process's end only"
+        assert made.sync is not None
+        ignored = {made.inside.name, made.management.name} if made.management is not None else set()
+        assert (
+            set(re.findall(r"interfaces_ignore = (.*)", (host.etc / "strongswan.conf").read_text())[0].split(", "))
+            == ignored
+        )
+        doctor = examine(document=made, source="", etc_dir=host.etc, vici=str(host.run / "charon.vici"))
+        judged = {each.id: each.severity.value for each in doctor.findings if each.id.startswith("sync_")}
+        fine = dict.fromkeys(("sync_plugin", "sync_version", "sync_offload", "sync_begins"), "ok")
+        assert judged == fine | {"sync_identity": "wrong"}, "no certificate was ever made here"
+        # One command an open; the TAKE that follows is what a relay never carries.
+        fifo = Path("/run/charon.ha")
+        assert fifo.is_fifo()
+        fifo.write_text("+1\n")
+        data, source = relay.recvfrom(ha_wire.MAX_BYTES)
+        assert source == (HA_LOCAL, ha_wire.PORT)
+        assert ha_wire.decode_header(data).kind == ha_wire.MessageType.SEGMENT_TAKE
+        relay.settimeout(HEARTBEAT_S * 1.5)
+        with pytest.raises(TimeoutError):
+            relay.recv(ha_wire.MAX_BYTES)  # no heartbeat: monitor is off
+    log = (host.run / "charon.log").read_text()
+    assert "HA segment 1 activated" in log
+    assert "invalid" not in log and "HA config misses" not in log

@@ -61,13 +61,20 @@ def lab(testrun_uid: str, worker_id: str) -> Iterator[Lab]:
         subprocess.run([ANYCAST, "lab", "down", "-n", name], check=True, timeout=UP_S)
 
 
+SHARED = "two-site"
+"""The topology that two groups have a lab of each."""
+
+
 def marks(number: int, drill: Drill) -> list[pytest.MarkDecorator]:
-    group = pytest.mark.xdist_group(f"native-{drill.topology}" if drill.kernel == "native" else f"lab-{number % LABS}")
+    kind = "native" if drill.kernel == "native" else "esp" if drill.topology != SHARED else "lab"
+    group = pytest.mark.xdist_group(f"lab-{number % LABS}" if kind == "lab" else f"{kind}-{drill.topology}")
     long = [pytest.mark.long] if drill.tier is Tier.LONG else []
     return [group, *long, *([pytest.mark.pairs] if drill.kernel == "native" else [])]
 
 
-DRILLS = [pytest.param(drill, id=name, marks=marks(i, drill)) for i, (name, drill) in enumerate(load_drills().items())]
+_ALL = load_drills()
+_NUMBERED = {name: i for i, name in enumerate(n for n, d in _ALL.items() if d.kernel == "native" or d.topology == SHARED)}
+DRILLS = [pytest.param(drill, id=name, marks=marks(_NUMBERED.get(name, 0), drill)) for name, drill in _ALL.items()]
 
 
 @pytest.mark.parametrize("drill", DRILLS)

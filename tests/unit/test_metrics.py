@@ -35,6 +35,15 @@ SNAPSHOT = {
         "late": {"count": 9, "worst_ms": 0.5, "p999_ms": 0.25},
         "bfd": {"fra-rtr-ipv4": {"state": "up"}},
     },
+    "sync": {
+        "peer_gateway": "fra-gw2",
+        "pid": 7,
+        "status": {
+            "role": "active", "settled": True, "connected": False, "mismatches": [], "alarms": {}, "waiting": 3, "gaps": 2,
+            "messages": {"carried:6": 4}, "outbound": 5, "unconfirmed": 1, "taken_over": 1, "retired": 0, "conflicts": 0,
+            "tunnels": 10, "unprotected": 4, "repairs": 2, "given_up": 1, "causes": {"missing": 3}, "removed": 0,
+        },
+    },
     "alarm_hooks": [{"target": "command", "queued": 1, "delivered": 2, "lost": 0}],
     "records_dropped": 0,
 }
@@ -81,3 +90,19 @@ def test_the_virtual_router_in_figures() -> None:
         assert line in text, line
     alone = metrics.Metrics(lambda: SNAPSHOT | {"vrrp": None}).text()
     assert "\nanycast_vrrp_active " not in alone and "anycast_serving 1.0" in alone
+
+
+def test_the_mirror_in_figures() -> None:
+    text = metrics.Metrics(lambda: SNAPSHOT).text()
+    for line in (
+        "anycast_sync_connected 0.0",
+        "anycast_sync_settled 1.0",
+        "anycast_sync_outbound 5.0",
+        "anycast_sync_waiting 3.0",
+        "anycast_sync_gaps 2.0",
+        'anycast_sync_messages{done="carried",type="6"} 4.0',
+    ):
+        assert line in text, line
+    for without in (None, {"peer_gateway": "fra-gw2", "pid": None, "status": None}):
+        alone = metrics.Metrics(lambda without=without: SNAPSHOT | {"sync": without}).text()
+        assert "\nanycast_sync_connected " not in alone and "anycast_serving 1.0" in alone

@@ -59,7 +59,13 @@ def test_gateway_files_are_the_golden_ones(gateway: str, golden: Golden) -> None
 
 @pytest.mark.parametrize(
     ("fleet", "gateway"),
-    [("pair", "fra-gw1"), ("pair-mirrored", "fra-gw2"), ("pair-routed", "fra-gw2"), ("pair-without-bgp", "gw1"), ("beside-keepalived", "gw1")],
+    [
+        ("pair", "fra-gw1"),
+        ("pair-mirrored", "fra-gw2"),
+        ("pair-routed", "fra-gw2"),
+        ("pair-without-bgp", "gw1"),
+        ("beside-keepalived", "gw1"),
+    ],
 )
 def test_files_of_pairs_are_the_golden_ones(fleet: str, gateway: str, golden: Golden) -> None:
     made = pair(fleet, gateway)

@@ -34,12 +34,16 @@ def test_rank_goes_by_the_names_and_not_by_their_order_in_the_file() -> None:
 
 
 def test_a_port_of_ones_own_is_the_port_at_both() -> None:
-    assert [end.port for end in ends(TEXT.replace("sync: {}", "sync: {port: 5000}")).values() if end is not None] == [5000] * 2
+    assert [end.port for end in ends(TEXT.replace("sync: {}", "sync: {port: 5000}")).values() if end is not None] == [
+        5000
+    ] * 2
 
 
 def test_a_management_network_of_ipv6_alone_carries_it() -> None:
     def without_ipv4(text: str) -> str:
-        return text.replace("{ipv4: 192.0.2.64/29, ", "{").replace("ipv4: 192.0.2.65, ", "").replace("ipv4: 192.0.2.66, ", "")
+        return (
+            text.replace("{ipv4: 192.0.2.64/29, ", "{").replace("ipv4: 192.0.2.65, ", "").replace("ipv4: 192.0.2.66, ", "")
+        )
 
     made = ends(without_ipv4(TEXT))["fra-gw2"]
     assert made is not None and (made.own_address, made.peer_address) == ("2001:db8:e::2", "2001:db8:e::1")
@@ -67,7 +71,9 @@ def test_an_old_document_is_read(change: Callable[[dict[str, object]], dict[str,
     assert Document.model_validate(change(old)).sync is None
 
 
-@pytest.mark.parametrize(("field", "value"), [("rank", -1), ("rank", 1), ("rank", 2), ("peer", "fra-gw0"), ("peer", "fra-gw1")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("rank", -1), ("rank", 1), ("rank", 2), ("peer", "fra-gw0"), ("peer", "fra-gw1")]
+)
 def test_a_rank_that_is_not_this_gateways_is_refused(field: str, value: object) -> None:
     """Whoever compiled it: with one rank at both, both would send with the same ESP sequence numbers."""
     body = json.loads(compile_fleet(loads(TEXT))["fra-gw1"].canonical())

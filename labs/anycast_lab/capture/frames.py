@@ -1,4 +1,4 @@
-"""What a captured Ethernet frame says, as far as a failover is concerned: ARP, neighbour advertisement, VRRP, TCP. Pure.
+"""What a captured Ethernet frame says, as far as a failover is concerned: ARP, neighbours, VRRP, TCP, ESP. Pure.
 
 An observer's own reading: nothing of the product's codecs is used here, so that a mistake of theirs cannot hide itself.
 """
@@ -16,7 +16,10 @@ Address = IPv4Address | IPv6Address
 
 _ETHERNET_BYTES = 14
 _ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD
-_TCP, _VRRP, _ICMPV6 = 6, 112, 58
+_TCP, _UDP, _ESP, _VRRP, _ICMPV6, _FRAGMENT = 6, 17, 50, 112, 58, 44
+_ESP_IN_UDP = 4500
+_UDP_BYTES = 8
+_SEALED_BYTES = 16
 _NEIGHBOUR_ADVERTISEMENT = 136
 _OVERRIDE = 0x20
 _SEAL_BYTES = 56
@@ -91,7 +94,22 @@ class Segment:
     """The snapshot did not hold all of the payload."""
 
 
-Seen = Arp | NeighbourAdvertisement | Advertisement | Segment
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """ESP (RFC 4303 section 2), by itself or in UDP (RFC 3948 section 2.1): what stands before the ciphertext."""
+
+    at_ns: int
+    source: Address
+    destination: Address
+    spi: int
+    sequence: int
+    """The 32 bits on the wire; with extended sequence numbers the lower half."""
+    iv: bytes
+    """8 bytes: the explicit IV of AES-GCM (RFC 4106 section 3.1) and of ChaCha20-Poly1305 (RFC 7634 section 2)."""
+    in_udp: bool
+
+
+Seen = Arp | NeighbourAdvertisement | Advertisement | Segment | Sealed
 
 
 def decode(frame: Frame) -> Seen | None:
@@ -128,11 +146,12 @@ def _ipv4(frame: Frame, mac: bytes) -> Seen | None:
     header, total = (data[at] & 0xF) * 4, struct.unpack_from("!H", data, at + 2)[0]
     if data[at] >> 4 != 4 or header < 20 or total < header:
         raise DecodeError("ipv4", at, "header does not fit")
-    if struct.unpack_from("!H", data, at + 6)[0] & 0x3FFF:
-        return None  # a fragment: none of what is looked for is sent in any
+    fragment, protocol = struct.unpack_from("!H", data, at + 6)[0], data[at + 9]
+    if fragment & 0x1FFF or (fragment & 0x2000 and protocol not in (_ESP, _UDP)):
+        return None  # a fragment: of what is looked for only ESP is ever sent in any, and its header is in the first
     source, destination = IPv4Address(data[at + 12 : at + 16]), IPv4Address(data[at + 16 : at + 20])
     end = at + total  # a short frame is padded behind it
-    return _payload(frame, mac, data[at + 9], source, destination, data[at + 8], at + header, end)
+    return _payload(frame, mac, protocol, source, destination, data[at + 8], at + header, end)
 
 
 def _ipv6(frame: Frame, mac: bytes) -> Seen | None:
@@ -140,7 +159,14 @@ def _ipv6(frame: Frame, mac: bytes) -> Seen | None:
     _need(data, at, 40, "ipv6")
     length, following, hops = struct.unpack_from("!HBB", data, at + 4)
     source, destination = IPv6Address(data[at + 8 : at + 24]), IPv6Address(data[at + 24 : at + 40])
-    return _payload(frame, mac, following, source, destination, hops, at + 40, at + 40 + length)
+    at, end = at + 40, at + 40 + length
+    if following == _FRAGMENT:
+        _need(data, at, 8, "ipv6 fragment header")
+        following, offset = data[at], struct.unpack_from("!H", data, at + 2)[0] & 0xFFF8
+        if offset or following not in (_ESP, _UDP):
+            return None
+        at += 8
+    return _payload(frame, mac, following, source, destination, hops, at, end)
 
 
 def _payload(
@@ -150,6 +176,10 @@ def _payload(
     short = len(frame.data) < end
     if protocol == _TCP:
         return _tcp(frame, source, destination, body, short)
+    if protocol == _ESP:
+        return _sealed(frame.at_ns, source, destination, body, in_udp=False)
+    if protocol == _UDP:
+        return _udp(frame.at_ns, source, destination, body)
     if short and protocol in (_VRRP, _ICMPV6):
         raise DecodeError("payload", len(frame.data), f"truncated, {end} bytes wanted")
     if protocol == _VRRP:
@@ -164,6 +194,24 @@ def _payload(
             override=bool(body[4] & _OVERRIDE),
         )
     return None
+
+
+def _udp(at_ns: int, source: Address, destination: Address, body: bytes) -> Sealed | None:
+    _need(body, 0, _UDP_BYTES, "udp")
+    source_port, destination_port, length = struct.unpack_from("!HHH", body)
+    content = body[_UDP_BYTES:]
+    if _ESP_IN_UDP not in (source_port, destination_port) or length <= _UDP_BYTES + 1:
+        return None  # one byte, 0xFF, is a keepalive (RFC 3948 section 2.3)
+    if not any(content[:4]) and len(content) >= 4:
+        return None  # IKE (RFC 3948 section 2.2)
+    return _sealed(at_ns, source, destination, content, in_udp=True)
+
+
+def _sealed(at_ns: int, source: Address, destination: Address, body: bytes, *, in_udp: bool) -> Sealed:
+    _need(body, 0, _SEALED_BYTES, "esp")
+    spi, sequence = struct.unpack_from("!II", body)
+    iv = body[8:_SEALED_BYTES]
+    return Sealed(at_ns=at_ns, source=source, destination=destination, spi=spi, sequence=sequence, iv=iv, in_udp=in_udp)
 
 
 def _tcp(frame: Frame, source: Address, destination: Address, body: bytes, cut: bool) -> Segment:

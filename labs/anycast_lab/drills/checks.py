@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
-from anycast_lab.drills import alarms, drill, pair_checks, pair_steps, screens
+from anycast_lab.drills import alarms, drill, mirror_checks, mirror_steps, pair_checks, pair_steps, screens
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.strangers import Flooded, Stranger
@@ -86,6 +86,8 @@ class Observation:
     """What each who asked got, in order."""
     at_site: pair_checks.SiteSeen | None = None
     """What captures and probes saw at the victim's site; None where the drill made none."""
+    mirror: mirror_checks.MirrorSeen | None = None
+    """What was seen of tunnels that are to outlive a gateway; None where the drill did not look."""
 
 
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
@@ -150,6 +152,8 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
                 "route up, 0 CHILD_SAs",
                 up and count == 0,
             )
+        case mirror_steps.TcpContinues() | mirror_steps.NoNumberTwice() | mirror_steps.SameIkeSa():
+            return _judge_mirror(check, seen, limits)
         case _:
             return _judge_pair(check, seen, limits)
 
@@ -173,6 +177,18 @@ def _judge_pair(check: pair_steps.PairCheck, seen: Observation, limits: dict[str
             return pair_checks.neighbours_told(site, fault_ns)
         case pair_steps.Why(reason=reason, at=where):
             return pair_checks.why(site, site.victim if where == "victim" else site.peer, reason)
+
+
+def _judge_mirror(check: mirror_steps.MirrorCheck, seen: Observation, limits: dict[str, Limit]) -> Checked:
+    if seen.mirror is None:
+        return Checked(f"{check.check} is watched", "no tunnel was watched", "kernel: esp", False)
+    match check:
+        case mirror_steps.TcpContinues(limit=name):
+            return mirror_checks.tcp_continues(seen.mirror, limits[name].on(seen.kernel))
+        case mirror_steps.NoNumberTwice():
+            return mirror_checks.no_number_twice(seen.mirror)
+        case mirror_steps.SameIkeSa():
+            return mirror_checks.same_ike_sa(seen.mirror)
 
 
 def _ms(from_ns: int, to_ns: int) -> float:

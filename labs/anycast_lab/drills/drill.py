@@ -19,6 +19,7 @@ from anycast_lab.drills.limits import LIMITS as LIMITS
 from anycast_lab.drills.limits import Limit as Limit
 from anycast_lab.drills.limits import Strict, validated
 from anycast_lab.drills.limits import load_limits as load_limits
+from anycast_lab.drills.mirror_steps import MirrorCheck, MirrorStep
 from anycast_lab.drills.operator_steps import AwayFor as AwayFor
 from anycast_lab.drills.operator_steps import BreakFleet as BreakFleet
 from anycast_lab.drills.operator_steps import EveryKill as EveryKill
@@ -225,6 +226,7 @@ Step = Annotated[
     | AddVips
     | KernelStep
     | PairStep
+    | MirrorStep
     | StartAgent
     | StopClients
     | StartClients
@@ -392,7 +394,8 @@ Check = Annotated[
     | TunnelsRekeyed
     | QuietUntilVerdict
     | NoClients
-    | PairCheck,
+    | PairCheck
+    | MirrorCheck,
     pydantic.Field(discriminator="check"),
 ]
 
@@ -413,6 +416,16 @@ class Drill(Strict):
     """Right only when every check is red: it shows that these assertions can fail."""
     steps: tuple[Step, ...]
     checks: tuple[Check, ...]
+
+    @property
+    def watches_site(self) -> bool:
+        """The victim's site is watched as `site_watch` does it."""
+        return self.kernel == "native" or any(isinstance(part, PairStep | PairCheck) for part in (*self.steps, *self.checks))
+
+    @property
+    def watches_tunnels(self) -> bool:
+        """What is to outlive a gateway is watched as `mirror_watch` does it."""
+        return any(isinstance(part, MirrorStep | MirrorCheck) for part in (*self.steps, *self.checks))
 
 
 def load_drills(folder: Path = DRILLS) -> dict[str, Drill]:

@@ -23,6 +23,7 @@ from anycast_lab.drills import (
     around,
     canaries,
     kernel_faults,
+    mirror_checks,
     operator,
     pair_checks,
     pair_faults,
@@ -33,6 +34,8 @@ from anycast_lab.drills import (
 from anycast_lab.drills import drill as d
 from anycast_lab.drills import kernel_steps as steps
 from anycast_lab.drills.checks import ClientSeen, Observation, judge
+from anycast_lab.drills.mirror_steps import Download
+from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.report import Checked, Report, story
 from anycast_lab.drills.screens import SCREENS, ScreensSeen
 from anycast_lab.drills.site_watch import SiteWatch, names_a_role, peer_of, resolve
@@ -72,7 +75,9 @@ class _DrillRun:
         self._vici = StuckVici(runner, drill.victim)
         self._strain = Strain(runner, self._witnesses, fleet, drill.victim)
         self._peer = peer_of(fleet, drill.victim) if drill.victim in runner.topology.nodes else ""
-        self._site = SiteWatch(runner, fleet, drill.victim) if drill.kernel == "native" else None
+        known = drill.victim in runner.topology.nodes
+        self._site = SiteWatch(runner, fleet, drill.victim) if drill.watches_site and known else None
+        self._mirror = MirrorWatch(runner, fleet, drill.victim) if drill.watches_tunnels and known else None
         self._fault_ns = self._heal_ns = self._fault_boot_ns = 0
         self._failed_waits: list[Checked] = []
         self._child_sas: int | None = None
@@ -100,12 +105,16 @@ class _DrillRun:
             await self._vici.close()
             if self._site is not None:
                 await self._site.close()
+            if self._mirror is not None:
+                await self._mirror.close()
             records = await self._probes.stop()
             await self._mend_fleet()
         self._witnesses.read()
         moments, notes = list(self._witnesses.moments), list[str]()
         for client, record in records.items():
             moments += gap_moments(client, record, self._fault_ns)
+        if seen is not None and seen.mirror is not None:
+            moments += mirror_checks.moments(seen.mirror)
         if seen is not None:
             seen = self._with_packets(seen, records)
             checked += self._failed_waits + self._judge(seen, notes)
@@ -136,8 +145,11 @@ class _DrillRun:
         withdraws = {gateway: await self._witnesses.withdraws(gateway) for gateway in self._gateways}
         if self._site is not None:
             await self._site.start()
+        if self._mirror is not None:
+            await self._mirror.start()
         for step in drill.steps:
             await self._step(step)
+        mirror = await self._mirror.end(self._fault_ns) if self._mirror is not None else None
         at_site = await self._site.end(self._fault_ns, await self._all_reasons()) if self._site is not None else None
         self._sites_after = self._sites_after or await self._sites()
         self._witnesses.read()
@@ -162,6 +174,7 @@ class _DrillRun:
             floods=self._strain.floods,
             strangers=self._strain.strangers,
             at_site=at_site,
+            mirror=mirror,
         )
 
     def _with_packets(self, seen: Observation, records: dict[str, dict[str, Any]]) -> Observation:
@@ -211,6 +224,10 @@ class _DrillRun:
                 number = getattr(signal, f"SIG{name}")
                 self._note(step, f"SIG{name} → {process}" + (f" at {node}" if node != victim else ""))
                 os.kill(pid, number)
+            case Download():
+                assert self._mirror is not None, "a drill with this step watches tunnels"
+                self._progress("every client starts a download")
+                await self._mirror.download()
             case pair_steps.WaitRole():
                 await self._wait_role(step)
             case _ if isinstance(step, pair_steps.PairStep):
@@ -358,7 +375,7 @@ class _DrillRun:
 
     async def _wait_role(self, step: pair_steps.WaitRole) -> None:
         node, bound = self._drill.victim if step.at == "victim" else self._peer, self._bound(step.limit)
-        assert self._site is not None, "validated: only native drills name roles"
+        assert self._site is not None, "a drill with this step watches the site"
         self._progress(f"waiting for {node} to be {step.role} (at most {bound:g} s)")
         end = time.monotonic() + 2 * bound
         while self._site.role(node) != step.role:

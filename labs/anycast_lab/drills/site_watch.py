@@ -22,12 +22,13 @@ from anycast_lab.drills.captured import Captured
 from anycast_lab.drills.pair_checks import SiteSeen
 from anycast_lab.drills.site_probes import SiteProbes
 from anycast_lab.drills.timeline import Moment, judge_packets
-from anycast_lab.drills.wiretaps import Place, Wiretaps
+from anycast_lab.drills.wiretaps import BGP, Place, Wiretaps
 from anycast_lab.machines.wiring import BRIDGE, session_name
 from anycast_lab.runner import LabError, Runner
 
 _ROLE = re.compile(r"(active|backup) of (\S+)")
-_LOOK_S = 0.01
+_LOOK_S = {"native": 0.01, "uml": 0.05}
+"""By kernel: a look is a dozen system calls, each of which costs User Mode Linux 50 µs."""
 _SETTLE_S = 60.0
 _BEFORE_NS = 1_000_000_000
 """How long before the fault its probes count: the last good one before it begins the gap."""
@@ -87,7 +88,7 @@ class SiteWatch:
                 if (own.node, own.interface) == (self._victim, uplink):
                     yield "lan", Place(node=other.node, interface=BRIDGE)
                 if own.node == self._transit and other.node in self._site.upstreams:
-                    yield "transit", Place(node=own.node, interface=own.interface, bgp_only=True)
+                    yield "transit", Place(node=own.node, interface=own.interface, what=BGP)
 
     async def start(self) -> None:
         """Return when every capture listens, holds the routes as they are, and every probe is answered. Raises LabError."""
@@ -144,7 +145,7 @@ class SiteWatch:
     async def _look_on(self) -> None:
         while True:
             self._look()
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_LOOK_S[self._runner.kernel])
 
     async def end(self, fault_ns: int, why: dict[str, tuple[str, ...]]) -> SiteSeen:
         """Linger, end everything, and say what was seen. `why`: the reasons that each gateway's agent names."""

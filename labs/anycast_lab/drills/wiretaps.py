@@ -1,4 +1,4 @@
-"""tcpdump on a site's LAN and on its link to the transit, from before the fault to two seconds after the last packet.
+"""tcpdump on a site's LAN, its way to the transit, its gateways' cables: from before the fault to two seconds after it all.
 
 Ended at once it would lose the last second, and a small buffer loses bursts (both measured), so neither happens here, and
 what the kernel says it dropped is a problem of the capture.
@@ -19,8 +19,10 @@ from anycast_lab.capture.frames import Seen
 from anycast_lab.drills.captured import Captured, decoded
 from anycast_lab.runner import LabError, Process, Runner
 
-_LAN = "arp or (icmp6 and ip6[40] == 136) or ip proto 112 or ip6 proto 112 or tcp port 179"
-_BGP = "tcp port 179"
+LAN = "arp or (icmp6 and ip6[40] == 136) or ip proto 112 or ip6 proto 112 or tcp port 179"
+BGP = "tcp port 179"
+ESP = "esp or ip6 proto 44 or udp port 4500"
+"""Fragments of IPv4 are found by the protocol that their first one has; a later one holds no number."""
 LINGER_S = 2.0
 _START_S = 20.0
 _DROPPED = re.compile(r"(\d+) packets? dropped by kernel")
@@ -32,7 +34,12 @@ class Place:
 
     node: str
     interface: str
-    bgp_only: bool = False
+    what: str = LAN
+    """A filter of tcpdump's."""
+    inbound: bool = False
+    """Only what comes in there, which is what the cable's other end itself has sent."""
+    snapshot: int = 2048
+    """Bytes of each frame."""
 
 
 class Wiretaps:
@@ -50,8 +57,9 @@ class Wiretaps:
         for name, place in self._places.items():
             for suffix in ("pcap", "err"):
                 self._file(name, suffix).unlink(missing_ok=True)
-            argv = ("tcpdump", "-U", "-n", "-s", "2048", "-B", "32768", "-Z", "root", "-i", place.interface)
-            into = ("-w", f"/etc/anycast/out/{name}.pcap", _BGP if place.bgp_only else _LAN)
+            words = ("-s", str(place.snapshot), *(("-Q", "in") if place.inbound else ()))
+            argv = ("tcpdump", "-U", "-n", "-B", "32768", "-Z", "root", "-i", place.interface, *words)
+            into = ("-w", f"/etc/anycast/out/{name}.pcap", place.what)
             self._processes[name] = await self._runner.spawn(place.node, argv + into, stderr=self._file(name, "err"))
         end = time.monotonic() + _START_S
         for name, process in self._processes.items():

@@ -5,6 +5,7 @@
         ip.batch sysctl.conf bird.conf nat.nft knot.conf zone start-client swanctl/ strongswan.conf   as its role needs
         fleet.yaml           on gateways
         secrets/             root only; the same vrrp.keys at both gateways of a site
+        pki/                 at the gateways of a pair: who they are on the management network (`management.py`)
         out/                 what the machine writes for the drill to read: logs and the probe's record
 
 Nothing here depends on which runner starts the nodes.
@@ -25,7 +26,7 @@ from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load
 from anycast.fleet.schema import Fleet
 from anycast.fleet.values import FAMILIES
-from anycast_lab.machines import client_profile, name_server, pki, wiring
+from anycast_lab.machines import client_profile, management, name_server, pki, wiring
 from anycast_lab.topology import Topology
 
 _TEMPLATES = jinja2.Environment(
@@ -89,6 +90,7 @@ def prepare(topology: Topology, lab_dir: Path) -> Fleet:
                 pki.write_secret(_inside(etc, vrrp.keys_file), seals[plan.site])
         if plan.role == "client":
             _write_client(etc, plan, fleet, gateways, clients)
+    management.write(fleet, lab_dir)
     return fleet
 
 

@@ -15,6 +15,7 @@ from anycast.document import Document
 from site_agent.doctor.finding import Finding, Severity, Unseen
 from site_agent.doctor.judge import bgp as judge_bgp
 from site_agent.doctor.judge import certificates, charon, clock, connections, firewall, kernel, routes, services
+from site_agent.doctor.judge import sync as judge_sync
 from site_agent.doctor.judge import vrrp as judge_vrrp
 from site_agent.doctor.read import certificates as read_certificates
 from site_agent.doctor.read.bgp import read_bgp, speaks_bgp
@@ -25,6 +26,7 @@ from site_agent.doctor.read.patient import DEFAULT_CONF, DEFAULT_SWANCTL, Patien
 from site_agent.doctor.read.routes import Links, clients_of, families_of, pools_of, read_links, read_routes
 from site_agent.doctor.read.services import read_hostname, read_profiles, read_services
 from site_agent.doctor.read.sight import Sight
+from site_agent.doctor.read.sync import read_sync
 from site_agent.doctor.read.vrrp import read_vrrp
 from site_agent.paths import Paths
 from site_agent.procfs import started_at
@@ -95,7 +97,10 @@ def _findings(sight: Sight, patient: Patient, control_socket: Path) -> Iterator[
     identities, roots = read_certificates.read_identities(sight, patient)
     secrets = read_certificates.read_secrets(sight, patient)
     yield from certificates.judge(identities, roots, secrets, read_certificates.utc_now())
+    connected = _connections(patient)
     yield from _charon(patient)
+    if connected is not None:
+        yield from connections.judge(connected)
     yield from services.judge(read_services(sight, patient))
     yield from services.judge_profiles(read_profiles(sight, patient))
     if sessions is not None:
@@ -103,6 +108,9 @@ def _findings(sight: Sight, patient: Patient, control_socket: Path) -> Iterator[
         yield from judge_bgp.judge(sessions)
     if (router := read_vrrp(sight, patient.document, control_socket)) is not None:
         yield from judge_vrrp.judge(router)
+    now = read_certificates.utc_now()
+    if (mirror := read_sync(sight, patient, connected, now=now)) is not None:
+        yield from judge_sync.judge(mirror, now)
 
 
 def _kernel(sight: Sight, patient: Patient, links: Links) -> Iterator[Finding]:
@@ -126,7 +134,7 @@ def _kernel(sight: Sight, patient: Patient, links: Links) -> Iterator[Finding]:
 
 
 def _charon(patient: Patient) -> Iterator[Finding]:
-    answers, conf, swanctl = patient.answers, patient.conf, patient.swanctl
+    answers, conf = patient.answers, patient.conf
     if conf is not None:
         began = None if patient.pid is None else started_at(patient.pid)
         yield from charon.judge(
@@ -139,19 +147,22 @@ def _charon(patient: Patient) -> Iterator[Finding]:
                 changed_after_start=began is not None and conf.newest > began,
             )
         )
-    if answers is not None or swanctl is not None:
-        yield from connections.judge(
-            connections.ConnectionsReading(
-                connections=answers.connections if answers is not None else (),
-                traps=answers.traps if answers is not None else frozenset(),
-                swanctl=swanctl.settings if swanctl is not None else None,
-                swanctl_file=str(swanctl.file) if swanctl is not None else str(DEFAULT_SWANCTL / "swanctl.conf"),
-                drop_in=swanctl.drop_in if swanctl is not None else "",
-                settings=patient.settings,
-                vips=frozenset(patient.vips),
-                planned=patient.document is not None,
-            )
-        )
+
+
+def _connections(patient: Patient) -> connections.ConnectionsReading | None:
+    answers, swanctl = patient.answers, patient.swanctl
+    if answers is None and swanctl is None:
+        return None
+    return connections.ConnectionsReading(
+        connections=answers.connections if answers is not None else (),
+        traps=answers.traps if answers is not None else frozenset(),
+        swanctl=swanctl.settings if swanctl is not None else None,
+        swanctl_file=str(swanctl.file) if swanctl is not None else str(DEFAULT_SWANCTL / "swanctl.conf"),
+        drop_in=swanctl.drop_in if swanctl is not None else "",
+        settings=patient.settings,
+        vips=frozenset(patient.vips),
+        planned=patient.document is not None,
+    )
 
 
 def _with_environment(finding: Finding, patient: Patient) -> Finding:

@@ -6,7 +6,19 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from site_agent.doctor.finding import Kind
-from site_agent.doctor.judge import bgp, certificates, charon, clock, connections, firewall, kernel, routes, services, vrrp
+from site_agent.doctor.judge import (
+    bgp,
+    certificates,
+    charon,
+    clock,
+    connections,
+    firewall,
+    kernel,
+    routes,
+    services,
+    sync,
+    vrrp,
+)
 
 TOPICS: Mapping[str, tuple[Kind, ...]] = MappingProxyType(
     {
@@ -20,6 +32,7 @@ TOPICS: Mapping[str, tuple[Kind, ...]] = MappingProxyType(
         "services": services.KINDS,
         "bgp": bgp.KINDS,
         "vrrp": vrrp.KINDS,
+        "sync": sync.KINDS,
     }
 )
 

@@ -1,12 +1,13 @@
 """The gateway's one nftables table, made of its document. Pure.
 
 `inet anycast` does four things and decides about nobody else's packets: no rule of it accepts or drops what the
-operator's own chains would judge, except that the VIP never answers "port unreachable" and that the site's virtual router
-(by its id, on its interfaces) hears the other gateway only.
+operator's own chains would judge, except that the VIP never answers "port unreachable", that the site's virtual router
+(by its id, on its interfaces) hears the other gateway only, and that charon is handed a mirror's SAs by root only.
 
 * *No connection tracking for the gateway's own packets* (IKE and ESP at the VIP, BGP and BFD with the routers, VRRP on every
-  path, the mirror's channel to the other gateway and its datagrams on loopback). BFD's two directions are two flows that nobody answers, the first that a full table forgets; and a full table that
-  drops advertisements makes a second Active. A tunnel is one flow that charon and XFRM know already; garbage at the VIP
+  path, the mirror's channel to the other gateway and its datagrams on loopback). BFD's two directions are two flows that
+  nobody answers, the first that a full table forgets; and a full table that drops advertisements makes a second Active, or
+  a Backup that knows no tunnels. A tunnel is one flow that charon and XFRM know already; garbage at the VIP
   would be an entry a packet, and a full table refuses the clients' flows. With them goes the ICMP that says "too big"
   about them: tracked, it would belong to nothing and be `invalid`. And so does UDP to a port of the VIP at which no
   socket waits, because who floods chooses the port: nobody would have received it. What the operator serves at the VIP

@@ -111,8 +111,8 @@ def settings_of(uplink: str, inside: str, *, mirrored: bool = False) -> tuple[Se
             Setting(
                 name="net.core.xfrm_aevent_rseqth",
                 value=100,
-                reason="the kernel tells the mirror after so many packets of an SA, by default after 2, which is a message for "
-                "each; an SA takes the value that holds when it is made",
+                reason="the kernel tells the mirror after so many packets of an SA, by default after 2, which is a message "
+                "for each; an SA takes the value that holds when it is made",
             ),
             Setting(
                 name="net.core.xfrm_aevent_etime",

@@ -47,6 +47,16 @@ class Settled:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """Process: this tunnel differs at the Backup, and rekeys do not help."""
+
+    name: str
+    cause: str
+    refused: bool
+    """Its client takes no rekey from a gateway."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Process: how it stands. At every change that somebody could wait for, and with each second."""
 
@@ -74,11 +84,23 @@ class Status:
     """SAs deleted because no number was safe on them."""
     conflicts: int
     """Marks that a peer asked for while both were Active."""
+    tunnels: int
+    """Of an Active: SAs of clients, both directions, as it looked last."""
+    unprotected: int
+    """Of these: which the Backup is not known to hold, in kernel and charon."""
+    repairs: int
+    """Tunnels that wait for a rekey by which the Backup is told anew."""
+    given_up: int
+    causes: dict[str, int]
+    """What the last comparison has found, by cause (`digest_compare.Cause`)."""
+    removed: int
+    """Of a Backup: what it held and the Active did not, since the start."""
 
 
-Message = RoleIs | CharonStarted | StepTaken | Settled | Status
+Message = RoleIs | CharonStarted | StepTaken | Settled | GivenUp | Status
 _KINDS: dict[str, type[Any]] = {
-    "role": RoleIs, "charon": CharonStarted, "step": StepTaken, "settled": Settled, "status": Status,
+    "role": RoleIs, "charon": CharonStarted, "step": StepTaken, "settled": Settled, "given_up": GivenUp,
+    "status": Status,
 }  # fmt: skip
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 _ALLOWED = {"int": int, "bool": bool, "str": str, "list[str]": list, "dict[str, str]": dict, "dict[str, int]": dict}

@@ -34,6 +34,7 @@ from site_agent.netlink.messages import NETLINK_XFRM
 from site_agent.netlink.xfrm_keys import SaKey, pack_address
 from site_agent.sync import agent_wire, channel, promotion
 from site_agent.sync import plan as plans
+from site_agent.sync.comparison import Comparison
 from site_agent.sync.gate import Gate
 from site_agent.sync.identity import PinFile
 from site_agent.sync.kinds import Kind, Lane
@@ -42,6 +43,7 @@ from site_agent.sync.numbers import spi_of
 from site_agent.sync.numbers_words import Role
 from site_agent.sync.plugin_socket import PluginSocket
 from site_agent.sync.promotion import Do, Promotion, RoleIs, Step, StepDone, StepFailed, StepStuck, StepTook
+from site_agent.sync.repairs import GaveUp
 from site_agent.sync.requests import Requests
 from site_agent.sync.sad import Sad
 from site_agent.sync.taken_over import TakenOver
@@ -62,6 +64,10 @@ TELL_EVERY_S = 1.0
 VERSION_LIMIT_S = 1.0
 HA_VERSIONS = {"5.9.8": 3}
 """HA_MESSAGE_VERSION of the strongSwans that this was tried with (src/libcharon/plugins/ha/ha_message.h)."""
+CONFIRMATIONS = 4
+"""In vain, before charon's segment is switched once more: 0.14 s. It takes a command in a thread of its own."""
+FIFO_PAUSE_S = 0.05
+"""Between two commands: charon opens the FIFO anew for each."""
 LONGEST_PLAN = 1 << 20
 
 
@@ -89,6 +95,7 @@ class Process:
         self._over = asyncio.Event()
         self._unacknowledged = False
         self._dropped: set[Kind] = set()
+        self._unconfirmed = 0
         self._mirror = Mirror(
             rank=plan.rank,
             role=Role.ACTIVE if plan.active else Role.BACKUP,
@@ -100,6 +107,15 @@ class Process:
             rekey=self._on_rekey,
             gap=self._on_gap,
             clock=boottime,
+        )
+        self._comparison = Comparison(
+            Role.ACTIVE if plan.active else Role.BACKUP,
+            vips=plan.vips,
+            vici=ViciClient(plan.vici),
+            requests=self._requests,
+            hand_over=self._plugin.send,
+            submit=lambda kind, payload: self._channel.feed(Submit(kind, payload)),
+            gave_up=self._on_gave_up,
         )
         self._taken_over = TakenOver(
             self._vici, plan.connections, lambda: [spi_of(key) for key in self._mirror.numbers.taken_over]
@@ -125,6 +141,7 @@ class Process:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(self._channel.run()), group.create_task(self._tell_again())]
             await self._over.wait()
+            self._comparison.close()
             for task in (*running, *self._tasks):
                 task.cancel()
 
@@ -166,6 +183,7 @@ class Process:
 
     def _tell_status(self) -> None:
         mirror, session = self._mirror, self._channel.session
+        active, fresh = mirror.numbers.role is Role.ACTIVE, self._comparison.freshness
         alarms = {reason.value: detail for reason, detail in (self._channel.alarms | self._stuck).items()}
         self._tell(
             agent_wire.Status(
@@ -178,10 +196,16 @@ class Process:
                 gaps=self._gaps + mirror.not_taken,
                 messages={f"{what}:{kind}": count for (what, kind), count in mirror.relay.counts.items()},
                 outbound=mirror.numbers.known,
-                unconfirmed=mirror.numbers.unconfirmed if mirror.numbers.role is Role.ACTIVE else 0,
+                unconfirmed=mirror.numbers.unconfirmed if active else 0,
                 taken_over=len(mirror.numbers.taken_over),
                 retired=mirror.numbers.retired,
                 conflicts=mirror.numbers.conflicts,
+                tunnels=fresh.of if active else 0,
+                unprotected=fresh.unprotected if active else 0,
+                repairs=fresh.waiting if active else 0,
+                given_up=fresh.given_up if active else 0,
+                causes=fresh.causes if active else {},
+                removed=self._comparison.removed,
             )
         )
 
@@ -191,12 +215,14 @@ class Process:
         match action:
             case Up():
                 self._mirror.connected()
+                self._comparison.connected()
                 self._tell_status()
             case Down():
                 self._mirror.lost()
+                self._comparison.lost()
                 self._tell_status()
             case Deliver(kind=kind, payload=payload, epoch=epoch):
-                self._around(lambda: self._mirror.deliver(kind, payload))
+                self._around(lambda: self._deliver(kind, payload))
                 self._channel.feed(WorkedOff(kind.lane, epoch))
                 if kind is Kind.HA and not self._unacknowledged:
                     self._unacknowledged = True
@@ -214,6 +240,15 @@ class Process:
             case _:
                 pass
 
+    def _deliver(self, kind: Kind, payload: bytes) -> None:
+        if kind is not Kind.DIGEST:
+            self._mirror.deliver(kind, payload)
+            return
+        try:
+            self._comparison.deliver(payload)
+        except DecodeError:
+            self._mirror.garbled += 1
+
     def _acknowledge(self) -> None:
         self._unacknowledged = False
         self._mirror.all_delivered()
@@ -225,7 +260,7 @@ class Process:
             return
         versions = dataclasses.replace(self._versions, charon=told, ha=HA_VERSIONS.get(told, 0))
         if versions != self._versions:
-            self._versions = versions
+            self._versions, self._comparison.ha_version = versions, versions.ha
             self._channel.feed(VersionsChanged(versions))
 
     # The role
@@ -259,6 +294,7 @@ class Process:
         match step:
             case Step.CLOSE:
                 mirror.close()
+                self._comparison.role(Role.PROMOTING)
             case Step.READY:
                 self._ready = self._loop.create_future()
                 mirror.ask_ready()
@@ -270,6 +306,7 @@ class Process:
                 self._gate.open()
             case Step.ACTIVATE:
                 mirror.promoted()
+                self._comparison.role(Role.ACTIVE)
                 ha_segment.switch(True, Path(self._plan.fifo))
             case Step.CONFIRM_ACTIVE:
                 return await ha_segment.confirm(self._vici, active=True, connections=names)
@@ -279,14 +316,29 @@ class Process:
                 self._serving = False
                 self._gate.close()
             case Step.PASSIVATE:
+                self._unconfirmed = 0
                 if self._rekeys is not None:
                     self._rekeys.cancel()
                 ha_segment.switch(False, Path(self._plan.fifo))
             case Step.CONFIRM_PASSIVE:
-                return await ha_segment.confirm(self._vici, active=False, connections=names)
+                return await self._confirm_passive(names)
             case Step.OPEN:
                 mirror.demoted()
+                self._comparison.role(Role.BACKUP)
         return ""
+
+    async def _confirm_passive(self, connections: frozenset[str]) -> str:
+        """A charon whose segment is passive takes clients all the same, when packets get to it before its promotion. It has
+        ESTABLISHED IKE_SAs then that `-1` does not touch, because nothing changes. `+1` first makes it a change."""
+        try:
+            return await ha_segment.confirm(self._vici, active=False, connections=connections)
+        except PeerError:
+            self._unconfirmed += 1
+            if self._unconfirmed % CONFIRMATIONS == 0:
+                ha_segment.switch(True, Path(self._plan.fifo))
+                await asyncio.sleep(FIFO_PAUSE_S)
+                ha_segment.switch(False, Path(self._plan.fifo))
+            raise
 
     def _on_ready(self, retired: int) -> None:
         if self._ready is not None and not self._ready.done():
@@ -305,6 +357,10 @@ class Process:
 
     def _on_gap(self, missing: int) -> None:
         self._gaps += missing
+        self._comparison.events_lost()
+
+    def _on_gave_up(self, gave_up: GaveUp) -> None:
+        self._tell(agent_wire.GivenUp(name=gave_up.name, cause=gave_up.cause.name.lower(), refused=gave_up.refused))
 
     # Parts
 

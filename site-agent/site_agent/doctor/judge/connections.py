@@ -90,11 +90,11 @@ def _initiates(reading: ConnectionsReading) -> list[Finding]:
             start = (reading.swanctl.get(f"{path}.start_action") if reading.swanctl else None) or "none"
             if start in STARTS or child.name in reading.traps:
                 reasons.append(f"{child.name}: start_action = {start if start in STARTS else 'trap'}")
-                lines.append(_mend(reading, f"{path}.start_action", "none"))
+                lines.append(mend_of(reading, f"{path}.start_action", "none"))
             for option, action in (("dpd_action", child.dpd_action), ("close_action", child.close_action)):
                 if action in STARTS:
                     reasons.append(f"{child.name}: {option} = {action}")
-                    lines.append(_mend(reading, f"{path}.{option}", "clear" if option == "dpd_action" else "none"))
+                    lines.append(mend_of(reading, f"{path}.{option}", "clear" if option == "dpd_action" else "none"))
         if reasons:
             anycast = bool(reading.vips & set(connection.local)) or "%any" in connection.local or not connection.local
             severity = _severity(anycast=anycast, fixed=_fixed(connection.remote), planned=reading.planned)
@@ -131,7 +131,7 @@ def _replay(reading: ConnectionsReading) -> list[Finding]:
             window = reading.swanctl.number(path, usual)
             if window < LEAST_WINDOW:
                 mend = (
-                    _mend(reading, path, str(WANTED_WINDOW)),
+                    mend_of(reading, path, str(WANTED_WINDOW)),
                     "swanctl --load-conns  # tunnels take it at their next rekey",
                 )
                 found.append(REPLAY.found(Severity.RISKY, f"{connection}.{child}: {window} packets", *mend))
@@ -147,12 +147,13 @@ def _fragments(reading: ConnectionsReading) -> list[Finding]:
     for connection in reading.swanctl.names("connections"):
         path = f"connections.{connection}.fragmentation"
         if reading.swanctl.get(path) == "no":
-            mend = (_mend(reading, path, "yes"), "swanctl --load-conns")
+            mend = (mend_of(reading, path, "yes"), "swanctl --load-conns")
             found.append(FRAGMENTS.found(Severity.RISKY, f"{connection}: off", *mend))
     return found or ([FRAGMENTS.ok("on")] if reading.swanctl.names("connections") else [])
 
 
-def _mend(reading: ConnectionsReading, path: str, value: str) -> str:
+def mend_of(reading: ConnectionsReading, path: str, value: str) -> str:
+    """The line that sets one setting of swanctl.conf; `swanctl --load-conns` loads it."""
     *sections, key = path.split(".")
     text = f"{key} = {value}"
     for name in reversed(sections):

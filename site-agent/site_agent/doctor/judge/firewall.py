@@ -125,7 +125,7 @@ def _accept(packet: Packet, chain: str) -> str:
     family, table, name = chain.split()
     if packet.iif is not None:
         side, port = ("dport", packet.dport) if packet.dport is not None else ("sport", packet.sport)
-        match = f'iifname {packet.iif} {packet.family} saddr {packet.saddr} {packet.protocol} {side} {port}'
+        match = f"iifname {packet.iif} {packet.family} saddr {packet.saddr} {packet.protocol} {side} {port}"
     elif packet.protocol == "esp":
         match = "meta l4proto esp"
     elif packet.protocol == "vrrp":

@@ -39,7 +39,7 @@ class Packet:
     icmp_type: str | None = None
     iif: str | None = None
     oif: str | None = None
-    """Interfaces by which it comes in and goes out; None where it may be any, or there is none at the hooks it is led through."""
+    """Interfaces by which it comes in and goes out; None where it may be any, or where a hook that it meets has none."""
 
 
 _NUMBERS = {"icmp": 1, "udp": 17, "tcp": 6, "esp": 50, "icmpv6": 58, "vrrp": 112}

@@ -45,6 +45,8 @@ class Answers:
     connections: tuple[Connection, ...] = ()
     pools: tuple[Pool, ...] = ()
     plugins: frozenset[str] = frozenset()
+    version: str = ""
+    """strongSwan's."""
     ike_sas: int = 0
     traps: frozenset[str] = frozenset()
 
@@ -206,12 +208,14 @@ async def _ask(sight: Sight, vici: ViciClient, *, running: bool) -> Answers | No
         await vici.stream("list-policies", "list-policy", take_policy, {"trap": "yes"}, timeout_s=VICI_LIMIT_S)
         pools = await vici.request("get-pools", timeout_s=VICI_LIMIT_S)
         stats = await vici.request("stats", timeout_s=VICI_LIMIT_S)
+        version = await vici.request("version", timeout_s=VICI_LIMIT_S)
         return Answers(
             connections=tuple(connections),
             pools=tuple(
                 Pool(name=name, base=_word(pool, "base"), size=int(_word(pool, "size"))) for name, pool in pools.items()
             ),
             plugins=frozenset(plugin.decode(errors="replace") for plugin in stats.get("plugins", [])),
+            version=_word(version, "version"),
             ike_sas=int(_word(stats.get("ikesas", {}), "total") or 0),
             traps=frozenset(traps),
         )

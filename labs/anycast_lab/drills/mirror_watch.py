@@ -1,0 +1,144 @@
+"""What a drill watches of tunnels that are to outlive a gateway: downloads inside them, IKE_SAs, what both gateways send.
+
+A gateway is captured at the far end of its uplink's cable, and only what comes in there: that is what it has sent, no matter
+what else the LAN carries, and the capture outlives the gateway's power.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+from anycast.fleet.schema import Fleet
+from anycast_lab.capture.frames import Address, Sealed
+from anycast_lab.capture.numbers import numbers
+from anycast_lab.drills.cables import far_end
+from anycast_lab.drills.mirror_checks import Download, IkeSa, IkeSeen, MirrorSeen, ike_sas, ike_sas_built, judge_download
+from anycast_lab.drills.wiretaps import ESP, Place, Wiretaps
+from anycast_lab.runner import LabError, Process, Runner
+
+BITS_PER_SECOND = 2_000_000
+_PORT = 5001
+_SNAPSHOT = 128
+"""An ESP header in UDP over IPv6 with a fragment header ends at byte 94."""
+_BEFORE_NS = 1_000_000_000
+_RECEIVING_S = 60.0
+"""No bound that is asserted, only an end to waiting for every client's first byte."""
+
+
+class MirrorWatch:
+    """One drill's watch over the victim's site and every client."""
+
+    def __init__(self, runner: Runner, fleet: Fleet, victim: str) -> None:
+        assert fleet.lab is not None
+        self._runner, self._fleet, self._clients = runner, fleet, tuple(fleet.lab.clients)
+        name = fleet.site_of(victim)
+        self._site = fleet.sites[name]
+        self._server = next((n for n, one in fleet.lab.servers.items() if one.site == name and one.ipv4 is not None), "")
+        self._taps = Wiretaps(runner, {gateway: self._place(gateway) for gateway in self._site.gateways})
+        self._ike: dict[str, tuple[IkeSa, ...]] = {}
+        self._logged: dict[str, int] = {}
+        self._sender: Process | None = None
+        self._downloads: dict[str, Process] = {}
+
+    def _place(self, gateway: str) -> Place:
+        node, interface = far_end(self._runner, self._fleet, gateway, "uplink")
+        return Place(node=node, interface=interface, what=ESP, inbound=True, snapshot=_SNAPSHOT)
+
+    def _out(self, client: str, name: str) -> Path:
+        return self._runner.lab_dir / client / "etc" / "out" / name
+
+    async def start(self) -> None:
+        """Return when both gateways are captured and every client's IKE_SA is known. Raises LabError."""
+        await self._taps.start()
+        for client in self._clients:
+            self._ike[client] = await self._ike_of(client)
+            self._logged[client] = len(self._log(client))
+
+    async def _ike_of(self, client: str) -> tuple[IkeSa, ...]:
+        return ike_sas((await self._runner.exec(client, ("swanctl", "--list-sas"))).text)
+
+    def _log(self, client: str) -> str:
+        with contextlib.suppress(OSError):
+            return self._out(client, "charon.log").read_text(errors="replace")
+        raise LabError(f"{client}'s charon has left no log")
+
+    async def download(self) -> None:
+        """Return when every client receives. Raises LabError."""
+        assert self._fleet.lab is not None
+        if not self._server:
+            raise LabError("there is no server behind the site to download from")
+        serve = ("python", "-m", "anycast_lab.drills.stream", "serve", "--port", str(_PORT))
+        self._sender = await self._runner.spawn(self._server, (*serve, "--bits-per-second", str(BITS_PER_SECOND)))
+        host = str(self._fleet.lab.servers[self._server].ipv4)
+        for client in self._clients:
+            for name in ("stream.json", "stream.live"):
+                self._out(client, name).unlink(missing_ok=True)
+            fetch = ("python", "-m", "anycast_lab.drills.stream", "fetch", "--from", host, "--port", str(_PORT))
+            files = ("--out", "/etc/anycast/out/stream.json", "--live", "/etc/anycast/out/stream.live")
+            self._downloads[client] = await self._runner.spawn(client, fetch + files)
+        end = time.monotonic() + _RECEIVING_S
+        while waiting := [client for client in self._clients if not self._received(client)]:
+            if time.monotonic() > end:
+                raise LabError(f"no byte of the download has come to {', '.join(waiting)}")
+            await asyncio.sleep(0.1)
+
+    def _received(self, client: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return int(json.loads(self._out(client, "stream.live").read_text())["bytes"])
+        return 0
+
+    async def end(self, fault_ns: int) -> MirrorSeen:
+        """End everything and say what was seen."""
+        downloads = await self._end_downloads(fault_ns - _BEFORE_NS, time.time_ns())
+        ike = {}
+        for client in self._clients:
+            built = ike_sas_built(self._log(client)[self._logged[client] :])
+            ike[client] = IkeSeen(before=self._ike[client], after=await self._ike_of(client), built=built)
+        captured = await self._taps.end()
+        sealed = {gateway: [s for s in one.seen if isinstance(s, Sealed)] for gateway, one in captured.items()}
+        return MirrorSeen(
+            ike=ike,
+            downloads=downloads,
+            numbers=numbers(sealed, frozenset(self._sources())),
+            problems=tuple(f"{gateway}: {problem}" for gateway, one in captured.items() for problem in one.problems),
+        )
+
+    def _sources(self) -> Iterator[Address]:
+        vips = self._fleet.service.vips
+        yield from (ip_address(str(vips.of(family))) for family in vips.families)
+        for gateway in self._site.gateways.values():
+            yield from (ip_address(str(gateway.uplink.of(family))) for family in gateway.uplink.families)
+
+    async def _end_downloads(self, from_ns: int, to_ns: int) -> dict[str, Download]:
+        found = {}
+        for client, process in self._downloads.items():
+            process.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(process.wait(), 30)
+            try:
+                record = json.loads(self._out(client, "stream.json").read_text())
+            except (OSError, ValueError) as error:
+                raise LabError(f"{client}'s download left no record") from error
+            found[client] = judge_download(record, from_ns, to_ns)
+        self._downloads.clear()
+        self._end_sender()
+        return found
+
+    def _end_sender(self) -> None:
+        if self._sender is not None:
+            self._sender.send_signal(signal.SIGKILL)
+            self._sender = None
+
+    async def close(self) -> None:
+        """Whatever still runs after a drill that could not be carried out."""
+        await self._taps.close()
+        for process in self._downloads.values():
+            process.send_signal(signal.SIGKILL)
+        self._downloads.clear()
+        self._end_sender()

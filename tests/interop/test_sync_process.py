@@ -1,0 +1,156 @@
+"""The sync process between real charons: who mirrors what to whom, and that charon follows the role."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import signal
+import socket
+
+import pytest
+
+from site_agent.sync import agent_wire
+from tests.support.mirror_pair import POOL, VIP, Charon, Gateway, mirror_pair, wait
+from tests.support.namespace import in_namespace
+from tests.support.vrrp_pair import inside, ip
+
+pytestmark = pytest.mark.root
+
+PROMOTION = ["close", "ready", "serve", "activate", "confirm_active", "rekey"]
+DEMOTION = ["cease", "passivate", "confirm_passive", "open"]
+
+
+def connect(client: Charon) -> None:
+    """The native kernel refuses the CHILD_SA; the IKE_SA stands."""
+    client.ask("initiate", {"ike": "vpn", "child": "net", "timeout": "-1"})
+    wait(lambda: client.states().get("ESTABLISHED") == 1, "the client's IKE_SA")
+
+
+@in_namespace
+def test_an_ike_sa_is_mirrored_and_both_charons_follow_the_roles() -> None:
+    with mirror_pair() as (one, two, client):
+        assert (one.steps(), two.steps()) == (PROMOTION, DEMOTION)
+        assert two.blocked() and not one.blocked(), "a Backup sends nothing to a client"
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        assert one.charon.states() == {"ESTABLISHED": 1}
+        wait(lambda: one.status and "carried:1" in one.status.messages and one.status.waiting == 0, "acknowledged")
+        one.forget()
+        # a planned change of roles: who leaves first, demotes first
+        one.role(active=False)
+        wait(lambda: one.is_settled(active=False), "demoted")
+        assert one.steps() == DEMOTION and one.blocked()
+        assert one.charon.states() == {"PASSIVE": 1}
+        assert two.charon.states() == {"PASSIVE": 1}, "its DROP, which activates the other one, is not carried"
+        two.forget()
+        two.role(active=True)
+        wait(lambda: two.is_settled(active=True), "promoted")
+        assert two.steps() == PROMOTION and not two.blocked()
+        assert two.charon.states() == {"ESTABLISHED": 1}
+        assert one.charon.states() == {"PASSIVE": 1}
+        move_vip(one, two)
+        one.forget()
+        two.charon.ask("rekey", {"ike": "vpn"})
+        wait(lambda: one.status and "handed:5" in one.status.messages, "the old IKE_SA's end is mirrored the other way")
+        assert one.charon.states() == {"PASSIVE": 1}
+        said = one.status
+        assert said is not None and not {"carried:8", "handed:9"} & said.messages.keys()
+        assert said.messages["refused_type:8"] >= 1
+
+
+@in_namespace
+def test_a_stale_actives_delete_destroys_nothing() -> None:
+    """It lost its uplink, believes that it serves, and gives its client up: traps.md, the third row."""
+    with mirror_pair() as (one, two, client):
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        two.role(active=True)
+        wait(lambda: two.is_settled(active=True), "promoted beside the other one")
+        one.charon.ask("terminate", {"ike": "vpn", "force": "yes", "timeout": "-1"})
+        wait(lambda: one.charon.states() == {}, "the stale one has given it up")
+        said = wait(lambda: two.status and any(k.startswith("refused_active") for k in two.status.messages) and two.status,
+                    "its word has come, and was refused")  # fmt: skip
+        assert isinstance(said, agent_wire.Status)
+        assert two.charon.states() == {"ESTABLISHED": 1}
+
+
+@in_namespace
+def test_a_killed_process_is_succeeded_and_nothing_that_is_said_later_is_missed() -> None:
+    with mirror_pair() as (one, two, client):
+        for gateway in (two, one):
+            gateway.forget()
+            os.kill(gateway.process.pid, signal.SIGKILL)
+            gateway.process.wait()
+            gateway.start()
+            wait(functools.partial(gateway.is_settled, active=gateway.active is True), f"{gateway.name} has settled again")
+        assert two.blocked() and not one.blocked()
+        for gateway in (one, two):
+            wait(lambda gateway=gateway: gateway.status and gateway.status.connected, "connected")
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+
+
+@in_namespace
+def test_a_charon_that_starts_anew_is_made_to_follow() -> None:
+    with mirror_pair() as (one, two, client):
+        one.charon.process.kill()
+        one.charon.process.wait()
+        one.charon.start()
+        one.equip()
+        one.forget()
+        one.tell(agent_wire.CharonStarted())
+        wait(lambda: one.is_settled(active=True), "told `+1` again")
+        assert one.steps() == PROMOTION
+        connect(client)
+        assert one.charon.states() == {"ESTABLISHED": 1}
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+
+
+@in_namespace
+def test_clients_that_a_backups_charon_took_by_itself_are_passivated() -> None:
+    """As at a start, where VRRP is faster than the first promotion: `-1` alone does not touch them."""
+    with mirror_pair() as (one, two, client):
+        move_vip(one, two)
+        connect(client)
+        assert two.charon.states() == {"ESTABLISHED": 1}
+        two.forget()
+        two.tell(agent_wire.CharonStarted())
+        wait(lambda: two.is_settled(active=False), "settled as Backup")
+        assert two.charon.states() == {"PASSIVE": 1}
+
+
+@in_namespace
+def test_an_agent_that_goes_ends_the_process_and_leaves_the_kernel_as_it_is() -> None:
+    with mirror_pair() as (one, two, _client):
+        for gateway in (one, two):
+            gateway.agent.close()
+            assert gateway.process.wait(10) == 0
+        assert two.blocked() and not one.blocked()
+
+
+@in_namespace
+def test_the_gate_stands_again_when_somebody_flushes_the_policies() -> None:
+    with mirror_pair() as (one, two, _client):
+        ip("netns exec gw2 ip xfrm policy flush")
+        wait(two.blocked, "put again", within=5)
+        for gateway, outcome in ((one, "sent"), (two, "EPERM")):
+            ip(f"-n {gateway.name} route add {POOL} dev eth1")
+            assert send_to_a_client(gateway) == outcome
+
+
+def move_vip(one: Gateway, two: Gateway) -> None:
+    """What the vrrp process does, in the one direction."""
+    ip(f"-n {one.name} addr del {VIP}/32 dev eth1")
+    ip(f"-n {two.name} addr add {VIP}/32 dev eth1")
+    ip("-n cl neigh flush all")
+
+
+def send_to_a_client(gateway: Gateway) -> str:
+    """What becomes of a packet to an inner address."""
+    with inside(gateway.name), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(b"x", ("203.0.113.65", 9))
+        except OSError as exc:
+            return errno.errorcode[exc.errno or 0]
+    return "sent"

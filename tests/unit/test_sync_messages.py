@@ -1,0 +1,102 @@
+"""What crosses between the gateways and between agent and sync process: both ways, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anycast.errors import DecodeError
+from site_agent.netlink.xfrm_keys import SaKey
+from site_agent.sync import agent_wire, bodies, marks_wire
+from site_agent.sync import plan as plans
+from site_agent.sync.versions import Versions
+
+STATUS = agent_wire.Status(
+    role="active", settled=True, connected=False, mismatches=["a"], alarms={"channel_down": "why"}, waiting=1, gaps=2,
+    messages={"carried:6": 3}, outbound=4, unconfirmed=5, taken_over=6, retired=7, conflicts=8, tunnels=9, unprotected=10,
+    repairs=11, given_up=12, causes={"missing": 13}, removed=14,
+)  # fmt: skip
+PLAN = plans.Plan(
+    fleet="e", gateway="fra-gw1", peer="fra-gw2", rank=0, own_address="192.0.2.65", peer_address="192.0.2.66", port=4517,
+    vips=("203.0.113.1", "2001:db8:a::1"), pools=("203.0.113.64/27",), connections=("vpn",), vici="/v", fifo="/f", pki="/p",
+    pin="/q", versions=Versions(agent="1", charon="", ha=0, generation=3, content="c"), active=True,
+)  # fmt: skip
+
+
+def test_bodies_both_ways() -> None:
+    assert bodies.encode_carry(1, 2, b"\x03\x06rest").hex() == "01000000000000000100000000000000020306" + b"rest".hex()
+    assert bodies.decode_ha(bodies.encode_carry(1, 2, b"\x03\x06rest")) == bodies.Carried(1, 2, b"\x03\x06rest")
+    assert bodies.decode_ha(bodies.encode_have(2**63, 9)) == bodies.Has(2**63, 9)
+    key = SaKey(bytes(range(21)))
+    for said in (bodies.ASKED, bodies.TOLD):
+        (body,) = bodies.encode_marks(said, [(key, 7)])
+        assert bodies.decode_marks(body) == (said, [(key, 7)])
+    many = list(bodies.encode_marks(bodies.TOLD, [(key, n) for n in range(marks_wire.MAX_RECORDS + 1)]))
+    assert [len(bodies.decode_marks(body)[1]) for body in many] == [marks_wire.MAX_RECORDS, 1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        bodies.encode_have(1, 1)[:-1],
+        bodies.encode_have(1, 1) + b"x",
+        bodies.encode_have(1, 0),
+        bodies.encode_carry(1, 1, b""),
+        bodies.encode_carry(1, 1, b"\x03"),
+        b"\x03" + bodies.encode_carry(1, 1, b"\x03\x06")[1:],
+    ],
+)
+def test_an_ha_body_that_means_nothing_is_refused(body: bytes) -> None:
+    with pytest.raises(DecodeError):
+        bodies.decode_ha(body)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
+    for decode in (bodies.decode_ha, bodies.decode_marks, agent_wire.decode, plans.decode):
+        try:
+            decode(data)
+        except DecodeError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        agent_wire.RoleIs(active=True),
+        agent_wire.CharonStarted(),
+        agent_wire.StepTaken(step="close", took_us=5, detail=""),
+        agent_wire.Settled(active=False, took_us=6),
+        agent_wire.GivenUp(name="vpn{1} of a", cause="missing", refused=True),
+        STATUS,
+    ],
+)
+def test_agent_messages_both_ways(message: agent_wire.Message) -> None:
+    assert agent_wire.decode(agent_wire.encode(message)) == message
+    later = json.loads(agent_wire.encode(message)) | {"what a later version adds": 1}
+    assert agent_wire.decode(json.dumps(later).encode()) == message
+    with pytest.raises(DecodeError):
+        agent_wire.decode(json.dumps(later | {"v": 2}).encode())
+
+
+def test_a_field_of_another_type_is_refused() -> None:
+    said = json.loads(agent_wire.encode(STATUS))
+    for field in set(said) - {"v", "kind"}:
+        with pytest.raises(DecodeError):
+            agent_wire.decode(json.dumps(said | {field: None}).encode())
+    with pytest.raises(DecodeError):
+        agent_wire.decode(json.dumps(said | {"waiting": True}).encode())
+
+
+def test_a_plan_both_ways_and_one_that_is_none() -> None:
+    assert plans.decode(plans.encode(PLAN)) == PLAN
+    fields = json.loads(plans.encode(PLAN))
+    for wrong in ({"v": 2}, {"own_address": "fra-gw1"}, {"vips": ["x"]}, {"pools": ["203.0.113.64/24"]}, {"more": 1}):
+        with pytest.raises(DecodeError):
+            plans.decode(json.dumps(fields | wrong).encode())
+    with pytest.raises(DecodeError):
+        plans.decode(json.dumps({k: v for k, v in fields.items() if k != "rank"}).encode())
