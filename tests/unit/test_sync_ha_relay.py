@@ -180,8 +180,9 @@ def test_a_gap_is_told_before_the_message_behind_it_and_once() -> None:
 
 def test_a_type_that_is_never_carried_takes_no_number() -> None:
     core = connected(Role.BACKUP)
-    core.handle(carried(9, 1, MessageType.SEGMENT_TAKE))
-    assert of(core.handle(carried(9, 2)), MirrorGap) == [MirrorGap(missing=1)]
+    core.handle(carried(9, 1))
+    core.handle(carried(9, 2, MessageType.SEGMENT_TAKE))
+    assert of(core.handle(carried(9, 3)), MirrorGap) == [MirrorGap(missing=1)]
 
 
 def test_only_a_child_add_has_an_spi() -> None:
