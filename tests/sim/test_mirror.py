@@ -14,9 +14,11 @@ import pytest
 
 from site_agent.sync import ha_relay
 from site_agent.sync.ha_relay import HaRelay
+from site_agent.sync.numbers_words import Role
 from site_agent.sync.promotion import Promotion
 from site_agent.sync.windows import Windows
 from tests.support import mirror_checker as found
+from tests.support import mirror_world
 from tests.support.mirror_world import run
 
 SEEDS = range(200)
@@ -40,6 +42,14 @@ def test_both_were_handed_messages_and_told_of_gaps() -> None:
     worlds = [run(seed) for seed in SEEDS]
     assert sum(world.checker.handed_over for world in worlds) > 10 * len(SEEDS)
     assert sum(world.checker.gaps for world in worlds) > len(SEEDS)
+
+
+def test_a_process_that_begins_as_backup_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before it may have been killed when charon served already."""
+    monkeypatch.setattr(mirror_world, "FIRST_ROLE", Role.BACKUP)
+    with pytest.raises(found.HandedToAnActive):
+        for seed in SEEDS:
+            run(seed)
 
 
 Mutant = tuple[type, str, str, str]

@@ -6,7 +6,10 @@ Each finding is an exception of its own, so that a test can say which invariant 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from site_agent.netlink.xfrm_keys import SaKey
 
 CARRIED = range(1, 8)
 """IKE_ADD to CHILD_DELETE (ha_message.h); 8 to 11 are DROP, TAKE, STATUS and RESYNC."""
@@ -205,7 +208,7 @@ class Checker:
         if seq not in self._reports.get(key, ()):
             raise RefusedTooMuch(f"{seq}, which no kernel reported")
 
-    def refused_everywhere(self, active: dict[bytes, int], backup: dict[bytes, int]) -> None:
+    def refused_everywhere(self, active: Mapping[SaKey, int], backup: Mapping[SaKey, int]) -> None:
         """All is quiet: of the SAs that both have."""
         for key, seq in active.items():
             if backup[key] < seq:

@@ -25,6 +25,8 @@ from site_agent.sync.promotion import Do, Promotion, Settled, Step
 from tests.support.mirror_checker import Checker, Said
 
 STEPS = 1500
+FIRST_ROLE = Role.PROMOTING
+"""Of a process that knows nothing: charon may serve, so nothing is handed to it before the steps have opened the gate."""
 KINDS = (*range(1, 8), *range(1, 8), 8, 9, 10, 11, 12, 77)
 
 
@@ -59,9 +61,9 @@ class Gateway:
         """A process that knows nothing, at the gate that nobody may pass."""
         self.life = next(self.world.lives)
         self.promotion = Promotion()
-        self.relay = relay.HaRelay(self.life, Role.PROMOTING)
-        self.windows = windows.Windows(Role.PROMOTING)
-        self.relay_role = Role.PROMOTING
+        self.relay = relay.HaRelay(self.life, FIRST_ROLE)
+        self.windows = windows.Windows(FIRST_ROLE)
+        self.relay_role = FIRST_ROLE
         self.doing: Do | None = None
         self.spoken: list[Said] = []
         """In the socket."""
@@ -74,6 +76,7 @@ class Gateway:
         self.kernel.events.clear()
         self.view, self.came = None, False
         self.check.started(self.rank, self.life)
+        self.check.gate(self.rank, FIRST_ROLE is Role.BACKUP)
         self.list_kernel()
         if self.role is not None:
             self.tell_role(self.role)

@@ -180,8 +180,9 @@ def test_a_gap_is_told_before_the_message_behind_it_and_once() -> None:
 
 def test_a_type_that_is_never_carried_takes_no_number() -> None:
     core = connected(Role.BACKUP)
-    core.handle(carried(9, 1, MessageType.SEGMENT_TAKE))
-    assert of(core.handle(carried(9, 2)), MirrorGap) == [MirrorGap(missing=1)]
+    core.handle(carried(9, 1))
+    core.handle(carried(9, 2, MessageType.SEGMENT_TAKE))
+    assert of(core.handle(carried(9, 3)), MirrorGap) == [MirrorGap(missing=1)]
 
 
 def test_only_a_child_add_has_an_spi() -> None:
@@ -198,6 +199,7 @@ def test_what_was_dropped_is_a_gap_as_soon_as_it_is_backup_again(role: Role) -> 
     assert core.handle(RoleChanged(role=role)) == []
     assert core.handle(carried(9, 2, handle=2)) == [relay.Forget(handle=2)]
     assert core.handle(carried(9, 4, handle=4)) == [relay.Forget(handle=4)], "what is missing counts, but not for an Active"
+    assert core.handle(RoleChanged(role=Role.ACTIVE)) == [], "an Active lacks nothing"
     assert core.handle(RoleChanged(role=Role.BACKUP)) == [MirrorGap(missing=3)]
     assert core.handle(RoleChanged(role=Role.BACKUP)) == []
     assert core.handle(carried(9, 5, handle=5)) == [relay.HandToCharon(handle=5, spi=None)]

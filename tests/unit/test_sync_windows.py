@@ -107,6 +107,10 @@ def test_nothing_is_written_into_an_actives_kernel_before_it_is_backup() -> None
     assert core.handle(RoleChanged(role=Role.ACTIVE)) == []
     assert core.handle(RoleChanged(role=Role.BACKUP)) == [RefuseUpTo(key=KEY, seq=9)]
     assert core.handle(RoleChanged(role=Role.BACKUP)) == []
+    core.handle(RoleChanged(role=Role.ACTIVE))
+    core.handle(PeerSaw(key=KEY, seq=2))
+    core.handle(RoleChanged(role=Role.PROMOTING))
+    assert core.handle(SaThere(key=KEY, seq=3)) == [RefuseUpTo(key=KEY, seq=9)], "an older word took nothing back"
     late = made(Role.ACTIVE, seq=None)
     late.handle(PeerSaw(key=KEY, seq=9))
     assert late.handle(SaThere(key=KEY, seq=0)) == []

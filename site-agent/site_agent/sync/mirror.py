@@ -51,7 +51,8 @@ class Mirror:
     ) -> None:
         self.numbers = numbers.Numbers(rank, role, now=clock())
         self.windows = windows.Windows(role)
-        self.relay = ha_relay.HaRelay(epoch, role)
+        # Who is not Active for certain may have a charon that is: nothing is handed over before the steps have opened it.
+        self.relay = ha_relay.HaRelay(epoch, role if role is Role.ACTIVE else Role.PROMOTING)
         self.garbled = 0
         """Messages of the peer that mean nothing."""
         self.not_taken = 0

@@ -102,8 +102,8 @@ class Windows:
                 self.role = role
                 yield from self._tell()
                 if role is Role.BACKUP:
-                    for key, seq in [(key, seq) for key, seq in self._early.items() if key in self._seen]:
-                        del self._early[key]
+                    early, self._early = self._early, {}
+                    for key, seq in early.items():
                         yield from self._on_peer_saw(key, seq)
 
     def _on_there(self, key: SaKey, seq: int) -> Iterator[Action]:
