@@ -9,7 +9,7 @@ from site_agent.sync import digest_words as words
 from site_agent.sync.digest_compare import Cause, Finding
 from site_agent.sync.digest_table import Of
 from site_agent.sync.numbers_words import EventsLost
-from site_agent.sync.repairs import MAX_TRIES
+from site_agent.sync.repairs import MAX_REFUSED, MAX_TRIES
 from tests.support.digest_world import BUDGET, VIP, Side, World, check_budget, check_mirror, happen, quiet
 
 SEEDS = range(24)
@@ -44,9 +44,10 @@ LEAVES_SPARE = {"extra", "spare policy", "child"}
 """Where something is left in the Backup's kernel that its charon does not know."""
 
 
-def pair(clients: int, seed: int = 0) -> World:
-    """Two gateways that have found each other equal."""
-    world = World(seed)
+def pair(clients: int, *, crowded: bool = False) -> World:
+    """Two gateways that have found each other equal. `crowded`: all SPIs are of one bucket."""
+    world = World(0)
+    world.spi_bits = 0xFFFF_0000 if crowded else 0xFFFF_FFFF
     world.join()
     for _ in range(clients):
         world.connect()
@@ -113,7 +114,7 @@ def test_a_client_that_refuses_is_given_up_by_name_and_holds_up_nobody() -> None
     world.run(1000.0)
     assert [(gone.name, gone.refused) for gone in world.gave_up] == [(f"client {refuses}", True)]
     asked = [repair for _at, repair in world.repairs if repair.name == f"client {refuses}"]
-    assert len(asked) == MAX_TRIES
+    assert len(asked) == MAX_REFUSED
     fresh = world.active.core.freshness(world.now)
     assert (fresh.unprotected, fresh.of, fresh.waiting, fresh.given_up) == (1, 22, 0, 1)
 
@@ -166,7 +167,7 @@ def test_an_active_that_has_lost_its_tunnels_does_not_take_the_only_copy_with_it
 
 def test_it_is_not_held_what_could_not_be_looked_at() -> None:
     world = pair(10)
-    world.look_fails = 1.0
+    world.blind = world.backup
     world.run(200.0)
     fresh = world.active.core.freshness(world.now)
     assert (fresh.unprotected, fresh.of) == (20, 20)
@@ -194,3 +195,13 @@ def test_roles_change_and_the_other_one_tells() -> None:
         world.run(90.0)
         check_mirror(world)
     assert len(world.repairs) == 4
+
+
+def test_a_bucket_that_is_told_in_pieces_is_compared_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(digest_wire, "PIECE_BYTES", 150)
+        world = pair(20, crowded=True)
+        world.break_backup("sa")
+        world.run(60.0)
+        check_mirror(world)
+        assert len(world.repairs) == 1

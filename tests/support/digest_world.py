@@ -157,6 +157,9 @@ class World:
         self.loss = 0.0
         """Of the plugin's messages."""
         self.look_fails = 0.0
+        self.blind: Side | None = None
+        """Whose charon cannot be asked."""
+        self.spi_bits = 0xFFFF_FFFF
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.serial = 0
         self.refusing: set[int] = set()
@@ -228,7 +231,7 @@ class World:
 
     def answer(self, side: Side, life: int, kernel: tuple[list[bytes], dict[bytes, Owned]]) -> None:
         if side.life == life:
-            failed = self.random.random() < self.look_fails
+            failed = side is self.blind or self.random.random() < self.look_fails
             sas, policies = kernel
             charon = None if failed else side.charon_look()
             side.tell(words.Looked(sas=sas, policies=policies, charon=charon))
@@ -296,7 +299,7 @@ class World:
         return number
 
     def add_child(self, reqid: int, spis: bytes) -> None:
-        child = Child(reqid, spis, *(self.random.randrange(256, 1 << 32) for _ in "io"))
+        child = Child(reqid, spis, *(self.random.randrange(1 << 16, 1 << 32) & self.spi_bits for _ in "io"))
         self.active.install(child, self.active.ikes[spis])
         ike = self.active.ikes[spis]
         self.plugin(lambda side: side.install(child, ike) if spis in side.ikes else None)

@@ -58,7 +58,6 @@ def test_an_sa_is_its_names_ends_ports_and_settings() -> None:
 )
 def test_what_must_be_equal_shows_where_it_belongs(change: dict[str, object], begin: int, end: int) -> None:
     right, other = sa_record(sa_payload()), sa_record(sa_payload(**change))  # type: ignore[arg-type]
-    assert [at for at, (a, b) in enumerate(zip(right, other, strict=True)) if a != b][0] >= begin
     assert right[:begin] + right[end:] == other[:begin] + other[end:]
     assert right != other
 

@@ -9,10 +9,13 @@ import asyncio
 import time
 
 from anycast.fleet.schema import Fleet
-from anycast_lab.drills import pairs
+from anycast_lab.drills import mirrors, pairs
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.witnesses import Probes, Witnesses
 from anycast_lab.runner import LabError, Progress, Runner
+
+MIRROR_LOOK_S = 1.0
+"""A look is a command in each gateway; a comparison of the mirror takes seconds anyway."""
 
 
 async def wait(runner: Runner, fleet: Fleet, limits: dict[str, Limit], progress: Progress) -> None:
@@ -57,8 +60,16 @@ async def ready(runner: Runner, fleet: Fleet, witnesses: Witnesses, probes: Prob
         raise LabError(f"the lab is not healthy: no route {', '.join(missing())} within {timeout_s:.0f} s")
     if not await witnesses.until(lambda: not unsettled(runner, fleet), end - time.monotonic()):
         raise LabError(f"the lab is not healthy: {'; '.join(unsettled(runner, fleet))} after {timeout_s:.0f} s")
-    if probes is None:
-        return
+    if probes is not None:
+        await _first_packets(fleet, witnesses, probes, end, timeout_s)
+    while missing_mirrors := await mirrors.unmirrored(runner, fleet):
+        if time.monotonic() >= end:
+            raise LabError(f"the lab is not healthy: {'; '.join(missing_mirrors)} after {timeout_s:.0f} s")
+        await asyncio.sleep(MIRROR_LOOK_S)
+
+
+async def _first_packets(fleet: Fleet, witnesses: Witnesses, probes: Probes, end: float, timeout_s: float) -> None:
+    assert fleet.lab is not None
     since = time.time_ns()
     if not await witnesses.until(lambda: probes.all_good_since(since), end - time.monotonic()):
         silent = [client for client in fleet.lab.clients if probes.last_good_ns(client) <= since]

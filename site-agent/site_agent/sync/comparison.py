@@ -20,7 +20,7 @@ from anycast.errors import DecodeError, KernelError, PeerError
 from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 from site_agent.ike.mirror_view import CharonView
-from site_agent.ike.vici_client import ViciClient
+from site_agent.ike.vici_client import Section, ViciClient
 from site_agent.netlink.messages import NETLINK_XFRM
 from site_agent.netlink.transport import dump
 from site_agent.netlink.xfrm import (
@@ -48,6 +48,7 @@ from site_agent.sync.digest_words import (
     Send,
 )
 from site_agent.sync.digests import Digests
+from site_agent.sync.ha_virtual_ips import Network, VirtualIps, encode_virtual_ips
 from site_agent.sync.kinds import Kind
 from site_agent.sync.numbers_words import EventsLost, PeerConnected, PeerLost, Role, RoleChanged
 from site_agent.sync.repairs import GaveUp, Repair
@@ -67,6 +68,7 @@ class Comparison:
         role: Role,
         *,
         vips: Iterable[str],
+        pools: Iterable[Network],
         vici: ViciClient,
         requests: Requests,
         hand_over: Callable[[bytes], bool],
@@ -74,13 +76,15 @@ class Comparison:
         gave_up: Callable[[GaveUp], None],
     ) -> None:
         """`vici` is this object's alone: a list of 20,000 tunnels keeps others waiting."""
-        self._vips = frozenset(vips)
+        self._vips, self._pools = frozenset(vips), tuple(pools)
         self._families = {pack_address(ip): AF_INET if ip.version == 4 else AF_INET6 for ip in map(ip_address, self._vips)}
         self._vici, self._requests = vici, requests
         self._hand_over, self._submit, self._gave_up = hand_over, submit, gave_up
         self._core = Digests(role, REKEYS_PER_SECOND, now=boottime(), first_round=secrets.randbits(32))
         self.removed = 0
         """SAs and policies that this Backup held and the Active did not."""
+        self.readdressed = 0
+        """IKE_SAs whose inner addresses our charon had not been told."""
         self.ha_version = 0
         """Of the plugin's protocol, as our charon speaks it; 0: not known, and charon is told nothing."""
         self._timer: asyncio.TimerHandle | None = None
@@ -160,6 +164,7 @@ class Comparison:
     async def _look(self) -> Looked:
         ends = frozenset(self._families)
         sas, policies, charon = SaReader(ends), PolicyReader(ends), CharonView(self._vips)
+        inner = VirtualIps(self._pools)
         seen_sas = seen_policies = seen_charon = False
         with contextlib.suppress(KernelError, DecodeError, TimeoutError):
             async with asyncio.timeout(LOOK_LIMIT_S):
@@ -168,13 +173,24 @@ class Comparison:
                 await dump(NETLINK_XFRM, XFRM_MSG_GETPOLICY, lambda message: policies.take(message.payload))
                 seen_policies = True
         with contextlib.suppress(PeerError, TimeoutError):
-            await self._vici.stream("list-sas", "list-sa", charon.take, timeout_s=LOOK_LIMIT_S)
+
+            def take(event: Section) -> None:
+                charon.take(event)
+                inner.take(event)
+
+            await self._vici.stream("list-sas", "list-sa", take, timeout_s=LOOK_LIMIT_S)
             seen_charon = True
+            self._tell_virtual_ips(inner)
         return Looked(
             sas=sas.records if seen_sas else None,
             policies=policies.records if seen_policies else None,
             charon=charon if seen_charon else None,
         )
+
+    def _tell_virtual_ips(self, seen: VirtualIps) -> None:
+        """In every role: it changes nothing but what charon believes of a client that it has already."""
+        for lacking in seen.lacking if self.ha_version else ():
+            self.readdressed += self._hand_over(encode_virtual_ips(self.ha_version, lacking))
 
     async def _rekey(self, repair: Repair) -> None:
         which = {"child-id": repair.child_id} if repair.child_id else {"ike-id": repair.ike_id}

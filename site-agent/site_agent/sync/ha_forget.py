@@ -20,14 +20,14 @@ IKE_VERSION = 2
 
 def encode_ike_delete(version: int, spis: bytes, initiator: bool) -> bytes:
     """`version`: of the plugin's protocol, as our charon speaks it. `spis`: 16 bytes, the initiator's first."""
-    return bytes([version, MessageType.IKE_DELETE]) + _ike_id(spis, initiator)
+    return bytes([version, MessageType.IKE_DELETE]) + ike_id(spis, initiator)
 
 
 def encode_child_delete(version: int, spis: bytes, initiator: bool, spi_in: bytes) -> bytes:
     """`spi_in`: four bytes in network order."""
     head = bytes([version, MessageType.CHILD_DELETE])
-    return head + _ike_id(spis, initiator) + bytes([HA_INBOUND_SPI]) + spi_in[::-1]
+    return head + ike_id(spis, initiator) + bytes([HA_INBOUND_SPI]) + spi_in[::-1]
 
 
-def _ike_id(spis: bytes, initiator: bool) -> bytes:
+def ike_id(spis: bytes, initiator: bool) -> bytes:
     return bytes([HA_IKE_ID, IKE_VERSION]) + spis + bytes([initiator])

@@ -111,6 +111,7 @@ class Process:
         self._comparison = Comparison(
             Role.ACTIVE if plan.active else Role.BACKUP,
             vips=plan.vips,
+            pools=[ip_network(pool) for pool in plan.pools],
             vici=ViciClient(plan.vici),
             requests=self._requests,
             hand_over=self._plugin.send,

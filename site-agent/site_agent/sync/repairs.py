@@ -7,9 +7,9 @@ gateways as if the tunnel were new. It is asked for
   waits for the round that finds the IKE_SA in order;
 * of one SA once. A request that changed nothing is repeated after ASK_AGAIN_S (charon repeats it by itself before), one
   that brought a new SA which differs again after SETTLE_S, each time twice as long;
-* MAX_TRIES times of one tunnel (a reqid, over all its rekeys) within FORGET_S. Then it is given up, by name: a client that
-  refuses a gateway's rekey, or a Backup on which it does not stand. So a Backup that lies costs each client MAX_TRIES
-  exchanges an hour.
+* MAX_REFUSED times of one SA, MAX_TRIES times of one tunnel (a reqid, over all its rekeys) within FORGET_S. Then it is given
+  up, by name: a client that refuses a gateway's rekey, or a Backup on which it does not stand. So a Backup that lies costs
+  each client MAX_TRIES exchanges an hour.
 
 Given sets, not changes: what the last complete round has found is what is wanted.
 """
@@ -27,7 +27,8 @@ from site_agent.sync.digest_compare import Cause
 ASK_AGAIN_S = 60.0
 """A client that refuses (TEMPORARY_FAILURE, RFC 7296 section 2.25) is asked again by charon itself within 15 s."""
 SETTLE_S = 15.0
-MAX_TRIES = 5
+MAX_TRIES, MAX_REFUSED = 5, 3
+"""Of one tunnel; and of one SA, which a request does not change."""
 FORGET_S = 3600.0
 
 Line = tuple[str, bytes]
@@ -60,7 +61,7 @@ class Repair:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GaveUp:
-    """Said once. The tunnel stays unprotected until it changes by itself."""
+    """Said once. The tunnel stays unprotected until it changes by itself, or for FORGET_S."""
 
     name: str
     cause: Cause
@@ -124,12 +125,13 @@ class Repairs:
             if history is None:
                 self._queue.append((now, want.tunnel is not None, line))
                 continue
-            due, tried_all = history.due(want), history.tries >= MAX_TRIES
-            if not tried_all:
+            due, refused = history.due(want), history.asked == want.now
+            if history.tries < (MAX_REFUSED if refused else MAX_TRIES):
+                history.given_up = False
                 self._queue.append((max(due, now), want.tunnel is not None, line))
             elif not history.given_up and now >= due:
                 history.given_up = True
-                gave_up.append(GaveUp(name=want.name, cause=want.cause, refused=history.asked == want.now))
+                gave_up.append(GaveUp(name=want.name, cause=want.cause, refused=refused))
         heapq.heapify(self._queue)
         return gave_up
 

@@ -1,0 +1,44 @@
+"""Whether the gateways of a pair mirror each other, as their own `site-agent status` says: a drill begins from there.
+
+It is only waited for. What a drill asserts of the mirror is what clients, captures and the transit saw.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from anycast.fleet.schema import Fleet
+from anycast_lab.runner import LabError, Runner
+
+
+async def unmirrored(runner: Runner, fleet: Fleet) -> list[str]:
+    """What is missing, a sentence a gateway; empty where every site's tunnels would outlive its Active."""
+    missing, tunnels, everywhere = [], 0, True
+    for site in fleet.sites.values():
+        if site.sync is None:
+            everywhere = False
+            continue
+        for gateway in site.gateways:
+            status = await _status(runner, gateway)
+            if status is None:
+                missing.append(f"{gateway}: its mirror says nothing")
+            elif not status["connected"] or not status["settled"]:
+                missing.append(f"{gateway}: its mirror is not {'settled' if status['connected'] else 'connected'}")
+            elif status["role"] == "active":
+                tunnels += status["tunnels"]
+                if status["unprotected"] or status["taken_over"]:
+                    missing.append(f"{gateway}: {status['unprotected']} of {status['tunnels']} SAs are not protected")
+    assert fleet.lab is not None
+    if not missing and everywhere and runner.esp and tunnels < 2 * len(fleet.lab.clients):
+        missing.append(f"the mirrors know {tunnels} SAs of {len(fleet.lab.clients)} clients")
+    return missing
+
+
+async def _status(runner: Runner, gateway: str) -> dict[str, Any] | None:
+    try:
+        done = await runner.exec(gateway, ("site-agent", "status", "--json"))
+        found = json.loads(done.text)["sync"]["status"]
+    except (LabError, ValueError, KeyError, TypeError):  # off, or not up yet
+        return None
+    return found if isinstance(found, dict) else None
