@@ -16,7 +16,16 @@ class Download(Strict):
     do: Literal["download"]
 
 
-MirrorStep = Download
+class ForgetNumbers(Strict):
+    """The Backup's kernel forgets the outbound numbers of the SAs that it has: what the mirror is there to prevent.
+
+    Before the fault, and none itself: nothing is sent under those SAs until the Backup is Active.
+    """
+
+    do: Literal["forget_numbers"]
+
+
+MirrorStep = Download | ForgetNumbers
 
 
 class TcpContinues(Strict):

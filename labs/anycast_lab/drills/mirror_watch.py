@@ -94,6 +94,14 @@ class MirrorWatch:
             return int(json.loads(self._out(client, "stream.live").read_text())["bytes"])
         return 0
 
+    async def forget_numbers(self, gateway: str) -> int:
+        """How many SAs of `gateway` have lost their number. Raises LabError where there is none."""
+        words = ("python", "-m", "anycast_lab.drills.forget_numbers", "--from", *map(str, self._sources()))
+        done = await self._runner.exec(gateway, words)
+        if done.rc or not int(done.text):
+            raise LabError(f"no SA of {gateway} has lost its number: {done.stderr.decode(errors='replace').strip()}")
+        return int(done.text)
+
     async def end(self, fault_ns: int) -> MirrorSeen:
         """End everything and say what was seen."""
         downloads = await self._end_downloads(fault_ns - _BEFORE_NS, time.time_ns())

@@ -34,7 +34,7 @@ from anycast_lab.drills import (
 from anycast_lab.drills import drill as d
 from anycast_lab.drills import kernel_steps as steps
 from anycast_lab.drills.checks import ClientSeen, Observation, judge
-from anycast_lab.drills.mirror_steps import Download
+from anycast_lab.drills.mirror_steps import Download, ForgetNumbers
 from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.report import Checked, Report, story
 from anycast_lab.drills.screens import SCREENS, ScreensSeen
@@ -228,6 +228,9 @@ class _DrillRun:
                 assert self._mirror is not None, "a drill with this step watches tunnels"
                 self._progress("every client starts a download")
                 await self._mirror.download()
+            case ForgetNumbers():
+                assert self._mirror is not None, "a drill with this step watches tunnels"
+                self._progress(f"{await self._mirror.forget_numbers(self._peer)} SAs at {self._peer} count from 1 again")
             case pair_steps.WaitRole():
                 await self._wait_role(step)
             case _ if isinstance(step, pair_steps.PairStep):
