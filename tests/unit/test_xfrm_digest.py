@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from anycast.errors import DecodeError
@@ -17,8 +19,11 @@ from site_agent.netlink.xfrm_digest import (
     PolicyReader,
     SaReader,
 )
+from tests.support.tree import TREE
 from tests.support.xfrm_bytes import CLIENT, ENDS, VIP, aead, attribute, message, policy_payload, sa_payload
 
+RECORDED = json.loads((TREE / "tests" / "data" / "xfrm" / "pair.json").read_text())
+"""Two real gateways of one pair."""
 ELSEWHERE = bytes([192, 0, 2, 9]) + bytes(12)
 
 
@@ -136,3 +141,23 @@ def test_gates_sockets_policies_and_foreign_ones_do_not_count() -> None:
     other = PolicyReader(frozenset({CLIENT}))
     other.take(policy_payload(client=ELSEWHERE))
     assert not other.records
+
+
+def recorded(gateway: str) -> tuple[list[bytes], dict[bytes, Owned]]:
+    vip = frozenset({bytes([198, 51, 100, 1]) + bytes(12)})
+    sas, policies = SaReader(vip), PolicyReader(vip)
+    sas.take_datagram(b"".join(map(bytes.fromhex, RECORDED[gateway]["sas"])))
+    policies.take_datagram(b"".join(map(bytes.fromhex, RECORDED[gateway]["policies"])))
+    return sorted(sas.records), policies.records
+
+
+def test_two_real_gateways_of_a_pair_are_equal_in_what_must_be() -> None:
+    """And in nothing else: their messages differ."""
+    (sas, policies), (other_sas, other_policies) = recorded("active"), recorded("backup")
+    assert RECORDED["active"]["sas"] != RECORDED["backup"]["sas"]
+    assert RECORDED["active"]["policies"] != RECORDED["backup"]["policies"]
+    assert (sas, policies.keys()) == (other_sas, other_policies.keys())
+    assert len(sas) == 2 and {record[SA_ENDS_BYTES:SA_PORTS_BYTES].hex() for record in sas} == {"020011941194"}
+    assert sorted(record[0] for record in policies) == [0, 1, 2], "sockets' own policies are in the dump, too"
+    assert len(RECORDED["active"]["policies"]) > 3
+    assert {owned.reqid for owned in policies.values()} == {1}
