@@ -24,6 +24,7 @@ END = "--end"
 MARK = "XFRM-DIGEST "
 sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/site-agent"] if len(sys.argv) > 1 else []
 
+from anycast.timer import TimerExpired  # noqa: E402
 from site_agent.ike.mirror_view import CharonView, IkeSa, Tunnel  # noqa: E402
 from site_agent.netlink.messages import HEADER, NETLINK_XFRM  # noqa: E402
 from site_agent.netlink.xfrm_digest import PolicyReader, SaReader  # noqa: E402
@@ -102,7 +103,7 @@ class Kernel:
     def dump(self, kind: int) -> list[bytes]:
         """What a bare reader does."""
         self.sock.send(HEADER.pack(HEADER.size, kind, REQUEST | DUMP, 1, 0))
-        found = []
+        found = list[bytes]()
         while True:
             data = self.sock.recv(RECEIVE)
             if struct.unpack_from("=H", data, 4)[0] == 3:
@@ -178,7 +179,7 @@ class Pair:
         """Seconds of everything, both sides one after the other."""
         self.now += 60.0
         self.bytes, began = 0, time.perf_counter()
-        self.perform(0, self.cores[0].handle(words.TimerExpired(), self.now))
+        self.perform(0, self.cores[0].handle(TimerExpired(), self.now))
         return time.perf_counter() - began
 
 

@@ -124,6 +124,27 @@ def test_a_crowded_bucket_is_cut_and_ends_once(of: Of) -> None:
     assert [(piece.bucket, piece.last) for piece in pieces if piece.last] == [(5, True), (6, True)]
 
 
+HEAD = bytes.fromhex("0000000001")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\x01" + HEAD[:4], b"\x06" + HEAD, b"\x02\x09" + HEAD[1:],
+        b"\x01" + HEAD + bytes(4 + 8 * 1023),
+        b"\x02" + HEAD, b"\x02" + HEAD + b"\x00", b"\x02" + HEAD + b"\x00\x01\x00\x01", b"\x02" + HEAD + b"\x04\x00",
+        b"\x02" + HEAD + b"".join(number.to_bytes(2) for number in range(65)),
+        b"\x03" + HEAD + b"\x00\x05\x01\x00", b"\x03" + HEAD + b"\x00\x05\x01\x00\x02" + bytes(51),
+        b"\x03" + HEAD + b"\x00\x05\x02\x00\x00", b"\x03" + HEAD + b"\x04\x00\x01\x00\x00",
+        b"\x04" + HEAD + b"\x01\x01" + bytes(50), b"\x04" + HEAD + b"\x01\x02" + bytes(51),
+        b"\x04" + HEAD + b"\x00\x01" + bytes(51), b"\x05" + HEAD + bytes(8),
+    ],
+)  # fmt: skip
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        digest_wire.decode(data)
+
+
 JSON = st.recursive(
     st.none() | st.binary(max_size=8) | st.sampled_from([b"203.0.113.1", b"c1", b"7", b"ESP", b"INSTALLED", b"ESTABLISHED"]),
     lambda inner: st.dictionaries(

@@ -14,7 +14,7 @@ from site_agent.sync import digest_backup, digests, repairs
 from site_agent.sync.digest_backup import BackupRounds
 from site_agent.sync.digests import Digests
 from site_agent.sync.repairs import Repairs
-from tests.sim import test_digests as sim
+from tests.sim import test_digests_heal as sim
 
 Found = Callable[[], None]
 
@@ -80,7 +80,7 @@ MUTANTS: dict[str, tuple[object, str, str, str, Found]] = {
         BackupRounds, "_finish", "finding in stands", "True", sim.test_what_differs_for_a_moment_is_not_repaired),
     "orphans stay": (BackupRounds, "_finish", "if extra in stands]", "if False]", each("extra")),
     "what charon holds is removed from the kernel": (
-        digest_backup, "_is_charons", "in own.ends", "in ()", sim.test_a_lost_delete_is_made_up_for_in_the_backups_charon),
+        digest_backup, "_is_charons", "in own.spis", "in ()", sim.test_a_lost_delete_is_made_up_for_in_the_backups_charon),
     "an ended CHILD_SA stays": (
         BackupRounds, "_ended", "not in dropped:", "is None:", sim.test_a_lost_delete_is_made_up_for_in_the_backups_charon),
     "an ended IKE_SA stays": (

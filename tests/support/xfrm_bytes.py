@@ -31,12 +31,12 @@ def encapsulation(port: int) -> bytes:
 def sa_payload(
     *, spi: int = 0x1234, inbound: bool = True, client: bytes = CLIENT, vip: bytes = VIP, mode: int = 1, flags: int = 0,
     reqid: int = 7, key: bytes = KEY, numbers: bytes = bytes(4), port: int | None = 1024, window: int = 2048,
-    attributes: bytes | None = None,
+    attributes: bytes | None = None, selector: bytes = bytes(56),
 ) -> bytes:  # fmt: skip
     """XFRM_MSG_NEWSA: struct xfrm_usersa_info and attributes."""
     destination, source = (vip, client) if inbound else (client, vip)
     info = (
-        bytes(56)  # selector
+        selector
         + destination + spi.to_bytes(4) + b"\x32" + bytes(3)
         + source
         + b"\xff" * 64  # lifetimes

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from site_agent.ike.mirror_view import IKE_NAME_BYTES, CharonView, Tunnel
 from site_agent.netlink.xfrm_digest import SA_ENDS_BYTES, SA_NAME_BYTES, Owned
 from site_agent.netlink.xfrm_keys import SaKey
-from site_agent.sync.digest_compare import Extra, Finding, TwoLooks, compare
+from site_agent.sync.digest_compare import SPI_AND_PROTOCOL, Extra, Finding, TwoLooks, compare
 from site_agent.sync.digest_table import BUCKETS, SUM_BYTES, Of, Record, Table
 from site_agent.sync.digest_wire import MOST_ASKED, Ask, Done, Records, Sums, cut_findings
 from site_agent.sync.digest_words import Action, DropChildSa, DropIkeSa, Look, Looked, RemovePolicy, RemoveSa, Send
@@ -45,8 +45,8 @@ class _Own:
     """Our side, as of one look."""
 
     tables: dict[Of, Table]
-    ends: frozenset[bytes]
-    """Of the SAs that charon has."""
+    spis: frozenset[bytes]
+    """With the protocol, of the SAs that charon has. Without addresses: after a move its SA is still at the old one."""
     children: dict[Record, Tunnel]
     reqids: frozenset[int]
     """Of all that charon has."""
@@ -132,7 +132,7 @@ class BackupRounds:
                 Of.IKE_SAS: Table(Of.IKE_SAS, looked.charon.ike),
                 Of.CHILD_SAS: Table(Of.CHILD_SAS, children),
             },
-            ends=frozenset(end for tunnel in carrying for end in tunnel.ends),
+            spis=frozenset(end[:SPI_AND_PROTOCOL] for tunnel in looked.charon.tunnels for end in tunnel.ends),
             children=children,
             reqids=frozenset(tunnel.reqid for tunnel in looked.charon.tunnels),
             policies=looked.policies,
@@ -238,7 +238,7 @@ def _sum(sums: bytes, bucket: int) -> bytes:
 def _is_charons(extra: Extra, own: _Own) -> bool:
     match extra.of:
         case Of.SAS:
-            return extra.record[:SA_ENDS_BYTES] in own.ends
+            return extra.record[:SPI_AND_PROTOCOL] in own.spis
         case Of.POLICIES:
             return own.policies[extra.record].reqid in own.reqids
         case Of.IKE_SAS | Of.CHILD_SAS:

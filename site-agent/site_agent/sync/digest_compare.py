@@ -11,7 +11,7 @@ from site_agent.sync.digest_table import NAME_BYTES, Of, Record
 
 T = TypeVar("T", bound=Hashable)
 
-_SPI_AND_PROTOCOL = 5
+SPI_AND_PROTOCOL = 5
 _SA_DESTINATION, _SA_SOURCE = slice(5, 21), slice(21, 37)
 _IKE_ADDRESSES = 48
 
@@ -86,7 +86,7 @@ def _without_one_end(of: Of, record: Record) -> tuple[bytes, ...]:
     """An outbound SA is named by the client's address. One that has moved has its SPI and the other end still."""
     if of is not Of.SAS:
         return ()
-    spi = record[:_SPI_AND_PROTOCOL]
+    spi = record[:SPI_AND_PROTOCOL]
     return b"to" + spi + record[_SA_DESTINATION], b"from" + spi + record[_SA_SOURCE]
 
 

@@ -2,7 +2,7 @@
 
 A charon that is PASSIVE obeys nobody about its SAs but the plugin, and the message that ended one may have been lost with
 the channel. So the digests' shell says it again, on loopback, as the Active's are handed over. Nothing goes to a client, and
-nothing to the Active (ha_dispatcher.c: process_ike_delete, process_child_delete; read).
+nothing to the Active (ha_dispatcher.c: process_ike_delete, process_child_delete; measured with strongSwan 5.9.8).
 
     version (1)  IKE_DELETE (1)    IKE_ID (1)  ike_sa_id (18)
     version (1)  CHILD_DELETE (1)  IKE_ID (1)  ike_sa_id (18)  INBOUND_SPI (1)  SPI (4)
