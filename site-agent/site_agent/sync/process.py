@@ -39,6 +39,7 @@ from site_agent.sync.gate import Gate
 from site_agent.sync.identity import PinFile
 from site_agent.sync.kinds import Kind, Lane
 from site_agent.sync.mirror import Mirror
+from site_agent.sync.moved import Moved
 from site_agent.sync.numbers import spi_of
 from site_agent.sync.numbers_words import Role
 from site_agent.sync.plugin_socket import PluginSocket
@@ -121,6 +122,9 @@ class Process:
         self._taken_over = TakenOver(
             self._vici, plan.connections, lambda: [spi_of(key) for key in self._mirror.numbers.taken_over]
         )
+        self._moved = Moved(
+            ViciClient(plan.vici), self._vici, plan.connections, lambda: self._mirror.numbers.role is Role.ACTIVE
+        )
         names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
         self._channel = channel.Channel(
             channel.Plan(
@@ -140,7 +144,7 @@ class Process:
         self._loop.add_reader(self._agent, self._from_agent)
         self._arm()
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(self._channel.run()), group.create_task(self._tell_again())]
+            running = [group.create_task(work) for work in (self._channel.run(), self._tell_again(), self._moved.run())]
             await self._over.wait()
             self._comparison.close()
             for task in (*running, *self._tasks):
