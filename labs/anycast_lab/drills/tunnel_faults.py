@@ -19,6 +19,8 @@ _LOOK_S = 0.5
 _SEND_EVERY_S = "0.05"
 _PORTS = "20000-29999"
 """Another one than IKE's own, which the NAT kept before."""
+_REKEYS = "/etc/anycast/out/rekeys"
+"""A line for each rekey that charon agreed to."""
 _SYNC_LINE = b"    sync: {}"
 _FLUSH = "from anycast_lab.flood.conntrack import flush; flush()"
 
@@ -44,6 +46,7 @@ class TunnelFaults:
                 await self._start_rekeys(every_s)
             case steps.EndRekeys():
                 self._end(self._rekeys)
+                return await self._rekeyed()
             case steps.GatewaysSend():
                 await self._start_senders()
             case steps.MoveClient(client=client, back=back):
@@ -84,11 +87,21 @@ class TunnelFaults:
             self._moved[node] = step
 
     async def _start_rekeys(self, every_s: float) -> None:
-        rekey = f"swanctl --rekey --child {self._fleet.service.name} --timeout 2"
+        rekey = f"swanctl --rekey --child {self._fleet.service.name}"
         for node in (*self._lab.clients, self._victim):
             uri = f" --uri {VICI}" if node == self._victim else ""
-            loop = f"while :; do {rekey}{uri} >/dev/null 2>&1; sleep {every_s:g}; done"
+            await operator.say(self._runner, node, "rm", "-f", _REKEYS)
+            loop = f"while :; do {rekey}{uri} >/dev/null 2>&1 && echo >> {_REKEYS}; sleep {every_s:g}; done"
             self._rekeys.append(await self._runner.spawn(node, ("sh", "-c", loop)))
+
+    async def _rekeyed(self) -> str:
+        """The victim has lost the count with its power."""
+        for client in self._lab.clients:
+            done = await self._runner.exec(client, ("cat", _REKEYS))
+            if len(done.stdout) < 2:
+                return f"charon of {client} was asked for {len(done.stdout)} rekeys"
+            self._progress(f"{client} began {len(done.stdout)} rekeys")
+        return ""
 
     async def _start_senders(self) -> None:
         for gateway in (self._victim, self._peer):
