@@ -98,7 +98,9 @@ def test_ike_sa_then_child_sas(tmp_path: Path) -> None:
         async with running(tmp_path) as charon:
             charon.tell(told())
             await charon.done.wait()
-            assert charon.rekeyed == [("ike-id", "3"), ("child-id", "7")], "the IKE_SA first; nothing that is replaced already"
+            assert charon.rekeyed == [("ike-id", "3"), ("child-id", "7")], (
+                "the IKE_SA first; nothing that is replaced already"
+            )
 
     asyncio.run(run())
 

@@ -14,13 +14,15 @@ from anycast_lab.drills import mirrors, operator, pairs
 from anycast_lab.drills import tunnel_steps as steps
 from anycast_lab.runner import LabError, Process, Progress, Runner
 
-VICI = "unix:///run/site-agent/charon.vici"
+VICI, CLIENT_VICI = "/run/site-agent/charon.vici", "/run/charon.vici"
 _LOOK_S = 0.5
 _SEND_EVERY_S = "0.05"
 _PORTS = "20000-29999"
 """Another one than IKE's own, which the NAT kept before."""
 _REKEYS = "/etc/anycast/out/rekeys"
-"""A line for each rekey that charon agreed to."""
+"""How many charon agreed to."""
+_BEGIN_S = 30.0
+"""No bound that is asserted: a Python that starts takes User Mode Linux seconds."""
 _SYNC_LINE = b"    sync: {}"
 _FLUSH = "from anycast_lab.flood.conntrack import flush; flush()"
 
@@ -46,7 +48,7 @@ class TunnelFaults:
                 await self._start_rekeys(every_s)
             case steps.EndRekeys():
                 self._end(self._rekeys)
-                return await self._rekeyed()
+                await self._rekeyed()
             case steps.GatewaysSend():
                 await self._start_senders()
             case steps.MoveClient(client=client, back=back):
@@ -57,7 +59,7 @@ class TunnelFaults:
                 self._remember(nat, step, back=back)
             case steps.Terminate():
                 name = self._fleet.service.name
-                words = ("swanctl", "--terminate", "--ike", name, "--force", "--timeout", "5", "--uri", VICI)
+                words = ("swanctl", "--terminate", "--ike", name, "--force", "--timeout", "5", "--uri", f"unix://{VICI}")
                 await operator.say(self._runner, self._victim, *words)
             case steps.HandOvers(times=times, each=each):
                 return await self._hand_overs(times, bound_s, mirrored=each == "mirrored")
@@ -87,21 +89,29 @@ class TunnelFaults:
             self._moved[node] = step
 
     async def _start_rekeys(self, every_s: float) -> None:
-        rekey = f"swanctl --rekey --child {self._fleet.service.name}"
-        for node in (*self._lab.clients, self._victim):
-            uri = f" --uri {VICI}" if node == self._victim else ""
+        """Goes on when each has begun."""
+        nodes = (*self._lab.clients, self._victim)
+        for node in nodes:
             await operator.say(self._runner, node, "rm", "-f", _REKEYS)
-            loop = f"while :; do {rekey}{uri} >/dev/null 2>&1 && echo >> {_REKEYS}; sleep {every_s:g}; done"
-            self._rekeys.append(await self._runner.spawn(node, ("sh", "-c", loop)))
+            ends = ("--child", self._fleet.service.name, "--vici", VICI if node == self._victim else CLIENT_VICI)
+            words = ("python", "-m", "anycast_lab.drills.rekeys", *ends, "--every-s", str(every_s), "--out", _REKEYS)
+            self._rekeys.append(await self._runner.spawn(node, words))
+        end = time.monotonic() + _BEGIN_S
+        while waiting := [node for node in nodes if not await self._count(node)]:
+            if time.monotonic() >= end:
+                raise LabError(f"charon of {', '.join(waiting)} rekeys nothing")
+            await asyncio.sleep(_LOOK_S)
 
-    async def _rekeyed(self) -> str:
+    async def _count(self, node: str) -> int:
+        try:
+            return int(await self._runner.get(node, _REKEYS))
+        except (LabError, ValueError):
+            return 0
+
+    async def _rekeyed(self) -> None:
         """The victim has lost the count with its power."""
         for client in self._lab.clients:
-            done = await self._runner.exec(client, ("cat", _REKEYS))
-            if len(done.stdout) < 2:
-                return f"charon of {client} was asked for {len(done.stdout)} rekeys"
-            self._progress(f"{client} began {len(done.stdout)} rekeys")
-        return ""
+            self._progress(f"{client} began {await self._count(client)} rekeys")
 
     async def _start_senders(self) -> None:
         for gateway in (self._victim, self._peer):
