@@ -22,7 +22,7 @@ _PORTS = "20000-29999"
 _REKEYS = "/etc/anycast/out/rekeys"
 """How many charon agreed to."""
 _BEGIN_S = 30.0
-"""No bound that is asserted: a Python that starts takes User Mode Linux seconds."""
+"""No bound that is asserted, only an end to waiting: a Python that starts takes User Mode Linux seconds."""
 _SYNC_LINE = b"    sync: {}"
 _FLUSH = "from anycast_lab.flood.conntrack import flush; flush()"
 
@@ -58,9 +58,7 @@ class TunnelFaults:
                 await self._rebind(nat, back=back)
                 self._remember(nat, step, back=back)
             case steps.Terminate():
-                name = self._fleet.service.name
-                words = ("swanctl", "--terminate", "--ike", name, "--force", "--timeout", "5", "--uri", f"unix://{VICI}")
-                await operator.say(self._runner, self._victim, *words)
+                await self._terminate()
             case steps.HandOvers(times=times, each=each):
                 return await self._hand_overs(times, bound_s, mirrored=each == "mirrored")
             case steps.MirrorOff():
@@ -131,6 +129,16 @@ class TunnelFaults:
                 if any(ip_address(one["local"]) in pool for pool in pools):
                     return str(one["local"])
         raise LabError(f"{client} has no inner IPv4 address")
+
+    async def _terminate(self) -> None:
+        socket = ("--uri", f"unix://{VICI}")
+        words = ("swanctl", "--terminate", "--ike", self._fleet.service.name, "--force", "--timeout", "1")
+        await self._runner.exec(self._victim, (*words, *socket))  # complains that nobody confirms
+        end = time.monotonic() + _BEGIN_S
+        while "ESTABLISHED" in (await self._runner.exec(self._victim, ("swanctl", "--list-sas", *socket))).text:
+            if time.monotonic() >= end:
+                raise LabError(f"charon of {self._victim} keeps its IKE_SAs")
+            await asyncio.sleep(_LOOK_S)
 
     async def _move(self, name: str, *, back: bool) -> None:
         client = self._lab.clients[name]
