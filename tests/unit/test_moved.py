@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -66,11 +66,11 @@ def _event(name: str, section: Section) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *, active: bool = True) -> AsyncIterator[Charon]:
+async def running(folder: Path, *, active: Callable[[], bool] = lambda: True) -> AsyncIterator[Charon]:
     charon, path = Charon(), str(folder / "vici")
     server = await asyncio.start_unix_server(charon.serve, path)
     requests = ViciClient(path)
-    task = asyncio.create_task(Moved(ViciClient(path), requests, ["vpn"], lambda: active).run())
+    task = asyncio.create_task(Moved(ViciClient(path), requests, ["vpn"], active).run())
     try:
         async with asyncio.timeout(5):
             await charon.registered.wait()
@@ -105,11 +105,14 @@ def test_ike_sa_then_child_sas(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_many_paths_are_one_move(tmp_path: Path) -> None:
+def test_many_paths_are_one_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moved, "SETTLE_S", 0.3)
+
     async def run() -> None:
         async with running(tmp_path) as charon:
             for _ in range(5):
                 charon.tell(told())
+                await asyncio.sleep(0.02)
             charon.tell(told(unique="4"))
             await charon.done.wait()
             charon.done.clear()
@@ -119,10 +122,16 @@ def test_many_paths_are_one_move(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("active", "name"), [(False, "vpn"), (True, "somebody-elses")])
-def test_not_a_backup_and_not_a_foreign_connection(tmp_path: Path, active: bool, name: str) -> None:
+@pytest.mark.parametrize(
+    ("roles", "name"),
+    [([False, True], "vpn"), ([True, False], "vpn"), ([True], "somebody-elses")],
+    ids=["heard as Backup", "Backup meanwhile", "not the service's"],
+)
+def test_not_a_backup_and_not_a_foreign_connection(tmp_path: Path, roles: list[bool], name: str) -> None:
+    """The last role that is asked for stays."""
+
     async def run() -> None:
-        async with running(tmp_path, active=active) as charon:
+        async with running(tmp_path, active=lambda: roles.pop(0) if len(roles) > 1 else roles[0]) as charon:
             charon.tell(told(name))
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(charon.done.wait(), 0.3)
