@@ -1,4 +1,4 @@
-"""A client that moved is rekeyed, IKE_SA first, by the Active and by nobody else. charon is a script here, on a real socket."""
+"""A client that moved is rekeyed, IKE_SA first, by the Active and nobody else. charon is a script here, on a real socket."""
 
 from __future__ import annotations
 
