@@ -319,6 +319,7 @@ class Process:
                 return self._rekey_taken_over()
             case Step.CEASE:
                 self._serving = False
+                mirror.demoting()
                 self._gate.close()
             case Step.PASSIVATE:
                 self._unconfirmed = 0
