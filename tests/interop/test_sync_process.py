@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import os
@@ -89,6 +90,22 @@ def test_a_killed_process_is_succeeded_and_nothing_that_is_said_later_is_missed(
             wait(lambda gateway=gateway: gateway.status and gateway.status.connected, "connected")
         connect(client)
         wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+
+
+@in_namespace
+def test_what_an_actives_process_missed_is_made_good_by_a_rekey_of_the_ike_sas() -> None:
+    """Message IDs that were lost with it can be seen by nobody, so those begin anew."""
+    with mirror_pair() as (one, two, client):
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        before = two.charon.spis()
+        os.kill(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+        one.plan = dataclasses.replace(one.plan, active=True)
+        one.start()
+        wait(lambda: two.charon.spis() and two.charon.spis() != before, "another IKE_SA, mirrored, too")
+        assert two.charon.spis() == one.charon.spis() == client.spis()
+        assert (one.charon.states(), two.charon.states()) == ({"ESTABLISHED": 1}, {"PASSIVE": 1})
 
 
 @in_namespace

@@ -97,6 +97,21 @@ class Charon:
 
         return asyncio.run(asked())
 
+    def spis(self) -> set[bytes]:
+        """Initiator's and responder's of each IKE_SA."""
+
+        async def asked() -> set[bytes]:
+            vici, found = ViciClient(self.vici), set[bytes]()
+            try:
+                await vici.stream("list-sas", "list-sa", lambda event: found.update(
+                    ike_sa["initiator-spi"] + ike_sa["responder-spi"] for ike_sa in event.values()
+                ), timeout_s=10)  # fmt: skip
+                return found
+            finally:
+                vici.close()
+
+        return asyncio.run(asked())
+
     def states(self) -> dict[str, int]:
         """How many IKE_SAs are in which state."""
 

@@ -38,6 +38,15 @@ def test_bodies_both_ways() -> None:
     assert [len(bodies.decode_marks(body)[1]) for body in many] == [marks_wire.MAX_RECORDS, 1]
 
 
+def test_a_gap_is_told_and_what_a_later_version_tells_is_passed_over() -> None:
+    assert bodies.decode_gap(bodies.encode_gap(7)) == 7
+    assert bodies.decode_gap(bodies.encode_gap(1 << 40)) == 0xFFFF_FFFF
+    assert bodies.decode_gap(b"\x02whatever") is None
+    for body in (b"", b"\x01", b"\x01\0\0\0\0\0"):
+        with pytest.raises(DecodeError):
+            bodies.decode_gap(body)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -57,7 +66,7 @@ def test_an_ha_body_that_means_nothing_is_refused(body: bytes) -> None:
 
 @given(st.binary(max_size=100))
 def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
-    for decode in (bodies.decode_ha, bodies.decode_marks, agent_wire.decode, plans.decode):
+    for decode in (bodies.decode_ha, bodies.decode_marks, bodies.decode_gap, agent_wire.decode, plans.decode):
         try:
             decode(data)
         except DecodeError:

@@ -3,6 +3,7 @@
     HA       CARRY        epoch (8 bytes) number (8 bytes) the datagram, as charon sent it
              HAVE         epoch (8 bytes) number (8 bytes)
     NUMBERS  ASKED, TOLD  the records of `marks_wire`
+    STATE    GAP          how many messages are missing (4 bytes)
 
 Bounds-checked: any bytes decode or raise DecodeError. A kind of record that is not known is refused and nothing else is.
 """
@@ -19,6 +20,8 @@ from site_agent.sync import ha_wire, marks_wire
 
 CARRY, HAVE = 1, 2
 ASKED, TOLD = 1, 2
+GAP = 1
+_GAP = struct.Struct(">BI")
 _PLACE = struct.Struct(">BQQ")
 
 
@@ -68,3 +71,19 @@ def decode_marks(body: bytes) -> tuple[int, list[tuple[SaKey, int]]]:
     if not body or body[0] not in (ASKED, TOLD):
         raise DecodeError("kind", 0, "neither asked nor told")
     return body[0], marks_wire.decode_records(body[1:])
+
+
+def encode_gap(missing: int) -> bytes:
+    return _GAP.pack(GAP, min(missing, 0xFFFF_FFFF))
+
+
+def decode_gap(body: bytes) -> int | None:
+    """None for a kind of state that is not known: a later version's. Raises DecodeError."""
+    if not body:
+        raise DecodeError("kind", 0, "nothing")
+    if body[0] != GAP:
+        return None
+    if len(body) != _GAP.size:
+        raise DecodeError("gap", len(body), f"not {_GAP.size} bytes")
+    missing: int = _GAP.unpack(body)[1]
+    return missing

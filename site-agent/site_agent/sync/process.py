@@ -32,7 +32,7 @@ from site_agent.ike import ha_segment
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink.messages import NETLINK_XFRM
 from site_agent.netlink.xfrm_keys import SaKey, pack_address
-from site_agent.sync import agent_wire, channel, promotion
+from site_agent.sync import agent_wire, bodies, channel, promotion
 from site_agent.sync import plan as plans
 from site_agent.sync.comparison import Comparison
 from site_agent.sync.gate import Gate
@@ -43,6 +43,7 @@ from site_agent.sync.numbers import spi_of
 from site_agent.sync.numbers_words import Role
 from site_agent.sync.plugin_socket import PluginSocket
 from site_agent.sync.promotion import Do, Promotion, RoleIs, Step, StepDone, StepFailed, StepStuck, StepTook
+from site_agent.sync.refreshed import Refreshed
 from site_agent.sync.repairs import GaveUp
 from site_agent.sync.requests import Requests
 from site_agent.sync.sad import Sad
@@ -121,6 +122,9 @@ class Process:
         self._taken_over = TakenOver(
             self._vici, plan.connections, lambda: [spi_of(key) for key in self._mirror.numbers.taken_over]
         )
+        self._refreshed = Refreshed(ViciClient(plan.vici), plan.connections)
+        if plan.active:
+            self._refreshed.needed()  # charon has spoken to nobody meanwhile
         names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
         self._channel = channel.Channel(
             channel.Plan(
@@ -140,7 +144,11 @@ class Process:
         self._loop.add_reader(self._agent, self._from_agent)
         self._arm()
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(self._channel.run()), group.create_task(self._tell_again())]
+            running = [
+                group.create_task(self._channel.run()),
+                group.create_task(self._tell_again()),
+                group.create_task(self._refreshed.run()),
+            ]
             await self._over.wait()
             self._comparison.close()
             for task in (*running, *self._tasks):
@@ -242,11 +250,14 @@ class Process:
                 pass
 
     def _deliver(self, kind: Kind, payload: bytes) -> None:
-        if kind is not Kind.DIGEST:
-            self._mirror.deliver(kind, payload)
-            return
         try:
-            self._comparison.deliver(payload)
+            if kind is Kind.DIGEST:
+                self._comparison.deliver(payload)
+            elif kind is Kind.STATE:
+                if bodies.decode_gap(payload) and self._mirror.numbers.role is Role.ACTIVE:
+                    self._refreshed.needed()
+            else:
+                self._mirror.deliver(kind, payload)
         except DecodeError:
             self._mirror.garbled += 1
 
@@ -359,6 +370,7 @@ class Process:
     def _on_gap(self, missing: int) -> None:
         self._gaps += missing
         self._comparison.events_lost()
+        self._channel.feed(Submit(Kind.STATE, bodies.encode_gap(missing)))
 
     def _on_gave_up(self, gave_up: GaveUp) -> None:
         self._tell(agent_wire.GivenUp(name=gave_up.name, cause=gave_up.cause.name.lower(), refused=gave_up.refused))
