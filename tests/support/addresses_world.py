@@ -1,7 +1,8 @@
 """Two gateways, a network that loses, processes that die and clients that come and go, for `ike.inner_addresses`: one seed.
 
 The checker knows who holds which address, and who is served; it knows nothing of ranges, shares or words, and shares no code
-with the core. charon is modelled as it was measured (5.9.8): what it hands out, what a mirrored IKE_SA lacks, what it unloads.
+with the core. charon is modelled as it was measured (5.9.8): what it hands out, what a mirrored IKE_SA
+lacks, what it unloads.
 """
 
 from __future__ import annotations
@@ -141,6 +142,8 @@ class Gateway:
         self.world, self.rank = world, rank
         self.charon = Charon()
         self.serving = self.connected = False
+        self.tenure = 0
+        """A handshake that was in flight at a demotion chooses its connection anew: the client sends IKE_AUTH again."""
         self.fresh_until = 0.0
         """Its process is young: it may know less than it thinks."""
         self.begin()
@@ -189,7 +192,10 @@ class Gateway:
             self.tell(words.PoolsSeen({span: pool.taken for span, pool in self.charon.pools.items()}))
 
     def look_now(self) -> None:
-        self.look = words.Looked(began=self.world.now, uses=self.charon.uses(), listed=self.charon.listed)
+        charon = self.charon
+        self.look = words.Looked(
+            began=self.world.now, uses=charon.uses(), listed=charon.listed, loaded=tuple(charon.pools)
+        )
 
     def restart_charon(self) -> None:
         self.charon, self.look, self.applying, self.todo = Charon(), None, None, []
@@ -206,7 +212,7 @@ class World:
         self.network: list[tuple[Gateway, Any]] = []
         self.connected = False
         self.tunnels: dict[int, Tunnel] = {}
-        self.handshakes: list[tuple[float, Gateway, Charon, int, tuple[Range, ...]]] = []
+        self.handshakes: list[tuple[float, Gateway, tuple[Charon, int], int, tuple[Range, ...]]] = []
         self.split_since: float | None = None
         self.cut_at: float | None = None
         self.strangers_until = 0.0
@@ -252,6 +258,7 @@ class World:
     def demote(self, gateway: Gateway) -> None:
         if gateway.serving:
             gateway.serving = False
+            gateway.tenure += 1
             gateway.tell(words.RoleIs(False))
 
     def deliver(self) -> None:
@@ -295,13 +302,13 @@ class World:
         if up and (client not in self.tunnels or self.random.random() < 0.2):
             gateway = self.random.choice(up)
             due = self.now + self.random.choice((0.0, 0.1, self.random.uniform(0, HANDSHAKE_S)))
-            self.handshakes.append((due, gateway, gateway.charon, client, gateway.charon.listed))
+            self.handshakes.append((due, gateway, (gateway.charon, gateway.tenure), client, gateway.charon.listed))
 
     def finish_handshakes(self) -> None:
         for one in [one for one in self.handshakes if one[0] <= self.now]:
             self.handshakes.remove(one)
-            _, gateway, charon, client, listed = one
-            if gateway.charon is charon and gateway.serving:
+            _, gateway, begun, client, listed = one
+            if begun == (gateway.charon, gateway.tenure) and gateway.serving:
                 self.connect(gateway, client, listed)
 
     def connect(self, gateway: Gateway, client: int, listed: tuple[Range, ...]) -> None:

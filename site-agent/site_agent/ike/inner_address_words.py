@@ -1,6 +1,6 @@
 """What `inner_addresses` is told and what it says, and how its word to the other gateway travels. Pure.
 
-    version (1)  active (1)  serial (8)  heard (8)  number of ranges in each of three sets (4 each)  the ranges (32 bytes each)
+    version (1)  active (1)  serial (8)  heard (8)  ranges in each of three sets (4 each)  the ranges (32 each)
 
 Any bytes decode or raise DecodeError.
 """
@@ -59,6 +59,8 @@ class Looked:
     uses: Ranges
     listed: tuple[Range, ...] = ()
     """Ranges that charon may hand out from: what a process before this one had offered."""
+    loaded: tuple[Range, ...] = ()
+    """All that have a pool. A handshake in flight may take an address of one that is off the list."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

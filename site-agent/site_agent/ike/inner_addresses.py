@@ -1,4 +1,4 @@
-"""Which inner addresses this gateway's charon may hand out, so that none is given to a client while another one has it. Pure.
+"""Which inner addresses this gateway's charon may hand out, so that none is given out while somebody has it. Pure.
 
 Theory of operation
 -------------------
@@ -182,8 +182,10 @@ class InnerAddresses:
         self._recount()
 
     def _on_look(self, look: Looked) -> None:
-        if not self._looked and look.listed:  # a process before this one offered them; they were free then
+        if not self._looked:  # what a process before this one offered was free then
             self._offer = self._applied = look.listed
+            if closed := Ranges(look.loaded) - Ranges(look.listed):
+                self._resting.append((self._now, closed))
         self._looked, self._knows_offer, self._uses = True, True, look.uses & self._all
         self._closed = [(at, ranges) for at, ranges in self._closed if at is None or at >= look.began]
         self._recount()

@@ -93,8 +93,8 @@ class PoolKeeper:
         attributes: Node,
         process: Callable[[], str],
     ) -> None:
-        """`connections`: their `load-conn` messages, without a list of pools; `attributes`: what a pool has beside its range,
-        e.g. ``dns``; `process` identifies the charon of now, as in `own_connections`."""
+        """`connections`: their `load-conn` messages, without a list of pools; `attributes`: what a pool has
+        beside its range, e.g. ``dns``; `process` identifies the charon of now, as in `own_connections`."""
         self._vici, self._record = vici, record
         self._connections, self._attributes, self._process = connections, attributes, process
 
@@ -144,14 +144,16 @@ class PoolKeeper:
 
         try:
             await self._vici.stream("list-sas", "list-sa", take, {"noblock": "yes"}, timeout_s=LIST_LIMIT_S)
-            for pool in (await self._loaded(leases=True)).values():
+            pools = await self._loaded(leases=True)
+            for pool in pools.values():
                 for lease in pool.get("leases", {}).values():
                     if lease["status"] == b"online":
                         numbers.add(parse_address(lease["address"].decode()))
             listed = tuple(_range(name) for name in self._record.read(self._process()))
+            loaded = tuple(_range(name) for name in pools)
         except (KeyError, ValueError, TypeError, AttributeError) as exc:
             raise PeerError("charon", f"its addresses cannot be understood: {exc!r}") from exc
-        return Looked(began=began, uses=Ranges((*(Range(n, n) for n in numbers), *networks)), listed=listed)
+        return Looked(began=began, uses=Ranges((*(Range(n, n) for n in numbers), *networks)), listed=listed, loaded=loaded)
 
     async def _loaded(self, *, leases: bool = False) -> dict[str, Node]:
         answer = await self._ask("get-pools", {"leases": "yes"} if leases else None)
@@ -171,7 +173,7 @@ def _range(name: str) -> Range:
 
 
 def _selector(text: bytes) -> Range:
-    """The addresses that a remote traffic selector covers, as charon prints it: a network or a range, then protocol and ports."""
+    """The addresses that a remote traffic selector covers, as charon prints it: network or range, protocol, ports."""
     span = text.decode().partition("[")[0]
     if ".." in span:
         return parse_range(span.replace("..", "-"))
