@@ -26,6 +26,7 @@ SPLIT_S = 4.0
 """An Active that hears nobody stops: less than `peer_stops_s`."""
 NOTICE_S = 20.0
 """One end of a cut channel notices so much later than the other, at most."""
+TOUCH_S = 30.0
 STEPS = 1200
 
 
@@ -144,8 +145,8 @@ class Gateway:
         self.serving = self.connected = False
         self.tenure = 0
         """A handshake that was in flight at a demotion chooses its connection anew: the client sends IKE_AUTH again."""
-        self.fresh_until = 0.0
-        """Its process is young: it may know less than it thinks."""
+        self.heard = False
+        """Its process has had the other one's word."""
         self.begin()
 
     @property
@@ -161,7 +162,7 @@ class Gateway:
         self.core = inner_addresses.InnerAddresses(
             (PREFIX,), self.rank, now=self.world.now, limits=LIMITS, first_serial=serial
         )
-        self.fresh_until = self.world.now + 3 * LIMITS.peer_stops_s
+        self.heard = False
         if self.serving:
             self.tell(words.RoleIs(True))
 
@@ -212,11 +213,10 @@ class World:
         self.network: list[tuple[Gateway, Any]] = []
         self.connected = False
         self.tunnels: dict[int, Tunnel] = {}
-        self.handshakes: list[tuple[float, Gateway, tuple[Charon, int], int, tuple[Range, ...]]] = []
+        self.handshakes: list[tuple[float, float, Gateway, tuple[Charon, int], int, tuple[Range, ...]]] = []
         self.split_since: float | None = None
         self.cut_at: float | None = None
-        self.strangers_until = 0.0
-        """They have been out of touch for so long that what a Backup kept of before is known again only by then."""
+        self.joined_at = 0.0
         self.given = self.borrowed = self.refused = self.served_after_failover = 0
         self.gateways: list[Gateway] = []
         self.gateways += [Gateway(self, 0)]
@@ -229,9 +229,7 @@ class World:
     # What the network and the machines do.
 
     def join(self) -> None:
-        if self.out_of_touch():
-            self.strangers_until = self.now + 2 * HANDSHAKE_S
-        self.connected, self.cut_at = True, None
+        self.connected, self.cut_at, self.joined_at = True, None, self.now
         for gateway in self.gateways:
             gateway.connected = True
             gateway.tell(words.PeerConnected())
@@ -266,6 +264,7 @@ class World:
             return
         to, message = self.network.pop(0)
         if isinstance(message, words.Word):
+            to.heard = True
             to.tell(words.PeerSaid(message))
         elif not to.serving and self.random.random() > 0.1:
             message(to.charon)
@@ -302,21 +301,22 @@ class World:
         if up and (client not in self.tunnels or self.random.random() < 0.2):
             gateway = self.random.choice(up)
             due = self.now + self.random.choice((0.0, 0.1, self.random.uniform(0, HANDSHAKE_S)))
-            self.handshakes.append((due, gateway, (gateway.charon, gateway.tenure), client, gateway.charon.listed))
+            begun = gateway.charon, gateway.tenure
+            self.handshakes.append((due, self.now, gateway, begun, client, gateway.charon.listed))
 
     def finish_handshakes(self) -> None:
         for one in [one for one in self.handshakes if one[0] <= self.now]:
             self.handshakes.remove(one)
-            _, gateway, begun, client, listed = one
+            _, began, gateway, begun, client, listed = one
             if begun == (gateway.charon, gateway.tenure) and gateway.serving:
-                self.connect(gateway, client, listed)
+                self.connect(gateway, client, listed, began)
 
-    def connect(self, gateway: Gateway, client: int, listed: tuple[Range, ...]) -> None:
+    def connect(self, gateway: Gateway, client: int, listed: tuple[Range, ...], began: float) -> None:
         address = gateway.charon.acquire(client, listed)
         if address is None:
             self.refused += 1
             return
-        self.check(gateway, client, address)
+        self.check(gateway, client, address, began)
         old, tunnel = self.tunnels.get(client), Tunnel(client, address)
         self.tunnels[client] = tunnel
         self.given += 1
@@ -326,13 +326,14 @@ class World:
             gateway.charon.remove(sa)
             self.mirror_end(gateway, old)
 
-    def check(self, gateway: Gateway, client: int, address: int) -> None:
+    def check(self, gateway: Gateway, client: int, address: int, began: float) -> None:
+        """What only a Backup has counts once the pair has been in touch for a while: before, it is a tunnel that has ended."""
         for other, tunnel in self.tunnels.items():
             if other == client or tunnel.address != address:
                 continue
             for holder in self.gateways:
                 sa = holder.has(tunnel)
-                reached = holder is gateway or holder.serving or (self.connected and self.now >= self.strangers_until)
+                reached = holder is gateway or holder.serving or (self.connected and began >= self.joined_at + TOUCH_S)
                 if sa is not None and sa.child and reached:
                     raise GivenTwice(f"client {client} got {address - (0xFFFF << 32):#x} of client {other}")
 
@@ -419,7 +420,7 @@ class World:
             self.now = min(end, self.now + 1.0)
             if all(gateway.serving for gateway in self.gateways):
                 self.split_since = self.now if self.split_since is None else self.split_since
-                bound = SPLIT_S if any(self.now < gateway.fresh_until for gateway in self.gateways) else 100.0
+                bound = SPLIT_S if not all(gateway.heard for gateway in self.gateways) else 100.0
                 if self.connected or self.now >= self.split_since + min(bound, SPLIT_S if self.out_of_touch() else bound):
                     self.demote(self.random.choice(self.gateways))
             else:

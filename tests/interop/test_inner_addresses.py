@@ -1,0 +1,186 @@
+"""No inner address is given twice, with real charons and their real `ha` plugin: failover, rekey, restart, failback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from anycast.errors import PeerError
+from site_agent.ike.address_ranges import Ranges, parse_address, parse_range
+from site_agent.ike.inner_address_words import PeerConnected, PeerLost, PeerSaid, RoleIs
+from site_agent.ike.inner_addresses import Limits
+from tests.support.charons import Gateway, Pair
+from tests.support.namespace import in_namespace
+
+pytestmark = pytest.mark.root
+
+POOLS = ("203.0.113.0/25", "2001:db8:c::/112")
+LIMITS = Limits(reserve=24, longest_range=8)
+CLIENTS = 20
+
+
+def with_pair(test: Callable[[Pair], Awaitable[None]]) -> None:
+    async def run() -> None:
+        pair = Pair(POOLS, LIMITS)
+        await pair.boot()
+        await test(pair)
+
+    asyncio.run(run())
+
+
+async def promote(pair: Pair, new: Gateway, old: Gateway) -> None:
+    """In the order of architecture.md; the other one may know nothing of it."""
+    await new.tell(RoleIs(True))
+    pair.move_vip(new)
+    new.switch("+1")
+    old.switch("-1")
+
+    async def active() -> bool:
+        return all(ike_sa["state"] == b"ESTABLISHED" for ike_sa in await new.sas())
+
+    await pair.until("charon is active", active)
+
+
+async def rekey_all(gateway: Gateway, **what: str) -> None:
+    for ike_sa in await gateway.sas():
+        await gateway.ask("rekey", {"ike-id": ike_sa["uniqueid"], **what})
+
+
+@in_namespace
+def test_twenty_clients_a_rekey_a_restart_of_the_standby_a_failover_and_twenty_more_clients_are_forty_addresses() -> None:
+    async def run(pair: Pair) -> None:
+        one, two = pair.gateways
+        for gateway in pair.gateways:
+            await gateway.look()
+            await gateway.tell(PeerConnected())
+        await one.tell(PeerSaid(two.word))
+        await two.tell(PeerSaid(one.word))
+        await promote(pair, one, two)
+        given = {}
+        for number in range(CLIENTS):
+            given[f"c{number}"] = await pair.connect(f"c{number}")
+            if number % 8 == 7:
+                one.now += 1
+                await one.look()
+        assert all(len(addresses) == 2 for addresses in given.values()), "one of each family"
+
+        # The trap: the standby comes back, and what the rekeys tell it has no virtual address.
+        await two.restart()
+        await rekey_all(one)
+
+        async def mirrored() -> bool:
+            return len(await two.sas()) == CLIENTS
+
+        await pair.until("IKE_SAs are mirrored anew", mirrored)
+        assert not any(ike_sa.get("remote-vips") for ike_sa in await two.sas()), "the fault is there to be met"
+        await rekey_all(one, child="vpn")
+
+        async def carried() -> bool:
+            return len(await pair.carried(two)) == 2 * CLIENTS
+
+        await pair.until("CHILD_SAs are mirrored anew", carried)
+        everything = Ranges.of(parse_address(address) for addresses in given.values() for address in addresses)
+        assert (await two.keeper.look(0.0)).uses == everything, "known from the selectors"
+
+        for gateway in pair.gateways:
+            await gateway.tell(PeerLost())
+        await promote(pair, two, one)
+        for number in range(CLIENTS, 2 * CLIENTS):
+            given[f"c{number}"] = await pair.connect(f"c{number}")
+            if number % 8 == 7:
+                two.now += 1
+                await two.look()
+        everything = [address for addresses in given.values() for address in addresses]
+        assert len(set(everything)) == 2 * 2 * CLIENTS
+        carried_by_two = await pair.carried(two)
+        assert set(carried_by_two) == set(everything) and max(carried_by_two.values()) == 1
+
+        # Back to the first one, whose charon remembers leases of its own: some ended meanwhile, on the other one.
+        gone = [f"c{number}" for number in range(0, CLIENTS, 2)]
+        for identity in gone:
+            await pair.clients.ask("terminate", {"ike": identity})
+            del given[identity]
+        await one.tell(RoleIs(False))
+        one.now += 1
+        looked = await one.look()
+        assert looked.uses, "it has the mirror"
+        await two.tell(RoleIs(False))
+        await promote(pair, one, two)
+        for identity in [*gone, *(f"d{number}" for number in range(10))]:
+            given[identity] = await pair.connect(identity)
+            one.now += 1
+            await one.look()
+        everything = [address for addresses in given.values() for address in addresses]
+        assert len(set(everything)) == len(everything) == 2 * (2 * CLIENTS + 10)
+
+    with_pair(run)
+
+
+@in_namespace
+def test_charon_gives_what_is_offered_and_never_what_a_closed_range_remembers() -> None:
+    async def run(pair: Pair) -> None:
+        one, _ = pair.gateways
+        pair.move_vip(one)
+        one.switch("+1")
+        first = tuple(map(parse_range, ("203.0.113.10-203.0.113.11", "2001:db8:c::10-2001:db8:c::1f")))
+        other = tuple(map(parse_range, ("203.0.113.40-203.0.113.41", "2001:db8:c::40-2001:db8:c::4f")))
+        await one.keeper.apply(first)
+        assert await pair.connect("a") == ["2001:db8:c::10", "203.0.113.10"]
+        assert await pair.connect("b") == ["2001:db8:c::11", "203.0.113.11"]
+        seen = await one.keeper.seen()
+        assert [seen.taken[part] for part in first] == [2, 2]
+        await one.keeper.apply(other)
+        await pair.clients.ask("terminate", {"ike": "a"})
+
+        async def back() -> bool:
+            return parse_range("203.0.113.10").first not in (await one.keeper.look(0.0)).uses
+
+        await pair.until("a closed range takes its leases back", back)
+        assert await pair.connect("a") == ["2001:db8:c::40", "203.0.113.40"], "not what its identity once had"
+        looked = await one.keeper.look(0.0)
+        assert looked.uses == Ranges(map(parse_range, ("203.0.113.11", "2001:db8:c::11", "203.0.113.40", "2001:db8:c::40")))
+        assert looked.listed == other and set(looked.loaded) == {*first, *other}, "b has an address of the first still"
+        await pair.clients.ask("terminate", {"ike": "b"})
+
+        async def unloaded() -> bool:
+            await one.keeper.apply(other)
+            return set((await one.keeper.look(0.0)).loaded) == set(other)
+
+        await pair.until("and goes when nobody has one", unloaded)
+        await one.keeper.apply(())
+        with pytest.raises(PeerError):
+            await pair.connect("c")
+        assert (await one.keeper.look(0.0)).listed == ()
+
+    with_pair(run)
+
+
+@in_namespace
+def test_a_range_that_is_offered_again_remembers_nobody_and_a_record_is_one_charons() -> None:
+    async def run(pair: Pair) -> None:
+        one, _ = pair.gateways
+        pair.move_vip(one)
+        one.switch("+1")
+        span = tuple(map(parse_range, ("203.0.113.10-203.0.113.12", "2001:db8:c::10-2001:db8:c::1f")))
+        await one.keeper.apply(span)
+        await pair.connect("a")
+        await one.keeper.apply(())
+        await pair.clients.ask("terminate", {"ike": "a"})
+
+        async def back() -> bool:
+            return not (await one.keeper.look(0.0)).uses
+
+        await pair.until("the client has left", back)
+        assert (await one.keeper.seen()).taken[span[0]] == 1, "closed while it was in use, and remembers"
+        await one.keeper.apply(span)
+        assert (await one.keeper.seen()).taken[span[0]] == 0
+        # Its process dies here; the next one finds what charon hands out from.
+        assert (await one.keeper.look(0.0)).listed == span
+        await one.restart()
+        assert (await one.keeper.look(0.0)).listed == (), "the record is another charon's"
+        await one.keeper.apply(span)
+        assert (await one.keeper.look(0.0)).listed == span
+
+    with_pair(run)
