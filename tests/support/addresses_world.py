@@ -194,9 +194,7 @@ class Gateway:
 
     def look_now(self) -> None:
         charon = self.charon
-        self.look = words.Looked(
-            began=self.world.now, uses=charon.uses(), listed=charon.listed, loaded=tuple(charon.pools)
-        )
+        self.look = words.Looked(began=self.world.now, uses=charon.uses(), listed=charon.listed, loaded=tuple(charon.pools))
 
     def restart_charon(self) -> None:
         self.charon, self.look, self.applying, self.todo = Charon(), None, None, []
@@ -217,7 +215,8 @@ class World:
         self.split_since: float | None = None
         self.cut_at: float | None = None
         self.joined_at = 0.0
-        self.given = self.borrowed = self.refused = self.served_after_failover = 0
+        self.given = self.borrowed = self.refused = self.kept = 0
+        """`kept`: tunnels that a promotion found alive."""
         self.gateways: list[Gateway] = []
         self.gateways += [Gateway(self, 0)]
         self.gateways += [Gateway(self, 1)]
@@ -248,6 +247,7 @@ class World:
     def promote(self, gateway: Gateway) -> None:
         if not gateway.serving:
             gateway.serving = True
+            self.kept += sum(sa.child and self.tunnels.get(sa.tunnel.client) is sa.tunnel for sa in gateway.charon.sas)
             gateway.tell(words.RoleIs(True))
             if not self.random.randrange(3):
                 return  # the other one does not hear of it
@@ -327,7 +327,7 @@ class World:
             self.mirror_end(gateway, old)
 
     def check(self, gateway: Gateway, client: int, address: int, began: float) -> None:
-        """What only a Backup has counts once the pair has been in touch for a while: before, it is a tunnel that has ended."""
+        """What a Backup alone has counts once the pair has been in touch for a while: before, the tunnel has ended."""
         for other, tunnel in self.tunnels.items():
             if other == client or tunnel.address != address:
                 continue

@@ -118,7 +118,6 @@ class InnerAddresses:
         self._closed: list[tuple[float | None, Ranges]] = []
         """What was offered and is not, until a look that began later than that time; None: charon may hand it out still."""
         self._offer: tuple[Range, ...] = ()
-        self._applied: tuple[Range, ...] = ()
         self._taken: dict[Range, int] = {}
         self._peer: Word | None = None
         """The last one, also while it is silent."""
@@ -175,15 +174,16 @@ class InnerAddresses:
 
     def _on_charon_started(self) -> None:
         """Its SAs have ended here. The other gateway may have taken them over, and may not have said so yet."""
-        if not self._peer_is_gone():
-            self._resting.append((self._now, self._known | Ranges(self._offer) | Ranges(self._applied)))
+        mirrored = not self._peer_is_gone()
+        if mirrored:
+            self._resting.append((self._now, self._known | Ranges(self._offer)))
         self._looked, self._knows_offer, self._uses, self._closed = False, True, EMPTY, []
-        self._offer, self._applied, self._taken = (), (), {}
-        self._recount()
+        self._offer, self._taken = (), {}
+        self._recount(rest=mirrored)
 
     def _on_look(self, look: Looked) -> None:
         if not self._looked:  # what a process before this one offered was free then
-            self._offer = self._applied = look.listed
+            self._offer = look.listed
             if closed := Ranges(look.loaded) - Ranges(look.listed):
                 self._resting.append((self._now, closed))
         self._looked, self._knows_offer, self._uses = True, True, look.uses & self._all
@@ -191,7 +191,7 @@ class InnerAddresses:
         self._recount()
 
     def _on_applied(self, offer: tuple[Range, ...]) -> None:
-        self._applied, still = offer, Ranges(offer)
+        still = Ranges(offer)
         closed: list[tuple[float | None, Ranges]] = []
         for at, ranges in self._closed:
             if at is None:  # an older offer that was under way may have what a newer one has closed
@@ -210,7 +210,7 @@ class InnerAddresses:
         self._recount()
         if word.heard >= self._asks_cut_at:  # a word from before may lend what was given back since
             self._borrowed = word.lends & self._theirs
-        free = EMPTY if self._active else self._own - self._may_be_handed_out() - self._busy
+        free = EMPTY if self._active else self._own - self._busy
         self._lent = asks & (self._lent | free)
 
     def _conclude(self) -> list[Action]:
@@ -276,7 +276,7 @@ class InnerAddresses:
 
     def _may_be_handed_out(self) -> Ranges:
         """Offered, as far as charon may know; also what it has just been told to close."""
-        found = Ranges(self._offer) | Ranges(self._applied)
+        found = Ranges(self._offer)
         for at, ranges in self._closed:
             found = found if at is not None else found | ranges
         return found
@@ -316,7 +316,7 @@ class InnerAddresses:
         return sum(self._left(one) for one in offer if one.first in pool)
 
     def _free(self, allowed: Ranges) -> Ranges:
-        free = allowed - self._busy - Ranges(self._offer) - Ranges(self._applied)
+        free = allowed - self._busy - Ranges(self._offer)
         for _, ranges in self._resting:
             free -= ranges
         return free
