@@ -11,6 +11,9 @@ from anycast.errors import PeerError
 from site_agent.ike.address_ranges import Ranges, parse_address, parse_range
 from site_agent.ike.inner_address_words import PeerConnected, PeerLost, PeerSaid, RoleIs
 from site_agent.ike.inner_addresses import Limits
+from site_agent.ike.own_connections import OwnConnections, read_messages, read_tree
+from site_agent.ike.pool_keeper import PoolKeeper
+from site_agent.ike.swanctl_text import pool_attributes
 from tests.support.charons import Gateway, Pair
 from tests.support.namespace import in_namespace
 
@@ -182,5 +185,60 @@ def test_a_range_that_is_offered_again_remembers_nobody_and_a_record_is_one_char
         assert (await one.keeper.look(0.0)).listed == (), "the record is another charon's"
         await one.keeper.apply(span)
         assert (await one.keeper.look(0.0)).listed == span
+
+    with_pair(run)
+
+
+SWANCTL_CONF = """connections {
+    vpn {
+        version = 2
+        local_addrs = 198.51.100.1
+        proposals = aes256gcm16-prfsha256-curve25519
+        pools = clients4, clients6
+        encap = yes
+        local { auth = psk
+            id = vpn.example.org }
+        remote { auth = psk }
+        children { vpn { local_ts = 192.0.2.0/25, 2001:db8:b::/64
+            esp_proposals = aes256gcm16 } }
+    }
+}
+pools {
+    clients4 { addrs = 203.0.113.0/25
+        dns = 192.0.2.53, 2001:db8:b::53 }
+    clients6 { addrs = 2001:db8:c::/112
+        dns = 192.0.2.53, 2001:db8:b::53 }
+}
+"""
+
+
+@in_namespace
+def test_what_the_agent_loads_hands_out_nothing_of_itself_and_keeps_what_is_offered() -> None:
+    async def run(pair: Pair) -> None:
+        one, _ = pair.gateways
+        pair.move_vip(one)
+        one.switch("+1")
+        folder = one.folder / "swanctl"
+        folder.mkdir()
+        (folder / "swanctl.conf").write_text(SWANCTL_CONF)
+        own = OwnConnections(one.vici, swanctl_dir=folder, record=one.folder / "loaded", offers=one.record)
+        assert await own.load(str(one.pid)) == []
+        assert not await one.ask("get-pools")
+        with pytest.raises(PeerError):
+            await pair.connect("a")
+        connections, pools = read_tree(folder)
+        keeper = PoolKeeper(
+            one.vici,
+            one.record,
+            connections=lambda: read_messages(connections),
+            attributes=pool_attributes(pools),
+            process=lambda: str(one.pid),
+        )
+        await keeper.apply(tuple(map(parse_range, ("203.0.113.10-203.0.113.12", "2001:db8:c::10-2001:db8:c::1f"))))
+        assert await own.load(str(one.pid)) == [], "an operator changes something"
+        assert await pair.connect("b") == ["2001:db8:c::10", "203.0.113.10"]
+        assert all(name.startswith("inner-") for name in await one.ask("get-pools"))
+        log = (one.folder / "log").read_text()
+        assert "CPRP(ADDR ADDR6 DNS" in log and "DNS6" in log, "clients are told the name servers as before"
 
     with_pair(run)
