@@ -8,7 +8,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from anycast.errors import PeerError
+from anycast.events import ClientConnected, ClientGone, ClientsServed, Event
 from site_agent.ike.address_ranges import Ranges, parse_address, parse_range
+from site_agent.ike.client_watch import ClientWatch
+from site_agent.ike.clients import Client, client_of
 from site_agent.ike.inner_address_words import PeerConnected, PeerLost, PeerSaid, RoleIs
 from site_agent.ike.inner_addresses import Limits
 from site_agent.ike.own_connections import OwnConnections, read_messages, read_tree
@@ -185,6 +188,58 @@ def test_a_range_that_is_offered_again_remembers_nobody_and_a_record_is_one_char
         assert (await one.keeper.look(0.0)).listed == (), "the record is another charon's"
         await one.keeper.apply(span)
         assert (await one.keeper.look(0.0)).listed == span
+
+    with_pair(run)
+
+
+@in_namespace
+def test_either_gateway_tells_who_has_which_address_over_rekeys_and_a_failover() -> None:
+    async def run(pair: Pair) -> None:
+        one, two = pair.gateways
+        pair.move_vip(one)
+        one.switch("+1")
+        await one.keeper.apply(tuple(map(parse_range, ("203.0.113.10-203.0.113.19", "2001:db8:c::10-2001:db8:c::1f"))))
+        watches = {gateway: ClientWatch() for gateway in pair.gateways}
+        told: dict[Gateway, list[Event]] = {gateway: [] for gateway in pair.gateways}
+
+        async def look(serving: Gateway) -> None:
+            for gateway in pair.gateways:
+                seen: list[Client | None] = []
+                await gateway.keeper.look(0.0, also=lambda _, ike_sa, seen=seen: seen.append(client_of(ike_sa)))  # type: ignore[misc]
+                clients = [client for client in seen if client is not None]
+                told[gateway] += watches[gateway].looked(clients, serving=gateway is serving, now=0.0)
+
+        await look(one)
+        given = {identity: await pair.connect(identity) for identity in ("a", "b", "c")}
+
+        async def mirrored() -> bool:
+            return len(await pair.carried(two)) == 6
+
+        await pair.until("all is mirrored", mirrored)
+        await look(one)
+        for gateway in pair.gateways:
+            came = [event for event in told[gateway] if isinstance(event, ClientConnected)]
+            assert {event.identity: sorted(event.inner) for event in came} == given
+            assert all(event.outer == "198.51.100.13:4500" for event in came)
+        await rekey_all(one)
+        await asyncio.sleep(0.5)
+        await look(one)
+        pair.move_vip(two)
+        two.switch("+1")
+        one.switch("-1")
+        await asyncio.sleep(0.5)
+        before = {gateway: len(events) for gateway, events in told.items()}
+        await look(two)
+        await look(two)
+        assert [told[one][before[one] :], told[two][before[two] :]] == [
+            [ClientsServed(serving=False, clients=3)],
+            [ClientsServed(serving=True, clients=3)],
+        ], "a failover and rekeys end no session"
+        await pair.clients.ask("terminate", {"ike": "a"})
+        await asyncio.sleep(0.5)
+        await look(two)
+        await look(two)
+        assert [event.identity for event in told[two] if isinstance(event, ClientGone)] == ["a"]
 
     with_pair(run)
 

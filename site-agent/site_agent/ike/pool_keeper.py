@@ -128,8 +128,11 @@ class PoolKeeper:
         except (KeyError, ValueError, TypeError) as exc:
             raise PeerError("charon", f"get-pools: cannot be understood: {exc!r}") from exc
 
-    async def look(self, began: float) -> Looked:
-        """All addresses in use in this charon. `began` is now. Raises PeerError, TimeoutError."""
+    async def look(self, began: float, also: Callable[[str, Section], None] = lambda _name, _ike_sa: None) -> Looked:
+        """All addresses in use in this charon. `began` is now; `also` is given each IKE_SA, with its connection's name.
+
+        Raises PeerError, TimeoutError.
+        """
         ours = self._connections().keys()
         numbers: set[int] = set()
         networks: list[Range] = []
@@ -138,6 +141,7 @@ class PoolKeeper:
             for connection, ike_sa in event.items():
                 if connection not in ours:  # an operator's own tunnel may lead anywhere, also through a pool
                     continue
+                also(connection, ike_sa)
                 numbers.update(parse_address(address.decode()) for address in ike_sa.get("remote-vips", ()))
                 for child in ike_sa.get("child-sas", {}).values():
                     networks.extend(_selector(text) for text in child.get("remote-ts", ()))
