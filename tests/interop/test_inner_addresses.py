@@ -17,7 +17,7 @@ from site_agent.ike.inner_addresses import Limits
 from site_agent.ike.own_connections import OwnConnections, read_messages, read_tree
 from site_agent.ike.pool_keeper import PoolKeeper
 from site_agent.ike.swanctl_text import pool_attributes
-from tests.support.charons import Gateway, Pair
+from tests.support.charons import CONNECTION, Gateway, Pair
 from tests.support.namespace import in_namespace
 
 pytestmark = pytest.mark.root
@@ -240,6 +240,45 @@ def test_either_gateway_tells_who_has_which_address_over_rekeys_and_a_failover()
         await look(two)
         await look(two)
         assert [event.identity for event in told[two] if isinstance(event, ClientGone)] == ["a"]
+
+    with_pair(run)
+
+
+@in_namespace
+def test_a_user_of_eap_gets_what_is_offered_and_is_named_on_both_gateways() -> None:
+    """No fleet asks for EAP; an operator's own connection may, and its clients are told apart by user."""
+
+    async def run(pair: Pair) -> None:
+        one, two = pair.gateways
+        pair.move_vip(one)
+        one.switch("+1")
+        await pair.clients.ask(
+            "load-shared", {"id": "user", "type": "EAP", "data": "not a secret", "owners": ["alice", "bob"]}
+        )
+        own = {"vpn": {**CONNECTION["vpn"], "remote": {"auth": "eap-md5", "eap_id": "%any"}}}
+        for gateway in pair.gateways:
+            gateway.keeper = PoolKeeper(
+                gateway.vici, gateway.record, connections=lambda: own, attributes={}, process=lambda: str(one.pid)
+            )
+            secret = {"id": "user", "type": "EAP", "data": "not a secret", "owners": ["alice", "bob"]}
+            await gateway.ask("load-shared", secret)
+        await one.keeper.apply(tuple(map(parse_range, ("203.0.113.10-203.0.113.12", "2001:db8:c::10-2001:db8:c::1f"))))
+        assert await pair.connect("device1", eap="alice") == ["2001:db8:c::10", "203.0.113.10"]
+        assert await pair.connect("device2", eap="bob") == ["2001:db8:c::11", "203.0.113.11"]
+
+        async def mirrored() -> bool:
+            return len(await pair.carried(two)) == 4
+
+        await two.ask("load-conn", {name: {**message, "pools": []} for name, message in own.items()})
+        await pair.until("both are mirrored", mirrored)
+        for gateway in pair.gateways:
+            named = {
+                client.eap_identity: client.inner for client in map(client_of, await gateway.sas()) if client is not None
+            }
+            assert named == {
+                "alice": ("203.0.113.10", "2001:db8:c::10"),
+                "bob": ("203.0.113.11", "2001:db8:c::11"),
+            }
 
     with_pair(run)
 

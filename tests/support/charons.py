@@ -35,7 +35,7 @@ CONNECTION: dict[str, Any] = {
     }
 }  # fmt: skip
 SETTINGS = """charon {{
-    load = random nonce openssl kdf kernel-libipsec kernel-netlink socket-default vici {plugins}
+    load = random nonce openssl md5 kdf eap-identity eap-md5 kernel-libipsec kernel-netlink socket-default vici {plugins}
     {more}
     threads = 32
     interfaces_ignore = mg
@@ -186,11 +186,12 @@ class Pair:
         shown = subprocess.run(["ip", "-n", gateway.name, "addr", "show", "out"], capture_output=True, text=True, check=True)
         return f"{VIP}/32" in shown.stdout
 
-    async def connect(self, identity: str) -> list[str]:
-        """A client of this identity; returns the inner addresses it got."""
+    async def connect(self, identity: str, *, eap: str | None = None) -> list[str]:
+        """A client of this identity, which proves itself as user `eap` where given; returns the inner addresses it got."""
+        own = {"auth": "psk", "id": identity} if eap is None else {"auth": "eap", "id": identity, "eap_id": eap}
         message: dict[str, Any] = {
             "version": "2", "remote_addrs": [VIP], "proposals": IKE, "encap": "yes", "vips": ["0.0.0.0", "::"],
-            "local": {"auth": "psk", "id": identity}, "remote": {"auth": "psk", "id": "vpn.example.org"},
+            "local": own, "remote": {"auth": "psk", "id": "vpn.example.org"},
             "children": {"net": {"remote_ts": INSIDE, **CHILD}},
         }  # fmt: skip
         await self.clients.ask("load-conn", {identity: message})
