@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from anycast.errors import PeerError
 from anycast.events import ClientConnected, ClientGone, ClientsServed, Event
+from site_agent.ike.address_keeper import AddressKeeper
 from site_agent.ike.address_ranges import Ranges, parse_address, parse_range
 from site_agent.ike.client_watch import ClientWatch
 from site_agent.ike.clients import Client, client_of
 from site_agent.ike.inner_address_words import PeerConnected, PeerLost, PeerSaid, RoleIs
-from site_agent.ike.inner_addresses import Limits
+from site_agent.ike.inner_addresses import InnerAddresses, Limits
 from site_agent.ike.own_connections import OwnConnections, read_messages, read_tree
 from site_agent.ike.pool_keeper import PoolKeeper
 from site_agent.ike.swanctl_text import pool_attributes
@@ -279,6 +283,78 @@ def test_a_user_of_eap_gets_what_is_offered_and_is_named_on_both_gateways() -> N
                 "alice": ("203.0.113.10", "2001:db8:c::10"),
                 "bob": ("203.0.113.11", "2001:db8:c::11"),
             }
+
+    with_pair(run)
+
+
+@in_namespace
+def test_the_keeper_runs_a_pair_by_itself_and_survives_what_charon_does() -> None:
+    """Two keepers that carry each other's words: promotion, a restart of charon, a charon that hangs, two failovers."""
+
+    async def run(pair: Pair) -> None:
+        one, two = pair.gateways
+        words: dict[Gateway, list[bytes]] = {one: [], two: []}
+        alarms: list[Event] = []
+        log: list[Event] = []
+        keepers = {
+            gateway: AddressKeeper(
+                InnerAddresses(POOLS, rank, now=time.monotonic(), limits=LIMITS),
+                gateway.keeper,
+                clock=time.monotonic,
+                tell_peer=words[gateway].append,
+                happened=alarms.append,
+                client_event=log.append if gateway is one else lambda _: None,
+            )
+            for rank, gateway in enumerate(pair.gateways)
+        }
+        tasks = [asyncio.create_task(keeper.run()) for keeper in keepers.values()]
+
+        async def carry() -> None:
+            while True:
+                for gateway, other in ((one, two), (two, one)):
+                    while words[gateway]:
+                        keepers[other].peer_said(words[gateway].pop(0))
+                await asyncio.sleep(0.01)
+
+        for keeper in keepers.values():
+            keeper.peer_connected()
+        tasks.append(asyncio.create_task(carry()))
+
+        async def promote(new: Gateway, old: Gateway) -> None:
+            await keepers[old].role(False)
+
+            async def offered() -> bool:
+                await keepers[new].role(True)
+                return bool(new.record.read(str(new.pid)))
+
+            await pair.until("ranges are offered", offered)
+            pair.move_vip(new)
+            new.switch("+1")
+            old.switch("-1")
+
+        await promote(one, two)
+        given = [await pair.connect(f"c{number}") for number in range(10)]
+        await two.restart()
+        keepers[two].charon_started()
+        await promote(two, one)
+        assert one.record.read(str(one.pid)) == [], "a Backup hands out nothing"
+        given += [await pair.connect(f"d{number}") for number in range(10)]
+        os.kill(two.pid, signal.SIGSTOP)
+        await asyncio.sleep(0.2)
+        os.kill(two.pid, signal.SIGCONT)
+        await promote(one, two)
+        given += [await pair.connect(f"e{number}") for number in range(10)]
+        everything = [address for addresses in given for address in addresses]
+        assert len(set(everything)) == len(everything) == 60
+        assert alarms == []
+
+        async def told() -> bool:
+            return {event.identity for event in log if isinstance(event, ClientConnected)} >= {f"e{n}" for n in range(10)}
+
+        await pair.until("who came is in the log", told)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     with_pair(run)
 

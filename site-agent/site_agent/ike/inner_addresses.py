@@ -111,7 +111,7 @@ class InnerAddresses:
         self._knows_offer = False
         """What charon may hand out from is known: it is young, or was looked at. Until then nothing is said of it."""
         self._uses = EMPTY
-        self._known = self._busy = EMPTY
+        self._known = self._known_of_theirs = self._busy = EMPTY
         """In use here, or perhaps; and that with what the other gateway says. Made anew by `_recount` alone."""
         self._resting: list[tuple[float, Ranges]] = []
         """When each became free."""
@@ -236,7 +236,7 @@ class InnerAddresses:
         last = self._last_word
         word = Word(
             serial=last.serial, heard=last.heard, active=self._active,
-            uses=self._known & self._theirs, asks=self._asks(), lends=self._lent,
+            uses=self._known_of_theirs, asks=self._asks(), lends=self._lent,
         )  # fmt: skip
         if word == last and not self._must_speak:
             return []
@@ -254,7 +254,7 @@ class InnerAddresses:
         before, known = self._busy, self._uses
         for _, ranges in self._closed:
             known |= ranges
-        self._known = known
+        self._known, self._known_of_theirs = known, known & self._theirs
         self._busy = known if self._peer is None else known | self._peer.uses
         if rest and (freed := before - self._busy):
             self._resting.append((self._now, freed))
