@@ -322,6 +322,7 @@ def test_the_keeper_runs_a_pair_by_itself_and_survives_what_charon_does() -> Non
 
         async def promote(new: Gateway, old: Gateway) -> None:
             await keepers[old].role(False)
+            assert old.record.read(str(old.pid)) == [], "closed when the step is done, not some time later"
 
             async def offered() -> bool:
                 await keepers[new].role(True)
