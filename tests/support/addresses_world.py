@@ -356,7 +356,7 @@ class World:
         for gateway in self.gateways:
             if gateway.serving and gateway.charon.sas:
                 sa = self.random.choice(gateway.charon.sas)
-                self.mirror_new(gateway, sa.tunnel, virtual=False, child=self.random.random() < 0.7)
+                self.mirror_new(gateway, sa.tunnel, virtual=False, child=sa.child and self.random.random() < 0.7)
 
     def clean(self) -> None:
         """The digests' work: a Backup ends what the Active does not have."""

@@ -245,6 +245,15 @@ def test_borrowing_needs_a_yes_and_giving_back_a_word() -> None:
     assert lender.ranges & of("16-19") == of("18-19"), "the largest part first"
 
 
+def test_the_lender_says_what_it_has_in_what_it_lent() -> None:
+    """The borrower's charon may have died with its tunnels, which the lender has mirrored."""
+    lender = One(rank=1)
+    lender.look()
+    assert said(lender.hear(active=True, asks=of("16-19"))).lends == of("16-19")
+    word = said(lender.look("3", "17", "25"))
+    assert word.uses == of("3", "17") and word.lends == of("16-19")
+
+
 def test_a_word_from_before_it_was_given_back_lends_nothing() -> None:
     one = active(rank=0)
     one.look("1-15")

@@ -31,7 +31,7 @@ class Word:
     """The last serial of the receiver's that the sender had taken."""
     active: bool
     uses: Ranges = EMPTY
-    """Addresses in the receiver's share that an SA here has, or may have."""
+    """Addresses that the receiver may hand out, in its share or lent to it, and that an SA here has, or may have."""
     asks: Ranges = EMPTY
     """Ranges of the receiver's share that the sender hands out from, or would like to."""
     lends: Ranges = EMPTY

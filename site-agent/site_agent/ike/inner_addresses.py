@@ -236,7 +236,7 @@ class InnerAddresses:
         last = self._last_word
         word = Word(
             serial=last.serial, heard=last.heard, active=self._active,
-            uses=self._known_of_theirs, asks=self._asks(), lends=self._lent,
+            uses=self._known_of_theirs | (self._known & self._lent), asks=self._asks(), lends=self._lent,
         )  # fmt: skip
         if word == last and not self._must_speak:
             return []
