@@ -36,7 +36,6 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "what closes is free": ("_conclude", "self._closed.append((None, closed))", "pass"),
     "the other's use is ignored": ("_recount", "known if self._peer is None else known | self._peer.uses", "known"),
     "what is lent is handed out": ("_allowed", "(self._own - self._lent)", "self._own"),
-    "what is in use is lent": ("_on_word", " - self._busy", ""),
     "borrows what is not lent": ("_allowed", "self._borrowed", "self._last_word.asks"),
     "gone at once": ("_forgets_at", "+ self._limits.forget_s", "+ 1"),
 }
