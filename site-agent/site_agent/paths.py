@@ -42,6 +42,11 @@ class Paths:
         return self.state_dir / "events.jsonl"
 
     @property
+    def clients(self) -> Path:
+        """Who had which inner address (`client_history.py`); apart from the events, which it would push out."""
+        return self.state_dir / "clients.jsonl"
+
+    @property
     def document(self) -> Path:
         return self.state_dir / "document.json"
 
