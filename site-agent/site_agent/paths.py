@@ -34,6 +34,11 @@ class Paths:
         return self.run_dir / "charon.heard"
 
     @property
+    def offers(self) -> Path:
+        """What the charon of now hands out inner addresses from (`ike/pool_keeper.py`)."""
+        return self.run_dir / "charon.pools"
+
+    @property
     def pid_file(self) -> Path:
         return self.run_dir / "agent.pid"
 

@@ -18,7 +18,7 @@ from tests.support.vrrp_pair import inside, ip
 
 pytestmark = pytest.mark.root
 
-PROMOTION = ["close", "ready", "serve", "activate", "confirm_active", "rekey"]
+PROMOTION = ["close", "ready", "serve", "addresses", "activate", "confirm_active", "rekey"]
 DEMOTION = ["cease", "passivate", "confirm_passive", "open"]
 
 
@@ -116,7 +116,7 @@ def test_a_charon_that_starts_anew_is_made_to_follow() -> None:
         one.charon.start()
         one.equip()
         one.forget()
-        one.tell(agent_wire.CharonStarted())
+        one.role(active=True)
         wait(lambda: one.is_settled(active=True), "told `+1` again")
         assert one.steps() == PROMOTION
         connect(client)
@@ -132,7 +132,7 @@ def test_clients_that_a_backups_charon_took_by_itself_are_passivated() -> None:
         connect(client)
         assert two.charon.states() == {"ESTABLISHED": 1}
         two.forget()
-        two.tell(agent_wire.CharonStarted())
+        two.tell(agent_wire.RoleIs(active=False, charon="another one"))
         wait(lambda: two.is_settled(active=False), "settled as Backup")
         assert two.charon.states() == {"PASSIVE": 1}
 

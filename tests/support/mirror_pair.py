@@ -60,6 +60,36 @@ _STRONGSWAN = """charon {
 """
 
 
+_SWANCTL = f"""connections {{
+  vpn {{
+    version = 2
+    proposals = aes256gcm16-prfsha256-curve25519
+    local_addrs = {VIP}
+    local {{
+      auth = psk
+      id = gw
+    }}
+    remote {{
+      auth = psk
+      id = %any
+    }}
+    children {{
+      net {{
+        local_ts = {INSIDE}
+        esp_proposals = aes256gcm16
+        replay_window = 2048
+      }}
+    }}
+  }}
+}}
+pools {{
+  pool {{
+    addrs = {POOL}
+  }}
+}}
+"""
+
+
 class Charon:
     """One of them, in a namespace and with a /run of its own. `connections` go in by VICI."""
 
@@ -144,6 +174,8 @@ class Gateway:
             port=4517, vips=(VIP,), pools=(POOL,), connections=("vpn",), vici=self.charon.vici, fifo=self.charon.fifo,
             pki=str(pki / name), pin=str(self.charon.folder / "peer.pin"),
             versions=Versions(agent="1", charon="", ha=0, generation=0, content="same"),
+            swanctl=str(self.charon.folder / "swanctl"), offers=str(self.charon.folder / "pools"),
+            clients=str(self.charon.folder / "clients.jsonl"), clients_max_bytes=1 << 20,
         )  # fmt: skip
         self.active: bool | None = None
         self.said: list[agent_wire.Message] = []
@@ -151,11 +183,13 @@ class Gateway:
 
     def equip(self) -> None:
         """What an agent loads into its charon."""
-        self.charon.ask("load-pool", {"p": {"addrs": POOL}})
         self.charon.load(
-            local="gw", remote="%any", local_addrs=[VIP], pools=["p"],
+            local="gw", remote="%any", local_addrs=[VIP],
             children={"net": {"local_ts": [INSIDE], "esp_proposals": ["aes256gcm16"], "replay_window": "2048"}},
         )  # fmt: skip
+        folder = self.charon.folder / "swanctl"
+        folder.mkdir(exist_ok=True)
+        (folder / "swanctl.conf").write_text(_SWANCTL)
 
     def start(self) -> None:
         self.agent, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -176,7 +210,7 @@ class Gateway:
 
     def role(self, *, active: bool) -> None:
         self.active = active
-        self.tell(agent_wire.RoleIs(active=active))
+        self.tell(agent_wire.RoleIs(active=active, charon=str(self.charon.process.pid)))
 
     def read(self) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionError):

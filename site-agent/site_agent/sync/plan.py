@@ -39,6 +39,13 @@ class Plan:
     """Path of the file of the peer's known key."""
     versions: Versions
     """`charon` and `ha` are found out by the process."""
+    swanctl: str
+    """Path of the rendered connections' folder: what a pool tells clients beside their address."""
+    offers: str
+    """Path of the record of what charon hands out from (`ike.pool_keeper`)."""
+    clients: str
+    """Path of the clients' log, and its longest size."""
+    clients_max_bytes: int
     active: bool = False
     """The process before this one had settled as Active, and this gateway holds the addresses still."""
 

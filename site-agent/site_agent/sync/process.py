@@ -22,16 +22,23 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from anycast.errors import AnycastError, DecodeError, KernelError, PeerError
+from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
 from anycast.pki.names import Role as Office
 from anycast.reasons import Reason
-from anycast.runtime import boottime
+from anycast.runtime import boottime, boottime_ns
 from anycast.timer import TimerExpired
 from site_agent.ike import ha_segment
+from site_agent.ike.address_keeper import AddressKeeper
+from site_agent.ike.inner_addresses import InnerAddresses
+from site_agent.ike.own_connections import read_messages, read_tree
+from site_agent.ike.pool_keeper import OfferRecord, PoolKeeper
+from site_agent.ike.swanctl_text import Node, pool_attributes
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink.messages import NETLINK_XFRM
 from site_agent.netlink.xfrm_keys import SaKey, pack_address
+from site_agent.record import EventLog
 from site_agent.sync import agent_wire, bodies, channel, promotion
 from site_agent.sync import plan as plans
 from site_agent.sync.comparison import Comparison
@@ -69,6 +76,8 @@ CONFIRMATIONS = 4
 """In vain, before charon's segment is switched once more: 0.14 s. It takes a command in a thread of its own."""
 FIFO_PAUSE_S = 0.05
 """Between two commands: charon opens the FIFO anew for each."""
+ADDRESSES_LIMIT_S = 2.0
+"""New clients wait for that, and those who have an address must not: then charon is told `+1` all the same."""
 LONGEST_PLAN = 1 << 20
 
 
@@ -122,6 +131,10 @@ class Process:
         self._taken_over = TakenOver(
             self._vici, plan.connections, lambda: [spi_of(key) for key in self._mirror.numbers.taken_over]
         )
+        self._charon = ""
+        """Which one runs, by the agent's word; empty: none, or not said yet."""
+        self._clients = EventLog(Path(plan.clients), max_bytes=plan.clients_max_bytes, gateway=plan.gateway)
+        self._addresses = self._keeper()
         self._refreshed = Refreshed(ViciClient(plan.vici), plan.connections)
         if plan.active:
             self._refreshed.needed()  # charon has spoken to nobody meanwhile
@@ -148,9 +161,11 @@ class Process:
                 group.create_task(self._channel.run()),
                 group.create_task(self._tell_again()),
                 group.create_task(self._refreshed.run()),
+                group.create_task(self._addresses.run()),
             ]
             await self._over.wait()
             self._comparison.close()
+            self._clients.close()
             for task in (*running, *self._tasks):
                 task.cancel()
 
@@ -169,12 +184,18 @@ class Process:
             return
         with contextlib.suppress(DecodeError):
             match agent_wire.decode(data):
-                case agent_wire.RoleIs(active=active):
+                case agent_wire.RoleIs(active=active, charon=charon):
+                    if charon and charon != self._charon:
+                        before, self._charon = self._charon, charon
+                        if before:
+                            self._charon_started()
                     self._promote(RoleIs(active=active))
-                case agent_wire.CharonStarted():
-                    self._vici.close()
-                    self._promote(promotion.CharonStarted())
-                    self._begin(self._learn_version())
+
+    def _charon_started(self) -> None:
+        self._vici.close()
+        self._addresses.charon_started()
+        self._promote(promotion.CharonStarted())
+        self._begin(self._learn_version())
 
     async def _tell_again(self) -> None:
         await self._learn_version()
@@ -225,10 +246,12 @@ class Process:
             case Up():
                 self._mirror.connected()
                 self._comparison.connected()
+                self._addresses.peer_connected()
                 self._tell_status()
             case Down():
                 self._mirror.lost()
                 self._comparison.lost()
+                self._addresses.peer_lost()
                 self._tell_status()
             case Deliver(kind=kind, payload=payload, epoch=epoch):
                 self._around(lambda: self._deliver(kind, payload))
@@ -254,12 +277,17 @@ class Process:
             if kind is Kind.DIGEST:
                 self._comparison.deliver(payload)
             elif kind is Kind.STATE:
-                if bodies.decode_gap(payload) and self._mirror.numbers.role is Role.ACTIVE:
-                    self._refreshed.needed()
+                self._hear_state(bodies.decode_state(payload))
             else:
                 self._mirror.deliver(kind, payload)
         except DecodeError:
             self._mirror.garbled += 1
+
+    def _hear_state(self, state: int | bytes | None) -> None:
+        if isinstance(state, bytes):
+            self._addresses.peer_said(state)
+        elif state and self._mirror.numbers.role is Role.ACTIVE:
+            self._refreshed.needed()
 
     def _acknowledge(self) -> None:
         self._unacknowledged = False
@@ -316,6 +344,8 @@ class Process:
             case Step.SERVE:
                 self._serving = True
                 self._gate.open()
+            case Step.ADDRESSES:
+                return await self._offer_addresses()
             case Step.ACTIVATE:
                 mirror.promoted()
                 self._comparison.role(Role.ACTIVE)
@@ -325,6 +355,7 @@ class Process:
             case Step.REKEY:
                 return self._rekey_taken_over()
             case Step.CEASE:
+                self._begin(self._addresses.role(False))
                 self._serving = False
                 self._gate.close()
             case Step.PASSIVATE:
@@ -338,6 +369,48 @@ class Process:
                 mirror.demoted()
                 self._comparison.role(Role.BACKUP)
         return ""
+
+    async def _offer_addresses(self) -> str:
+        try:
+            async with asyncio.timeout(ADDRESSES_LIMIT_S):
+                await self._addresses.role(True)
+        except TimeoutError:
+            return f"charon has not taken them within {ADDRESSES_LIMIT_S:g} s; new clients wait"
+        return ""
+
+    def _keeper(self) -> AddressKeeper:
+        plan = self._plan
+        folder = Path(plan.swanctl)
+
+        def messages() -> dict[str, Node]:
+            return {name: part | {"pools": []} for name, part in read_messages(read_tree(folder)[0]).items()}
+
+        vici = ViciClient(plan.vici)  # its own: a list of 20,000 IKE_SAs keeps others waiting
+        pools = PoolKeeper(
+            vici,
+            OfferRecord(Path(plan.offers)),
+            connections=messages,
+            attributes=pool_attributes(read_tree(folder)[1]),
+            process=lambda: self._charon,
+        )
+        core = InnerAddresses(plan.pools, plan.rank, now=boottime(), first_serial=boottime_ns() // 1000)
+        return AddressKeeper(
+            core,
+            pools,
+            clock=boottime,
+            tell_peer=lambda word: self._channel.feed(Submit(Kind.STATE, bodies.encode_word(word))),
+            happened=self._on_event,
+            client_event=self._clients.write,
+        )
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case AlarmRaised(reason=reason, detail=detail):
+                self._stuck[reason] = detail
+            case AlarmCleared(reason=reason):
+                self._stuck.pop(reason, None)
+            case _:
+                pass
 
     async def _confirm_passive(self, connections: frozenset[str]) -> str:
         """A charon whose segment is passive takes clients all the same, when packets get to it before its promotion. It has

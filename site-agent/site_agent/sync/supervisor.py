@@ -59,7 +59,7 @@ class Supervisor:
         self._document, self._sync, self._paths, self._happened = document, document.sync, paths, happened
         self._child: SocketChild | None = None
         self._active: bool | None = None
-        self._charon_runs = False
+        self._charon = ""
         self._status: agent_wire.Status | None = None
         self._heard_at = 0.0
         self._settled_active = False
@@ -72,10 +72,11 @@ class Supervisor:
             self._active = active
             self._tell_role()
 
-    def charon_started(self) -> None:
-        """A new charon runs, which knows of no SA."""
-        if self._child is not None:
-            self._child.send(agent_wire.encode(agent_wire.CharonStarted()))
+    def charon(self, identity: str) -> None:
+        """Which charon runs; empty while none does."""
+        if identity != self._charon:
+            self._charon = identity
+            self._tell_role()
 
     @property
     def mismatches(self) -> list[str]:
@@ -143,7 +144,7 @@ class Supervisor:
 
     def _tell_role(self) -> None:
         if self._child is not None and self._active is not None:
-            self._child.send(agent_wire.encode(agent_wire.RoleIs(active=self._active)))
+            self._child.send(agent_wire.encode(agent_wire.RoleIs(active=self._active, charon=self._charon)))
 
     def _plan(self) -> plans.Plan:
         document, paths = self._document, self._paths
@@ -169,6 +170,10 @@ class Supervisor:
                 generation=document.generation,
                 content=shared_content(document),
             ),
+            swanctl=str(paths.etc_dir / "swanctl"),
+            offers=str(paths.offers),
+            clients=str(paths.clients),
+            clients_max_bytes=document.agent.log_max_bytes,
             active=self._settled_active and self._active is True,
         )
 
