@@ -46,6 +46,7 @@ from site_agent.netlink.conntrack import (
     IPS_ASSURED,
     IPS_CONFIRMED,
     IPS_DST_NAT,
+    IPS_EXPECTED,
     IPS_SEEN_REPLY,
     IPS_SRC_NAT,
     NLA_F_NESTED,
@@ -81,15 +82,22 @@ _RECORDED_STATUS = bytes(each & (IPS_SEEN_REPLY | IPS_ASSURED | NAT) for each in
 _MADE_LIBERAL = bytes(each & _CARRIED | _LIBERAL for each in range(256))
 _AS_IT_IS = bytes(range(256))
 _LIFE = struct.Struct("=HHBBBB").pack(8, CTA_TIMEOUT, 0, 0, 0, LIFE_S)
-_MASTERED = 1
-"""IPS_EXPECTED."""
 
 
 def refused_name(shape: Shape) -> str:
-    """Why flows of this shape are not copied; empty for those that are."""
-    if CTA_HELP in shape.attributes:
-        return shape.helper
-    return "expectation" if CTA_TUPLE_MASTER in shape.attributes else ""
+    """Why flows of this shape are not copied; empty for those that are, unless they are `expected` or `behind_proxy`."""
+    return shape.helper if CTA_HELP in shape.attributes else ""
+
+
+def expected(block: Block) -> list[bool] | None:
+    """Which ones a helper of another flow expected; None where none is. An update says so in its status only."""
+    at = block.shape.value(CTA_STATUS)
+    if CTA_TUPLE_MASTER in block.shape.attributes:
+        return [True] * len(block.messages)
+    if at is None:
+        return None
+    found = [bool(each & IPS_EXPECTED) for each in block.column(at + 3)]
+    return found if any(found) else None
 
 
 def behind_proxy(block: Block) -> list[bool] | None:
@@ -315,6 +323,6 @@ def _carry(draft: Draft, attribute: int) -> int | None:
 
 __all__ = [
     "AF_INET", "CTA_TUPLE_REPLY", "FLAGS_CHANGED", "FLAGS_NEW", "LIFE_S", "NAT", "as_new", "behind_proxy", "copies",
-    "deletion_of", "deletions", "key_length", "keys", "nat_of", "other_end", "records", "refreshes", "refused_name",
+    "deletion_of", "deletions", "expected", "key_length", "keys", "nat_of", "other_end", "records", "refreshes", "refused_name",
     "remaining", "update_of",
 ]  # fmt: skip
