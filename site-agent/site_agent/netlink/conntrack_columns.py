@@ -6,10 +6,14 @@ applied to any number of messages in one go; what it costs is a few tens of nano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from site_agent.netlink.conntrack import FIRST, MOST_SHAPES, Gathered, Shape, shape_of
+from site_agent.netlink.conntrack import MOST_SHAPES, Gathered, Shape, shape_of
+
+
+Word = int | tuple[int, ...]
+"""An address: a word in the machine's order, or four."""
 
 
 class Block(NamedTuple):
@@ -29,7 +33,7 @@ class Block(NamedTuple):
         """A word of each, in the machine's order."""
         return memoryview(self.joined).cast("I")[offset // 4 :: self.shape.length // 4].tolist()
 
-    def addresses(self, offset: int, width: int) -> list[int] | list[tuple[int, ...]]:
+    def addresses(self, offset: int, width: int) -> Sequence[Word]:
         """An address of each: a word, or four."""
         if width == 4:
             return self.words(offset)
@@ -169,6 +173,3 @@ def _fits(shape: Shape, joined: bytes | bytearray, count: int) -> bool:
     for at in shape.values:
         made[at >> 2 :: step] = given[at >> 2 :: step]
     return expected == joined
-
-
-__all__ = ["FIRST", "Block", "Draft", "Recipe", "Shapes", "recipe"]

@@ -17,8 +17,8 @@ A *copy* is an IPCTNL_MSG_CT_NEW that another kernel takes as it is:
 * Not copied at all: a flow with a helper (CTA_HELP: the expectations that make it work stay behind), one that a helper
   expected (CTA_TUPLE_MASTER), one behind a SYN proxy (its sequence offsets). Each is refused by name.
 
-A *record* is what must be equal on both gateways: tuples, zone, NAT and status, mark, labels and TCP state. It is of one form
-whatever else a kernel tells, and begins with the *key*: original tuple and zone.
+A *record* is what must be equal on both gateways: tuples, zone, NAT and status, mark, labels and TCP state. It is of one
+form whatever else a kernel tells, and begins with the *key*: original tuple and zone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from __future__ import annotations
 import struct
 
 from site_agent.netlink.conntrack import (
-    AF_INET,
     CT_DELETE,
     CT_NEW,
     CTA_HELP,
@@ -40,7 +39,6 @@ from site_agent.netlink.conntrack import (
     CTA_TIMEOUT,
     CTA_TUPLE_MASTER,
     CTA_TUPLE_ORIG,
-    CTA_TUPLE_REPLY,
     CTA_ZONE,
     FIRST,
     IPS_ASSURED,
@@ -319,10 +317,3 @@ def _carry(draft: Draft, attribute: int) -> int | None:
     """Add an attribute, if the message has it; where it begins now."""
     found = draft.shape.attributes.get(attribute)
     return None if found is None else draft.attribute(*found)
-
-
-__all__ = [
-    "AF_INET", "CTA_TUPLE_REPLY", "FLAGS_CHANGED", "FLAGS_NEW", "LIFE_S", "NAT", "as_new", "behind_proxy", "copies",
-    "deletion_of", "deletions", "expected", "key_length", "keys", "nat_of", "other_end", "records", "refreshes", "refused_name",
-    "remaining", "update_of",
-]  # fmt: skip

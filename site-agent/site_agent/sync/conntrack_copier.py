@@ -19,7 +19,6 @@ import dataclasses
 import errno
 import struct
 from collections import Counter
-from collections.abc import Iterator
 
 from anycast.errors import DecodeError
 from site_agent.netlink import conntrack as ct
@@ -28,7 +27,6 @@ from site_agent.netlink.conntrack_columns import Block, Shapes
 from site_agent.netlink.conntrack_forms import (
     FLAGS_CHANGED,
     FLAGS_NEW,
-    LIFE_S,
     as_new,
     deletion_of,
     keys,
@@ -51,6 +49,7 @@ _FORMS = frozenset({
     ct.CTA_TUPLE_ORIG, ct.CTA_TUPLE_REPLY, ct.CTA_STATUS, ct.CTA_PROTOINFO, ct.CTA_NAT_SRC, ct.CTA_NAT_DST, ct.CTA_TIMEOUT,
     ct.CTA_MARK, ct.CTA_ZONE, ct.CTA_LABELS,
 })  # fmt: skip
+_KNOWN = (CT_NEW, FLAGS_NEW), (CT_NEW, FLAGS_CHANGED), (CT_DELETE, NLM_F_REQUEST)
 _SEQUENCE_AT = 8
 
 
@@ -65,8 +64,10 @@ class Comparison:
     held: dict[bytes, int] = dataclasses.field(default_factory=dict)
     """Digest by key of what we have in the differing buckets."""
     touched: set[bytes] = dataclasses.field(default_factory=set)
-    asked: bool = False
-    """The second dump has ended, and the flows were asked for."""
+    turn: int = 0
+    """Of the WANT; 0 until the second dump has ended and the flows were asked for."""
+    told: int = 0
+    """Flows that came as an answer."""
 
 
 class _Batch:
@@ -92,6 +93,7 @@ class Copier:
         """Buckets, in the last comparison."""
         self.comparison: Comparison | None = None
         self._filter, self._shapes, self._own_shapes = flows, shapes, Shapes()
+        self._turn = 0
         self._batch = _Batch()
 
     def forget(self) -> None:
@@ -130,18 +132,19 @@ class Copier:
     def told_sums(self, body: bytes) -> bool:
         """Begin a comparison; whether to begin a dump. Raises DecodeError."""
         theirs = wire.decode_sums(body)
-        if self.comparison is not None:
-            return False  # that one is not through yet; there will be other sums
+        if self.comparison is not None and not self.comparison.turn:
+            return False  # our own dump is under way; there will be other sums
         self.comparison = Comparison(theirs)
         return True
 
-    def told_content(self, body: bytes) -> Apply | None:
+    def told_content(self, turn: int, body: bytes) -> Apply | None:
         """Flows of the buckets that were asked for. Raises DecodeError."""
         sums, copies = wire.decode_content(body)
         found = self.comparison
         blocks, _ = self._admitted(copies, len(sums))
-        if found is None or not found.asked:
+        if found is None or not turn or found.turn != turn:
             return None
+        found.told += len(sums)
         self._batch = batch = _Batch()
         data, count = bytearray(), 0
         for block in blocks:
@@ -171,10 +174,13 @@ class Copier:
                 count += len(alike.messages)
         return self._apply(data, count) if count else None
 
-    def told_end(self) -> Apply | None:
-        """All that was asked for has been told: what it did not name is gone at the Active."""
-        found, self.comparison = self.comparison, None
-        if found is None or not found.asked:
+    def told_end(self, turn: int, body: bytes) -> Apply | None:
+        """What was not named of what was asked for is gone at the Active, if all has arrived. Raises DecodeError."""
+        flows, found = wire.decode_end(body), self.comparison
+        if found is None or not turn or found.turn != turn:
+            return None
+        self.comparison = None
+        if found.told != flows:
             return None
         self._batch = batch = _Batch()
         data = bytearray()
@@ -218,8 +224,8 @@ class Copier:
         self._batch.copies = [b""]
         return self._apply(data, count)
 
-    def dump_ended(self, error: int) -> tuple[set[int] | None, bool]:
-        """The comparison's dump has: buckets to ask for, if any, and whether another dump is to begin."""
+    def dump_ended(self, error: int) -> tuple[bytes | None, bool]:
+        """The comparison's dump has: what to ask for, if anything, and whether another dump is to begin."""
         found = self.comparison
         if found is None:
             return None, False
@@ -234,8 +240,8 @@ class Copier:
         if not found.differing:
             self.comparison = None
             return None, False
-        found.asked = True
-        return found.differing, False
+        self._turn = found.turn = self._turn % 0xFFFF + 1
+        return wire.encode_want(found.differing, found.turn), False
 
     def answered(self, errors: list[tuple[int, int]], *, unsure: bool) -> Apply | None:
         """What the kernel refused; what to try instead, if anything."""
@@ -329,10 +335,3 @@ def _deletion_by_key(key: bytes, number: int) -> bytes:
     if any(zone):
         body += struct.pack("=HH", 6, ct.CTA_ZONE) + zone
     return HEADER.pack(HEADER.size + len(body), CT_DELETE, NLM_F_REQUEST, number, 0) + body
-
-
-def parts(payloads: Iterator[bytes]) -> bytes:
-    return b"".join(payloads)
-
-
-__all__ = ["LIFE_S", "REFRESH_BELOW_S", "Comparison", "Copier"]

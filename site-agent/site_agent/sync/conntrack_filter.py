@@ -1,6 +1,6 @@
 """Which flows are mirrored: those of the clients' pools and of the servers inside, and never a gateway's own.
 
-A flow's two *ends* are its original source and the source of its reply; what lies between them is translation, and translated
+A flow's two *ends* are its original source and the source of its reply; what lies between is translation, and translated
 addresses are nobody's. A flow is mirrored where one end is in the given prefixes and neither is an address of this gateway
 or of its peer: IKE, BGP, VRRP and this channel end at those. ESP, AH and VRRP are never mirrored, whoever they are of.
 """
@@ -13,15 +13,13 @@ from collections import Counter
 from collections.abc import Iterable
 
 from site_agent.netlink.conntrack import UNTOLD_PROTOCOLS
-from site_agent.netlink.conntrack_columns import Block
+from site_agent.netlink.conntrack_columns import Block, Word
 from site_agent.netlink.conntrack_forms import behind_proxy, expected, other_end, refused_name
 
 _NOBODY, _OURS, _GATEWAY = 0, 1, 2
 MOST_REMEMBERED = 1 << 16
 """Addresses whose answer is kept. Strangers can invent more; then all are forgotten."""
 
-Word = int | tuple[int, ...]
-"""An address as the columns have it: words in the machine's order."""
 EXPECTATION, SYN_PROXY = "expectation", "synproxy"
 
 
@@ -42,17 +40,17 @@ class MirroredFlows:
         shape = block.shape
         if shape.orig.protocol in UNTOLD_PROTOCOLS:
             return [False] * len(block.messages)
-        ends = block.addresses(shape.orig.source, shape.orig.width), block.addresses(*other_end(shape))
+        one_end, other = block.addresses(shape.orig.source, shape.orig.width), block.addresses(*other_end(shape))
         known = self._known
-        for column in ends:
+        for column in (one_end, other):
             for word in set(column) - known.keys():
                 if len(known) >= MOST_REMEMBERED:
                     known.clear()
                 known[word] = self._whose(word)
         try:
-            whose = [known[one] | known[other] for one, other in zip(*ends, strict=True)]
+            whose = [known[one] | known[two] for one, two in zip(one_end, other, strict=True)]
         except KeyError:  # forgotten meanwhile
-            whose = [self._whose(one) | self._whose(other) for one, other in zip(*ends, strict=True)]
+            whose = [self._whose(one) | self._whose(two) for one, two in zip(one_end, other, strict=True)]
         if whose.count(_OURS) == len(whose):
             return None
         return [each == _OURS for each in whose]

@@ -27,7 +27,7 @@ from site_agent.sync import conntrack_wire as wire
 from site_agent.sync.conntrack_copier import Copier
 from site_agent.sync.conntrack_filter import MirroredFlows
 from site_agent.sync.conntrack_teller import Teller
-from site_agent.sync.conntrack_wire import Type
+from site_agent.sync.conntrack_wire import Said, Type
 from site_agent.sync.conntrack_words import (
     Action,
     Applied,
@@ -64,7 +64,7 @@ class ConntrackMirror:
         self.malformed = 0
         """Messages of the peer that could not be read."""
         self.misplaced = 0
-        """Messages for an Active that came to a Backup, or the other way: there are two of a kind, or it has just changed."""
+        """Messages for an Active that came to a Backup, or the other way: two are of a kind, or it has just changed."""
         self.rounds = 0
         self.teller, self.copier = Teller(flows, Shapes()), Copier(flows, Shapes())
         self._round_at: float | None = None
@@ -88,7 +88,7 @@ class ConntrackMirror:
             case Heard(data):
                 yield from self._on_heard(data, now)
             case Dumped(data):
-                yield from self._on_dumped(data)
+                yield from self._on_dumped(data, now)
             case Told(payload):
                 yield from self._on_told(payload, now)
             case Applied(errors, unsure):
@@ -136,11 +136,11 @@ class ConntrackMirror:
             self._gap = False
             self._round_at = now + ROUND_EVERY_S
             if self.role is Role.BACKUP:
-                yield Tell(wire.encode(Type.WANT, bytes(0), 1) if few else wire.encode_want(set()))
+                yield Tell(wire.encode(Type.WANT, detail=1) if few else wire.encode_want(set()))
         elif self._gap:
             self._soon(now)
 
-    def _on_dumped(self, data: bytes) -> Iterator[Action]:
+    def _on_dumped(self, data: bytes, now: float) -> Iterator[Action]:
         try:
             gathered = gather(data)
             if self.role is Role.ACTIVE:
@@ -150,6 +150,10 @@ class ConntrackMirror:
                 yield from _some(self.copier.dumped(gathered))
         except DecodeError:
             self.malformed += 1
+            return
+        if gathered.done:
+            yield StopDump()
+            yield from self._on_dump_ended(gathered.error, now)
 
     def _on_dump_ended(self, error: int, now: float) -> Iterator[Action]:
         if self.role is Role.ACTIVE:
@@ -162,9 +166,9 @@ class ConntrackMirror:
             if again:
                 yield Dump()
         elif self.role is Role.BACKUP:
-            wanted, again = self.copier.dump_ended(error)
-            if wanted is not None:
-                yield Tell(wire.encode_want(wanted))
+            want, again = self.copier.dump_ended(error)
+            if want is not None:
+                yield Tell(want)
             if again:
                 yield Dump()
 
@@ -193,10 +197,10 @@ class ConntrackMirror:
         at = now + ROUND_LEAST_S
         self._round_at = at if self._round_at is None else min(self._round_at, at)
 
-    def _on_want(self, detail: int, body: bytes, now: float) -> Iterator[Action]:
-        wanted = set() if detail else wire.decode_want(body)
-        if detail or wanted:
-            if self.teller.ask(Type.TABLE if detail else Type.CONTENT, wanted):
+    def _on_want(self, said: Said, now: float) -> Iterator[Action]:
+        wanted = set() if said.detail else wire.decode_want(said.body)
+        if said.detail or wanted:
+            if self.teller.ask(Type.TABLE if said.detail else Type.CONTENT, wanted, said.turn):
                 yield Dump()
         else:
             yield from self._round(now)
@@ -211,17 +215,17 @@ class ConntrackMirror:
                 return
             match said.type:
                 case Type.WANT:
-                    yield from self._on_want(said.detail, said.body, now)
+                    yield from self._on_want(said, now)
                 case Type.EVENTS | Type.TABLE:
                     yield from _some(self.copier.told_flows(said.body, ordered=said.type is Type.EVENTS))
                 case Type.SUMS:
                     if self.copier.told_sums(said.body):
                         yield Dump()
                 case Type.CONTENT:
-                    yield from _some(self.copier.told_content(said.body))
+                    yield from _some(self.copier.told_content(said.turn, said.body))
                 case Type.END:
                     if said.detail == Type.CONTENT:
-                        yield from _some(self.copier.told_end())
+                        yield from _some(self.copier.told_end(said.turn, said.body))
         except DecodeError:
             self.malformed += 1
 

@@ -255,6 +255,9 @@ class ConntrackShell:
                 self._stop_dump()
                 self._handle(DumpEnded(exc.errno or errno.EIO))
                 return True
+        if not found:
+            asyncio.get_running_loop().call_later(FULL_PAUSE_S, self._wake)
+            return False
         self._handle(Dumped(b"".join(found)))
         return True
 

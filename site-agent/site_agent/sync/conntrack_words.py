@@ -32,15 +32,17 @@ class Told:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dumped:
-    """A part of the dump under way."""
+    """A part of the dump under way, its end included."""
 
     data: bytes = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DumpEnded:
-    error: int = 0
-    """An errno: it broke off."""
+    """It broke off."""
+
+    error: int
+    """An errno."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,12 +84,12 @@ class Listen:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dump:
-    """Read the whole table, in `Dumped` and `DumpEnded`; one under way is abandoned without a word."""
+    """Read the whole table, in `Dumped` until `StopDump`; one under way is abandoned without a word."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StopDump:
-    """Abandon it."""
+    """Its end was seen, or nobody needs it any more."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
