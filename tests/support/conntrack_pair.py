@@ -146,8 +146,10 @@ def table(name: str) -> dict[Flow, dict[str, Any]]:
 
 
 def _table(name: str) -> dict[Flow, dict[str, Any]]:
-    with inside(name), contextlib.closing(NFCTSocket()) as sock:
-        entries = list(sock.dump())
+    entries: list[Any] = []
+    for family in (socket.AF_INET, socket.AF_INET6):  # it asks for one at a time
+        with inside(name), contextlib.closing(NFCTSocket(nfgen_family=family)) as sock:
+            entries += sock.dump()
     found = {}
     for each in entries:
         state = tcp = None
@@ -166,13 +168,13 @@ def _table(name: str) -> dict[Flow, dict[str, Any]]:
     return found
 
 
-def same(one: str, other: str) -> bool:
-    """Do they hold the same, but for timeouts and what only one kernel knows of TCP?"""
+def differences(one: str, other: str) -> list[Any]:
+    """What they do not hold alike, but for timeouts and what only one kernel knows of TCP."""
     left, right = (
         {flow: {k: v for k, v in values.items() if k not in ("timeout", "tcp")} for flow, values in table(name).items()}
         for name in (one, other)
     )
-    return left == right
+    return [(flow, left.get(flow), right.get(flow)) for flow in left | right if left.get(flow) != right.get(flow)]
 
 
 # The pair
@@ -211,7 +213,8 @@ async def mirrored(*roles: Role, connect: bool = True):  # type: ignore[no-untyp
     one.peer, other.peer = other, one
     try:
         for each in (one, other):
-            each.shell.start()
+            with inside(each.name):  # whose /proc/sys/net is meant
+                each.shell.start()
         if connect:
             for each in (one, other):
                 each.shell.connected(resumed=False)

@@ -7,6 +7,10 @@ dump, which waits for us, and which also waits where the channel has no room.
 
 The kernel works while `send` runs, so all answers to a batch are in the socket when it returns: the refusals of messages,
 and one acknowledgement of a NLMSG_NOOP behind the last, which proves that none was left out.
+
+By default (net.netfilter.nf_conntrack_events = 2) a kernel tells events only of flows that began while somebody listened: a
+Backup's copies would stay silent for ever after a takeover (measured). `start` sets it to 1; of flows that are older the
+rounds find out.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import errno
 import socket
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 from anycast.errors import KernelError
 from anycast.runtime import boottime
@@ -56,6 +61,7 @@ READS = 3
 EVENTS = 256
 """Events that are worked on together."""
 FULL_PAUSE_S = 0.002
+EVENTS_FILE = Path("/proc/sys/net/netfilter/nf_conntrack_events")
 FEW = 1000
 """Flows. With fewer a Backup asks for the whole table instead of comparing."""
 
@@ -85,11 +91,12 @@ class ConntrackShell:
         room: Callable[[], bool],
         *,
         open_socket: Callable[[], socket.socket] | None = None,
+        events_file: Path = EVENTS_FILE,
     ) -> None:
         self.mirror = mirror
         self.longest_turn_s = 0.0
         self._tell, self._worked_off, self._room = tell, worked_off, room
-        self._open_socket = open_socket or _netfilter
+        self._open_socket, self._events_file = open_socket or _netfilter, events_file
         self._inbox: collections.deque[tuple[Input, int | None]] = collections.deque()
         self._pieces: collections.deque[bytes | bytearray | memoryview] = collections.deque()
         """Of the Apply under way."""
@@ -106,6 +113,10 @@ class ConntrackShell:
     def start(self) -> None:
         """Raises KernelError."""
         self._kernel = self._socket(ANSWER_BYTES, "conntrack")
+        try:
+            self._events_file.write_text("1\n")
+        except OSError as exc:
+            raise KernelError(exc.errno or errno.EIO, str(self._events_file)) from exc
         for action in self.mirror.first_actions:
             self._perform(action)
         self._wake()
