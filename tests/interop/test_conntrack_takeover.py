@@ -1,4 +1,4 @@
-"""Real packets through a gateway that dies: translated UDP and TCP go on through the other one, which lets nothing new in."""
+"""Real packets through a gateway that dies: translated UDP and TCP go on through the other, which lets nothing new in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ table ip t {{
   chain m {{ type filter hook forward priority 1; udp dport 7000 ct mark set 21; }}
 }}
 table ip6 t {{
-  chain f {{ type filter hook forward priority 0; policy drop; meta l4proto icmpv6 accept; ct state established accept; {new} }}
+  chain f {{ type filter hook forward priority 0; policy drop; meta l4proto icmpv6 accept;
+    ct state established accept; {new} }}
 }}
 """
 
@@ -41,7 +42,8 @@ def built() -> None:
     for name, new in ((ONE, "ct state new accept;"), (OTHER, "")):
         run(
             f"ip netns exec {name} sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
-            f"ip netns exec {name} sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0 net.netfilter.nf_conntrack_tcp_be_liberal=0",
+            f"ip netns exec {name} sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0",
+            f"ip netns exec {name} sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=0",
             f"echo '{RULES.format(new=new)}' | ip netns exec {name} nft -f -",
         )
     run(

@@ -38,7 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def run(*lines: str) -> None:
     for line in lines:
-        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}: {done.stderr}"
 
 

@@ -7,10 +7,9 @@ applied to any number of messages in one go; what it costs is a few tens of nano
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
-from site_agent.netlink.conntrack import MOST_SHAPES, Gathered, Shape, shape_of
-
+from site_agent.netlink.conntrack import FIRST, MOST_SHAPES, Gathered, Shape, shape_of
 
 Word = int | tuple[int, ...]
 """An address: a word in the machine's order, or four."""
@@ -20,9 +19,9 @@ class Block(NamedTuple):
     """Messages of one shape."""
 
     shape: Shape
-    indices: list[int]
+    indices: Sequence[int]
     """Which ones of the buffer they are."""
-    messages: list[bytes]
+    messages: Sequence[bytes]
     joined: bytearray
 
     def column(self, offset: int) -> bytearray:
@@ -44,6 +43,27 @@ class Block(NamedTuple):
         messages = [message for message, keep in zip(self.messages, wanted, strict=True) if keep]
         indices = [index for index, keep in zip(self.indices, wanted, strict=True) if keep]
         return Block(self.shape, indices, messages, bytearray().join(messages))
+
+
+class Cut(Sequence[bytes]):
+    """A buffer's messages of one length, cut out when somebody wants one."""
+
+    def __init__(self, buffer: bytes, length: int) -> None:
+        self._buffer, self._length = buffer, length
+
+    def __len__(self) -> int:
+        return len(self._buffer) // self._length
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes]: ...
+    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        return self._buffer[at * self._length : (at + 1) * self._length]
 
 
 class Recipe(NamedTuple):
@@ -129,6 +149,17 @@ class Shapes:
     def __init__(self) -> None:
         self._known: dict[bytes, list[Shape]] = {}
         self._count = 0
+
+    def uniform(self, buffer: bytes) -> Block | None:
+        """The whole buffer as one block, where it is one of a known shape; no message is looked at by itself."""
+        length = int.from_bytes(buffer[:4], "little")
+        if length < FIRST or len(buffer) % length:
+            return None
+        count = len(buffer) // length
+        for shape in self._known.get(buffer[:8], ()):
+            if _fits(shape, buffer, count):
+                return Block(shape, range(count), Cut(buffer, length), bytearray(buffer))
+        return None
 
     def blocks(self, gathered: Gathered) -> Iterator[Block]:
         """The messages by shape. Raises DecodeError where one is no flow's."""

@@ -19,6 +19,7 @@ import dataclasses
 import errno
 import struct
 from collections import Counter
+from collections.abc import Sequence
 
 from anycast.errors import DecodeError
 from site_agent.netlink import conntrack as ct
@@ -74,7 +75,7 @@ class _Batch:
     """What was given to the kernel, until it has answered. A message's sequence number is its place in `copies`."""
 
     def __init__(self) -> None:
-        self.copies: list[bytes] = []
+        self.copies: Sequence[bytes] = []
         self.tries: dict[int, int] = {}
 
 
@@ -111,12 +112,18 @@ class Copier:
             return None
         self._batch = batch = _Batch()
         changes = any(block.shape.flags == FLAGS_CHANGED for block in blocks)
-        if not ordered or (len(blocks) == 1 and not changes):
+        if len(blocks) == 1 and not changes:
+            _number(blocks[0], range(count))
+            batch.copies = blocks[0].messages
+            return self._apply(blocks[0].joined, count)
+        if not ordered:
             data = bytearray()
+            found: list[bytes] = []
             for block in blocks:
-                _number(block, range(len(batch.copies), len(batch.copies) + len(block.messages)))
+                _number(block, range(len(found), len(found) + len(block.messages)))
                 data += block.joined
-                batch.copies += block.messages
+                found += block.messages
+            batch.copies = found
             return self._apply(data, count)
         pieces: dict[int, bytes] = {}
         copies: dict[int, bytes] = {}
@@ -139,13 +146,14 @@ class Copier:
 
     def told_content(self, turn: int, body: bytes) -> Apply | None:
         """Flows of the buckets that were asked for. Raises DecodeError."""
-        sums, copies = wire.decode_content(body)
+        sums, flows = wire.decode_content(body)
         found = self.comparison
-        blocks, _ = self._admitted(copies, len(sums))
+        blocks, _ = self._admitted(flows, len(sums))
         if found is None or not turn or found.turn != turn:
             return None
         found.told += len(sums)
-        self._batch = batch = _Batch()
+        self._batch, copies = _Batch(), list[bytes]()
+        self._batch.copies, tries = copies, self._batch.tries
         data, count = bytearray(), 0
         for block in blocks:
             equal: list[bool] = []
@@ -155,11 +163,11 @@ class Copier:
                 equal.append(same)
                 if same or key in found.touched:
                     continue
-                number = len(batch.copies)
-                batch.copies.append(message)
+                number = len(copies)
+                copies.append(message)
                 if held is not None:
                     self.replaced += 1
-                    batch.tries[number] = TRIES - 1
+                    tries[number] = TRIES - 1
                     data += deletion_of(message, number)
                     count += 1
                 data += as_new(message, number)
@@ -168,9 +176,8 @@ class Copier:
                 alike = block if all(equal) else block.select(equal)
                 made = refreshes(alike)
                 self.refreshed += len(alike.messages)
-                batch_at = len(batch.copies)
-                batch.copies += [b""] * len(alike.messages)
-                data += _renumbered(made, len(alike.messages), batch_at)
+                data += _renumbered(made, len(alike.messages), len(copies))
+                copies += [b""] * len(alike.messages)
                 count += len(alike.messages)
         return self._apply(data, count) if count else None
 
@@ -182,11 +189,10 @@ class Copier:
         self.comparison = None
         if found.told != flows:
             return None
-        self._batch = batch = _Batch()
+        self._batch = _Batch()
         data = bytearray()
         extra = [key for key in found.held if key not in found.touched]
         for number, key in enumerate(extra):
-            batch.copies.append(b"")
             data += _deletion_by_key(key, number)
         self.extra += len(extra)
         return self._apply(data, len(extra)) if extra else None
@@ -221,7 +227,6 @@ class Copier:
             return None
         self.refreshed += count
         self._batch = _Batch()
-        self._batch.copies = [b""]
         return self._apply(data, count)
 
     def dump_ended(self, error: int) -> tuple[bytes | None, bool]:
@@ -274,17 +279,20 @@ class Copier:
 
     def _admitted(self, body: bytes, most: int | None = None) -> tuple[list[Block], int]:
         """What may go to the kernel of what the peer says. Raises DecodeError."""
-        gathered = gather(body)
-        if gathered.done or (most is not None and gathered.count != most):
-            raise DecodeError("nlmsg_type", 0, "not flows, or not so many")
+        if (whole := self._shapes.uniform(body)) is not None:
+            given, found = [whole], len(whole.messages)
+        else:
+            gathered = gather(body)
+            if gathered.done:
+                raise DecodeError("nlmsg_type", 0, "not a flow's")
+            given, found = list(self._shapes.blocks(gathered)), gathered.count
+        if most is not None and found != most:
+            raise DecodeError("content", 4, f"{found} flows instead of {most}")
         blocks: list[Block] = []
         count = 0
-        for block in self._shapes.blocks(gathered):
+        for block in given:
             kind, flags = block.shape.kind, block.shape.flags
-            known = (kind == CT_NEW and flags in (FLAGS_NEW, FLAGS_CHANGED)) or (
-                kind == CT_DELETE and flags == NLM_F_REQUEST
-            )
-            if not known or not _FORMS.issuperset(block.shape.attributes):
+            if (kind, flags) not in _KNOWN or not _FORMS.issuperset(block.shape.attributes):
                 self.foreign += len(block.messages)
                 continue
             wanted = self._filter.mirrored(block)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from site_agent.netlink.conntrack import CT_DELETE, Gathered, gather
 from site_agent.netlink.conntrack_columns import Block, Shapes
@@ -24,6 +24,12 @@ PIECE = 96 * 1024
 
 
 @dataclasses.dataclass(slots=True)
+class Pile:
+    copies: bytearray = dataclasses.field(default_factory=bytearray)
+    digests: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(slots=True)
 class Job:
     """What a dump is for."""
 
@@ -31,8 +37,8 @@ class Job:
     wanted: set[int] = dataclasses.field(default_factory=set)
     """Of CONTENT: the buckets."""
     sums: Sums = dataclasses.field(default_factory=Sums)
-    copies: bytearray = dataclasses.field(default_factory=bytearray)
-    digests: list[int] = dataclasses.field(default_factory=list)
+    piles: dict[int, Pile] = dataclasses.field(default_factory=dict)
+    """What is not told yet, by the length of a copy: what has one length is mostly of one shape, which costs least."""
     refused: Counter[str] = dataclasses.field(default_factory=Counter)
     flows: int = 0
     told: int = 0
@@ -68,9 +74,9 @@ class Teller:
 
     def dumped(self, gathered: Gathered) -> list[bytes]:
         """A part of the job's dump; returns payloads. Raises DecodeError."""
-        job, payloads = self.job, list[bytes]()
+        job = self.job
         if job is None:
-            return payloads
+            return []
         for block in self._shapes.blocks(gathered):
             mirrored = self._filter.admitted(block, job.refused)
             if mirrored is None:
@@ -80,13 +86,11 @@ class Teller:
                 job.sums.add(mirrored)
             elif job.type is Type.TABLE:
                 for nat, part, _ in _by_nat(mirrored):
-                    job.copies += copies(part, nat, FLAGS_NEW)
+                    _pile(job, copies(part, nat, FLAGS_NEW), len(part.messages))
                 job.told += len(mirrored.messages)
             else:
                 self._content(job, mirrored)
-        if len(job.copies) >= PIECE:
-            payloads.append(_piece(job))
-        return payloads
+        return list(_pieces(job, PIECE))
 
     def ended(self, error: int) -> tuple[list[bytes], bool]:
         """The dump has; returns payloads, and whether the next one is to begin."""
@@ -102,8 +106,7 @@ class Teller:
             if job.type is Type.SUMS:
                 payloads.append(wire.encode_sums(job.sums.values))
             else:
-                if job.copies:
-                    payloads.append(_piece(job))
+                payloads += _pieces(job, 1)
                 payloads.append(wire.encode_end(job.type, job.turn, job.told))
         return payloads, self._next()
 
@@ -141,8 +144,8 @@ class Teller:
         chosen = block.select(wanted)
         sums = [digest for each, digest in found if each]
         for nat, part, which in _by_nat(chosen):
-            job.copies += copies(part, nat, FLAGS_NEW)
-            job.digests += sums if which is None else itertools.compress(sums, which)
+            pile = _pile(job, copies(part, nat, FLAGS_NEW), len(part.messages))
+            pile.digests += sums if which is None else itertools.compress(sums, which)
         job.told += len(chosen.messages)
 
 
@@ -157,14 +160,23 @@ def _by_nat(block: Block) -> Iterator[tuple[int, Block, list[bool] | None]]:
         yield nat, block.select(which), which
 
 
-def _piece(job: Job) -> bytes:
-    table = job.type is Type.TABLE
-    payload = wire.encode(Type.TABLE, job.copies) if table else wire.encode_content(job.turn, job.digests, job.copies)
-    job.copies, job.digests = bytearray(), []
-    return payload
+def _pile(job: Job, made: bytearray, count: int) -> Pile:
+    """Put copies of one length to the others."""
+    pile = job.piles.setdefault(len(made) // count, Pile())
+    pile.copies += made
+    return pile
 
 
-def _place(pieces: list[bytes | bytearray], indices: list[int], made: bytearray) -> None:
+def _pieces(job: Job, least: int) -> Iterator[bytes]:
+    """What has come to so many bytes, as payloads."""
+    for size, pile in list(job.piles.items()):
+        if len(pile.copies) >= least:
+            del job.piles[size]
+            table = job.type is Type.TABLE
+            yield wire.encode(Type.TABLE, pile.copies) if table else wire.encode_content(job.turn, pile.digests, pile.copies)
+
+
+def _place(pieces: list[bytes | bytearray], indices: Sequence[int], made: bytearray) -> None:
     """Cut what was made of a block and put it where its messages were."""
     size = len(made) // len(indices)
     for at, index in enumerate(indices):
