@@ -50,12 +50,40 @@ WAIT_S = 30.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CONNTRACKD = """
-Sync {{ Mode FTFW {{ DisableExternalCache off; ResendQueueSize 131072; PurgeTimeout 60; ACKWindowSize 300; }}
-  UDP {{ IPv4_address {own}; IPv4_Destination_Address {other}; Port 3780; Interface cable;
-    SndSocketBuffer 24985600; RcvSocketBuffer 24985600; Checksum on; }} }}
-General {{ Systemd off; HashSize 65536; HashLimit 524288; LogFile off; Syslog off; LockFile {folder}/lock;
-  UNIX {{ Path {folder}/ctl; }} NetlinkBufferSize 33554432; NetlinkBufferSizeMaxGrowth 134217728; NetlinkOverrunResync 5;
-  Filter From Kernelspace {{ Protocol Accept {{ UDP }} }} }}
+Sync {{
+  Mode FTFW {{
+    ResendQueueSize 131072
+    PurgeTimeout 60
+    ACKWindowSize 300
+    DisableExternalCache off
+  }}
+  UDP {{
+    IPv4_address {own}
+    IPv4_Destination_Address {other}
+    Port 3780
+    Interface cable
+    SndSocketBuffer 24985600
+    RcvSocketBuffer 24985600
+    Checksum on
+  }}
+}}
+General {{
+  HashSize 65536
+  HashLimit 524288
+  LogFile off
+  Syslog off
+  LockFile {folder}/lock
+  UNIX {{
+    Path {folder}/ctl
+  }}
+  NetlinkBufferSize 33554432
+  NetlinkBufferSizeMaxGrowth 134217728
+  Filter From Kernelspace {{
+    Protocol Accept {{
+      UDP
+    }}
+  }}
+}}
 """
 
 

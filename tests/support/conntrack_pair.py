@@ -105,6 +105,12 @@ def flow(
     return struct.pack("=BBH", family, 0, 0) + body + extra
 
 
+def told(body: bytes, *, kind: int = 0x100, flags: int = 0) -> bytes:
+    """As a kernel tells it."""
+    whole = body.ljust((len(body) + 3) & ~3, b"\0")
+    return struct.pack("=IHHII", 16 + len(whole), kind, flags, 1, 0) + whole
+
+
 def ask(name: str, *bodies: bytes, kind: int = 0x100, flags: int = 0x605) -> list[int]:
     """Have a kernel take them; the errno of each."""
     answers = []

@@ -161,6 +161,14 @@ def test_lost_events_lead_to_another_look() -> None:
             await settle(one, other)
             assert one.mirror.events_lost, "the kernel said ENOBUFS"
             assert one.mirror.rounds >= 1 and len(table(OTHER)) == 200 and not differences(ONE, OTHER)
+            one.cut = True
+            insert(ONE, flow(3000))
+            await settle(one, other)
+            one.cut = False
+            assert 3000 not in ports(OTHER) and one.mirror.unsent == 1
+            await asyncio.sleep(0.1)
+            await settle(one, other)
+            assert 3000 in ports(OTHER), "a message without room is made up for"
 
     played(test)
 
