@@ -87,7 +87,9 @@ def test_a_mirror_survives_whatever_peer_and_kernel_say(role: Role, type_: Type,
 def test_many_at_once_are_what_each_is_alone(bodies: list[bytes], nat: int) -> None:
     messages = [told(body) for body in bodies]
     together: dict[int, tuple[bytes, bytes, bytes]] = {}
-    for block in Shapes().blocks(gather(b"".join(messages))):
+    shapes = Shapes()
+    assert list(shapes.blocks(gather(b"".join(messages)))), "each shape is known now"
+    for block in shapes.blocks(gather(b"".join(messages))):
         made = [bytes(copies(block, nat, FLAGS_NEW)), bytes(deletions(block)), bytes(records(block)[0])]
         for at, index in enumerate(block.indices):
             one, two, three = (each[at * (n := len(each) // len(block.indices)) : (at + 1) * n] for each in made)
