@@ -266,6 +266,22 @@ def test_what_was_copied_is_told_back_after_a_takeover() -> None:
 
 
 @in_namespace
+def test_flows_that_began_while_nobody_listened_have_events() -> None:
+    """By default they have none for ever; a listener in any other namespace of the machine hides that."""
+
+    async def test() -> None:
+        async with mirrored(Role.BACKUP, Role.BACKUP, connect=False) as (one, other):
+            insert(OTHER, flow(2000))
+            other.becomes(Role.ACTIVE)
+            await settle(one, other)
+            delete(OTHER, flow(2000))
+            await settle(one, other)
+            assert [payload[0] for payload in other.said] == [Type.EVENTS]
+
+    played(test)
+
+
+@in_namespace
 def test_a_peer_that_lies_reaches_nothing_but_mirrored_flows() -> None:
     async def test() -> None:
         async with mirrored(connect=False) as (one, other):
