@@ -49,7 +49,7 @@ class Side:
         state.mkdir(mode=0o700, exist_ok=True)
         versions = Versions(**config["versions"])
         pins = PinFile(state / "peer.pin", peer)
-        self.channel = Channel(plan, MachineFolder(Path(config["folder"])), pins, versions, self._owner, look_every_s=0.1)
+        self.channel = Channel(plan, MachineFolder(Path(config["folder"])), pins, versions, self._owner)
         flows = MirroredFlows(config["prefixes"], config["gateways"])
         self.mirror = ConntrackMirror(flows, SyncRole[config["role"]])
         self.shell = ConntrackShell(self.mirror, self._tell, self._worked_off, self._room)

@@ -9,6 +9,7 @@ from site_agent.netlink.conntrack import gather
 from site_agent.netlink.conntrack_columns import Shapes
 from site_agent.netlink.conntrack_forms import FLAGS_CHANGED, FLAGS_NEW, copies, deletions
 from site_agent.sync import conntrack_wire as wire
+from site_agent.sync.conntrack_copier import MOST_DELETED
 from site_agent.sync.conntrack_digest import Sums, digests
 from site_agent.sync.conntrack_filter import MirroredFlows
 from site_agent.sync.conntrack_mirror import ROUND_EVERY_S, ROUND_LEAST_S, ConntrackMirror
@@ -164,6 +165,16 @@ def test_a_comparison_makes_replaces_refreshes_and_deletes() -> None:
     assert sorted(kinds(apply)) == sorted([NEW, DELETE, NEW])
     (last,) = backup.handle(end(turn, 2), 1.0)
     assert kinds(last) == [DELETE] and backup.copier.extra == 1
+
+
+def test_many_extra_flows_are_deleted_in_several_turns() -> None:
+    backup = mirror(Role.BACKUP)
+    extra = MOST_DELETED + 5
+    turn = asked(backup, [flow(1)], [flow(2 + number) for number in range(extra)])
+    (first,) = backup.handle(end(turn, 0), 1.0)
+    (second,) = backup.handle(Applied([]), 1.0)
+    assert (len(kinds(first)), len(kinds(second))) == (MOST_DELETED, 5) and first != second
+    assert backup.handle(Applied([]), 1.0) == []
 
 
 def test_an_answer_to_an_earlier_question_or_half_of_one_deletes_nothing() -> None:
