@@ -6,7 +6,8 @@ ours has nothing to commit. The bare loop sends ready-made messages of the same 
 
 `conntrack_lag_30k`: new flows with short lives; each carries the microsecond in which it was made, so a lag is what passes
 from one kernel to the other, seen for the oldest flow of each message. conntrackd keeps copies in its own memory and says no
-such time, so it has no figure there.
+such time, so it has no figure there. What both can be asked is the highest rate they hold: of flows made at that rate all
+are copied (here into the kernel, there into its memory) half a second after the last.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ RUNS = 3
 ADDRESS = {ONE: "203.0.113.1", OTHER: "203.0.113.2"}
 NAMESPACE = {ONE: f"anycast-bench-ct1-{os.getpid()}", OTHER: f"anycast-bench-ct2-{os.getpid()}"}
 WAIT_S = 30.0
+RATES = (10_000, 20_000, 30_000, 45_000, 60_000, 80_000, 100_000)
+RATE_FLOWS = 200_000
+HELD_WITHIN_S = 0.5
 _libc = ctypes.CDLL(None, use_errno=True)
 
 CONNTRACKD = """
@@ -255,11 +259,46 @@ def conntrack_lag(soak: bool) -> Result:
     figures.append(compare(name, "ms", lags, [], note))
     cpu = [each["cpu_s"] / SECONDS * 100 for each in (active, backup)]
     figures.append(compare(f"{name}_cpu", "% of a core, each", cpu, [], "no peer: Active and Backup"))
+    figures.append(highest_rates())
     worst = percentile(lags, 0.99)
     return Result(figures, [
         Bound(name=f"{name}, p99", seen=worst, limit=load_limits()["bench_conntrack_lag"].on("native")),
         Bound(name=f"{name}, buckets that differ", seen=left, limit=0),
     ])  # fmt: skip
+
+
+def highest_rates() -> Figure:
+    """Flows a second that ours and conntrackd hold; 0 where not even the lowest."""
+    ours = theirs = 0
+    for rate in RATES:
+        with two_kernels(), tempfile.TemporaryDirectory() as folder, Pair(Path(folder)) as pair:
+            pair.wait(OTHER, "table")
+            if not _held(rate, lambda: _entries(OTHER)):
+                break
+            ours = rate
+    have = shutil.which("conntrackd") is not None
+    for rate in RATES if have else ():
+        with two_kernels(), conntrackd() as base:
+            if not _held(rate, lambda base=base: _cached(base, OTHER, "external")):  # type: ignore[misc]
+                break
+            theirs = rate
+    note = "conntrackd, into its memory" if have else "conntrackd is missing"
+    note += f"; tried were {', '.join(str(rate // 1000) for rate in RATES)} thousand"
+    return compare("conntrack_rate_held", "flows/s", [ours], [theirs] if have else [], note)
+
+
+def _held(rate: int, copied: Callable[[], int]) -> bool:
+    command = ["ip", "netns", "exec", NAMESPACE[ONE], sys.executable, "-m", "benchmarks.conntrack_flows"]
+    command += [str(rate), str(RATE_FLOWS / rate), "600"]
+    made = int(subprocess.run(command, cwd=TREE, env=_environment(), check=True, capture_output=True, text=True).stdout)
+    if made < 0.9 * RATE_FLOWS:
+        return False  # this machine makes no more
+    end = time.monotonic() + HELD_WITHIN_S
+    while copied() < made:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _until_equal() -> int:
@@ -270,8 +309,9 @@ def _until_equal() -> int:
     return left
 
 
-def conntrackd_run() -> tuple[float, float]:
-    """Seconds of its resync into its own memory, and of its commit into the kernel."""
+@contextlib.contextmanager
+def conntrackd() -> Iterator[Path]:
+    """One a gateway; their folder."""
     with contextlib.ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for me, peer in ((ONE, OTHER), (OTHER, ONE)):
@@ -282,6 +322,14 @@ def conntrackd_run() -> tuple[float, float]:
             daemon = subprocess.Popen(_conntrackd(base, me), stdout=subprocess.DEVNULL)
             stack.callback(daemon.wait)
             stack.callback(daemon.terminate)
+        for me in (ONE, OTHER):
+            _until(lambda me=me: (base / me / "ctl").exists())
+        yield base
+
+
+def conntrackd_run() -> tuple[float, float]:
+    """Seconds of its resync into its own memory, and of its commit into the kernel."""
+    with conntrackd() as base:
         _until(lambda: _cached(base, ONE, "internal") >= FLOWS)
         subprocess.run([*_conntrackd(base, OTHER), "-f", "external"], check=False, capture_output=True)
         began = time.monotonic()
