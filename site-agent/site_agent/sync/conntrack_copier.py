@@ -41,8 +41,8 @@ from site_agent.sync.conntrack_digest import Sums, digests
 from site_agent.sync.conntrack_filter import MirroredFlows
 from site_agent.sync.conntrack_words import Apply
 
-REFRESH_BELOW_S = 195
-"""A copy that lives longer is left for a later round: one round (60 s) after it was made it is due."""
+REFRESH_BELOW_S = 200
+"""A copy that lives longer is left for a later round; it is due one round (60 s) after it was made or refreshed."""
 MOST_TOUCHED = 1 << 18
 """Flows named by events during one comparison, the size of a usual table. Beyond that it is given up."""
 MOST_DELETED = 2000

@@ -109,12 +109,14 @@ class ConntrackShell:
         self._dump: socket.socket | None = None
         self._awake = False
         self._timer: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Raises KernelError."""
         self._kernel = self._socket(ANSWER_BYTES, "conntrack")
         try:
-            self._events_file.write_text("1\n")
+            if self._events_file.read_text().strip() != "1":
+                self._events_file.write_text("1\n")
         except OSError as exc:
             raise KernelError(exc.errno or errno.EIO, str(self._events_file)) from exc
         for action in self.mirror.first_actions:
@@ -124,8 +126,9 @@ class ConntrackShell:
     def close(self) -> None:
         self._listen(False)
         self._stop_dump()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._pause):
+            if timer is not None:
+                timer.cancel()
         if self._kernel is not None:
             self._kernel.close()
             self._kernel = None
@@ -253,8 +256,7 @@ class ConntrackShell:
 
     def _read_dump(self, sock: socket.socket) -> bool:
         if not self._room():
-            asyncio.get_running_loop().call_later(FULL_PAUSE_S, self._wake)
-            return False
+            return self._look_later()
         found: list[bytes] = []
         try:
             for _ in range(READS):
@@ -267,10 +269,14 @@ class ConntrackShell:
                 self._handle(DumpEnded(exc.errno or errno.EIO))
                 return True
         if not found:
-            asyncio.get_running_loop().call_later(FULL_PAUSE_S, self._wake)
-            return False
+            return self._look_later()
         self._handle(Dumped(b"".join(found)))
         return True
+
+    def _look_later(self) -> bool:
+        if self._pause is None or self._pause.when() <= asyncio.get_running_loop().time():
+            self._pause = asyncio.get_running_loop().call_later(FULL_PAUSE_S, self._wake)
+        return False
 
     def _send(self, data: bytes | bytearray | memoryview) -> None:
         assert self._kernel is not None
