@@ -105,6 +105,7 @@ def inside(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def two_kernels() -> Iterator[None]:
+    sweep()
     with contextlib.ExitStack() as stack:
         for name in NAMESPACE.values():
             _ip(f"netns add {name}")
@@ -124,6 +125,15 @@ def two_kernels() -> Iterator[None]:
             with inside(name):
                 Path("/proc/sys/net/netfilter/nf_conntrack_events").write_text("1\n")
         yield
+
+
+def sweep() -> None:
+    """Remove what killed runs left: namespaces of ours without their maker, and without a process."""
+    for path in Path("/run/netns").glob("anycast-bench-ct[12]-*"):
+        maker = path.name.rpartition("-")[2]
+        held = subprocess.run(["ip", "netns", "pids", path.name], capture_output=True, text=True, check=False).stdout.strip()
+        if not Path(f"/proc/{maker}").exists() and not held:
+            _ip(f"netns del {path.name}")
 
 
 class Pair:
