@@ -1,4 +1,4 @@
-"""The keeper of charon's pools as the sync process has it: made of the plan, and waited for no longer than a failover may."""
+"""The keeper of charon's pools, made of the sync process's plan, and waited for no longer than a failover may."""
 
 from __future__ import annotations
 

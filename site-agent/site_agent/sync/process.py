@@ -452,7 +452,7 @@ class Process:
         return session.room(Lane.BULK) >= LARGEST and session.lag(Lane.BULK, boottime()) < BULK_LAG_S
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Something of ours crashed in a callback: a bug, and nobody knows what it has left undone. The next process looks at
+        """Something of ours crashed in a callback: a bug, and nobody knows what it left undone. The next process looks at
         everything anew."""
         self._fault = context.get("exception") or BugError(str(context.get("message")))
         self._over.set()
