@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import secrets
 import socket
-import sys
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -30,7 +29,7 @@ from anycast.pki.names import Role as Office
 from anycast.reasons import Reason
 from anycast.runtime import boottime
 from anycast.timer import TimerExpired
-from site_agent.ike import ha_segment
+from site_agent.ike.ha_segment import Segment
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink.messages import NETLINK_XFRM
 from site_agent.netlink.xfrm_keys import SaKey, pack_address
@@ -46,6 +45,7 @@ from site_agent.sync.gate import Gate
 from site_agent.sync.identity import PinFile
 from site_agent.sync.kinds import LARGEST, Kind, Lane
 from site_agent.sync.mirror import Mirror
+from site_agent.sync.moved import Moved
 from site_agent.sync.numbers import spi_of
 from site_agent.sync.numbers_words import Role, RoleChanged
 from site_agent.sync.plugin_socket import PluginSocket
@@ -72,13 +72,8 @@ TELL_EVERY_S = 1.0
 VERSION_LIMIT_S = 1.0
 HA_VERSIONS = {"5.9.8": 3}
 """HA_MESSAGE_VERSION of the strongSwans that this was tried with (src/libcharon/plugins/ha/ha_message.h)."""
-CONFIRMATIONS = 4
-"""In vain, before charon's segment is switched once more: 0.14 s. It takes a command in a thread of its own."""
-FIFO_PAUSE_S = 0.05
-"""Between two commands: charon opens the FIFO anew for each."""
 BULK_LAG_S = 0.1
 """Flows wait while so much of them is on its way already: what is urgent goes before, and memory is bounded."""
-LONGEST_PLAN = 1 << 20
 
 
 class Process:
@@ -93,6 +88,7 @@ class Process:
         self._sad = Sad([pack_address(ip_address(vip)) for vip in plan.vips], self._requests)
         self._plugin = PluginSocket()
         self._promotion = Promotion()
+        self._segment = Segment(self._vici, Path(plan.fifo), plan.connections)
         self._serving = plan.active
         """The gate is open, as far as this process knows; the first role that it is told makes it so."""
         self._ready: asyncio.Future[int] | None = None
@@ -105,7 +101,6 @@ class Process:
         self._over = asyncio.Event()
         self._unacknowledged = False
         self._dropped: set[Kind] = set()
-        self._unconfirmed = 0
         self._mirror = Mirror(
             rank=plan.rank,
             role=Role.ACTIVE if plan.active else Role.BACKUP,
@@ -153,6 +148,9 @@ class Process:
         self._refreshed = Refreshed(ViciClient(plan.vici), plan.connections)
         if plan.active:
             self._refreshed.needed()  # charon has spoken to nobody meanwhile
+        self._moved = Moved(
+            ViciClient(plan.vici), self._vici, plan.connections, lambda: self._mirror.numbers.role is Role.ACTIVE
+        )
         names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
         self._channel = channel.Channel(
             channel.Plan(
@@ -179,6 +177,7 @@ class Process:
                 group.create_task(self._tell_again()),
                 group.create_task(self._refreshed.run()),
                 group.create_task(self._addresses.run()),
+                group.create_task(self._moved.run()),
             ]
             await self._over.wait()
             self._comparison.close()
@@ -356,7 +355,7 @@ class Process:
             self._promote(StepDone(attempt=todo.attempt, detail=detail))
 
     async def _step(self, step: Step) -> str:
-        mirror, names = self._mirror, frozenset(self._plan.connections)
+        mirror = self._mirror
         match step:
             case Step.CLOSE:
                 mirror.close()
@@ -375,9 +374,9 @@ class Process:
             case Step.ACTIVATE:
                 mirror.promoted()
                 self._now_is(Role.ACTIVE)
-                ha_segment.switch(True, Path(self._plan.fifo))
+                self._segment.switch(True)
             case Step.CONFIRM_ACTIVE:
-                return await ha_segment.confirm(self._vici, active=True, connections=names)
+                return await self._segment.confirm_active()
             case Step.REKEY:
                 return self._rekey_taken_over()
             case Step.CEASE:
@@ -385,12 +384,11 @@ class Process:
                 self._serving = False
                 self._gate.close()
             case Step.PASSIVATE:
-                self._unconfirmed = 0
                 if self._rekeys is not None:
                     self._rekeys.cancel()
-                ha_segment.switch(False, Path(self._plan.fifo))
+                self._segment.switch(False)
             case Step.CONFIRM_PASSIVE:
-                return await self._confirm_passive(names)
+                return await self._segment.confirm_passive()
             case Step.OPEN:
                 mirror.demoted()
                 self._now_is(Role.BACKUP)
@@ -408,19 +406,6 @@ class Process:
                 self._stuck.pop(reason, None)
             case _:
                 pass
-
-    async def _confirm_passive(self, connections: frozenset[str]) -> str:
-        """A charon whose segment is passive takes clients all the same, when packets get to it before its promotion. It has
-        ESTABLISHED IKE_SAs then that `-1` does not touch, because nothing changes. `+1` first makes it a change."""
-        try:
-            return await ha_segment.confirm(self._vici, active=False, connections=connections)
-        except PeerError:
-            self._unconfirmed += 1
-            if self._unconfirmed % CONFIRMATIONS == 0:
-                ha_segment.switch(True, Path(self._plan.fifo))
-                await asyncio.sleep(FIFO_PAUSE_S)
-                ha_segment.switch(False, Path(self._plan.fifo))
-            raise
 
     def _on_ready(self, retired: int) -> None:
         if self._ready is not None and not self._ready.done():
@@ -488,28 +473,3 @@ def _armed(old: asyncio.TimerHandle | None, at: float | None, call: Callable[[],
     if at is None:
         return None
     return asyncio.get_running_loop().call_later(max(at - boottime(), 0), call)
-
-
-def main(arguments: list[str]) -> int:
-    """``FD``: the agent's socket. The plan comes on standard input."""
-    try:
-        agent = socket.socket(fileno=int(arguments[0]))
-        agent.setblocking(False)
-        plan = plans.decode(sys.stdin.buffer.read(LONGEST_PLAN))
-    except (IndexError, ValueError, OSError, DecodeError) as exc:
-        print(f"site_agent.sync is started by the agent, with a plan on its standard input ({exc})", file=sys.stderr)
-        return 2
-
-    async def run() -> None:
-        await Process(plan, agent).run()
-
-    with contextlib.suppress(OSError), open("/proc/self/coredump_filter", "w") as file:
-        file.write("0")  # what passes through here holds keys
-    try:
-        asyncio.run(run())
-    except (KernelError, DecodeError) as exc:
-        print(f"sync: {exc}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
