@@ -23,6 +23,8 @@ _REKEYS = "/etc/anycast/out/rekeys"
 """How many charon agreed to."""
 _BEGIN_S = 30.0
 """No bound that is asserted, only an end to waiting: a Python that starts takes User Mode Linux seconds."""
+_DELETE_REFUSED = "refused_active:5"
+"""The count of the `ha` plugin's IKE_DELETE (type 5) that came to an Active."""
 _SYNC_LINE = b"    sync: {}"
 _FLUSH = "from anycast_lab.flood.conntrack import flush; flush()"
 
@@ -36,6 +38,7 @@ class TunnelFaults:
         self._victim, self._peer, self._progress = victim, peer, progress
         self._rekeys: list[Process] = []
         self._senders: list[Process] = []
+        self._refused_before = 0
         self._right_fleets: dict[str, bytes] = {}
         self._moved: dict[str, steps.MoveClient | steps.RebindNat] = {}
 
@@ -59,6 +62,8 @@ class TunnelFaults:
                 self._remember(nat, step, back=back)
             case steps.Terminate():
                 await self._terminate()
+            case steps.WaitRefused():
+                return await self._refused(bound_s)
             case steps.HandOvers(times=times, each=each):
                 return await self._hand_overs(times, bound_s, mirrored=each == "mirrored")
             case steps.MirrorOff():
@@ -130,7 +135,20 @@ class TunnelFaults:
                     return str(one["local"])
         raise LabError(f"{client} has no inner IPv4 address")
 
+    async def _refused(self, bound_s: float) -> str:
+        end, wanted = time.monotonic() + 2 * bound_s, len(self._lab.clients)
+        while (refused := await self._deletes_refused() - self._refused_before) < wanted:
+            if time.monotonic() >= end:
+                return f"{self._peer} has refused {refused} of {wanted}"
+            await asyncio.sleep(_LOOK_S)
+        return ""
+
+    async def _deletes_refused(self) -> int:
+        status = await mirrors.status(self._runner, self._peer)
+        return int(status["messages"].get(_DELETE_REFUSED, 0)) if status is not None else 0
+
     async def _terminate(self) -> None:
+        self._refused_before = await self._deletes_refused()
         socket = ("--uri", f"unix://{VICI}")
         words = ("swanctl", "--terminate", "--ike", self._fleet.service.name, "--force", "--timeout", "1")
         await self._runner.exec(self._victim, (*words, *socket))  # complains that nobody confirms

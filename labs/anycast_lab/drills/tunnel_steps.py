@@ -61,6 +61,13 @@ class Terminate(Strict):
     do: Literal["terminate"]
 
 
+class WaitRefused(Strict):
+    """Go on when the other gateway's mirror says that it has refused an IKE_DELETE for each client since `terminate`."""
+
+    do: Literal["wait_refused"]
+    limit: str
+
+
 class HandOvers(Strict):
     """Whoever is Active hands over, `times` times. Each must succeed; one that is refused is asked for again."""
 
@@ -86,7 +93,17 @@ class MirrorOn(Strict):
 
 
 TunnelStep = (
-    WaitMirror | Rekeys | EndRekeys | GatewaysSend | MoveClient | RebindNat | Terminate | HandOvers | MirrorOff | MirrorOn
+    WaitMirror
+    | Rekeys
+    | EndRekeys
+    | GatewaysSend
+    | MoveClient
+    | RebindNat
+    | Terminate
+    | WaitRefused
+    | HandOvers
+    | MirrorOff
+    | MirrorOn
 )
 FAULTS = MoveClient | RebindNat | Terminate | HandOvers
 """The others are none."""
