@@ -31,6 +31,7 @@ from anycast.runtime import boottime, boottime_ns
 from anycast.timer import TimerExpired
 from site_agent.ike import ha_segment
 from site_agent.ike.address_keeper import AddressKeeper
+from site_agent.ike.door import Door
 from site_agent.ike.inner_addresses import InnerAddresses
 from site_agent.ike.own_connections import read_messages, read_tree
 from site_agent.ike.pool_keeper import OfferRecord, PoolKeeper
@@ -42,6 +43,7 @@ from site_agent.record import EventLog
 from site_agent.sync import agent_wire, bodies, channel, promotion
 from site_agent.sync import plan as plans
 from site_agent.sync.comparison import Comparison
+from site_agent.sync.doorkeeper import Doorkeeper
 from site_agent.sync.gate import Gate
 from site_agent.sync.identity import PinFile
 from site_agent.sync.kinds import Kind, Lane
@@ -135,6 +137,8 @@ class Process:
         """Which one runs, by the agent's word; empty: none, or not said yet."""
         self._clients = EventLog(Path(plan.clients), max_bytes=plan.clients_max_bytes, gateway=plan.gateway)
         self._addresses = self._keeper()
+        door = Door(lambda: self._charon, plan.vips)
+        self._doorkeeper = Doorkeeper(door, closed=not plan.active, happened=self._on_event)
         self._refreshed = Refreshed(ViciClient(plan.vici), plan.connections)
         if plan.active:
             self._refreshed.needed()  # charon has spoken to nobody meanwhile
@@ -162,6 +166,7 @@ class Process:
                 group.create_task(self._tell_again()),
                 group.create_task(self._refreshed.run()),
                 group.create_task(self._addresses.run()),
+                group.create_task(self._doorkeeper.run()),
             ]
             await self._over.wait()
             self._comparison.close()
@@ -189,10 +194,14 @@ class Process:
                         before, self._charon = self._charon, charon
                         if before:
                             self._charon_started()
+                        self._doorkeeper.charon_is_new()
+                    if not active:
+                        self._doorkeeper.close()  # a step in flight delays CEASE
                     self._promote(RoleIs(active=active))
 
     def _charon_started(self) -> None:
         self._vici.close()
+        self._doorkeeper.close()
         self._addresses.charon_started()
         self._promote(promotion.CharonStarted())
         self._begin(self._learn_version())
@@ -355,6 +364,7 @@ class Process:
             case Step.REKEY:
                 return self._rekey_taken_over()
             case Step.CEASE:
+                self._doorkeeper.close()
                 self._begin(self._addresses.role(False))
                 self._serving = False
                 self._gate.close()
@@ -371,12 +381,9 @@ class Process:
         return ""
 
     async def _offer_addresses(self) -> str:
-        try:
-            async with asyncio.timeout(ADDRESSES_LIMIT_S):
-                await self._addresses.role(True)
-        except TimeoutError:
-            return f"charon has not taken them within {ADDRESSES_LIMIT_S:g} s; new clients wait"
-        return ""
+        if await self._doorkeeper.open_after(lambda: self._addresses.role(True), ADDRESSES_LIMIT_S):
+            return ""
+        return f"charon has not taken them within {ADDRESSES_LIMIT_S:g} s; new clients wait"
 
     def _keeper(self) -> AddressKeeper:
         plan = self._plan
