@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from site_agent.ike import ha_segment
 from site_agent.ike.vici_client import Section, ViciClient
+from site_agent.procfs import read_stat
 from site_agent.sync import agent_wire
 from site_agent.sync import plan as plans
 from site_agent.sync.versions import Versions
@@ -112,6 +113,13 @@ class Charon:
             env={**os.environ, "STRONGSWAN_CONF": str(self._conf)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         wait(Path(self.vici).exists, f"charon's socket at {self.namespace}")
+
+    @property
+    def identity(self) -> str:
+        """As the agent says it."""
+        stat = read_stat(self.process.pid)
+        assert stat is not None
+        return f"{self.process.pid} {stat.start_ticks}"
 
     @property
     def fifo(self) -> str:
@@ -211,7 +219,7 @@ class Gateway:
 
     def role(self, *, active: bool) -> None:
         self.active = active
-        self.tell(agent_wire.RoleIs(active=active, charon=str(self.charon.process.pid)))
+        self.tell(agent_wire.RoleIs(active=active, charon=self.charon.identity))
 
     def read(self) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from site_agent.ike.own_connections import read_messages, read_tree
 from site_agent.ike.pool_keeper import OfferRecord, PoolKeeper
 from site_agent.ike.swanctl_text import Node, pool_attributes
 from site_agent.ike.vici_client import ViciClient
+from site_agent.sync.doorkeeper import Doorkeeper
 from site_agent.sync.plan import Plan
 
 LIMIT_S = 2.0
@@ -47,11 +47,9 @@ def keeper_of(
     )  # fmt: skip
 
 
-async def offered(keeper: AddressKeeper) -> str:
-    """Wait until charon hands out what an Active may, for `LIMIT_S` at most. Returns what people should know of it."""
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            await keeper.role(True)
-    except TimeoutError:
-        return f"charon has not taken them within {LIMIT_S:g} s; new clients wait"
-    return ""
+async def offered(keeper: AddressKeeper, doorkeeper: Doorkeeper) -> str:
+    """Let new clients in when charon hands out what an Active may, and wait for that for `LIMIT_S` at most. Returns what people
+    should know of it."""
+    if await doorkeeper.open_after(lambda: keeper.role(True), LIMIT_S):
+        return ""
+    return f"charon has not taken them within {LIMIT_S:g} s; new clients wait"

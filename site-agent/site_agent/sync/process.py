@@ -29,6 +29,7 @@ from anycast.pki.names import Role as Office
 from anycast.reasons import Reason
 from anycast.runtime import boottime
 from anycast.timer import TimerExpired
+from site_agent.ike.door import Door
 from site_agent.ike.ha_segment import Segment
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink.messages import NETLINK_XFRM
@@ -41,6 +42,7 @@ from site_agent.sync.conntrack_filter import MirroredFlows
 from site_agent.sync.conntrack_mirror import ConntrackMirror
 from site_agent.sync.conntrack_shell import ConntrackShell
 from site_agent.sync.conntrack_words import Parted, Unsent
+from site_agent.sync.doorkeeper import Doorkeeper
 from site_agent.sync.gate import Gate
 from site_agent.sync.identity import PinFile
 from site_agent.sync.kinds import LARGEST, Kind, Lane
@@ -145,6 +147,8 @@ class Process:
             happened=self._on_event,
             client_event=self._clients.write,
         )
+        door = Door(lambda: self._charon, plan.vips)
+        self._doorkeeper = Doorkeeper(door, closed=not plan.active, happened=self._on_event)
         self._refreshed = Refreshed(ViciClient(plan.vici), plan.connections)
         if plan.active:
             self._refreshed.needed()  # charon has spoken to nobody meanwhile
@@ -178,6 +182,7 @@ class Process:
                 group.create_task(self._refreshed.run()),
                 group.create_task(self._addresses.run()),
                 group.create_task(self._moved.run()),
+                group.create_task(self._doorkeeper.run()),
             ]
             await self._over.wait()
             self._comparison.close()
@@ -208,10 +213,14 @@ class Process:
                         before, self._charon = self._charon, charon
                         if before:
                             self._charon_started()
+                        self._doorkeeper.charon_is_new()
+                    if not active:
+                        self._doorkeeper.close()  # a step in flight delays CEASE
                     self._promote(RoleIs(active=active))
 
     def _charon_started(self) -> None:
         self._vici.close()
+        self._doorkeeper.close()
         self._addresses.charon_started()
         self._promote(promotion.CharonStarted())
         self._begin(self._learn_version())
@@ -370,7 +379,7 @@ class Process:
                 self._serving = True
                 self._gate.open()
             case Step.ADDRESSES:
-                return await addresses.offered(self._addresses)
+                return await addresses.offered(self._addresses, self._doorkeeper)
             case Step.ACTIVATE:
                 mirror.promoted()
                 self._now_is(Role.ACTIVE)
@@ -380,6 +389,7 @@ class Process:
             case Step.REKEY:
                 return self._rekey_taken_over()
             case Step.CEASE:
+                self._doorkeeper.close()
                 self._begin(self._addresses.role(False))
                 self._serving = False
                 self._gate.close()
