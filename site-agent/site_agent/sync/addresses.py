@@ -50,6 +50,11 @@ def keeper_of(
 async def offered(keeper: AddressKeeper, doorkeeper: Doorkeeper) -> str:
     """Let new clients in when charon hands out what an Active may, and wait for that for `LIMIT_S` at most. Returns what
     people should know of it."""
-    if await doorkeeper.open_after(lambda: keeper.role(True), LIMIT_S):
+
+    async def ready() -> None:
+        await keeper.role(True)
+        await keeper.hands_out()
+
+    if await doorkeeper.open_after(ready, LIMIT_S):
         return ""
     return f"charon has not taken them within {LIMIT_S:g} s; new clients wait"
