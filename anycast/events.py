@@ -278,6 +278,68 @@ class TunnelsForgotten:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConnected:
+    """A client has a tunnel and its inner addresses. Both gateways of a pair say so, whoever made it."""
+
+    session: str
+    """The initiator's and the responder's IKE SPI when it was first seen, in hex; names the session in what follows."""
+    identity: str
+    eap_identity: str
+    """Empty where it proved itself by certificate alone."""
+    inner: tuple[str, ...]
+    outer: str
+    """Its address and port, as the gateway sees them."""
+    since_s: float
+    """For how long its IKE_SA has been up."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClientStands:
+    """Said again of a tunnel that stands, once a day and by each new watcher: what a log that was cut knows of it."""
+
+    session: str
+    identity: str
+    eap_identity: str
+    inner: tuple[str, ...]
+    outer: str
+    since_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClientWatchStarted:
+    """A new process watches charon's clients. Those it finds follow as `ClientStands`; who is not among them has gone."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClientMoved:
+    """Its outer address changed: MOBIKE, or another NAT binding."""
+
+    session: str
+    identity: str
+    inner: tuple[str, ...]
+    outer: str
+    outer_before: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClientGone:
+    """Its tunnel has ended; its inner addresses will be others'."""
+
+    session: str
+    identity: str
+    inner: tuple[str, ...]
+    outer: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClientsServed:
+    """From now on this gateway's charon serves them, or only has a copy of their tunnels."""
+
+    serving: bool
+    clients: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsDropped:
     """The disk could not follow: this many records before this one are missing."""
 
@@ -314,6 +376,12 @@ Event = (
     | PartFaulted
     | TunnelsRekeyed
     | TunnelsForgotten
+    | ClientConnected
+    | ClientStands
+    | ClientWatchStarted
+    | ClientMoved
+    | ClientGone
+    | ClientsServed
     | RecordsDropped
 )
 

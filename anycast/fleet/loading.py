@@ -107,7 +107,7 @@ def _finding(error: Any, data: Any) -> Finding:
     path: Path = tuple(error["loc"])
     match error["type"]:
         case "extra_forbidden":
-            return Finding(path, f"is not known here{_did_you_mean(path)}", at_key=True)
+            return Finding(path, f"is not known here{_refused(str(path[-1])) or _did_you_mean(path)}", at_key=True)
         case "missing" if isinstance(path[-1], int):
             return Finding(path[:-1], "needs two values, one for each side")
         case "missing":
@@ -136,6 +136,23 @@ def _at(data: Any, path: Path) -> Any:
     for step in path:
         data = data[step]
     return data
+
+
+GIVEN_HERE = "inner addresses are given by the gateways alone, or two clients would have one after a failover"
+REFUSED = {
+    "radius": "clients prove themselves by certificate; what a RADIUS server gives does not outlive its gateway",
+    "eap": "clients prove themselves by certificate; a failover keeps no EAP server's state",
+    "framed": GIVEN_HERE,
+    "dhcp": GIVEN_HERE,
+    "xauth": "clients speak IKEv2 and prove themselves by certificate",
+    "accounting": "who had which address is in the clients' log of each gateway (docs/clients.md)",
+}
+"""What other VPN gateways have and these cannot keep their promise with, by a word of its key; with the reason."""
+
+
+def _refused(key: str) -> str:
+    words = key.lower().replace("-", "_").split("_")
+    return next((f": {why}" for word, why in REFUSED.items() if word in words), "")
 
 
 def _did_you_mean(path: Path) -> str:

@@ -69,6 +69,7 @@ from site_agent.checks.vip import VipCheck, present_addresses
 from site_agent.handover import hand_over
 from site_agent.ike.charon_process import Charon
 from site_agent.ike.lost_tunnels import LostTunnels
+from site_agent.ike.pool_keeper import OfferRecord
 from site_agent.ike.prober import Prober
 from site_agent.ike.rekeyer import CharonRekeyer
 from site_agent.ike.vici_client import ViciClient
@@ -119,6 +120,7 @@ class Agent:
             on_exit=self._on_charon_exit,
             on_ready=self._on_charon_ready,
             happened=self._happened,
+            offers=None if document.sync is None else OfferRecord(paths.offers),
         )
         self._charon_check = CharonCheck(self._charon, stop_limit_s=document.agent.stop_limit_ms / 1000)
         # VIPs that move between two gateways are the virtual router's to look after: only the Active has them.
@@ -285,14 +287,15 @@ class Agent:
         elif isinstance(event, VrrpStateChanged):
             self._tell_sync_the_role()
             self._holder.announce(self._routes())
-        elif isinstance(event, HolderStarted) and event.name == "charon" and not event.adopted and self._sync is not None:
-            self._around_sync.call(self._sync.charon_started)
+        elif isinstance(event, HolderStarted) and event.name == self._charon.process.spec.name:
+            self._tell_sync_the_role()
         self._log.write(event)
         self._around_metrics.call(self._metrics.count, event)
         self._around_hook.call(self._hook.take, event)
 
     def _tell_sync_the_role(self) -> None:
         if self._sync is not None:
+            self._around_sync.call(self._sync.charon, self._charon.identity)
             self._around_sync.call(self._sync.role, self._site.active)
 
     def _routes(self) -> tuple[Route, ...]:

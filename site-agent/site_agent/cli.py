@@ -21,6 +21,7 @@ import typer
 
 from anycast.errors import AnycastError, ConfigError, KernelError, PeerError, Problem
 from site_agent import control, history, views
+from site_agent.clients_cli import clients
 from site_agent.keys_cli import keys_app
 from site_agent.operator_cli import flap_app, handover, hold_app, restart_vrrp, show_stored_hold
 from site_agent.paths import Paths
@@ -33,6 +34,7 @@ app.add_typer(keys_app, name="keys")
 app.command()(render)
 app.command()(apply)
 app.command()(handover)
+app.command()(clients)
 app.command("restart-vrrp")(restart_vrrp)
 
 DEFAULTS = Paths()

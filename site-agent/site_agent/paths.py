@@ -34,12 +34,22 @@ class Paths:
         return self.run_dir / "charon.heard"
 
     @property
+    def offers(self) -> Path:
+        """What the charon of now hands out inner addresses from (`ike/pool_keeper.py`)."""
+        return self.run_dir / "charon.pools"
+
+    @property
     def pid_file(self) -> Path:
         return self.run_dir / "agent.pid"
 
     @property
     def events(self) -> Path:
         return self.state_dir / "events.jsonl"
+
+    @property
+    def clients(self) -> Path:
+        """Who had which inner address (`client_history.py`); apart from the events, which it would push out."""
+        return self.state_dir / "clients.jsonl"
 
     @property
     def document(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import os
@@ -17,7 +18,7 @@ from tests.support.vrrp_pair import inside, ip
 
 pytestmark = pytest.mark.root
 
-PROMOTION = ["close", "ready", "serve", "activate", "confirm_active", "rekey"]
+PROMOTION = ["close", "ready", "serve", "addresses", "activate", "confirm_active", "rekey"]
 DEMOTION = ["cease", "passivate", "confirm_passive", "open"]
 
 
@@ -92,6 +93,22 @@ def test_a_killed_process_is_succeeded_and_nothing_that_is_said_later_is_missed(
 
 
 @in_namespace
+def test_what_an_actives_process_missed_is_made_good_by_a_rekey_of_the_ike_sas() -> None:
+    """Message IDs that were lost with it can be seen by nobody, so those begin anew."""
+    with mirror_pair() as (one, two, client):
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        before = two.charon.spis()
+        os.kill(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+        one.plan = dataclasses.replace(one.plan, active=True)
+        one.start()
+        wait(lambda: two.charon.spis() and two.charon.spis() != before, "another IKE_SA, mirrored, too")
+        assert two.charon.spis() == one.charon.spis() == client.spis()
+        assert (one.charon.states(), two.charon.states()) == ({"ESTABLISHED": 1}, {"PASSIVE": 1})
+
+
+@in_namespace
 def test_a_charon_that_starts_anew_is_made_to_follow() -> None:
     with mirror_pair() as (one, two, client):
         one.charon.process.kill()
@@ -99,7 +116,7 @@ def test_a_charon_that_starts_anew_is_made_to_follow() -> None:
         one.charon.start()
         one.equip()
         one.forget()
-        one.tell(agent_wire.CharonStarted())
+        one.role(active=True)
         wait(lambda: one.is_settled(active=True), "told `+1` again")
         assert one.steps() == PROMOTION
         connect(client)
@@ -115,7 +132,7 @@ def test_clients_that_a_backups_charon_took_by_itself_are_passivated() -> None:
         connect(client)
         assert two.charon.states() == {"ESTABLISHED": 1}
         two.forget()
-        two.tell(agent_wire.CharonStarted())
+        two.tell(agent_wire.RoleIs(active=False, charon="another one"))
         wait(lambda: two.is_settled(active=False), "settled as Backup")
         assert two.charon.states() == {"PASSIVE": 1}
 

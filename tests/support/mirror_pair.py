@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from site_agent.ike import ha_segment
 from site_agent.ike.vici_client import Section, ViciClient
+from site_agent.procfs import read_stat
 from site_agent.sync import agent_wire
 from site_agent.sync import plan as plans
 from site_agent.sync.versions import Versions
@@ -60,6 +61,36 @@ _STRONGSWAN = """charon {
 """
 
 
+_SWANCTL = f"""connections {{
+  vpn {{
+    version = 2
+    proposals = aes256gcm16-prfsha256-curve25519
+    local_addrs = {VIP}
+    local {{
+      auth = psk
+      id = gw
+    }}
+    remote {{
+      auth = psk
+      id = %any
+    }}
+    children {{
+      net {{
+        local_ts = {INSIDE}
+        esp_proposals = aes256gcm16
+        replay_window = 2048
+      }}
+    }}
+  }}
+}}
+pools {{
+  pool {{
+    addrs = {POOL}
+  }}
+}}
+"""
+
+
 class Charon:
     """One of them, in a namespace and with a /run of its own. `connections` go in by VICI."""
 
@@ -84,6 +115,13 @@ class Charon:
         wait(Path(self.vici).exists, f"charon's socket at {self.namespace}")
 
     @property
+    def identity(self) -> str:
+        """As the agent says it."""
+        stat = read_stat(self.process.pid)
+        assert stat is not None
+        return f"{self.process.pid} {stat.start_ticks}"
+
+    @property
     def fifo(self) -> str:
         return f"/proc/{self._keeper.pid}/root/run/charon.ha"
 
@@ -92,6 +130,21 @@ class Charon:
             vici = ViciClient(self.vici)
             try:
                 return await vici.request(command, message, timeout_s=10)
+            finally:
+                vici.close()
+
+        return asyncio.run(asked())
+
+    def spis(self) -> set[bytes]:
+        """Initiator's and responder's of each IKE_SA."""
+
+        async def asked() -> set[bytes]:
+            vici, found = ViciClient(self.vici), set[bytes]()
+            try:
+                await vici.stream("list-sas", "list-sa", lambda event: found.update(
+                    ike_sa["initiator-spi"] + ike_sa["responder-spi"] for ike_sa in event.values()
+                ), timeout_s=10)  # fmt: skip
+                return found
             finally:
                 vici.close()
 
@@ -126,9 +179,12 @@ class Gateway:
         self.equip()
         self.plan = plans.Plan(
             fleet=FLEET, gateway=name, peer=peer, rank=rank, own_address=MANAGEMENT[name], peer_address=MANAGEMENT[peer],
-            port=4517, vips=(VIP,), pools=(POOL,), connections=("vpn",), vici=self.charon.vici, fifo=self.charon.fifo,
+            port=4517, vips=(VIP,), pools=(POOL,), own=tuple(UPLINK.values()), connections=("vpn",),
+            vici=self.charon.vici, fifo=self.charon.fifo,
             pki=str(pki / name), pin=str(self.charon.folder / "peer.pin"),
             versions=Versions(agent="1", charon="", ha=0, generation=0, content="same"),
+            swanctl=str(self.charon.folder / "swanctl"), offers=str(self.charon.folder / "pools"),
+            clients=str(self.charon.folder / "clients.jsonl"), clients_max_bytes=1 << 20,
         )  # fmt: skip
         self.active: bool | None = None
         self.said: list[agent_wire.Message] = []
@@ -136,11 +192,13 @@ class Gateway:
 
     def equip(self) -> None:
         """What an agent loads into its charon."""
-        self.charon.ask("load-pool", {"p": {"addrs": POOL}})
         self.charon.load(
-            local="gw", remote="%any", local_addrs=[VIP], pools=["p"],
+            local="gw", remote="%any", local_addrs=[VIP],
             children={"net": {"local_ts": [INSIDE], "esp_proposals": ["aes256gcm16"], "replay_window": "2048"}},
         )  # fmt: skip
+        folder = self.charon.folder / "swanctl"
+        folder.mkdir(exist_ok=True)
+        (folder / "swanctl.conf").write_text(_SWANCTL)
 
     def start(self) -> None:
         self.agent, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -161,7 +219,7 @@ class Gateway:
 
     def role(self, *, active: bool) -> None:
         self.active = active
-        self.tell(agent_wire.RoleIs(active=active))
+        self.tell(agent_wire.RoleIs(active=active, charon=self.charon.identity))
 
     def read(self) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionError):

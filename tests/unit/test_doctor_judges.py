@@ -392,6 +392,17 @@ def test_plugins_that_move_packets_elsewhere() -> None:
     assert [each for each in found if each[0] == "plugins"] == [("plugins", "risky"), ("plugins", "note")]
 
 
+def test_plugins_that_give_inner_addresses_past_the_agent_are_named() -> None:
+    everybody = frozenset({"eap-radius", "dhcp", "attr-sql", "stroke"})
+
+    def severities(plugins: frozenset[str]) -> list[str]:
+        return [severity for name, severity in settled("", plugins=plugins) if name == "address_providers"]
+
+    assert severities(everybody) == ["note"] * 4, "a gateway alone may mean it"
+    assert severities(everybody | {"ha"}) == ["risky"] * 4, "one of a pair gives an address twice after a failover"
+    assert severities(frozenset({"vici", "ha"})) == []
+
+
 # -- connections
 
 

@@ -88,6 +88,8 @@ def test_a_connection_that_does_not_go_on_is_red(seen: MirrorSeen, said: str) ->
         (counted(ivs_twice=(TWICE,)), "0 numbers and 1 IVs twice"),
         (counted(takeovers=()), "no gateway went on"),
         (counted(packets={"gw1": 500, "gw2": 0}), "0 packets of gw2"),
+        (counted(takeovers=(TAKEOVER, dataclasses.replace(TAKEOVER, before=8206, first=1))), "at 1 after 8,206"),
+        (counted(takeovers=(dataclasses.replace(TAKEOVER, before=5, first=5),)), "at 5 after 5"),
         (dataclasses.replace(SEEN, problems=("gw1: 3 packets dropped by kernel",)), "gw1: 3 packets dropped"),
     ],
 )

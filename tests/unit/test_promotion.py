@@ -82,7 +82,9 @@ def test_a_role_is_followed_step_by_step(active: bool, steps: tuple[Step, ...]) 
 
 def test_the_order_of_the_steps() -> None:
     """docs/architecture.md, "Promotion, in this order"."""
-    assert list(PROMOTION) == ["close", "ready", "serve", "activate", "confirm_active", "rekey"]
+    assert list(PROMOTION) == [
+        "close", "ready", "serve", "addresses", "activate", "confirm_active", "rekey",
+    ]  # fmt: skip
     assert list(DEMOTION) == ["cease", "passivate", "confirm_passive", "open"]
 
 

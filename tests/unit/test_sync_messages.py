@@ -21,8 +21,10 @@ STATUS = agent_wire.Status(
 )  # fmt: skip
 PLAN = plans.Plan(
     fleet="e", gateway="fra-gw1", peer="fra-gw2", rank=0, own_address="192.0.2.65", peer_address="192.0.2.66", port=4517,
-    vips=("203.0.113.1", "2001:db8:a::1"), pools=("203.0.113.64/27",), connections=("vpn",), vici="/v", fifo="/f", pki="/p",
-    pin="/q", versions=Versions(agent="1", charon="", ha=0, generation=3, content="c"), active=True,
+    vips=("203.0.113.1", "2001:db8:a::1"), pools=("203.0.113.64/27",), own=("198.51.100.2",),
+    connections=("vpn",), vici="/v", fifo="/f", pki="/p",
+    pin="/q", versions=Versions(agent="1", charon="", ha=0, generation=3, content="c"),
+    swanctl="/s", offers="/o", clients="/c", clients_max_bytes=9, active=True,
 )  # fmt: skip
 
 
@@ -36,6 +38,16 @@ def test_bodies_both_ways() -> None:
         assert bodies.decode_marks(body) == (said, [(key, 7)])
     many = list(bodies.encode_marks(bodies.TOLD, [(key, n) for n in range(marks_wire.MAX_RECORDS + 1)]))
     assert [len(bodies.decode_marks(body)[1]) for body in many] == [marks_wire.MAX_RECORDS, 1]
+
+
+def test_a_gap_is_told_and_what_a_later_version_tells_is_passed_over() -> None:
+    assert bodies.decode_state(bodies.encode_gap(7)) == 7
+    assert bodies.decode_state(bodies.encode_gap(1 << 40)) == 0xFFFF_FFFF
+    assert bodies.decode_state(b"\x03whatever") is None
+    assert bodies.decode_state(bodies.encode_word(b"word")) == b"word"
+    for body in (b"", b"\x01", b"\x01\0\0\0\0\0"):
+        with pytest.raises(DecodeError):
+            bodies.decode_state(body)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +69,7 @@ def test_an_ha_body_that_means_nothing_is_refused(body: bytes) -> None:
 
 @given(st.binary(max_size=100))
 def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
-    for decode in (bodies.decode_ha, bodies.decode_marks, agent_wire.decode, plans.decode):
+    for decode in (bodies.decode_ha, bodies.decode_marks, bodies.decode_state, agent_wire.decode, plans.decode):
         try:
             decode(data)
         except DecodeError:
@@ -67,8 +79,7 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        agent_wire.RoleIs(active=True),
-        agent_wire.CharonStarted(),
+        agent_wire.RoleIs(active=True, charon="7 9"),
         agent_wire.StepTaken(step="close", took_us=5, detail=""),
         agent_wire.Settled(active=False, took_us=6),
         agent_wire.GivenUp(name="vpn{1} of a", cause="missing", refused=True),

@@ -46,7 +46,10 @@ class Takeover:
 
     @property
     def jump(self) -> int:
-        """How many numbers were skipped, and 1; not above 0 where the new one began too low."""
+        """How many numbers were skipped, and 1; not above 0 where the new one began too low.
+
+        Too low is a number twice, seen or not: an SA counts from 1, and a capture rarely begins with it.
+        """
         return self.first - self.before
 
 

@@ -115,7 +115,10 @@ def tcp_continues(seen: MirrorSeen, limit: float) -> Checked:
 
 
 def no_number_twice(seen: MirrorSeen) -> Checked:
-    """Nothing is proved where no gateway went on under an SA of the other one."""
+    """Nothing is proved where no gateway went on under an SA of the other one.
+
+    Who goes on below what had been sent before uses numbers that were used before the capture began.
+    """
     found = seen.numbers
     packets = ", ".join(f"{count:,} packets of {gateway}" for gateway, count in found.packets.items())
     said = [f"{packets} under {found.sas} SAs; {len(found.numbers_twice)} numbers and {len(found.ivs_twice)} IVs twice"]
@@ -125,6 +128,7 @@ def no_number_twice(seen: MirrorSeen) -> Checked:
         said.append("no gateway went on under an SA of the other one")
     passed = not found.numbers_twice and not found.ivs_twice and not seen.problems
     passed = passed and bool(found.takeovers) and all(found.packets.values())
+    passed = passed and all(takeover.jump > 0 for takeover in found.takeovers)
     text = "no ESP sequence number and no explicit IV is used twice"
     return Checked(text, "; ".join([*said, *seen.problems]), "0 of both, and a takeover", passed)
 

@@ -36,7 +36,9 @@ from anycast.reasons import Reason
 from site_agent.bulkhead import Bulkhead
 from site_agent.daemon_process import Backoff, DetachedProcess, ProcessSpec, keep_running, settings_digest
 from site_agent.ike import swanctl
+from site_agent.ike.door import Door
 from site_agent.ike.own_connections import READ_LIMIT_S, OwnConnections
+from site_agent.ike.pool_keeper import OfferRecord
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink import xfrm
 from site_agent.netlink.messages import NETLINK_XFRM, Message
@@ -73,13 +75,17 @@ class Charon:
         on_exit: Callable[[int, int | None], None],
         on_ready: Callable[[], None],
         happened: Callable[[Event], None],
+        offers: OfferRecord | None = None,
     ) -> None:
         """`on_exit(pid, status)` runs before anything else when charon ends, to withdraw the route: as soon as that is
-        known, and again when the process has gone. `on_ready()` runs when a charon can serve: look at once."""
+        known, and again when the process has gone. `on_ready()` runs when a charon can serve: look at once. `offers` is
+        there where another process has the pools in hand.
+        """
         self._vips = frozenset(str(ip_address(vip)) for vip in vips)
         self._vici, self._happened = vici, happened
         self._on_exit, self._on_ready = on_exit, on_ready
-        self._own = OwnConnections(vici, swanctl_dir=etc_dir / "swanctl", record=run_dir / "charon.loaded")
+        self._own = OwnConnections(vici, swanctl_dir=etc_dir / "swanctl", record=run_dir / "charon.loaded", offers=offers)
+        self._door = None if offers is None else Door(lambda: self.identity, self._vips)
         self._stand_in = run_dir / "swanctl.vici"
         self._conf_d = etc_dir / "swanctl" / "conf.d"
         self._env = {
@@ -160,12 +166,14 @@ class Charon:
 
     async def _load_until_done(self, answers: asyncio.Event) -> None:
         adopted_ours = self.process.adopted and self.process.ours
-        self.ready = self.ready or (adopted_ours and self._own.has_loaded(self._identity()))
+        self.ready = self.ready or (adopted_ours and self._own.has_loaded(self.identity))
         backoff, told = Backoff(first_s=0.5, cap_s=30.0), ""
         while True:
             try:
                 await self._wait_for_socket()
                 answers.set()
+                if not (self.process.adopted or self.ready):
+                    self._close_door()
                 complaint = "; ".join(await self._load(theirs=not self.process.adopted))
             except (AnycastError, OSError) as exc:  # TimeoutError is one
                 complaint = f"{str(exc) or 'charon: timed out'}; what was loaded before stays in force"
@@ -180,14 +188,21 @@ class Charon:
 
     async def _load(self, *, theirs: bool) -> list[str]:
         """Ours first; from then on the gateway can serve. Returns complaints that do not keep it from serving."""
-        complaints = await self._own.load(self._identity())
+        complaints = await self._own.load(self.identity)
         self.ready = True
         self._on_ready()
         if theirs and await self._reader.run(lambda: any(self._conf_d.glob("*.conf")), limit_s=READ_LIMIT_S):
             complaints += await self._load_theirs()
         return complaints
 
-    def _identity(self) -> str:
+    def _close_door(self) -> None:
+        """Before there is a connection that a client could be taken by. It is opened with the first addresses (`sync`)."""
+        if self._door is not None:
+            with contextlib.suppress(PeerError):  # the sync process says so
+                self._door.close()
+
+    @property
+    def identity(self) -> str:
         """Of the process of now: its number, and when it began, which together are never used twice in a boot."""
         pid = self.process.pid
         stat = None if pid is None else read_stat(pid)

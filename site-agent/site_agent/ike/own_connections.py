@@ -9,6 +9,9 @@ go in by VICI, one by one:
     list-conns, get-keys, get-pools           charon's own word that it has them
     unload                                    what an earlier load of ours put there and the file has no more
 
+In a pair the pools are `pool_keeper`'s: then none of them is loaded here, and the connection gets the list of those that
+charon hands out from now, which is none until they are offered.
+
 Whatever charon refuses ends the load before the last step, with charon's words: the old connection is in force as it
 was. A revocation list that charon does not take keeps nobody out who was let in before, so it is told and does not hold
 the rest up.
@@ -23,9 +26,11 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from anycast.errors import DecodeError, PeerError
+from site_agent.ike.pool_keeper import OfferRecord
 from site_agent.ike.swanctl_text import Node, connection_message, differences, parse, pool_message
 from site_agent.ike.vici_client import ViciClient
 from site_agent.patience import OneAtATime, read_file
@@ -56,8 +61,9 @@ class _Files:
 class OwnConnections:
     """What the agent has loaded into charon. Use from the event loop's thread."""
 
-    def __init__(self, vici: ViciClient, *, swanctl_dir: Path, record: Path) -> None:
-        self._vici, self._dir, self._record = vici, swanctl_dir, record
+    def __init__(self, vici: ViciClient, *, swanctl_dir: Path, record: Path, offers: OfferRecord | None = None) -> None:
+        """`offers`: the record of a `PoolKeeper` that has charon's pools in hand; None where the file's pools are loaded."""
+        self._vici, self._dir, self._record, self._offers = vici, swanctl_dir, record, offers
         self._reader = OneAtATime("swanctl files")
         self.names: frozenset[str] = frozenset()
         """Of the connections and pools in the file that was loaded last."""
@@ -93,13 +99,22 @@ class OwnConnections:
         if files.key is not None:
             answer = await self._ask("load-key", {"type": "any", "data": files.key})
             keys = [answer["id"].decode()]
-        for name, section in files.pools.items():
+        pools = files.pools if self._offers is None else {}
+        for name, section in pools.items():
             await self._ask("load-pool", {name: pool_message(section)})
-        for name, message in files.messages.items():
-            await self._ask("load-conn", {name: message})
-        await self._verify(files.connections, files.pools, keys)
-        ours = {"conns": list(files.connections), "pools": list(files.pools), "keys": keys}
+        if self._offers is None:
+            await self._load_connections(files.messages)
+        else:
+            async with self._offers.held():
+                listed = self._offers.read(process)
+                await self._load_connections({name: part | {"pools": listed} for name, part in files.messages.items()})
+        await self._verify(files.connections, pools, keys)
+        ours = {"conns": list(files.connections), "pools": list(pools), "keys": keys}
         return complaints + await self._unload_former(process, ours)
+
+    async def _load_connections(self, messages: Mapping[str, Node]) -> None:
+        for name, message in messages.items():
+            await self._ask("load-conn", {name: message})
 
     async def _verify(self, connections: Node, pools: Node, keys: list[str]) -> None:
         listed: Node = {}
@@ -147,13 +162,23 @@ class OwnConnections:
         return await self._vici.request(command, message, timeout_s=CALL_LIMIT_S)
 
 
-def _read_files(folder: Path) -> _Files:
-    """May wait for disks. Raises PeerError."""
+def read_tree(folder: Path) -> tuple[Node, Node]:
+    """The sections of the rendered connections and pools. May wait for disks. Raises PeerError."""
     try:
         tree = parse(_read(folder / "swanctl.conf").decode())
     except (DecodeError, UnicodeDecodeError) as exc:
         raise PeerError("swanctl.conf", str(exc)) from exc
-    connections, pools = tree.get("connections", {}), tree.get("pools", {})
+    return tree.get("connections", {}), tree.get("pools", {})
+
+
+def read_messages(connections: Node) -> dict[str, Node]:
+    """Of `load-conn`, by connection, with the files that they name. May wait for disks. Raises PeerError."""
+    return {name: connection_message(part, lambda path: _read(Path(path))) for name, part in connections.items()}
+
+
+def _read_files(folder: Path) -> _Files:
+    """May wait for disks. Raises PeerError."""
+    connections, pools = read_tree(folder)
     lists: dict[Path, bytes] = {}
     complaints = []
     try:
@@ -169,7 +194,7 @@ def _read_files(folder: Path) -> _Files:
     return _Files(
         connections=connections,
         pools=pools,
-        messages={name: connection_message(part, lambda path: _read(Path(path))) for name, part in connections.items()},
+        messages=read_messages(connections),
         key=_read(key) if os.path.lexists(key) else None,
         revocation_lists=lists,
         complaints=complaints,

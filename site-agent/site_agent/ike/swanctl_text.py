@@ -60,6 +60,16 @@ def pool_message(section: Node) -> Node:
     return {key: value if key == "addrs" else _items(value) for key, value in section.items()}
 
 
+def pool_attributes(pools: Mapping[str, Node]) -> Node:
+    """What clients are told beside their address: of all pools of a service, since a range of any may serve them."""
+    found: Node = {}
+    for section in pools.values():
+        for key, value in pool_message(section).items():
+            if key != "addrs":
+                found[key] = list(dict.fromkeys([*found.get(key, ()), *value]))
+    return found
+
+
 def differences(wanted: Mapping[str, Node], listed: Mapping[str, Node]) -> list[str]:
     """Where charon's own list (`list-conns`) is not what the file says, a sentence each.
 

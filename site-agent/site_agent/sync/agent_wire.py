@@ -18,14 +18,11 @@ LONGEST = 32768
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RoleIs:
-    """Agent: this gateway holds the site's addresses, or does not. At every change, and with each second."""
+    """Agent: this gateway holds the site's addresses or not, and which charon runs. At every change, and every second."""
 
     active: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CharonStarted:
-    """Agent: a new charon runs. It knows of no SA and is PASSIVE."""
+    charon: str
+    """As `Charon.identity`; empty while none runs. Another one than before knows of no SA and is PASSIVE."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +94,9 @@ class Status:
     """Of a Backup: what it held and the Active did not, since the start."""
 
 
-Message = RoleIs | CharonStarted | StepTaken | Settled | GivenUp | Status
+Message = RoleIs | StepTaken | Settled | GivenUp | Status
 _KINDS: dict[str, type[Any]] = {
-    "role": RoleIs, "charon": CharonStarted, "step": StepTaken, "settled": Settled, "given_up": GivenUp,
+    "role": RoleIs, "step": StepTaken, "settled": Settled, "given_up": GivenUp,
     "status": Status,
 }  # fmt: skip
 _NAMES = {kind: name for name, kind in _KINDS.items()}

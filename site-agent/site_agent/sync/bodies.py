@@ -3,6 +3,8 @@
     HA       CARRY        epoch (8 bytes) number (8 bytes) the datagram, as charon sent it
              HAVE         epoch (8 bytes) number (8 bytes)
     NUMBERS  ASKED, TOLD  the records of `marks_wire`
+    STATE    GAP          how many messages are missing (4 bytes)
+             WORD         of inner addresses (`ike.inner_address_words`)
 
 Bounds-checked: any bytes decode or raise DecodeError. A kind of record that is not known is refused and nothing else is.
 """
@@ -19,6 +21,8 @@ from site_agent.sync import ha_wire, marks_wire
 
 CARRY, HAVE = 1, 2
 ASKED, TOLD = 1, 2
+GAP, WORD = 1, 2
+_GAP = struct.Struct(">BI")
 _PLACE = struct.Struct(">BQQ")
 
 
@@ -68,3 +72,25 @@ def decode_marks(body: bytes) -> tuple[int, list[tuple[SaKey, int]]]:
     if not body or body[0] not in (ASKED, TOLD):
         raise DecodeError("kind", 0, "neither asked nor told")
     return body[0], marks_wire.decode_records(body[1:])
+
+
+def encode_gap(missing: int) -> bytes:
+    return _GAP.pack(GAP, min(missing, 0xFFFF_FFFF))
+
+
+def encode_word(word: bytes) -> bytes:
+    return bytes([WORD]) + word
+
+
+def decode_state(body: bytes) -> int | bytes | None:
+    """How much is missing, or a word; None for a kind of state that is not known: a later version's. Raises DecodeError."""
+    if not body:
+        raise DecodeError("kind", 0, "nothing")
+    if body[0] == WORD:
+        return body[1:]
+    if body[0] != GAP:
+        return None
+    if len(body) != _GAP.size:
+        raise DecodeError("gap", len(body), f"not {_GAP.size} bytes")
+    missing: int = _GAP.unpack(body)[1]
+    return missing

@@ -74,7 +74,6 @@ class _Told:
     by_ends: dict[bytes, Tunnel]
     by_record: dict[bytes, Tunnel]
     by_reqid: dict[int, Tunnel]
-    by_ike: dict[str, list[Tunnel]]
     reqids: dict[bytes, int]
     """Of the policies."""
     ike_ids: dict[bytes, str]
@@ -84,6 +83,7 @@ class _Told:
     """Cause, and whether it stands, by table and record."""
     answered: set[tuple[Of, int]] = dataclasses.field(default_factory=set)
     """Buckets whose records were sent: once a round is enough, and bounds what a flood of questions costs."""
+    by_ike: dict[str, list[Tunnel]] | None = None
 
     def knows(self, finding: Finding) -> bool:
         match finding.of:
@@ -96,6 +96,14 @@ class _Told:
             case Of.CHILD_SAS:
                 return finding.record in self.by_record
 
+    def _by_ike(self) -> dict[str, list[Tunnel]]:
+        """Made where it is needed: 10,000 lists a round would be the garbage collector's work, and it stops everything."""
+        if self.by_ike is None:
+            self.by_ike = {}
+            for tunnel in self.tunnels:
+                self.by_ike.setdefault(tunnel.ike_id, []).append(tunnel)
+        return self.by_ike
+
     def tunnels_of(self, of: Of, record: bytes) -> list[Tunnel]:
         """Which a finding concerns. The record is one that was told."""
         match of:
@@ -104,7 +112,7 @@ class _Told:
             case Of.POLICIES:
                 return [self.by_reqid[self.reqids[record]]]
             case Of.IKE_SAS:
-                return self.by_ike.get(self.ike_ids[record], [])
+                return self._by_ike().get(self.ike_ids[record], [])
             case Of.CHILD_SAS:
                 return [self.by_record[record]]
 
@@ -286,9 +294,6 @@ def _tell(number: int, began: float, sas: list[bytes], looked: Looked, charon: C
     by_ends = {end: tunnel for tunnel in carrying for end in tunnel.ends}
     by_record = {tunnel.record: tunnel for tunnel in carrying}
     by_reqid = {tunnel.reqid: tunnel for tunnel in carrying}
-    by_ike = dict[str, list[Tunnel]]()
-    for tunnel in carrying:
-        by_ike.setdefault(tunnel.ike_id, []).append(tunnel)
     told = [record for record in sas if record[:SA_ENDS_BYTES] in by_ends]
     reqids = {record: owned.reqid for record, owned in (looked.policies or {}).items() if owned.reqid in by_reqid}
     return _Told(
@@ -304,7 +309,6 @@ def _tell(number: int, began: float, sas: list[bytes], looked: Looked, charon: C
         by_ends=by_ends,
         by_record=by_record,
         by_reqid=by_reqid,
-        by_ike=by_ike,
         reqids=reqids,
         ike_ids={record: ike_sa.ike_id for record, ike_sa in charon.ike.items()},
         ends=frozenset(record[:SA_ENDS_BYTES] for record in told),

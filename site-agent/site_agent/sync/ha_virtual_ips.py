@@ -1,9 +1,9 @@
 """A message of strongSwan's `ha` plugin that we say to a gateway's own charon: this client has these inner addresses.
 
 charon tells its peer of them once, when it hands them out. An IKE_SA that the peer learns later, because it was rekeyed,
-comes there without (strongSwan 5.9.8, measured): CHILD_SAs live on, but the next rekey of one ends with "no acceptable traffic
-selectors found", whoever begins it, because they are narrowed to the addresses that the IKE_SA has. The CHILD_SAs' own
-selectors say which they are, so each gateway looks at its own charon and says it again.
+comes there without (strongSwan 5.9.8, measured): CHILD_SAs live on, but the next rekey of one ends with "no acceptable
+traffic selectors found", whoever begins it, because they are narrowed to the addresses that the IKE_SA has. The CHILD_SAs'
+own selectors say which they are, so each gateway looks at its own charon and says it again.
 
     version (1)  IKE_UPDATE (1)  IKE_ID (1)  ike_sa_id (18)  { REMOTE_VIP (1)  port (2)  family (1)  address (4 or 16) }
 

@@ -11,6 +11,7 @@ again in the middle leaves what is to be done and begins the other way as soon a
     promotion   CLOSE     the peer's `ha` messages reach charon no more: a stale Active's DELETE would end a live tunnel
                 READY     every outbound SA stands at a mark that the peer never sends in (`numbers`)
                 SERVE     the gate before the client pools is lifted (`gate`): from here on packets flow
+                ADDRESSES charon hands out inner addresses that nobody has (`ike.inner_addresses`)
                 ACTIVATE  `+1` to charon's `ha` FIFO; after the addresses, or every client gets a MOBIKE message
                 CONFIRM   read back through VICI: no IKE_SA is PASSIVE
                 REKEY     what was taken over is rekeyed, paced; packets flow already
@@ -46,6 +47,7 @@ class Step(enum.StrEnum):
     CLOSE = "close"
     READY = "ready"
     SERVE = "serve"
+    ADDRESSES = "addresses"
     ACTIVATE = "activate"
     CONFIRM_ACTIVE = "confirm_active"
     REKEY = "rekey"
@@ -55,7 +57,7 @@ class Step(enum.StrEnum):
     OPEN = "open"
 
 
-PROMOTION = (Step.CLOSE, Step.READY, Step.SERVE, Step.ACTIVATE, Step.CONFIRM_ACTIVE, Step.REKEY)
+PROMOTION = (Step.CLOSE, Step.READY, Step.SERVE, Step.ADDRESSES, Step.ACTIVATE, Step.CONFIRM_ACTIVE, Step.REKEY)
 DEMOTION = (Step.CEASE, Step.PASSIVATE, Step.CONFIRM_PASSIVE, Step.OPEN)
 
 

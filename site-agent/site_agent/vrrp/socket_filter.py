@@ -7,6 +7,7 @@ little of it is let through, because its counter tells an operator that the othe
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import socket
 import struct
@@ -21,7 +22,7 @@ _LOAD_WORD, _LOAD_BYTE, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x30, 0x15, 0x06
 _NETWORK_HEADER = 0xFFF00000
 """SKF_NET_OFF: an offset from the IP header, wherever the socket's own data begins."""
 _HOPS_AT, _SOURCE_AT = {4: 8, 6: 7}, {4: 12, 6: 8}
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 
 
 class SocketFilter:
@@ -74,6 +75,12 @@ def attach(sock: socket.socket, code: bytes) -> None:
     """In place of the filter that the socket has. Raises OSError."""
     held = ctypes.create_string_buffer(code, len(code))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(_Program(len(code) // 8, ctypes.addressof(held))))
+
+
+def detach(sock: socket.socket) -> None:
+    """The socket has no filter, whether it had one or not. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 class _Program(ctypes.Structure):

@@ -41,13 +41,19 @@ PLUGINS = Kind(
     why="ESP leaves the kernel, whose state then tells nothing of tunnels; or neighbours' packets bypass the tunnel",
     worst=Severity.RISKY,
 )
+PROVIDERS = Kind(
+    id="address_providers",
+    looks_at="loaded plugins that give clients inner addresses by themselves: eap-radius, dhcp, attr-sql, stroke",
+    why="such an address is not compared with what other tunnels have, so after a failover two clients may have it",
+    worst=Severity.RISKY,
+)
 STALE = Kind(
     id="settings_loaded",
     looks_at="whether charon's files have changed since it was started",
     why="charon runs by what the files said before; what is judged here takes hold with its next start",
     worst=Severity.NOTE,
 )
-KINDS = (TABLE, HALF_OPEN, ROAM, HA, PLUGINS, STALE)
+KINDS = (TABLE, HALF_OPEN, ROAM, HA, PLUGINS, PROVIDERS, STALE)
 
 CROWDED = 500
 """Clients from which on a list of all of them is too long: 500 entries are walked for each packet."""
@@ -70,7 +76,7 @@ class CharonReading:
 
 
 def judge(reading: CharonReading) -> list[Finding]:
-    found = [_table(reading), *_half_open(reading), _roam(reading), *_ha(reading), *_plugins(reading)]
+    found = [_table(reading), *_half_open(reading), _roam(reading), *_ha(reading), *_plugins(reading), *_providers(reading)]
     if reading.changed_after_start:
         seen = f"{reading.file}, or a file that it includes, is younger than charon"
         found.append(
@@ -181,3 +187,20 @@ def _plugins(reading: CharonReading) -> list[Finding]:
     if found or not reading.plugins:
         return found
     return [PLUGINS.ok(f"{len(reading.plugins)} loaded, none of them")]
+
+
+def _providers(reading: CharonReading) -> list[Finding]:
+    """They act for connections that name their pool; the agent's own never does (`ike/pool_keeper.py`)."""
+    found = []
+    for name, seen in (
+        ("eap-radius", "eap-radius: a RADIUS server's Framed-IP-Address, and its accounting, which ends with the gateway"),
+        ("dhcp", "dhcp: addresses of a DHCP server, where a connection has `pools = dhcp`"),
+        ("attr-sql", "attr-sql: addresses of a database of its own"),
+        ("stroke", "stroke: pools of ipsec.conf (`rightsourceip`)"),
+    ):
+        if name in reading.plugins:
+            severity = Severity.RISKY if "ha" in reading.plugins else Severity.NOTE
+            found.append(PROVIDERS.found(severity, seen, setting(reading, f"charon.plugins.{name}.load", "no")))
+    if found or not reading.plugins:
+        return found
+    return [PROVIDERS.ok("none of them loaded")]
