@@ -244,3 +244,39 @@ def test_the_spis_of_a_child_add_as_charon_sends_it() -> None:
 def test_a_child_add_that_is_cut_off_is_refused(length: int) -> None:
     with pytest.raises(DecodeError):
         ha_wire.decode_child_spis(CAPTURED[:length])
+
+
+@pytest.mark.parametrize("before", [Role.ACTIVE, Role.PROMOTING])
+def test_what_comes_during_a_demotion_is_handed_over_at_its_end(before: Role) -> None:
+    """The next Active rekeys what it took over at once; without these charon is behind the clients' message IDs."""
+    core = HaRelay(1, before)
+    core.handle(PeerConnected())
+    core.handle(relay.FromPeer(epoch=9, number=1, kind=MessageType.IKE_DELETE, handle=1))
+    core.handle(relay.DemotionBegins())
+    for number, kind in ((2, MessageType.IKE_MID_INITIATOR), (3, MessageType.CHILD_ADD)):
+        said = core.handle(relay.FromPeer(epoch=9, number=number, kind=kind, handle=number, spi=b"\1\2\3\4"))
+        assert said == [], "charon is not PASSIVE yet"
+    assert core.handle(RoleChanged(role=Role.BACKUP)) == [
+        relay.HandToCharon(handle=2, spi=None),
+        relay.HandToCharon(handle=3, spi=b"\1\2\3\4"),
+        MirrorGap(missing=1),
+    ], "in order; what an Active was told never"
+    assert core.handle(RoleChanged(role=Role.PROMOTING)) == [], "nothing is handed over twice"
+
+
+def test_a_demotion_that_is_given_up_hands_nothing_over() -> None:
+    core = HaRelay(1, Role.ACTIVE)
+    core.handle(relay.DemotionBegins())
+    core.handle(relay.FromPeer(epoch=9, number=1, kind=MessageType.IKE_DELETE, handle=1))
+    assert core.handle(RoleChanged(role=Role.PROMOTING)) == [relay.Forget(handle=1)]
+    assert of(core.handle(relay.FromPeer(epoch=9, number=2, kind=MessageType.IKE_DELETE, handle=2)), relay.Forget)
+    assert core.handle(RoleChanged(role=Role.BACKUP)) == [MirrorGap(missing=2)]
+
+
+def test_what_is_held_has_a_bound() -> None:
+    core = HaRelay(1, Role.ACTIVE)
+    core.handle(relay.DemotionBegins())
+    for number in range(1, relay.MAX_KEPT + 3):
+        core.handle(relay.FromPeer(epoch=9, number=number, kind=MessageType.IKE_UPDATE, handle=number))
+    said = core.handle(RoleChanged(role=Role.BACKUP))
+    assert len(of(said, relay.HandToCharon)) == relay.MAX_KEPT and of(said, MirrorGap) == [MirrorGap(missing=2)]

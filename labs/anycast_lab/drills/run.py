@@ -413,7 +413,8 @@ class _DrillRun:
             self._progress(f"every tunnel is protected after {time.monotonic() - since:.2f} s")
         elif isinstance(step, tunnels.MirrorOff):
             asked = time.time_ns()
-            await self._witnesses.until(lambda: self._probes.all_good_since(asked), self._bound("lab_ready"))
+            if not await self._witnesses.until(lambda: self._probes.all_good_since(asked), self._bound("lab_ready")):
+                raise LabError("without a mirror not every client has a tunnel again")
             await self._mirror.begin_anew()
 
     async def _mend_fleet(self) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import time
 from ipaddress import ip_address
 
 from anycast.fleet.schema import Fleet
-from anycast_lab.drills import mirrors, operator, pairs
+from anycast_lab.drills import mirrors, operator, pairs, processes
 from anycast_lab.drills import tunnel_steps as steps
 from anycast_lab.runner import LabError, Process, Progress, Runner
 
@@ -235,6 +236,20 @@ class TunnelFaults:
                 await self._runner.power_off(gateway)
         for gateway in (self._victim, self._peer):
             await self._runner.power_on(gateway)
+        await self._restart_clients()
+
+    async def _restart_clients(self) -> None:
+        """When both charons have the connection: one without it says NO_PROPOSAL_CHOSEN, and a client never asks again."""
+        words, end = ("swanctl", "--list-conns", "--uri", f"unix://{VICI}"), time.monotonic() + _BEGIN_S
+        for gateway in (self._victim, self._peer):
+            while f"{self._fleet.service.name}:" not in (await self._runner.exec(gateway, words)).text:
+                if time.monotonic() >= end:
+                    raise LabError(f"charon of {gateway} has no connection")
+                await asyncio.sleep(_LOOK_S)
+        for client in self._lab.clients:
+            with contextlib.suppress(ProcessLookupError, LabError):
+                os.kill(processes.by_pid_file(self._runner, client, "/run/charon.pid"), signal.SIGKILL)
+            await self._runner.exec(client, ("sh", "/etc/anycast/start-client"))
 
     def _end(self, processes: list[Process]) -> None:
         for process in processes:

@@ -12,8 +12,12 @@ Two gates, each of which would do alone if the other side were always right:
 * only an Active's messages are numbered and carried, so that a Backup's charon that is stopped and says IKE_DELETE for what
   it mirrored deletes nothing at the peer;
 * only a Backup's charon is handed messages, so that a stale Active's IKE_DELETE destroys no living SA. What arrives at an
-  Active, or while it is being promoted, is acknowledged and dropped; when it is a Backup again, that is a gap like any other
-  (the peer may have been Active all the time, and then nobody else rekeys).
+  Active, or while it is being promoted, is acknowledged and dropped; when it is a Backup again, that is a gap like any
+  other (the peer may have been Active all the time, and then nobody else rekeys).
+
+From the first step of a demotion on, what arrives is the next Active's, which rekeys what it took over while our charon is
+not PASSIVE yet. It is held, and handed over when the gate opens. Dropped, it left charon behind the clients' message IDs,
+and the next handover found clients that took no request and had other CHILD_SAs: a black hole of minutes (measured).
 
 Numbers belong to one life of the sending process, named by its `epoch`. A receiver that meets a new epoch begins with the
 first message offered, and tells a gap where that is not the first one of all.
@@ -74,7 +78,12 @@ class InboxEmpty:
     """Everything that the peer sent so far was given to the core."""
 
 
-Input = FromCharon | FromPeer | PeerHas | PeerConnected | PeerLost | InboxEmpty | RoleChanged
+@dataclasses.dataclass(frozen=True, slots=True)
+class DemotionBegins:
+    """This gateway is no longer to serve; its charon does not know yet. Ends with the next RoleChanged."""
+
+
+Input = DemotionBegins | FromCharon | FromPeer | PeerHas | PeerConnected | PeerLost | InboxEmpty | RoleChanged
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +129,7 @@ class HaRelay:
     def __init__(self, epoch: int, role: Role) -> None:
         self.role = role
         self.counts: collections.Counter[tuple[str, int]] = collections.Counter()
-        """(what was done, message type): carried, refused_type, refused_backup, handed, refused_active, lost."""
+        """(what was done, message type): carried, refused_type, refused_backup, handed, held, refused_active, lost."""
         self._epoch, self._last = epoch, 0
         self._kept: collections.deque[tuple[int, int, int]] = collections.deque()
         """(number, handle, kind), not acknowledged yet."""
@@ -129,6 +138,8 @@ class HaRelay:
         self._peer_has_given = 0
         """The last number of the peer's that was taken."""
         self._acknowledged = 0
+        self._holding = False
+        self._held: list[HandToCharon] = []
         self._not_handed = 0
         """Messages that were dropped, or found missing, since this gateway was Backup last."""
 
@@ -159,10 +170,13 @@ class HaRelay:
                 self._connected = False
             case InboxEmpty():
                 yield from self._acknowledge()
+            case DemotionBegins():
+                self._holding = self.role is not Role.BACKUP
             case RoleChanged(role=role):
                 self.role = role
                 while self._kept and role is not Role.ACTIVE:
                     yield Forget(handle=self._kept.popleft()[1])
+                yield from self._let_go(role)
                 if role is Role.BACKUP and self._not_handed:
                     yield MirrorGap(missing=self._not_handed)
                     self._not_handed = 0
@@ -196,17 +210,33 @@ class HaRelay:
             return
         missing = event.number - self._peer_has_given - 1
         self._peer_has_given = event.number
+        hand = HandToCharon(handle=event.handle, spi=event.spi if event.kind == MessageType.CHILD_ADD else None)
         if self.role is Role.BACKUP:
             if missing:
                 yield MirrorGap(missing=missing)
             self.counts["handed", event.kind] += 1
-            yield HandToCharon(handle=event.handle, spi=event.spi if event.kind == MessageType.CHILD_ADD else None)
+            yield hand
+        elif self._holding and len(self._held) < MAX_KEPT:
+            self.counts["held", event.kind] += 1
+            self._not_handed += missing
+            self._held.append(hand)
         else:
             self.counts["refused_active", event.kind] += 1
             self._not_handed += missing + 1
             yield Forget(handle=event.handle)
         if self._peer_has_given - self._acknowledged >= ACK_EVERY:
             yield from self._acknowledge()
+
+    def _let_go(self, role: Role) -> Iterator[Action]:
+        """Of what was held."""
+        for held in self._held:
+            if role is Role.BACKUP:
+                yield held
+            else:
+                self._not_handed += 1
+                yield Forget(handle=held.handle)
+        self._held.clear()
+        self._holding = False
 
     def _acknowledge(self) -> Iterator[Action]:
         if self._peer_epoch is not None and self._peer_has_given > self._acknowledged:

@@ -95,6 +95,10 @@ class Mirror:
         self._feed(words.Promoted())
         self._role(Role.ACTIVE)
 
+    def demoting(self) -> None:
+        """charon is told `-1` next; what the peer says from now on is for it when it is PASSIVE."""
+        self._relay(ha_relay.DemotionBegins())
+
     def demoted(self) -> None:
         """charon is PASSIVE: what it has said until now is carried, and then it is a Backup's."""
         self.read_charon(everything=True)

@@ -392,6 +392,7 @@ class Process:
                 self._doorkeeper.close()
                 self._begin(self._addresses.role(False))
                 self._serving = False
+                mirror.demoting()
                 self._gate.close()
             case Step.PASSIVATE:
                 if self._rekeys is not None:
