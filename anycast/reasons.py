@@ -177,8 +177,8 @@ class Reason(enum.StrEnum):
     POOLS_STUCK = "pools_stuck"
     """charon does not take the ranges of inner addresses that it is to hand out from; it goes on with the ones it has."""
     DOOR_OPEN = "door_open"
-    """New clients cannot be kept from a charon that has no addresses for them yet: who comes then is given a tunnel without one
-    and does not try again."""
+    """New clients cannot be kept from a charon that has no addresses for them yet: who comes then is given a tunnel without
+    one and does not try again."""
     DOOR_CLOSED = "door_closed"
     """The filter that keeps new clients from a Backup's charon stays on an Active's: they get no answer."""
     STALE_STATE_LEFT = "stale_state_left"

@@ -31,6 +31,8 @@ from tests.support.sync_pair import FLEET, Root
 from tests.support.vrrp_pair import ip
 
 BASE = Path("/mnt")
+POOL6 = "2001:db8:c::/112"
+"""Large enough that a Backup keeps a part of its share, whatever the Active borrows."""
 VIP, CLIENT, POOL, INSIDE = "203.0.113.1", "198.51.100.66", "203.0.113.64/27", "192.0.2.0/28"
 MANAGEMENT = {"gw1": "192.0.2.65", "gw2": "192.0.2.66"}
 UPLINK = {"gw1": "198.51.100.2", "gw2": "198.51.100.3"}
@@ -86,6 +88,9 @@ _SWANCTL = f"""connections {{
 pools {{
   pool {{
     addrs = {POOL}
+  }}
+  pool6 {{
+    addrs = {POOL6}
   }}
 }}
 """
@@ -179,7 +184,7 @@ class Gateway:
         self.equip()
         self.plan = plans.Plan(
             fleet=FLEET, gateway=name, peer=peer, rank=rank, own_address=MANAGEMENT[name], peer_address=MANAGEMENT[peer],
-            port=4517, vips=(VIP,), pools=(POOL,), connections=("vpn",), vici=self.charon.vici, fifo=self.charon.fifo,
+            port=4517, vips=(VIP,), pools=(POOL, POOL6), connections=("vpn",), vici=self.charon.vici, fifo=self.charon.fifo,
             pki=str(pki / name), pin=str(self.charon.folder / "peer.pin"),
             versions=Versions(agent="1", charon="", ha=0, generation=0, content="same"),
             swanctl=str(self.charon.folder / "swanctl"), offers=str(self.charon.folder / "pools"),
@@ -292,7 +297,7 @@ def mirror_pair() -> Iterator[tuple[Gateway, Gateway, Charon]]:
         wait(lambda gateway=gateway: gateway.status and gateway.status.connected and gateway.status.settled, gateway.name)
     client = Charon("cl")
     client.load(
-        local="roamer", remote="gw", local_addrs=[CLIENT], remote_addrs=[VIP], vips=["0.0.0.0"],
+        local="roamer", remote="gw", local_addrs=[CLIENT], remote_addrs=[VIP], vips=["0.0.0.0", "::"],
         children={"net": {"remote_ts": [INSIDE], "esp_proposals": ["aes256gcm16"]}},
     )  # fmt: skip
     yield one, two, client

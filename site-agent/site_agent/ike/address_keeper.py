@@ -79,6 +79,7 @@ class AddressKeeper:
         self._active = False
         self._wake, self._settled = asyncio.Event(), asyncio.Event()
         self._settled.set()
+        self._handing_out = asyncio.Event()
         self._exhausted: set[str] = set()
         self._failures = 0
 
@@ -87,6 +88,10 @@ class AddressKeeper:
         self._active = active
         self._tell(RoleIs(active))
         await self._settled.wait()
+
+    async def hands_out(self) -> None:
+        """Returns when this gateway is Active and a new client is given an address, or must be told that none is left."""
+        await self._handing_out.wait()
 
     def charon_started(self) -> None:
         """A new charon answers; it has nothing loaded by us."""
@@ -176,6 +181,10 @@ class AddressKeeper:
             self._settled.set()
         else:
             self._settled.clear()
+        if self._wanted is None and self._core.hands_out:
+            self._handing_out.set()
+        else:
+            self._handing_out.clear()
 
     def _failed(self, why: Exception) -> None:
         self._failures += 1

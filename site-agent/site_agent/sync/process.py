@@ -354,6 +354,7 @@ class Process:
                 self._serving = True
                 self._gate.open()
             case Step.ADDRESSES:
+                self._doorkeeper.open_when(self._addresses.hands_out)
                 return await self._offer_addresses()
             case Step.ACTIVATE:
                 mirror.promoted()
@@ -381,9 +382,12 @@ class Process:
         return ""
 
     async def _offer_addresses(self) -> str:
-        if await self._doorkeeper.open_after(lambda: self._addresses.role(True), ADDRESSES_LIMIT_S):
-            return ""
-        return f"charon has not taken them within {ADDRESSES_LIMIT_S:g} s; new clients wait"
+        try:
+            async with asyncio.timeout(ADDRESSES_LIMIT_S):
+                await self._addresses.role(True)
+        except TimeoutError:
+            return f"charon has not taken them within {ADDRESSES_LIMIT_S:g} s; new clients wait"
+        return ""
 
     def _keeper(self) -> AddressKeeper:
         plan = self._plan
