@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 from site_agent.ike.door import UNCHANGED
-from tests.support.mirror_pair import BASE, ENVIRONMENT, Charon
+from site_agent.procfs import read_stat
+from tests.support.mirror_pair import BASE, ENVIRONMENT, Charon, wait
 from tests.support.namespace import in_namespace
 from tests.support.unit_file import bounding_set
 from tests.support.vrrp_pair import ip
@@ -47,5 +48,7 @@ def test_the_units_capabilities_suffice_and_without_them_one_sentence_says_so() 
     assert close_and_open("", granted) == close_and_open(f"{pid} {int(ticks) + 1}", granted) == "0 0 0 0", "none, or another"
     assert close_and_open("nonsense", granted) == f"charon: {UNCHANGED} of a process that is named 'nonsense'"
     charon.process.kill()
+    wait(lambda: (stat := read_stat(int(pid))) is not None and stat.state == "Z", "it has ended, and was not waited for")
+    assert close_and_open(f"{pid} {ticks}", granted) == "0 0 0 0"
     charon.process.wait()
     assert close_and_open(f"{pid} {ticks}", granted) == "0 0 0 0"
