@@ -215,6 +215,30 @@ def test_a_new_charon_is_closed_until_it_has_addresses() -> None:
         two.active = False
         two.start()
         wait(lambda: not answers(500), "its successor is Backup")
+        two.charon.process.kill()
+        two.charon.process.wait()
+        two.charon.spawn()
+        two.role(active=False)
+        wait(Path(two.charon.vici).exists, "a charon that was told of before it had sockets")
+        wait(lambda: not answers(500), "is closed, too", within=0.9)
+
+
+@in_namespace
+def test_an_active_that_never_heard_the_other_gateway_lets_nobody_in_before_it_has_addresses() -> None:
+    """Both start at once after a power failure, and one of them does not come up."""
+    with mirror_pair() as (one, two, _client):
+        move_vip(one, two)
+        for process in (one.process, two.process, two.charon.process):
+            process.kill()
+            process.wait()
+        two.charon.start()
+        two.equip()
+        two.active = True
+        two.forget()
+        two.start()
+        wait(lambda: two.is_settled(active=True), "tunnels do not wait for that")
+        assert not answers(500)
+        wait(lambda: answers(500), "whoever was Active has stopped by now", within=10)
 
 
 @in_namespace

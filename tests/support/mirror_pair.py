@@ -112,12 +112,16 @@ class Charon:
         self.start()
 
     def start(self) -> None:
+        self.spawn()
+        wait(Path(self.vici).exists, f"charon's socket at {self.namespace}")
+
+    def spawn(self) -> None:
+        """It may have no sockets yet when this returns."""
         Path(self.vici).unlink(missing_ok=True)
         self.process = subprocess.Popen(
             ["nsenter", "-t", str(self._keeper.pid), "-m", "-n", "/usr/lib/ipsec/charon"],
             env={**os.environ, "STRONGSWAN_CONF": str(self._conf)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        wait(Path(self.vici).exists, f"charon's socket at {self.namespace}")
 
     @property
     def identity(self) -> str:
