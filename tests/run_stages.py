@@ -52,10 +52,10 @@ def pytest_stage(name: str, budget_s: int, markers: str, *options: str, long: bo
 STAGES = (
     Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
     Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
-    pytest_stage("pure", 180, "not root and not lab and not long", "-q", "-n", "2"),
-    pytest_stage("native", 600, "root and not lab and not long", "-v"),
+    pytest_stage("pure", 240, "not root and not lab and not long", "-q", "-n", "2"),
+    pytest_stage("native", 720, "root and not lab and not long", "-v"),
     pytest_stage("labs", 720, "lab and not pairs and not long", "-v", "-n", "2", "--dist", "loadgroup"),
-    pytest_stage("pairs", 360, "pairs and not long", "-v"),
+    pytest_stage("pairs", 540, "pairs and not long", "-v"),
     pytest_stage("long", 9000, "long", "-v", long=True),
 )
 

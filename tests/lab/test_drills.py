@@ -69,7 +69,8 @@ def marks(number: int, drill: Drill) -> list[pytest.MarkDecorator]:
     kind = "native" if drill.kernel == "native" else "esp" if drill.topology != SHARED else "lab"
     group = pytest.mark.xdist_group(f"lab-{number % LABS}" if kind == "lab" else f"{kind}-{drill.topology}")
     long = [pytest.mark.long] if drill.tier is Tier.LONG else []
-    return [group, *long, *([pytest.mark.pairs] if drill.kernel == "native" else [])]
+    # Probes every millisecond, or seconds that a client's TCP would stall: with nothing beside them.
+    return [group, *long, *([pytest.mark.pairs] if kind != "lab" else [])]
 
 
 _ALL = load_drills()

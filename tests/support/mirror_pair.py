@@ -188,7 +188,8 @@ class Gateway:
         self.equip()
         self.plan = plans.Plan(
             fleet=FLEET, gateway=name, peer=peer, rank=rank, own_address=MANAGEMENT[name], peer_address=MANAGEMENT[peer],
-            port=4517, vips=(VIP,), pools=(POOL, POOL6), connections=("vpn",), vici=self.charon.vici, fifo=self.charon.fifo,
+            port=4517, vips=(VIP,), pools=(POOL, POOL6), own=tuple(UPLINK.values()), connections=("vpn",),
+            vici=self.charon.vici, fifo=self.charon.fifo,
             pki=str(pki / name), pin=str(self.charon.folder / "peer.pin"),
             versions=Versions(agent="1", charon="", ha=0, generation=0, content="same"),
             swanctl=str(self.charon.folder / "swanctl"), offers=str(self.charon.folder / "pools"),

@@ -177,3 +177,10 @@ def test_every_truncation_is_an_error_or_no_esp(udp: bool) -> None:
             frames.decode(Frame(0, frame[:length], True))
     found = frames.decode(Frame(0, frame[: 14 + 20 + 8 * udp + 16], True))
     assert isinstance(found, frames.Sealed) and (found.sequence, found.iv, found.in_udp) == (3, salted(0, 3), udp)
+
+
+@pytest.mark.parametrize(("last", "elsewhere"), [(CLIENT4, "198.51.100.67"), ("198.51.100.67", None)])
+def test_who_goes_on_to_where_a_client_was_shows(last: str, elsewhere: str | None) -> None:
+    gw1 = file((1, esp(5)), (2, esp(6, to="198.51.100.67")))
+    found = judged(gw1, file((3, esp(1 << 28, salt=3, to=last))))
+    assert [one.elsewhere for one in found.takeovers] == ([ip_address(elsewhere)] if elsewhere else [None])

@@ -13,7 +13,7 @@ from anycast_lab.drills import mirror_checks
 from anycast_lab.drills.checks import judge
 from anycast_lab.drills.drill import Limit, load_drills
 from anycast_lab.drills.mirror_checks import Download, IkeSa, IkeSeen, MirrorSeen, judge_download
-from anycast_lab.drills.mirror_steps import NoNumberTwice, SameIkeSa, TcpContinues
+from anycast_lab.drills.mirror_steps import NoNumberTwice, SameIkeSa, SentToClient, TcpContinues
 from anycast_lab.drills.stream import Received, content
 from tests.unit.test_drill_checks import _seen as observation
 
@@ -57,7 +57,7 @@ def ike(**changes: Any) -> MirrorSeen:
 
 def test_what_should_hold_holds() -> None:
     for check in (TcpContinues(check="tcp_continues", limit="bound"), NoNumberTwice(check="no_number_twice"),
-                  SameIkeSa(check="same_ike_sa")):  # fmt: skip
+                  SameIkeSa(check="same_ike_sa"), SentToClient(check="sent_to_client")):  # fmt: skip
         found = judge(check, dataclasses.replace(observation(), mirror=SEEN), LIMITS)
         assert found.passed, found
         unwatched = judge(check, observation(), LIMITS)
@@ -95,6 +95,22 @@ def test_a_connection_that_does_not_go_on_is_red(seen: MirrorSeen, said: str) ->
 )
 def test_a_number_twice_or_a_capture_that_proves_nothing_is_red(seen: MirrorSeen, said: str) -> None:
     found = mirror_checks.no_number_twice(seen)
+    assert not found.passed and said in found.seen
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (
+            counted(takeovers=(TAKEOVER, dataclasses.replace(TAKEOVER, elsewhere=ip_address("198.51.100.67")))),
+            "gw2 sends c0000001 to 198.51.100.66, and the client was at 198.51.100.67",
+        ),
+        (counted(takeovers=()), "no takeover"),
+        (dataclasses.replace(SEEN, problems=("gw1: 3 packets dropped by kernel",)), "gw1: 3 packets dropped"),
+    ],
+)
+def test_a_packet_to_where_a_client_was_is_red(seen: MirrorSeen, said: str) -> None:
+    found = mirror_checks.sent_to_client(seen)
     assert not found.passed and said in found.seen
 
 

@@ -21,7 +21,8 @@ STATUS = agent_wire.Status(
 )  # fmt: skip
 PLAN = plans.Plan(
     fleet="e", gateway="fra-gw1", peer="fra-gw2", rank=0, own_address="192.0.2.65", peer_address="192.0.2.66", port=4517,
-    vips=("203.0.113.1", "2001:db8:a::1"), pools=("203.0.113.64/27",), connections=("vpn",), vici="/v", fifo="/f", pki="/p",
+    vips=("203.0.113.1", "2001:db8:a::1"), pools=("203.0.113.64/27",), own=("198.51.100.2",),
+    connections=("vpn",), vici="/v", fifo="/f", pki="/p",
     pin="/q", versions=Versions(agent="1", charon="", ha=0, generation=3, content="c"),
     swanctl="/s", offers="/o", clients="/c", clients_max_bytes=9, active=True,
 )  # fmt: skip

@@ -41,6 +41,8 @@ class Takeover:
     """The highest number that had been sent until then."""
     first: int
     """The number of this packet."""
+    elsewhere: Address | None = None
+    """Where the client was, as the packet before this one under that SPI was sent there; None: where this one goes."""
 
     @property
     def jump(self) -> int:
@@ -71,7 +73,9 @@ def numbers(captures: Mapping[str, Iterable[Sealed]], sources: Container[Address
     )
     sas: dict[tuple[Address, int], _Sa] = {}
     numbers_twice, ivs_twice, takeovers = list[Reuse](), list[Reuse](), list[Takeover]()
+    places: dict[int, Address] = {}
     for at, name, one in packets:
+        was, places[one.spi] = places.get(one.spi, one.destination), one.destination
         sa = sas.setdefault((one.destination, one.spi), _Sa(name, one.sequence))
         if sa.sender != name:
             takeovers.append(
@@ -82,6 +86,7 @@ def numbers(captures: Mapping[str, Iterable[Sealed]], sources: Container[Address
                     gateway=name,
                     before=sa.highest,
                     first=one.sequence,
+                    elsewhere=None if was == one.destination else was,
                 )
             )
             sa.sender = name

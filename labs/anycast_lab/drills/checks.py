@@ -152,7 +152,7 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
                 "route up, 0 CHILD_SAs",
                 up and count == 0,
             )
-        case mirror_steps.TcpContinues() | mirror_steps.NoNumberTwice() | mirror_steps.SameIkeSa():
+        case _ if isinstance(check, mirror_steps.MirrorCheck):
             return _judge_mirror(check, seen, limits)
         case _:
             return _judge_pair(check, seen, limits)
@@ -187,6 +187,8 @@ def _judge_mirror(check: mirror_steps.MirrorCheck, seen: Observation, limits: di
             return mirror_checks.tcp_continues(seen.mirror, limits[name].on(seen.kernel))
         case mirror_steps.NoNumberTwice():
             return mirror_checks.no_number_twice(seen.mirror)
+        case mirror_steps.SentToClient():
+            return mirror_checks.sent_to_client(seen.mirror)
         case mirror_steps.SameIkeSa():
             return mirror_checks.same_ike_sa(seen.mirror)
 

@@ -30,6 +30,7 @@ from anycast_lab.drills.operator_steps import MendFleet as MendFleet
 from anycast_lab.drills.operator_steps import SameWord as SameWord
 from anycast_lab.drills.operator_steps import Screens as Screens
 from anycast_lab.drills.pair_steps import PairCheck, PairStep, Where
+from anycast_lab.drills.tunnel_steps import TunnelStep
 from anycast_lab.flood.packets import Kind
 
 DRILLS = Path(__file__).resolve().parents[2] / "drills"
@@ -48,6 +49,7 @@ class ProcessName(enum.StrEnum):
     EXABGP = "exabgp"
     BRIDGE = "bridge"
     VRRP = "vrrp"
+    SYNC = "sync"
 
 
 class Signal(Strict):
@@ -227,6 +229,7 @@ Step = Annotated[
     | KernelStep
     | PairStep
     | MirrorStep
+    | TunnelStep
     | StartAgent
     | StopClients
     | StartClients
@@ -425,7 +428,7 @@ class Drill(Strict):
     @property
     def watches_tunnels(self) -> bool:
         """What is to outlive a gateway is watched as `mirror_watch` does it."""
-        return any(isinstance(part, MirrorStep | MirrorCheck) for part in (*self.steps, *self.checks))
+        return any(isinstance(part, MirrorStep | TunnelStep | MirrorCheck) for part in (*self.steps, *self.checks))
 
 
 def load_drills(folder: Path = DRILLS) -> dict[str, Drill]:

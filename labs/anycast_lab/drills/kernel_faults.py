@@ -14,11 +14,13 @@ from anycast_lab.runner import LabError, Runner
 _SA = re.compile(r"^src \S+ dst (\S+)\n\s+proto esp spi \S+ reqid ([1-9][0-9]*)\b", re.MULTILINE)
 
 
-async def cause(step: steps.KernelStep, runner: Runner, fleet: Fleet, victim: str, clients: Iterable[str]) -> None:
+async def cause(
+    step: steps.KernelStep, runner: Runner, fleet: Fleet, victim: str, peer: str, clients: Iterable[str]
+) -> None:
     """Do it. Raises LabError where it cannot be done."""
     match step:
-        case steps.FlushStates():
-            await _ip(runner, victim, "xfrm", "state", "flush")
+        case steps.FlushStates(at=where):
+            await _ip(runner, victim if where == "victim" else peer, "xfrm", "state", "flush")
         case steps.FlushPolicies():
             await _ip(runner, victim, "xfrm", "policy", "flush")
         case steps.DeleteState():

@@ -8,9 +8,10 @@ from anycast_lab.drills.limits import Strict
 
 
 class FlushStates(Strict):
-    """Take every SA out of the victim's kernel, under a charon that goes on believing in them."""
+    """Take every SA out of a gateway's kernel, under a charon that goes on believing in them."""
 
     do: Literal["flush_states"]
+    at: Literal["victim", "peer"] = "victim"
 
 
 class FlushPolicies(Strict):

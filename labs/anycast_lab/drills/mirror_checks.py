@@ -141,6 +141,19 @@ def _takeover(one: Takeover) -> str:
     return f"{one.gateway} goes on under {one.spi:08x} at {one.first:,} after {one.before:,}"
 
 
+def sent_to_client(seen: MirrorSeen) -> Checked:
+    """Who goes on under a client's SA sends to where its peer sent last, also where the client had moved just before."""
+    takeovers = seen.numbers.takeovers
+    said = [
+        f"{one.gateway} sends {one.spi:08x} to {one.destination}, and the client was at {one.elsewhere}"
+        for one in takeovers
+        if one.elsewhere is not None
+    ]
+    passed = bool(takeovers) and not said and not seen.problems
+    found = "; ".join([*said, *seen.problems]) or (f"{len(takeovers)} SAs" if takeovers else "no takeover")
+    return Checked("the new Active sends to where each client is", found, "no packet elsewhere", passed)
+
+
 def same_ike_sa(seen: MirrorSeen) -> Checked:
     parts, passed = [], bool(seen.ike)
     for client, ike in seen.ike.items():

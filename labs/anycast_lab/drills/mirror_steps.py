@@ -41,10 +41,16 @@ class NoNumberTwice(Strict):
     check: Literal["no_number_twice"]
 
 
+class SentToClient(Strict):
+    """Who goes on under an SA of the other gateway sends its packets to where that one sent them last."""
+
+    check: Literal["sent_to_client"]
+
+
 class SameIkeSa(Strict):
     """Each client has the IKE_SA that it had before the fault, or one that this was rekeyed to; none was built anew."""
 
     check: Literal["same_ike_sa"]
 
 
-MirrorCheck = TcpContinues | NoNumberTwice | SameIkeSa
+MirrorCheck = TcpContinues | NoNumberTwice | SentToClient | SameIkeSa

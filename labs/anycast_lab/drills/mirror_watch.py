@@ -57,6 +57,10 @@ class MirrorWatch:
     async def start(self) -> None:
         """Return when both gateways are captured and every client's IKE_SA is known. Raises LabError."""
         await self._taps.start()
+        await self.begin_anew()
+
+    async def begin_anew(self) -> None:
+        """What each client has now is what it is to keep."""
         for client in self._clients:
             self._ike[client] = await self._ike_of(client)
             self._logged[client] = len(self._log(client))

@@ -20,22 +20,23 @@ async def unmirrored(runner: Runner, fleet: Fleet) -> list[str]:
             everywhere = False
             continue
         for gateway in site.gateways:
-            status = await _status(runner, gateway)
-            if status is None:
+            found = await status(runner, gateway)
+            if found is None:
                 missing.append(f"{gateway}: its mirror says nothing")
-            elif not status["connected"] or not status["settled"]:
-                missing.append(f"{gateway}: its mirror is not {'settled' if status['connected'] else 'connected'}")
-            elif status["role"] == "active":
-                tunnels += status["tunnels"]
-                if status["unprotected"] or status["taken_over"]:
-                    missing.append(f"{gateway}: {status['unprotected']} of {status['tunnels']} SAs are not protected")
+            elif not found["connected"] or not found["settled"]:
+                missing.append(f"{gateway}: its mirror is not {'settled' if found['connected'] else 'connected'}")
+            elif found["role"] == "active":
+                tunnels += found["tunnels"]
+                if found["unprotected"] or found["taken_over"]:
+                    missing.append(f"{gateway}: {found['unprotected']} of {found['tunnels']} SAs are not protected")
     assert fleet.lab is not None
     if not missing and everywhere and runner.esp and tunnels < 2 * len(fleet.lab.clients):
         missing.append(f"the mirrors know {tunnels} SAs of {len(fleet.lab.clients)} clients")
     return missing
 
 
-async def _status(runner: Runner, gateway: str) -> dict[str, Any] | None:
+async def status(runner: Runner, gateway: str) -> dict[str, Any] | None:
+    """What `site-agent status` says of the mirror; None where it says nothing."""
     try:
         done = await runner.exec(gateway, ("site-agent", "status", "--json"))
         found = json.loads(done.text)["sync"]["status"]

@@ -26,6 +26,8 @@ def find(runner: Runner, process: ProcessName, node: str) -> int | None:
             return _child_of(runner, node, by_pid_file(runner, node, PID_FILES[ProcessName.EXABGP]))
         if process is ProcessName.VRRP:
             return _by_module(runner, node, "site_agent.vrrp")
+        if process is ProcessName.SYNC:
+            return _by_module(runner, node, "site_agent.sync")
         return by_pid_file(runner, node, PID_FILES[process])
     return None
 

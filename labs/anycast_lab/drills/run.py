@@ -33,6 +33,7 @@ from anycast_lab.drills import (
 )
 from anycast_lab.drills import drill as d
 from anycast_lab.drills import kernel_steps as steps
+from anycast_lab.drills import tunnel_steps as tunnels
 from anycast_lab.drills.checks import ClientSeen, Observation, judge
 from anycast_lab.drills.mirror_steps import Download, ForgetNumbers
 from anycast_lab.drills.mirror_watch import MirrorWatch
@@ -42,6 +43,7 @@ from anycast_lab.drills.site_watch import SiteWatch, names_a_role, peer_of, reso
 from anycast_lab.drills.strain import Strain
 from anycast_lab.drills.stuck_vici import StuckVici
 from anycast_lab.drills.timeline import judge_packets
+from anycast_lab.drills.tunnel_faults import TunnelFaults
 from anycast_lab.drills.witnesses import Probes, Witnesses, gap_moments
 from anycast_lab.runner import LabError, Progress, Runner
 
@@ -78,6 +80,7 @@ class _DrillRun:
         known = drill.victim in runner.topology.nodes
         self._site = SiteWatch(runner, fleet, drill.victim) if drill.watches_site and known else None
         self._mirror = MirrorWatch(runner, fleet, drill.victim) if drill.watches_tunnels and known else None
+        self._tunnels = TunnelFaults(runner, fleet, drill.victim, self._peer, progress) if self._mirror else None
         self._fault_ns = self._heal_ns = self._fault_boot_ns = 0
         self._failed_waits: list[Checked] = []
         self._child_sas: int | None = None
@@ -103,6 +106,8 @@ class _DrillRun:
         finally:
             await self._strain.close()
             await self._vici.close()
+            if self._tunnels is not None:
+                await self._tunnels.close()
             if self._site is not None:
                 await self._site.close()
             if self._mirror is not None:
@@ -231,6 +236,8 @@ class _DrillRun:
             case ForgetNumbers():
                 assert self._mirror is not None, "a drill with this step watches tunnels"
                 self._progress(f"{await self._mirror.forget_numbers(self._peer)} SAs at {self._peer} count from 1 again")
+            case _ if isinstance(step, tunnels.TunnelStep):
+                await self._tunnel_step(step)
             case pair_steps.WaitRole():
                 await self._wait_role(step)
             case _ if isinstance(step, pair_steps.PairStep):
@@ -258,8 +265,9 @@ class _DrillRun:
                     if done.rc:
                         raise LabError(f"{' '.join(command)} at {victim}: {done.stderr.decode(errors='replace').strip()}")
             case _ if isinstance(step, steps.KernelStep):
-                self._note(step, f"{step.do.replace('_', ' ')} at {victim}")
-                await kernel_faults.cause(step, runner, self._fleet, victim, self._clients)
+                node = self._peer if isinstance(step, steps.FlushStates) and step.at == "peer" else victim
+                self._note(step, f"{step.do.replace('_', ' ')} at {node}")
+                await kernel_faults.cause(step, runner, self._fleet, victim, self._peer, self._clients)
             case d.StartAgent():
                 await processes.ended(runner, d.ProcessName.AGENT, victim)
                 self._note(step, f"start site-agent at {victim}")
@@ -387,6 +395,26 @@ class _DrillRun:
                 self._failed_waits.append(Checked(text, f"it is {self._site.role(node)}", limit, False))
                 return
             await self._witnesses.until(lambda: False, 0.05)
+
+    async def _tunnel_step(self, step: tunnels.TunnelStep) -> None:
+        assert self._tunnels is not None and self._mirror is not None, "a drill with this step watches tunnels"
+        words = " ".join(
+            str(value).replace("_", " ") for key, value in step if key != "limit" and value not in (None, False)
+        )
+        if isinstance(step, tunnels.FAULTS):
+            self._note(step, words)
+        else:
+            self._progress(words)
+        bound, since = self._bound(step.limit) if hasattr(step, "limit") else 0.0, time.monotonic()
+        if problem := await self._tunnels.cause(step, bound):
+            limit = f"{2 * bound:g} s after the last step"
+            self._failed_waits.append(Checked(f"{step.do.replace('_', ' ')} comes to its end", problem, limit, False))
+        elif isinstance(step, tunnels.WaitMirror):
+            self._progress(f"every tunnel is protected after {time.monotonic() - since:.2f} s")
+        elif isinstance(step, tunnels.MirrorOff):
+            asked = time.time_ns()
+            await self._witnesses.until(lambda: self._probes.all_good_since(asked), self._bound("lab_ready"))
+            await self._mirror.begin_anew()
 
     async def _mend_fleet(self) -> None:
         """Also after a drill that could not be carried out: the next one starts agents by that file."""

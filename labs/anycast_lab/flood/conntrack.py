@@ -126,6 +126,13 @@ def empty(target: str, port: int = 4500) -> None:
             _forget_answers(sock)
 
 
+def flush() -> None:
+    """Forget every flow of this namespace: a router that was switched off and on. Raises OSError."""
+    with _netlink() as sock:
+        sock.send(message(CT_DELETE, 0))
+        _forget_answers(sock)
+
+
 def track() -> None:
     """Have the kernel track flows here, with the rule of a stateful firewall. Raises CalledProcessError."""
     untrack()

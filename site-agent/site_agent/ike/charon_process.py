@@ -36,6 +36,7 @@ from anycast.reasons import Reason
 from site_agent.bulkhead import Bulkhead
 from site_agent.daemon_process import Backoff, DetachedProcess, ProcessSpec, keep_running, settings_digest
 from site_agent.ike import swanctl
+from site_agent.ike.door import Door
 from site_agent.ike.own_connections import READ_LIMIT_S, OwnConnections
 from site_agent.ike.pool_keeper import OfferRecord
 from site_agent.ike.vici_client import ViciClient
@@ -84,6 +85,7 @@ class Charon:
         self._vici, self._happened = vici, happened
         self._on_exit, self._on_ready = on_exit, on_ready
         self._own = OwnConnections(vici, swanctl_dir=etc_dir / "swanctl", record=run_dir / "charon.loaded", offers=offers)
+        self._door = None if offers is None else Door(lambda: self.identity, self._vips)
         self._stand_in = run_dir / "swanctl.vici"
         self._conf_d = etc_dir / "swanctl" / "conf.d"
         self._env = {
@@ -170,6 +172,8 @@ class Charon:
             try:
                 await self._wait_for_socket()
                 answers.set()
+                if not (self.process.adopted or self.ready):
+                    self._close_door()
                 complaint = "; ".join(await self._load(theirs=not self.process.adopted))
             except (AnycastError, OSError) as exc:  # TimeoutError is one
                 complaint = f"{str(exc) or 'charon: timed out'}; what was loaded before stays in force"
@@ -190,6 +194,12 @@ class Charon:
         if theirs and await self._reader.run(lambda: any(self._conf_d.glob("*.conf")), limit_s=READ_LIMIT_S):
             complaints += await self._load_theirs()
         return complaints
+
+    def _close_door(self) -> None:
+        """Before there is a connection that a client could be taken by. It is opened with the first addresses (`sync`)."""
+        if self._door is not None:
+            with contextlib.suppress(PeerError):  # the sync process says so
+                self._door.close()
 
     @property
     def identity(self) -> str:

@@ -16,7 +16,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from vici.exception import DeserializationException
 from vici.protocol import Message, Packet
@@ -72,6 +72,19 @@ class ViciClient:
             done = await self._exchange(reader, writer, Packet.unregister_event(event))
             if done.response_type != Packet.EVENT_CONFIRM:
                 raise PeerError("charon", f"does not let go of the event {event}")
+
+    async def listen(self, event: str, take: Callable[[Section], None], *, register_s: float) -> NoReturn:
+        """Call `take` with each event of a kind that charon tells by itself. Nothing else can be asked meanwhile.
+
+        Raises PeerError when the connection has ended, TimeoutError where charon does not answer for `register_s`.
+        """
+        async with self._lock, self._guarded() as (reader, writer):
+            async with asyncio.timeout(register_s):
+                confirmed = await self._exchange(reader, writer, Packet.register_event(event))
+            if confirmed.response_type != Packet.EVENT_CONFIRM:
+                raise PeerError("charon", f"does not know the event {event}")
+            while True:
+                take(_section(await self._receive(reader), Packet.EVENT, event))
 
     def close(self) -> None:
         """Drop the connection; the next call opens a new one."""

@@ -1,7 +1,43 @@
 """``python -m site_agent.sync FD``: see `process`."""
 
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
 import sys
 
-from site_agent.sync.process import main
+from anycast.errors import DecodeError, KernelError, PeerError
+from site_agent.sync import plan as plans
+from site_agent.sync.process import Process
 
-sys.exit(main(sys.argv[1:]))
+LONGEST_PLAN = 1 << 20
+
+
+def main(arguments: list[str]) -> int:
+    """``FD``: the agent's socket. The plan comes on standard input."""
+    try:
+        agent = socket.socket(fileno=int(arguments[0]))
+        agent.setblocking(False)
+        plan = plans.decode(sys.stdin.buffer.read(LONGEST_PLAN))
+    except (IndexError, ValueError, OSError, DecodeError) as exc:
+        print(f"site_agent.sync is started by the agent, with a plan on its standard input ({exc})", file=sys.stderr)
+        return 2
+
+    async def run() -> None:
+        await Process(plan, agent).run()
+
+    with contextlib.suppress(OSError), open("/proc/self/coredump_filter", "w") as file:
+        file.write("0")  # what passes through here holds keys
+    try:
+        asyncio.run(run())
+    except (KernelError, DecodeError, PeerError) as exc:
+        print(f"sync: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

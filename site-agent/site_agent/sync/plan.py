@@ -27,6 +27,8 @@ class Plan:
     """One end of every client's SA."""
     pools: tuple[str, ...]
     """What clients' inner addresses are taken of: the gate stands before them."""
+    own: tuple[str, ...]
+    """Addresses of the gateways themselves: their own flows are nobody else's."""
     connections: tuple[str, ...]
     """Names of the rendered connections: what charon has beside them is the operator's."""
     vici: str
@@ -61,10 +63,10 @@ def decode(data: bytes) -> Plan:
         if fields.pop("v") != 1:
             raise DecodeError("v", 0, "another version")
         fields["versions"] = versions.from_json(fields["versions"])
-        for name in ("vips", "pools", "connections"):
+        for name in ("vips", "pools", "own", "connections"):
             fields[name] = tuple(fields[name])
         plan = Plan(**fields)
-        for address in (plan.own_address, plan.peer_address, *plan.vips):
+        for address in (plan.own_address, plan.peer_address, *plan.vips, *plan.own):
             ip_address(address)
         for prefix in plan.pools:
             ip_network(prefix)

@@ -16,40 +16,40 @@ import contextlib
 import dataclasses
 import secrets
 import socket
-import sys
 from collections.abc import Callable, Coroutine
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
-from anycast.errors import AnycastError, DecodeError, KernelError, PeerError
+from anycast.errors import AnycastError, BugError, DecodeError, KernelError, PeerError
 from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
 from anycast.pki.names import Role as Office
 from anycast.reasons import Reason
-from anycast.runtime import boottime, boottime_ns
+from anycast.runtime import boottime
 from anycast.timer import TimerExpired
-from site_agent.ike import ha_segment
-from site_agent.ike.address_keeper import AddressKeeper
 from site_agent.ike.door import Door
-from site_agent.ike.inner_addresses import InnerAddresses
-from site_agent.ike.own_connections import read_messages, read_tree
-from site_agent.ike.pool_keeper import OfferRecord, PoolKeeper
-from site_agent.ike.swanctl_text import Node, pool_attributes
+from site_agent.ike.ha_segment import Segment
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink.messages import NETLINK_XFRM
 from site_agent.netlink.xfrm_keys import SaKey, pack_address
 from site_agent.record import EventLog
-from site_agent.sync import agent_wire, bodies, channel, promotion
+from site_agent.sync import addresses, agent_wire, bodies, channel, promotion
 from site_agent.sync import plan as plans
 from site_agent.sync.comparison import Comparison
+from site_agent.sync.conntrack_filter import MirroredFlows
+from site_agent.sync.conntrack_mirror import ConntrackMirror
+from site_agent.sync.conntrack_shell import ConntrackShell
+from site_agent.sync.conntrack_words import Parted, Unsent
 from site_agent.sync.doorkeeper import Doorkeeper
 from site_agent.sync.gate import Gate
 from site_agent.sync.identity import PinFile
-from site_agent.sync.kinds import Kind, Lane
+from site_agent.sync.kinds import LARGEST, Kind, Lane
 from site_agent.sync.mirror import Mirror
+from site_agent.sync.moved import Moved
 from site_agent.sync.numbers import spi_of
-from site_agent.sync.numbers_words import Role
+from site_agent.sync.numbers_words import Role, RoleChanged
 from site_agent.sync.plugin_socket import PluginSocket
 from site_agent.sync.promotion import Do, Promotion, RoleIs, Step, StepDone, StepFailed, StepStuck, StepTook
 from site_agent.sync.refreshed import Refreshed
@@ -74,13 +74,8 @@ TELL_EVERY_S = 1.0
 VERSION_LIMIT_S = 1.0
 HA_VERSIONS = {"5.9.8": 3}
 """HA_MESSAGE_VERSION of the strongSwans that this was tried with (src/libcharon/plugins/ha/ha_message.h)."""
-CONFIRMATIONS = 4
-"""In vain, before charon's segment is switched once more: 0.14 s. It takes a command in a thread of its own."""
-FIFO_PAUSE_S = 0.05
-"""Between two commands: charon opens the FIFO anew for each."""
-ADDRESSES_LIMIT_S = 2.0
-"""New clients wait for that, and those who have an address must not: then charon is told `+1` all the same."""
-LONGEST_PLAN = 1 << 20
+BULK_LAG_S = 0.1
+"""Flows wait while so much of them is on its way already: what is urgent goes before, and memory is bounded."""
 
 
 class Process:
@@ -95,6 +90,7 @@ class Process:
         self._sad = Sad([pack_address(ip_address(vip)) for vip in plan.vips], self._requests)
         self._plugin = PluginSocket()
         self._promotion = Promotion()
+        self._segment = Segment(self._vici, Path(plan.fifo), plan.connections)
         self._serving = plan.active
         """The gate is open, as far as this process knows; the first role that it is told makes it so."""
         self._ready: asyncio.Future[int] | None = None
@@ -107,7 +103,6 @@ class Process:
         self._over = asyncio.Event()
         self._unacknowledged = False
         self._dropped: set[Kind] = set()
-        self._unconfirmed = 0
         self._mirror = Mirror(
             rank=plan.rank,
             role=Role.ACTIVE if plan.active else Role.BACKUP,
@@ -130,18 +125,36 @@ class Process:
             submit=lambda kind, payload: self._channel.feed(Submit(kind, payload)),
             gave_up=self._on_gave_up,
         )
+        self._flows = ConntrackShell(
+            ConntrackMirror(
+                MirroredFlows(plan.pools, (*plan.vips, *plan.own)), Role.ACTIVE if plan.active else Role.BACKUP
+            ),
+            lambda payload: self._channel.feed(Submit(Kind.CONNTRACK, payload)),
+            lambda epoch: self._channel.feed(WorkedOff(Lane.BULK, epoch)),
+            self._has_room,
+        )
+        self._fault: BaseException | None = None
         self._taken_over = TakenOver(
             self._vici, plan.connections, lambda: [spi_of(key) for key in self._mirror.numbers.taken_over]
         )
         self._charon = ""
         """Which one runs, by the agent's word; empty: none, or not said yet."""
         self._clients = EventLog(Path(plan.clients), max_bytes=plan.clients_max_bytes, gateway=plan.gateway)
-        self._addresses = self._keeper()
+        self._addresses = addresses.keeper_of(
+            plan,
+            charon=lambda: self._charon,
+            tell_peer=lambda word: self._channel.feed(Submit(Kind.STATE, bodies.encode_word(word))),
+            happened=self._on_event,
+            client_event=self._clients.write,
+        )
         door = Door(lambda: self._charon, plan.vips)
         self._doorkeeper = Doorkeeper(door, closed=not plan.active, happened=self._on_event)
         self._refreshed = Refreshed(ViciClient(plan.vici), plan.connections)
         if plan.active:
             self._refreshed.needed()  # charon has spoken to nobody meanwhile
+        self._moved = Moved(
+            ViciClient(plan.vici), self._vici, plan.connections, lambda: self._mirror.numbers.role is Role.ACTIVE
+        )
         names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
         self._channel = channel.Channel(
             channel.Plan(
@@ -155,7 +168,9 @@ class Process:
 
     async def run(self) -> None:
         """Until the agent's socket ends."""
+        self._loop.set_exception_handler(self._on_fault)
         self._mirror.first()
+        self._around(self._flows.start)
         self._loop.add_reader(self._sad, self._read, self._mirror.read_kernel)
         self._loop.add_reader(self._plugin, self._read, self._mirror.read_charon)
         self._loop.add_reader(self._agent, self._from_agent)
@@ -166,13 +181,17 @@ class Process:
                 group.create_task(self._tell_again()),
                 group.create_task(self._refreshed.run()),
                 group.create_task(self._addresses.run()),
+                group.create_task(self._moved.run()),
                 group.create_task(self._doorkeeper.run()),
             ]
             await self._over.wait()
             self._comparison.close()
+            self._flows.close()
             self._clients.close()
             for task in (*running, *self._tasks):
                 task.cancel()
+        if self._fault is not None:
+            raise self._fault
 
     # The agent
 
@@ -252,16 +271,20 @@ class Process:
 
     def _from_channel(self, action: Action) -> None:
         match action:
-            case Up():
+            case Up(resumed=resumed):
                 self._mirror.connected()
                 self._comparison.connected()
                 self._addresses.peer_connected()
+                self._flows.connected(resumed=resumed)
                 self._tell_status()
             case Down():
                 self._mirror.lost()
                 self._comparison.lost()
                 self._addresses.peer_lost()
+                self._flows.feed(Parted())
                 self._tell_status()
+            case Deliver(kind=Kind.CONNTRACK, payload=payload, epoch=epoch):
+                self._flows.deliver(payload, epoch)
             case Deliver(kind=kind, payload=payload, epoch=epoch):
                 self._around(lambda: self._deliver(kind, payload))
                 self._channel.feed(WorkedOff(kind.lane, epoch))
@@ -269,6 +292,8 @@ class Process:
                     self._unacknowledged = True
                     self._loop.call_soon(self._acknowledge)
                 self._arm()
+            case Dropped(kind=Kind.CONNTRACK):
+                self._flows.feed(Unsent())
             case Dropped(kind=kind):
                 self._dropped.add(kind)
             case RoomAgain(lane=lane):
@@ -339,11 +364,11 @@ class Process:
             self._promote(StepDone(attempt=todo.attempt, detail=detail))
 
     async def _step(self, step: Step) -> str:
-        mirror, names = self._mirror, frozenset(self._plan.connections)
+        mirror = self._mirror
         match step:
             case Step.CLOSE:
                 mirror.close()
-                self._comparison.role(Role.PROMOTING)
+                self._now_is(Role.PROMOTING)
             case Step.READY:
                 self._ready = self._loop.create_future()
                 mirror.ask_ready()
@@ -354,14 +379,13 @@ class Process:
                 self._serving = True
                 self._gate.open()
             case Step.ADDRESSES:
-                self._doorkeeper.open_when(self._addresses.hands_out)
-                return await self._offer_addresses()
+                return await addresses.offered(self._addresses, self._doorkeeper)
             case Step.ACTIVATE:
                 mirror.promoted()
-                self._comparison.role(Role.ACTIVE)
-                ha_segment.switch(True, Path(self._plan.fifo))
+                self._now_is(Role.ACTIVE)
+                self._segment.switch(True)
             case Step.CONFIRM_ACTIVE:
-                return await ha_segment.confirm(self._vici, active=True, connections=names)
+                return await self._segment.confirm_active()
             case Step.REKEY:
                 return self._rekey_taken_over()
             case Step.CEASE:
@@ -370,49 +394,19 @@ class Process:
                 self._serving = False
                 self._gate.close()
             case Step.PASSIVATE:
-                self._unconfirmed = 0
                 if self._rekeys is not None:
                     self._rekeys.cancel()
-                ha_segment.switch(False, Path(self._plan.fifo))
+                self._segment.switch(False)
             case Step.CONFIRM_PASSIVE:
-                return await self._confirm_passive(names)
+                return await self._segment.confirm_passive()
             case Step.OPEN:
                 mirror.demoted()
-                self._comparison.role(Role.BACKUP)
+                self._now_is(Role.BACKUP)
         return ""
 
-    async def _offer_addresses(self) -> str:
-        try:
-            async with asyncio.timeout(ADDRESSES_LIMIT_S):
-                await self._addresses.role(True)
-        except TimeoutError:
-            return f"charon has not taken them within {ADDRESSES_LIMIT_S:g} s; new clients wait"
-        return ""
-
-    def _keeper(self) -> AddressKeeper:
-        plan = self._plan
-        folder = Path(plan.swanctl)
-
-        def messages() -> dict[str, Node]:
-            return {name: part | {"pools": []} for name, part in read_messages(read_tree(folder)[0]).items()}
-
-        vici = ViciClient(plan.vici)  # its own: a list of 20,000 IKE_SAs keeps others waiting
-        pools = PoolKeeper(
-            vici,
-            OfferRecord(Path(plan.offers)),
-            connections=messages,
-            attributes=pool_attributes(read_tree(folder)[1]),
-            process=lambda: self._charon,
-        )
-        core = InnerAddresses(plan.pools, plan.rank, now=boottime(), first_serial=boottime_ns() // 1000)
-        return AddressKeeper(
-            core,
-            pools,
-            clock=boottime,
-            tell_peer=lambda word: self._channel.feed(Submit(Kind.STATE, bodies.encode_word(word))),
-            happened=self._on_event,
-            client_event=self._clients.write,
-        )
+    def _now_is(self, role: Role) -> None:
+        self._comparison.role(role)
+        self._flows.feed(RoleChanged(role=role))
 
     def _on_event(self, event: Event) -> None:
         match event:
@@ -422,19 +416,6 @@ class Process:
                 self._stuck.pop(reason, None)
             case _:
                 pass
-
-    async def _confirm_passive(self, connections: frozenset[str]) -> str:
-        """A charon whose segment is passive takes clients all the same, when packets get to it before its promotion. It has
-        ESTABLISHED IKE_SAs then that `-1` does not touch, because nothing changes. `+1` first makes it a change."""
-        try:
-            return await ha_segment.confirm(self._vici, active=False, connections=connections)
-        except PeerError:
-            self._unconfirmed += 1
-            if self._unconfirmed % CONFIRMATIONS == 0:
-                ha_segment.switch(True, Path(self._plan.fifo))
-                await asyncio.sleep(FIFO_PAUSE_S)
-                ha_segment.switch(False, Path(self._plan.fifo))
-            raise
 
     def _on_ready(self, retired: int) -> None:
         if self._ready is not None and not self._ready.done():
@@ -460,6 +441,16 @@ class Process:
         self._tell(agent_wire.GivenUp(name=gave_up.name, cause=gave_up.cause.name.lower(), refused=gave_up.refused))
 
     # Parts
+
+    def _has_room(self) -> bool:
+        session = self._channel.session
+        return session.room(Lane.BULK) >= LARGEST and session.lag(Lane.BULK, boottime()) < BULK_LAG_S
+
+    def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something of ours crashed in a callback: a bug, and nobody knows what it left undone. The next process looks at
+        everything anew."""
+        self._fault = context.get("exception") or BugError(str(context.get("message")))
+        self._over.set()
 
     def _read(self, read: Callable[[], None]) -> None:
         self._around(read)
@@ -492,28 +483,3 @@ def _armed(old: asyncio.TimerHandle | None, at: float | None, call: Callable[[],
     if at is None:
         return None
     return asyncio.get_running_loop().call_later(max(at - boottime(), 0), call)
-
-
-def main(arguments: list[str]) -> int:
-    """``FD``: the agent's socket. The plan comes on standard input."""
-    try:
-        agent = socket.socket(fileno=int(arguments[0]))
-        agent.setblocking(False)
-        plan = plans.decode(sys.stdin.buffer.read(LONGEST_PLAN))
-    except (IndexError, ValueError, OSError, DecodeError) as exc:
-        print(f"site_agent.sync is started by the agent, with a plan on its standard input ({exc})", file=sys.stderr)
-        return 2
-
-    async def run() -> None:
-        await Process(plan, agent).run()
-
-    with contextlib.suppress(OSError), open("/proc/self/coredump_filter", "w") as file:
-        file.write("0")  # what passes through here holds keys
-    try:
-        asyncio.run(run())
-    except (KernelError, DecodeError) as exc:
-        print(f"sync: {exc}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0

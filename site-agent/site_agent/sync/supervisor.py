@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -43,10 +43,11 @@ from site_agent.sync import plan as plans
 from site_agent.sync.versions import Versions, shared_content
 
 NAME = "sync"
-SILENT_LIMIT_S = 6.0
+SILENT_LIMIT_S = 10.0
 """It reports every second. A listing of 20,000 SAs keeps it for 0.3 s natively, 3 s in User Mode Linux."""
-START_LIMIT_S = 15.0
-"""Until its first report: 0.3 s natively, seconds in User Mode Linux."""
+START_LIMIT_S = 60.0
+"""Until its first report: 0.3 s natively, 20 s in User Mode Linux beside everything else that starts. One that is killed for
+being slow would be slow again."""
 REPEAT_S = 1.0
 
 
@@ -158,6 +159,7 @@ class Supervisor:
             port=self._sync.port,
             vips=document.service.vips,
             pools=tuple(pool.prefix for pool in document.service.pools),
+            own=tuple(_own_addresses(document)),
             connections=(document.service.name,),
             vici=str(paths.vici_socket),
             fifo=str(FIFO),
@@ -206,3 +208,9 @@ class Supervisor:
         self._happened(HolderExited(name=NAME, pid=self._child.pid, status=status))
         self._child, self._status = None, None
         self._ended.set()
+
+
+def _own_addresses(document: Document) -> Iterator[str]:
+    interfaces = (document.uplink, document.inside, document.management)
+    yield from (address.partition("/")[0] for each in interfaces if each is not None for address in each.addresses)
+    yield from () if document.vrrp is None else document.vrrp.virtual_addresses
