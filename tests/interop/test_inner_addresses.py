@@ -324,11 +324,13 @@ def test_the_keeper_runs_a_pair_by_itself_and_survives_what_charon_does() -> Non
             await keepers[old].role(False)
             assert old.record.read(str(old.pid)) == [], "closed when the step is done, not some time later"
 
-            async def offered() -> bool:
-                await keepers[new].role(True)
-                return bool(new.record.read(str(new.pid)))
-
-            await pair.until("ranges are offered", offered)
+            waits = asyncio.create_task(keepers[new].hands_out())
+            await asyncio.sleep(0)
+            assert not waits.done(), "a Backup hands out nothing"
+            await keepers[new].role(True)
+            await asyncio.wait_for(waits, 20)
+            assert await new.ask("get-pools"), "charon has ranges when new clients are let in"
+            assert new.record.read(str(new.pid))
             pair.move_vip(new)
             new.switch("+1")
             old.switch("-1")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import errno
 import functools
 import os
 import signal
 import socket
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
+from site_agent.ike.door import Door
+from site_agent.ike.probe_message import encode_question
+from site_agent.ike.prober import Address, Asked, Outcome, Prober
 from site_agent.sync import agent_wire
 from tests.support.mirror_pair import POOL, VIP, Charon, Gateway, mirror_pair, wait
 from tests.support.namespace import in_namespace
@@ -129,12 +135,110 @@ def test_clients_that_a_backups_charon_took_by_itself_are_passivated() -> None:
     """As at a start, where VRRP is faster than the first promotion: `-1` alone does not touch them."""
     with mirror_pair() as (one, two, client):
         move_vip(one, two)
+        two.process.send_signal(signal.SIGSTOP)  # it would close the door again
+        Door(lambda: two.charon.identity, [VIP]).open()
         connect(client)
         assert two.charon.states() == {"ESTABLISHED": 1}
+        two.process.send_signal(signal.SIGCONT)
         two.forget()
-        two.tell(agent_wire.RoleIs(active=False, charon="another one"))
+        two.tell(agent_wire.RoleIs(active=False, charon=f"{two.charon.process.pid} 1"))
         wait(lambda: two.is_settled(active=False), "settled as Backup")
         assert two.charon.states() == {"PASSIVE": 1}
+
+
+@in_namespace
+def test_a_client_that_comes_to_a_backup_hears_nothing_and_is_let_in_when_it_is_promoted() -> None:
+    """It is not asked again: its own retransmission gets through, to a charon that has an address for it."""
+    with mirror_pair() as (one, two, client):
+        one.forget()
+        one.role(active=False)
+        wait(lambda: one.is_settled(active=False), "demoted")
+        move_vip(one, two)
+        client.ask("initiate", {"ike": "vpn", "child": "net", "timeout": "-1"})
+        wait(lambda: dropped(two)[500] > 0, "its question has come to the Backup, and no further")
+        assert (one.charon.states(), two.charon.states(), client.states()) == ({}, {}, {"CONNECTING": 1})
+        assert not answers(500) and not answers(4500)
+        for outcome in asked_by_its_agent(two):
+            assert outcome.outcome is Outcome.WORKER, "while strangers are kept out, its own agent is answered"
+        two.role(active=True)
+        wait(lambda: two.is_settled(active=True), "promoted")
+        assert answers(500) and answers(4500)
+        wait(lambda: client.states() == {"ESTABLISHED": 1}, "it has asked again")
+        assert two.charon.states() == {"ESTABLISHED": 1}
+        assert "assigning virtual IP 2001:db8:c::" in (two.charon.folder / "charon.log").read_text()
+        assert (client.folder / "charon.log").read_text().count("initiating IKE_SA") == 1
+
+
+@in_namespace
+def test_what_belongs_to_an_ike_sa_passes_a_closed_door() -> None:
+    """A rekey that began while nobody was Active goes on as soon as somebody is."""
+    with mirror_pair() as (one, two, client):
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        before = client.spis()
+        one.forget()
+        one.role(active=False)
+        wait(lambda: one.is_settled(active=False), "demoted, and packets still come to it")
+        assert not answers(500), "closed again"
+        shut_out, read = dropped(one), received(one)
+        client.ask("rekey", {"ike": "vpn"})
+        wait(lambda: received(one) > read, "its question has come")
+        assert dropped(one) == shut_out, "and charon has it"
+        two.role(active=True)
+        wait(lambda: two.is_settled(active=True), "promoted")
+        move_vip(one, two)
+        wait(
+            lambda: client.states() == {"ESTABLISHED": 1} and client.spis() not in (before, set()),
+            "rekeyed with the other one",
+        )
+        assert client.spis() == two.charon.spis()
+
+
+@in_namespace
+def test_a_new_charon_is_closed_until_it_has_addresses() -> None:
+    with mirror_pair() as (one, two, _client):
+        move_vip(one, two)
+        assert not answers(500)
+        two.charon.process.kill()
+        two.charon.process.wait()
+        two.charon.start()
+        two.equip()
+        wait(lambda: answers(500), "nobody has told its sync process yet")
+        two.role(active=False)
+        wait(lambda: not answers(500), "a Backup's is closed", within=1)
+        one.process.send_signal(signal.SIGSTOP)  # what is so stays so
+        two.role(active=True)
+        wait(lambda: answers(500), "an Active's is opened", within=5)
+        os.kill(two.process.pid, signal.SIGKILL)
+        two.process.wait()
+        assert answers(500), "an Active whose sync process died goes on"
+        two.active = False
+        two.start()
+        wait(lambda: not answers(500), "its successor is Backup")
+        two.charon.process.kill()
+        two.charon.process.wait()
+        two.charon.spawn()
+        two.role(active=False)
+        wait(Path(two.charon.vici).exists, "a charon that was told of before it had sockets")
+        wait(lambda: not answers(500), "is closed, too", within=0.9)
+
+
+@in_namespace
+def test_an_active_that_never_heard_the_other_gateway_lets_nobody_in_before_it_has_addresses() -> None:
+    """Both start at once after a power failure, and one of them does not come up."""
+    with mirror_pair() as (one, two, _client):
+        move_vip(one, two)
+        for process in (one.process, two.process, two.charon.process):
+            process.kill()
+            process.wait()
+        two.charon.start()
+        two.equip()
+        two.active = True
+        two.forget()
+        two.start()
+        wait(lambda: two.is_settled(active=True), "tunnels do not wait for that")
+        assert not answers(500)
+        wait(lambda: answers(500), "whoever was Active has stopped by now", within=10)
 
 
 @in_namespace
@@ -161,6 +265,50 @@ def move_vip(one: Gateway, two: Gateway) -> None:
     ip(f"-n {one.name} addr del {VIP}/32 dev eth1")
     ip(f"-n {two.name} addr add {VIP}/32 dev eth1")
     ip("-n cl neigh flush all")
+
+
+def answers(port: int) -> bool:
+    """Whether a stranger's question at the VIP is answered, within a time in which a charon that hears it does."""
+    with inside("cl"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.3)
+        sock.connect((VIP, port))
+        sock.send(encode_question(os.urandom(8), os.urandom(32), marked=port == 4500))
+        try:
+            return bool(sock.recv(4096))
+        except TimeoutError:
+            return False
+
+
+def asked_by_its_agent(gateway: Gateway) -> list[Asked]:
+    """What becomes of the agent's own questions at the VIP's two ports, and at loopback's for a VIP that it has not."""
+
+    async def own() -> frozenset[Address]:
+        return frozenset({ip_address(VIP)})
+
+    async def asked() -> list[Asked]:
+        prober = Prober([VIP, "203.0.113.2"], own)
+        try:
+            return list(await prober.ask(2.0))
+        finally:
+            prober.close()
+
+    with inside(gateway.name):
+        found = asyncio.run(asked())
+    assert len(found) == 4
+    return found
+
+
+def dropped(gateway: Gateway) -> dict[int, int]:
+    """Packets that the kernel did not give to charon, by port: the last column of /proc/net/udp."""
+    rows = [row.split() for row in Path(f"/proc/{gateway.charon.process.pid}/net/udp").read_text().splitlines()[1:]]
+    return {port: int(row[-1]) for row in rows if (port := int(row[1].split(":")[1], 16)) in (500, 4500)}
+
+
+def received(gateway: Gateway) -> int:
+    """UDP datagrams that were read in this namespace."""
+    rows = [row.split() for row in Path(f"/proc/{gateway.charon.process.pid}/net/snmp").read_text().splitlines()]
+    names, values = (row for row in rows if row[0] == "Udp:")
+    return int(values[names.index("InDatagrams")])
 
 
 def send_to_a_client(gateway: Gateway) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from anycast.document import ExecCheck, SharedChecks
+from site_agent.procfs import read_stat
+from tests.interop.test_door import close_and_open
 from tests.support.gateway import WITH_CANARY, Gateway
 from tests.support.namespace import in_namespace
 from tests.support.unit_file import UNIT, bounding_set
@@ -56,6 +58,9 @@ def test_the_agent_works_with_the_capabilities_that_the_unit_grants() -> None:
     until(
         lambda: any(word in shown(gateway, "canary")["detail"] for word in far), "a canary, by a user namespace", within_s=20
     )
+    stat = read_stat(gateway.pid("charon"))
+    assert stat is not None
+    assert close_and_open(f"{gateway.pid('charon')} {stat.start_ticks}", granted) == "4 4 4 4", "as the sync process does"
     ports = {int(line.split()[1].split(":")[1], 16) for line in Path("/proc/net/udp").read_text().splitlines()[1:]}
     assert {500, 4500} <= ports, "IKE's ports are privileged"
     Path("/proc/sys/net/ipv4/ping_group_range").write_text("1 0\n")  # a raw socket is needed, and granted

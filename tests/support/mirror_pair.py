@@ -31,6 +31,8 @@ from tests.support.sync_pair import FLEET, Root
 from tests.support.vrrp_pair import ip
 
 BASE = Path("/mnt")
+POOL6 = "2001:db8:c::/112"
+"""Large enough that a Backup keeps a part of its share, whatever the Active borrows."""
 VIP, CLIENT, POOL, INSIDE = "203.0.113.1", "198.51.100.66", "203.0.113.64/27", "192.0.2.0/28"
 MANAGEMENT = {"gw1": "192.0.2.65", "gw2": "192.0.2.66"}
 UPLINK = {"gw1": "198.51.100.2", "gw2": "198.51.100.3"}
@@ -87,6 +89,9 @@ pools {{
   pool {{
     addrs = {POOL}
   }}
+  pool6 {{
+    addrs = {POOL6}
+  }}
 }}
 """
 
@@ -107,12 +112,16 @@ class Charon:
         self.start()
 
     def start(self) -> None:
+        self.spawn()
+        wait(Path(self.vici).exists, f"charon's socket at {self.namespace}")
+
+    def spawn(self) -> None:
+        """It may have no sockets yet when this returns."""
         Path(self.vici).unlink(missing_ok=True)
         self.process = subprocess.Popen(
             ["nsenter", "-t", str(self._keeper.pid), "-m", "-n", "/usr/lib/ipsec/charon"],
             env={**os.environ, "STRONGSWAN_CONF": str(self._conf)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        wait(Path(self.vici).exists, f"charon's socket at {self.namespace}")
 
     @property
     def identity(self) -> str:
@@ -179,7 +188,7 @@ class Gateway:
         self.equip()
         self.plan = plans.Plan(
             fleet=FLEET, gateway=name, peer=peer, rank=rank, own_address=MANAGEMENT[name], peer_address=MANAGEMENT[peer],
-            port=4517, vips=(VIP,), pools=(POOL,), own=tuple(UPLINK.values()), connections=("vpn",),
+            port=4517, vips=(VIP,), pools=(POOL, POOL6), own=tuple(UPLINK.values()), connections=("vpn",),
             vici=self.charon.vici, fifo=self.charon.fifo,
             pki=str(pki / name), pin=str(self.charon.folder / "peer.pin"),
             versions=Versions(agent="1", charon="", ha=0, generation=0, content="same"),
@@ -293,7 +302,7 @@ def mirror_pair() -> Iterator[tuple[Gateway, Gateway, Charon]]:
         wait(lambda gateway=gateway: gateway.status and gateway.status.connected and gateway.status.settled, gateway.name)
     client = Charon("cl")
     client.load(
-        local="roamer", remote="gw", local_addrs=[CLIENT], remote_addrs=[VIP], vips=["0.0.0.0"],
+        local="roamer", remote="gw", local_addrs=[CLIENT], remote_addrs=[VIP], vips=["0.0.0.0", "::"],
         children={"net": {"remote_ts": [INSIDE], "esp_proposals": ["aes256gcm16"]}},
     )  # fmt: skip
     yield one, two, client

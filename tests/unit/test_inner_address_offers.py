@@ -111,6 +111,25 @@ def test_nothing_is_offered_before_charon_was_looked_at() -> None:
     assert offered(one.look("1-2")) == of("3-6"), "what an SA has is nobody else's"
 
 
+def test_new_clients_wait_while_waiting_helps() -> None:
+    one = One()
+    assert not one.core.hands_out
+    one.tell(words.RoleIs(True))
+    assert not one.core.hands_out, "charon's SAs are not known"
+    one.look()
+    assert not one.core.hands_out and one.offer == (), "the other gateway may hand out still"
+    one.wait(LIMITS.peer_stops_s)
+    assert one.core.hands_out and one.offer
+    one.look("1-15")
+    one.tell(words.PoolsSeen(dict.fromkeys(one.offer, 4)))
+    assert one.offer == () and one.core.hands_out, "none is left: that is an answer"
+    one.tell(words.CharonStarted())
+    assert not one.core.hands_out
+    one.look()
+    one.tell(words.RoleIs(False))
+    assert not one.core.hands_out
+
+
 def test_what_the_other_gateway_uses_in_this_share_is_not_offered() -> None:
     one = One()
     one.look()

@@ -79,7 +79,7 @@ class AddressKeeper:
         self._active = False
         self._wake, self._settled = asyncio.Event(), asyncio.Event()
         self._settled.set()
-        self._hands_out = asyncio.Event()
+        self._handing_out = asyncio.Event()
         self._exhausted: set[str] = set()
         self._failures = 0
 
@@ -90,13 +90,11 @@ class AddressKeeper:
         await self._settled.wait()
 
     async def hands_out(self) -> None:
-        """Wait until charon has ranges to hand out from. There may be none for a while after `role`: until charon was looked
-        at, and until a gateway that was never heard must have stopped."""
-        await self._hands_out.wait()
+        """Returns when this gateway is Active and a new client is given an address, or must be told that none is left."""
+        await self._handing_out.wait()
 
     def charon_started(self) -> None:
         """A new charon answers; it has nothing loaded by us."""
-        self._hands_out.clear()
         self._wanted = None
         self._tell(CharonStarted())
         self._look_due = True
@@ -133,7 +131,6 @@ class AddressKeeper:
             await self._pools.apply(wanted)
             if wanted is self._wanted:
                 self._wanted = None
-            self._handing_out(bool(wanted))
             self._tell(Applied(wanted))
         now = self._clock()
         if self._look_due or now >= self._look_at:
@@ -153,17 +150,10 @@ class AddressKeeper:
 
         looked = await self._pools.look(began, also=take)
         took = self._clock() - began
-        self._handing_out(bool(looked.listed))
         self._look_due, self._look_at = False, self._clock() + max(LOOK_PERIOD_S, took / LOOK_SHARE)
         self._tell(looked)
         for event in self._watch.looked(clients, serving=self._active, now=began):
             self._client_event(event)
-
-    def _handing_out(self, some: bool) -> None:
-        if some:
-            self._hands_out.set()
-        else:
-            self._hands_out.clear()
 
     def _next(self) -> float:
         if self._wanted is not None or self._look_due:
@@ -191,6 +181,10 @@ class AddressKeeper:
             self._settled.set()
         else:
             self._settled.clear()
+        if self._wanted is None and self._core.hands_out:
+            self._handing_out.set()
+        else:
+            self._handing_out.clear()
 
     def _failed(self, why: Exception) -> None:
         self._failures += 1

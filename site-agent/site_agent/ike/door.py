@@ -52,6 +52,8 @@ _EXCHANGE_AT, _FLAGS_AT = 18, 19
 _RESPONSE = 0x20
 _IKE_SA_INIT, _IDENTITY_PROTECTION, _AGGRESSIVE = 34, 2, 4
 
+UNCHANGED = "the filter before its IKE sockets cannot be changed"
+
 _PIDFD_GETFD = 438
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -117,16 +119,20 @@ class Door:
         attach(sock, program(version, self._vips, marked=sock.getsockname()[1] == NAT_PORT))
 
     def _each(self, work: Callable[[socket.socket], None]) -> int:
-        count = 0
+        count, identity = 0, self._charon()
         try:
-            with contextlib.closing(_ike_sockets(self._charon())) as sockets:
+            with contextlib.closing(_ike_sockets(identity)) as sockets:
                 for sock in sockets:
                     work(sock)
                     count += 1
         except (FileNotFoundError, ProcessLookupError):
             return 0  # it has ended meanwhile
-        except (OSError, ValueError) as exc:
-            raise PeerError("charon", f"the filter before its IKE sockets cannot be changed: {exc}") from exc
+        except PermissionError as exc:
+            raise PeerError("charon", f"{UNCHANGED}, which takes CAP_SYS_PTRACE and a ptrace_scope below 3") from exc
+        except OSError as exc:
+            raise PeerError("charon", f"{UNCHANGED}: {exc.strerror}") from exc
+        except ValueError as exc:
+            raise PeerError("charon", f"{UNCHANGED} of a process that is named {identity[:40]!r}") from exc
         return count
 
 

@@ -146,6 +146,11 @@ class InnerAddresses:
         times += [self._active_since + self._limits.peer_stops_s, self._forgets_at()]
         return min((at for at in times if at > self._now), default=None)
 
+    @property
+    def hands_out(self) -> bool:
+        """With what is offered now a new client gets an address, or would not get one by waiting a few seconds either."""
+        return self._active and self._looked and (bool(self._offer) or not self._waits())
+
     def handle(self, event: Input, now: float) -> list[Action]:
         """Take one input."""
         self._now = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,11 +51,10 @@ def keeper_of(
 async def offered(keeper: AddressKeeper, doorkeeper: Doorkeeper) -> str:
     """Let new clients in when charon hands out what an Active may, and wait for that for `LIMIT_S` at most. Returns what
     people should know of it."""
-
-    async def ready() -> None:
-        await keeper.role(True)
-        await keeper.hands_out()
-
-    if await doorkeeper.open_after(ready, LIMIT_S):
-        return ""
-    return f"charon has not taken them within {LIMIT_S:g} s; new clients wait"
+    doorkeeper.open_when(keeper.hands_out)  # later than the role is taken where the other gateway must stop first
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            await keeper.role(True)
+    except TimeoutError:
+        return f"charon has not taken them within {LIMIT_S:g} s; new clients wait"
+    return ""

@@ -50,12 +50,10 @@ class Doorkeeper:
         """At once, and from now on."""
         self._want(False)
 
-    async def open_after(self, ready: Callable[[], Awaitable[None]], limit_s: float) -> bool:
-        """Open when `ready` has returned. False where that takes longer: it is waited for beside, until `close`."""
+    def open_when(self, hands_out: Callable[[], Awaitable[None]]) -> None:
+        """Open when `hands_out` has returned, which is waited for beside, until `close`."""
         self._give_up_waiting()
-        self._letting_in = letting_in = asyncio.get_running_loop().create_task(self._let_in(ready))
-        await asyncio.wait([letting_in], timeout=limit_s)
-        return letting_in.done()
+        self._letting_in = asyncio.get_running_loop().create_task(self._let_in(hands_out))
 
     def charon_is_new(self) -> None:
         """Its sockets are open, or not there yet."""
@@ -73,8 +71,8 @@ class Doorkeeper:
                 async with asyncio.timeout(self._pause(before)):
                     await self._wake.wait()
 
-    async def _let_in(self, ready: Callable[[], Awaitable[None]]) -> None:
-        await ready()
+    async def _let_in(self, hands_out: Callable[[], Awaitable[None]]) -> None:
+        await hands_out()
         self.open()
 
     def _give_up_waiting(self) -> None:
