@@ -11,12 +11,15 @@ import contextlib
 from collections.abc import Callable, Collection
 
 from anycast.errors import PeerError
+from anycast.runtime import boottime
 from site_agent.ike.vici_client import Section, ViciClient
 
 PER_SECOND = 50
 """A rekey costs charon about 1 ms of a core, and the client's answer as much."""
 LIST_LIMIT_S, REKEY_LIMIT_S = 10.0, 2.0
-LOOK_AGAIN_S = 5.0
+LOOK_AGAIN_S = 1.0
+"""Asking costs a moment's look at what is known; charon is asked only where something is to be done."""
+ASK_AGAIN_S = 5.0
 """A client that is asleep answers later, or never: charon repeats its request by itself for much longer than this."""
 TRIES = 3
 
@@ -26,19 +29,22 @@ class TakenOver:
 
     def __init__(self, vici: ViciClient, connections: Collection[str], outbound: Callable[[], Collection[bytes]]) -> None:
         self._vici, self._connections, self._outbound = vici, frozenset(connections), outbound
-        self._asked: dict[bytes, int] = {}
-        """How often, by SPI."""
+        self._asked: dict[bytes, tuple[int, float]] = {}
+        """How often, and when last (CLOCK_BOOTTIME), by SPI."""
         self.refused: dict[bytes, str] = {}
         """Identity of the client, by the SPI of an SA that `TRIES` rekeys did not replace."""
 
     async def run(self) -> None:
-        """Until nothing is left to rekey that has not been tried. Cancel freely."""
-        while wanted := frozenset(self._outbound()):
+        """While Active: an SA may turn out later to be one that was taken over. Cancel freely."""
+        while True:
+            wanted, now = frozenset(self._outbound()), boottime()
             for spi in [spi for spi in self._asked if spi not in wanted]:
                 del self._asked[spi]
                 self.refused.pop(spi, None)
-            with contextlib.suppress(PeerError, TimeoutError):
-                await self._round(wanted)
+            due = frozenset(spi for spi in wanted if spi not in self._asked or now >= self._asked[spi][1] + ASK_AGAIN_S)
+            if due:
+                with contextlib.suppress(PeerError, TimeoutError):
+                    await self._round(due)
             await asyncio.sleep(LOOK_AGAIN_S)
 
     async def rekey(self, outbound: Collection[bytes]) -> None:
@@ -61,10 +67,11 @@ class TakenOver:
 
         await self._vici.stream("list-sas", "list-sa", take, {"noblock": "yes"}, timeout_s=LIST_LIMIT_S)
         for spi, unique_id, identity in found:
-            if self._asked.get(spi, 0) >= TRIES:
+            tries, _ = self._asked.get(spi, (0, 0.0))
+            self._asked[spi] = min(tries + 1, TRIES), boottime()
+            if tries >= TRIES:
                 self.refused[spi] = identity
                 continue
-            self._asked[spi] = self._asked.get(spi, 0) + 1
             with contextlib.suppress(PeerError):  # gone meanwhile
                 await self._vici.request("rekey", {"child-id": unique_id}, timeout_s=REKEY_LIMIT_S)
             await asyncio.sleep(1 / PER_SECOND)
