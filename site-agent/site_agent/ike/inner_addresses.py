@@ -82,6 +82,12 @@ def shares(prefixes: Iterable[str], rank: int, gateways: int) -> Ranges:
     return Ranges(found)
 
 
+def lendable(own: Ranges) -> Ranges:
+    """What of a share may be lent: its upper half. Who lends has the other one to hand out from as soon as it is promoted,
+    without waiting for a borrower that may be dead."""
+    return Ranges(Range((one.first + one.last + 1) // 2, one.last) for one in own if one.first < one.last)
+
+
 class InnerAddresses:
     """Driven by the role, by looks at charon, by the other gateway's word and by time. One for all pools of a service."""
 
@@ -104,6 +110,9 @@ class InnerAddresses:
         self._all = Ranges(assignable(prefix) for prefix in prefixes)
         self._own = shares(prefixes, rank, gateways)
         self._theirs = self._all - self._own
+        self._lendable = lendable(self._own)
+        others = (shares(prefixes, other, gateways) for other in range(gateways) if other != rank)
+        self._borrowable = Ranges(one for share in others for one in lendable(share))
         self._now = self._active_since = now
         self._active = False
         self._looked = False
@@ -215,7 +224,7 @@ class InnerAddresses:
         self._recount()
         if word.heard >= self._asks_cut_at:  # a word from before may lend what was given back since
             self._borrowed = word.lends & self._theirs
-        free = EMPTY if self._active else self._own - self._busy
+        free = EMPTY if self._active else self._lendable - self._busy
         self._lent = asks & (self._lent | free)
 
     def _conclude(self) -> list[Action]:
@@ -353,7 +362,7 @@ class InnerAddresses:
             short = self._limits.reserve - self._room(pool, self._offer)
             if short <= 0:
                 continue
-            free = self._theirs - self._busy
+            free = self._borrowable - self._busy
             lent = self._borrowed & pool & free
             wanted |= lent
             for one in sorted(free & pool - lent, key=lambda one: (one.first - one.last, one.first)):
