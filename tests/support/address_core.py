@@ -1,4 +1,4 @@
-"""One gateway's `InnerAddresses` with a small pool, told by hand: its shell applies at once, its peer says what a test says."""
+"""One gateway's `InnerAddresses` with a small pool, told by hand: its shell applies at once, its peer is the test."""
 
 from __future__ import annotations
 
