@@ -27,7 +27,7 @@ def test_no_address_is_given_twice_whatever_happens(seed: int) -> None:
 def test_the_simulation_reaches_what_it_is_about() -> None:
     worlds = [run(seed) for seed in range(10)]
     assert sum(world.borrowed for world in worlds) > 100, "shares run short"
-    assert sum(world.refused for world in worlds) < sum(world.given for world in worlds) / 5, "and clients are served"
+    assert sum(world.refused for world in worlds) < sum(world.given for world in worlds) / 3, "and clients are served"
     assert sum(world.kept for world in worlds) > 100, "tunnels outlive the gateway they were built on"
 
 

@@ -19,8 +19,8 @@ from site_agent.ike.inner_addresses import Limits
 
 PREFIX = "203.0.113.0/27"
 LIMITS = Limits(reserve=6, longest_range=3, most_ranges=8, rest_s=40.0, peer_stops_s=5.0, forget_s=400.0)
-CLIENTS = 16
-"""More than a share has addresses: one must borrow."""
+CLIENTS = 24
+"""More than a share and what the other one lends have addresses: one must borrow, and takes all when it is alone."""
 HANDSHAKE_S = 30.0
 SPLIT_S = 4.0
 """An Active that hears nobody stops: less than `peer_stops_s`."""

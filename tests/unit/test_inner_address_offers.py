@@ -7,82 +7,10 @@ import dataclasses
 import pytest
 
 from anycast.errors import DecodeError
-from anycast.timer import TimerExpired
 from site_agent.ike import inner_address_words as words
-from site_agent.ike.address_ranges import EMPTY, Range, Ranges, assignable, parse_range
-from site_agent.ike.inner_addresses import InnerAddresses, Limits, shares
-
-POOL = "203.0.113.0/27"
-"""Sixteen and a half for each: .1 to .15, and .16 to .30."""
-V6 = "2001:db8:c::/64"
-LIMITS = Limits(reserve=4, longest_range=4, most_ranges=8, rest_s=60.0, peer_stops_s=5.0, forget_s=600.0)
-
-
-def span(text: str) -> Range:
-    low, dash, high = text.partition("-")
-    return parse_range(f"203.0.113.{low}-203.0.113.{high if dash else low}")
-
-
-def of(*texts: str) -> Ranges:
-    return Ranges(map(span, texts))
-
-
-def offered(actions: list[words.Action]) -> Ranges | None:
-    found = [Ranges(action.ranges) for action in actions if isinstance(action, words.Offer)]
-    return found[-1] if found else None
-
-
-def said(actions: list[words.Action]) -> words.Word:
-    return [action.word for action in actions if isinstance(action, words.TellPeer)][-1]
-
-
-class One:
-    """One gateway's core, whose shell applies at once."""
-
-    def __init__(
-        self, rank: int = 0, prefixes: tuple[str, ...] = (POOL,), gateways: int = 2, limits: Limits = LIMITS
-    ) -> None:
-        self.now = 0.0
-        self.core = InnerAddresses(prefixes, rank, now=0.0, gateways=gateways, limits=limits)
-        self.offer: tuple[Range, ...] = ()
-
-    def tell(self, event: words.Input, *, apply: bool = True) -> list[words.Action]:
-        actions = self.core.handle(event, self.now)
-        for action in list(actions):
-            if isinstance(action, words.Offer):
-                self.offer = action.ranges
-                if apply:
-                    actions += self.tell(words.Applied(action.ranges))
-        return actions
-
-    def look(self, *uses: str, began: float | None = None) -> list[words.Action]:
-        return self.tell(words.Looked(began=self.now if began is None else began, uses=of(*uses)))
-
-    def wait(self, seconds: float) -> list[words.Action]:
-        """Time passes; the core's own timer is served when it is due."""
-        actions: list[words.Action] = []
-        end = self.now + seconds
-        while (due := self.core.deadline) is not None and due <= end:
-            self.now = due
-            actions += self.tell(TimerExpired())
-        self.now = end
-        return actions
-
-    def hear(self, **word: object) -> list[words.Action]:
-        self.tell(words.PeerConnected())
-        return self.tell(words.PeerSaid(words.Word(**{"active": False, "heard": 10**9, **word})))  # type: ignore[arg-type]
-
-    @property
-    def ranges(self) -> Ranges:
-        return Ranges(self.offer)
-
-
-def active(rank: int = 0) -> One:
-    one = One(rank)
-    one.look()
-    one.hear()
-    one.tell(words.RoleIs(True))
-    return one
+from site_agent.ike.address_ranges import EMPTY, Ranges, assignable
+from site_agent.ike.inner_addresses import shares
+from tests.support.address_core import LIMITS, POOL, V6, One, active, of, offered, said, span
 
 
 def test_a_share_each_and_no_address_twice() -> None:
@@ -135,7 +63,7 @@ def test_what_the_other_gateway_uses_in_this_share_is_not_offered() -> None:
     one.look()
     one.hear(uses=of("2-9"))
     one.tell(words.RoleIs(True))
-    assert one.ranges == of("10-13")
+    assert one.offer == (span("1"), span("10-13")), "the half that may be lent first, where it has more than crumbs"
     one.tell(words.PeerLost())
     assert not one.ranges & of("2-9"), "its last word stands"
 
@@ -239,73 +167,6 @@ def test_one_whose_channel_is_up_is_not_gone_though_it_says_nothing() -> None:
     assert not one.ranges & of("16-30")
 
 
-def test_borrowing_needs_a_yes_and_giving_back_a_word() -> None:
-    borrower, lender = active(rank=0), One(rank=1)
-    lender.look()
-    borrower.look("1-15")
-    asked = said(borrower.tell(words.PoolsSeen({span("1-4"): 4})))
-    assert asked.asks == of("16-19") and not borrower.ranges & of("16-30"), "asked, not taken"
-    lender.tell(words.PeerConnected())
-    lent = said(lender.tell(words.PeerSaid(asked)))
-    assert lent.lends == of("16-19")
-    assert offered(borrower.tell(words.PeerSaid(lent))) == of("16-19")
-    lender.tell(words.PeerLost())
-    lender.tell(words.RoleIs(True))
-    assert lender.ranges == of("20-23"), "promoted, it keeps off what it lent"
-    back = said(borrower.tell(words.RoleIs(False)))
-    assert back.asks == EMPTY and back.uses == of("16-19"), "handed out, for all that is known"
-    lender.tell(words.PeerConnected())
-    lender.tell(words.PeerSaid(back))
-    lender.tell(words.PoolsSeen({span("20-23"): 3}))
-    assert not lender.ranges & of("16-19")
-    lender.tell(words.PeerSaid(dataclasses.replace(back, serial=back.serial + 1, uses=of("17"))))
-    lender.wait(61)
-    lender.tell(words.PoolsSeen({span("20-23"): 4, span("24-27"): 4}))
-    assert lender.ranges & of("16-19") == of("18-19"), "the largest part first"
-
-
-def test_the_lender_says_what_it_has_in_what_it_lent() -> None:
-    """The borrower's charon may have died with its tunnels, which the lender has mirrored."""
-    lender = One(rank=1)
-    lender.look()
-    assert said(lender.hear(active=True, asks=of("16-19"))).lends == of("16-19")
-    word = said(lender.look("3", "17", "25"))
-    assert word.uses == of("3", "17") and word.lends == of("16-19")
-
-
-def test_a_word_from_before_it_was_given_back_lends_nothing() -> None:
-    one = active(rank=0)
-    one.look("1-15")
-    asked = said(one.tell(words.PoolsSeen({span("1-4"): 4})))
-    yes = words.Word(active=False, lends=of("16-19"), heard=asked.serial)
-    assert offered(one.tell(words.PeerSaid(yes))) == of("16-19")
-    one.tell(words.RoleIs(False))
-    one.now = 1.0
-    one.look("1-15")
-    one.wait(61)
-    one.tell(words.RoleIs(True))
-    assert one.offer == (), "what was lent before is not lent now"
-    one.tell(words.PeerSaid(yes))
-    assert one.offer == (), "it may hand out of that itself by now"
-    one.tell(words.PeerSaid(dataclasses.replace(yes, heard=10**9)))
-    assert one.ranges == of("16-19")
-
-
-def test_the_own_share_goes_first_and_an_active_is_asked_for_nothing() -> None:
-    one = active()
-    one.look("1-9", "12-15")
-    asked = said(one.tell(words.PoolsSeen({span("1-4"): 4})))
-    assert one.ranges == of("10-11") and asked.asks == of("16-17"), "no more than is missing"
-    assert said(one.hear(active=True)).asks == EMPTY
-    one.tell(words.RoleIs(False))
-    one.now = 1.0
-    one.look("1-9", "12-15")
-    one.wait(61)
-    one.hear(lends=of("16-30"))
-    one.tell(words.RoleIs(True))
-    assert one.offer == (span("10-11"), span("16-19"))
-
-
 def test_the_first_word_after_a_silence_closes_what_it_contradicts() -> None:
     one = One()
     one.look()
@@ -317,18 +178,6 @@ def test_the_first_word_after_a_silence_closes_what_it_contradicts() -> None:
     assert one.offer == (span("1-4"), span("9-12"))
     one.tell(words.PeerSaid(words.Word(active=False, uses=of("6", "10"))))
     assert one.offer == (span("1-4"), span("9-12")), "what a mirror says of this charon's own is no contradiction"
-
-
-def test_an_active_lends_nothing_and_a_backup_nothing_that_it_may_be_handing_out() -> None:
-    one = active()
-    assert said(one.hear(active=True, asks=of("10-14"))).lends == EMPTY
-    one = active()
-    one.tell(words.RoleIs(False), apply=False)  # charon has not been told yet
-    one.hear(active=True, asks=of("1-8"))
-    assert said(one.hear(active=True, asks=of("1-7"))).lends == of("5-7")
-    one = One()
-    one.look("2")
-    assert said(one.hear(active=True, asks=of("1-3"))).lends == of("1", "3")
 
 
 def test_a_new_process_says_nothing_before_it_knows_what_charon_hands_out() -> None:

@@ -12,7 +12,9 @@ is promoted has never to ask what the other one did a moment before it died. Wha
 out oneself; it is known from one's own SAs and from the other's word, and remembered while the other is silent.
 
 * A share that runs short borrows. The other gateway, as Backup, says which of its ranges it leaves (`lends`), before any of
-  it is offered here; promoted, it keeps off them until the borrower says that it hands out of them no more.
+  it is offered here; promoted, it keeps off them until the borrower says that it hands out of them no more. A borrower that
+  has died says nothing, so a share lends its lower half alone. It is handed out from the bottom, and the upper half last:
+  whoever is promoted has that one at once, less what was handed out of it since the lower one was full.
 * A peer that has been silent for FORGET_S, while this gateway was Active all that time, hands out nothing: an Active that
   hears nobody stops within its lease. Then both shares are this gateway's. The other one, after half as long a silence,
   counts with that: promoted, it waits for PEER_STOPS_S before it offers anything. So does one that never heard the other.
@@ -30,7 +32,7 @@ Times are in seconds of one clock that goes on in sleep.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from anycast.timer import TimerExpired
 from site_agent.ike.address_ranges import EMPTY, Range, Ranges, assignable
@@ -72,14 +74,24 @@ class Limits:
 
 def shares(prefixes: Iterable[str], rank: int, gateways: int) -> Ranges:
     """The part of these pools that the gateway of this rank hands out of: one piece of each, in the order of the ranks."""
-    found = []
+    return Ranges(_pieces(prefixes, rank, gateways))
+
+
+def lendable(prefixes: Iterable[str], rank: int, gateways: int) -> Ranges:
+    """What that gateway may lend: the lower half of each piece, with the middle one of an odd number; a single address is
+    kept. Every rank knows it of every other."""
+    pieces = _pieces(prefixes, rank, gateways)
+    return Ranges(Range(one.first, (one.first + one.last) // 2) for one in pieces if one.first < one.last)
+
+
+def _pieces(prefixes: Iterable[str], rank: int, gateways: int) -> Iterator[Range]:
+    """One of each pool that is large enough; those of neighbouring pools may touch."""
     for prefix in prefixes:
         whole = assignable(prefix)
-        size = whole.last - whole.first + 1
+        size = len(whole)
         first, end = whole.first + size * rank // gateways, whole.first + size * (rank + 1) // gateways
         if first < end:
-            found.append(Range(first, end - 1))
-    return Ranges(found)
+            yield Range(first, end - 1)
 
 
 class InnerAddresses:
@@ -104,6 +116,9 @@ class InnerAddresses:
         self._all = Ranges(assignable(prefix) for prefix in prefixes)
         self._own = shares(prefixes, rank, gateways)
         self._theirs = self._all - self._own
+        self._lendable = lendable(prefixes, rank, gateways)
+        others = (lendable(prefixes, other, gateways) for other in range(gateways) if other != rank)
+        self._borrowable = Ranges(one for share in others for one in share)
         self._now = self._active_since = now
         self._active = False
         self._looked = False
@@ -215,7 +230,7 @@ class InnerAddresses:
         self._recount()
         if word.heard >= self._asks_cut_at:  # a word from before may lend what was given back since
             self._borrowed = word.lends & self._theirs
-        free = EMPTY if self._active else self._own - self._busy
+        free = EMPTY if self._active else self._lendable - self._busy
         self._lent = asks & (self._lent | free)
 
     def _conclude(self) -> list[Action]:
@@ -304,7 +319,7 @@ class InnerAddresses:
         free = self._free(allowed) if short else EMPTY
         for pool in short if free else ():
             kept += self._more(pool, kept, free & pool)
-        return tuple(kept)
+        return tuple(sorted(kept, key=self._turn))  # charon hands out in this order
 
     def _stays(self, one: Ranges, allowed: Ranges) -> bool:
         return not one - allowed and not (self._suspect and one & self._suspect)
@@ -326,12 +341,19 @@ class InnerAddresses:
             free -= ranges
         return free
 
+    def _turn(self, one: Range) -> int:
+        """What the other gateway may borrow goes first, and what it has lent last."""
+        return 0 if one.first in self._lendable else 1 if one.first in self._own else 2
+
     def _more(self, pool: Ranges, kept: list[Range], free: Ranges) -> list[Range]:
-        """Ranges to open in this pool: its own share's first, the largest first."""
+        """Ranges to open in this pool, each part's largest first. The half that may be lent goes first, but for crumbs, of
+        which `most_ranges` would be less than the reserve; then the rest of the own share."""
+        limits = self._limits
+        early = Ranges(one for one in free & self._lendable if len(one) * limits.most_ranges >= limits.reserve)
         opened = [one for one in kept if one.first in pool]
         room = self._room(pool, opened)
         more: list[Range] = []
-        for part in (free & self._own, free - self._own):
+        for part in (early, free & self._own - early, free - self._own):
             for one in sorted(part, key=lambda one: (one.first - one.last, one.first)):
                 first = one.first
                 while first <= one.last:
@@ -353,7 +375,7 @@ class InnerAddresses:
             short = self._limits.reserve - self._room(pool, self._offer)
             if short <= 0:
                 continue
-            free = self._theirs - self._busy
+            free = self._borrowable - self._busy
             lent = self._borrowed & pool & free
             wanted |= lent
             for one in sorted(free & pool - lent, key=lambda one: (one.first - one.last, one.first)):
