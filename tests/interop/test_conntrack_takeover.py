@@ -23,6 +23,7 @@ from tests.support.conntrack_pair import (
 )
 from tests.support.namespace import in_namespace
 
+TRIES = 5
 RULES = """
 table ip t {{
   chain n {{ type nat hook postrouting priority 100; ip saddr 192.0.2.0/24 snat to 198.51.100.77; }}
@@ -94,7 +95,7 @@ class Flows:
         self.udp.bind((SERVER, 7000))
         self.udp6.bind((SERVER6, 7000))
         for each in (self.client, self.server, self.udp, self.udp6, self.client_udp, self.client_udp6):
-            each.settimeout(3)
+            each.settimeout(1)
 
     def talk(self) -> tuple[object, ...]:
         """Both ways over each; whom the server saw."""
@@ -109,8 +110,7 @@ class Flows:
             (self.client_udp, self.udp, (SERVER, 7000)),
             (self.client_udp6, self.udp6, (SERVER6, 7000)),
         ):
-            here.sendto(b"there", address)
-            _, source = there.recvfrom(100)
+            source = answered(here, there, address)
             there.sendto(b"back", source)
             assert here.recv(100) == b"back"
             seen.append(source[:2])
@@ -119,6 +119,15 @@ class Flows:
     def close(self) -> None:
         for each in (self.client, self.server, self.udp, self.udp6, self.client_udp, self.client_udp6):
             each.close()
+
+
+def answered(here: socket.socket, there: socket.socket, address: tuple[str, int]) -> tuple[str, int]:
+    """Whom the other end sees. UDP's first packet may be lost on links that are just coming up. Raises TimeoutError."""
+    for _ in range(TRIES):
+        here.sendto(b"there", address)
+        with contextlib.suppress(TimeoutError):
+            return there.recvfrom(100)[1]  # type: ignore[no-any-return]
+    raise TimeoutError
 
 
 @in_namespace
