@@ -23,7 +23,7 @@ from tests.support.conntrack_pair import (
 )
 from tests.support.namespace import in_namespace
 
-TRIES = 5
+TRIES = 3
 RULES = """
 table ip t {{
   chain n {{ type nat hook postrouting priority 100; ip saddr 192.0.2.0/24 snat to 198.51.100.77; }}
@@ -95,7 +95,7 @@ class Flows:
         self.udp.bind((SERVER, 7000))
         self.udp6.bind((SERVER6, 7000))
         for each in (self.client, self.server, self.udp, self.udp6, self.client_udp, self.client_udp6):
-            each.settimeout(1)
+            each.settimeout(3)
 
     def talk(self) -> tuple[object, ...]:
         """Both ways over each; whom the server saw."""
