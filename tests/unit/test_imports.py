@@ -81,6 +81,7 @@ PURE = (
     "site-agent/site_agent/netlink/addresses.py",
     "site-agent/site_agent/netlink/local_route.py",
     "site-agent/site_agent/netlink/xfrm_replay.py",
+    "site-agent/site_agent/packet_messages.py",
     "site-agent/site_agent/netlink/xfrm_digest.py",
     "site-agent/site_agent/ike/mirror_view.py",
     "site-agent/site_agent/sync/digest*.py",

@@ -31,6 +31,11 @@ _STANDING = frozenset({b"ESTABLISHED", b"REKEYING", b"PASSIVE"})
 """IKE_SA states in which it is nobody's memory and nobody's attempt."""
 
 
+def ike_spis(ike_sa: dict[str, Any]) -> bytes:
+    """The initiator's and the responder's. Raises KeyError, ValueError, TypeError, OverflowError."""
+    return int(ike_sa["initiator-spi"], 16).to_bytes(8) + int(ike_sa["responder-spi"], 16).to_bytes(8)
+
+
 class IkeSa(NamedTuple):
     """What only this charon says of an IKE_SA."""
 
@@ -80,7 +85,7 @@ class CharonView:
     def _take_ike(self, ike_sa: dict[str, Any], local: bytes) -> None:
         ike_id = ike_sa["uniqueid"].decode()
         remote = pack_address(ip_address(ike_sa["remote-host"].decode()))
-        spis = int(ike_sa["initiator-spi"], 16).to_bytes(8) + int(ike_sa["responder-spi"], 16).to_bytes(8)
+        spis = ike_spis(ike_sa)
         if ike_sa["state"] in _STANDING:
             ours = ike_sa.get("initiator") == b"yes"
             self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = IkeSa(ike_id, ours)

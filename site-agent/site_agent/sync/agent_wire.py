@@ -7,10 +7,8 @@ charon; the process reports. It decides nothing that attracts traffic, so nothin
 from __future__ import annotations
 
 import dataclasses
-import json
-from typing import Any
 
-from anycast.errors import DecodeError
+from site_agent.packet_messages import Messages
 
 VERSION = 1
 LONGEST = 32768
@@ -95,32 +93,18 @@ class Status:
 
 
 Message = RoleIs | StepTaken | Settled | GivenUp | Status
-_KINDS: dict[str, type[Any]] = {
-    "role": RoleIs, "step": StepTaken, "settled": Settled, "given_up": GivenUp,
-    "status": Status,
-}  # fmt: skip
-_NAMES = {kind: name for name, kind in _KINDS.items()}
-_ALLOWED = {"int": int, "bool": bool, "str": str, "list[str]": list, "dict[str, str]": dict, "dict[str, int]": dict}
+_MESSAGES = Messages(
+    VERSION,
+    {"role": RoleIs, "step": StepTaken, "settled": Settled, "given_up": GivenUp, "status": Status},
+)
 
 
 def encode(message: Message) -> bytes:
     """One packet."""
-    return json.dumps({"v": VERSION, "kind": _NAMES[type(message)], **dataclasses.asdict(message)}).encode()
+    return _MESSAGES.encode(message)
 
 
 def decode(data: bytes) -> Message:
     """Raises DecodeError."""
-    try:
-        fields = json.loads(data)
-        kind = _KINDS[fields.pop("kind")]
-        if fields.pop("v") != VERSION:
-            raise DecodeError("v", 0, "another version")
-        known = {field.name for field in dataclasses.fields(kind)}
-        message: Message = kind(**{name: value for name, value in fields.items() if name in known})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise DecodeError("message", 0, repr(exc)[:200]) from exc
-    for field in dataclasses.fields(message):
-        value, allowed = getattr(message, field.name), _ALLOWED[str(field.type)]
-        if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is int):
-            raise DecodeError(field.name, 0, f"{value!r:.60}")
+    message: Message = _MESSAGES.decode(data)
     return message

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import secrets
 import struct
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from anycast.errors import DecodeError, KernelError, PeerError
@@ -53,6 +53,7 @@ from site_agent.sync.kinds import Kind
 from site_agent.sync.numbers_words import EventsLost, PeerConnected, PeerLost, Role, RoleChanged
 from site_agent.sync.repairs import GaveUp, Repair
 from site_agent.sync.requests import Requests
+from site_agent.sync.tasks import Tasks
 
 REKEYS_PER_SECOND = 20
 """To feed a Backup that came back: 20,000 tunnels in 17 minutes, at some 2 % of a core for charon."""
@@ -83,14 +84,12 @@ class Comparison:
         self._core = Digests(role, REKEYS_PER_SECOND, now=boottime(), first_round=secrets.randbits(32))
         self.removed = 0
         """SAs and policies that this Backup held and the Active did not."""
-        self.readdressed = 0
-        """IKE_SAs whose inner addresses our charon had not been told."""
         self.ha_version = 0
         """Of the plugin's protocol, as our charon speaks it; 0: not known, and charon is told nothing."""
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._looks: asyncio.Queue[None] = asyncio.Queue()
-        self._begin(self._look_when_asked())
+        self._tasks.begin(self._look_when_asked())
         self._arm()
 
     @property
@@ -117,8 +116,7 @@ class Comparison:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         self._vici.close()
 
     def _feed(self, event: Input) -> None:
@@ -133,7 +131,7 @@ class Comparison:
             case Send(message):
                 self._submit(Kind.DIGEST, digest_wire.encode(message))
             case Repair():
-                self._begin(self._rekey(action))
+                self._tasks.begin(self._rekey(action))
             case GaveUp():
                 self._gave_up(action)
             case RemoveSa(key, source):
@@ -190,7 +188,7 @@ class Comparison:
     def _tell_virtual_ips(self, seen: VirtualIps) -> None:
         """In every role: it changes nothing but what charon believes of a client that it has already."""
         for lacking in seen.lacking if self.ha_version else ():
-            self.readdressed += self._hand_over(encode_virtual_ips(self.ha_version, lacking))
+            self._hand_over(encode_virtual_ips(self.ha_version, lacking))
 
     async def _rekey(self, repair: Repair) -> None:
         which = {"child-id": repair.child_id} if repair.child_id else {"ike-id": repair.ike_id}
@@ -204,8 +202,3 @@ class Comparison:
         if (deadline := self._core.deadline) is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(deadline - boottime(), 0), self._feed, TimerExpired())
-
-    def _begin(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

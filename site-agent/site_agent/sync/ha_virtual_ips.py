@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any, NamedTuple
 
 from anycast.errors import PeerError
+from site_agent.ike.mirror_view import ike_spis
 from site_agent.netlink.xfrm import AF_INET, AF_INET6
 from site_agent.sync.ha_forget import ike_id
 from site_agent.sync.ha_wire import MessageType
@@ -73,8 +74,8 @@ class VirtualIps:
         known = {ip_address(address.decode()) for address in ike_sa.get("remote-vips", ())}
         if carried.keys() <= known:
             return
-        spis = int(ike_sa["initiator-spi"], 16).to_bytes(8) + int(ike_sa["responder-spi"], 16).to_bytes(8)
-        self.lacking.append(Lacking(spis, ike_sa.get("initiator") == b"yes", tuple({**dict.fromkeys(known), **carried})))
+        addresses = tuple({**dict.fromkeys(known), **carried})
+        self.lacking.append(Lacking(ike_spis(ike_sa), ike_sa.get("initiator") == b"yes", addresses))
 
     def _inner(self, selector: str) -> Address | None:
         """The address of a selector that is one client's, without protocol and port (``203.0.113.65/32``)."""

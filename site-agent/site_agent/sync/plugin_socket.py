@@ -5,11 +5,11 @@ charon sends from 127.0.0.1 to 127.0.0.2, both port 4510, and takes what comes f
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 
 from anycast.errors import KernelError
+from site_agent.socket_buffer import enlarge
 from site_agent.sync.ha_wire import MAX_BYTES, PORT
 
 CHARON, RELAY = ("127.0.0.1", PORT), ("127.0.0.2", PORT)
@@ -25,8 +25,7 @@ class PluginSocket:
         """Datagrams of somebody else."""
         try:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, 33, BUFFER_BYTES)  # SO_RCVBUFFORCE
+            enlarge(self._socket, BUFFER_BYTES)
             self._socket.bind(RELAY)
         except OSError as exc:
             raise KernelError(exc.errno or errno.EIO, f"UDP {RELAY[0]}:{PORT}") from exc

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ from site_agent.sync.repairs import GaveUp
 from site_agent.sync.requests import Requests
 from site_agent.sync.sad import Sad
 from site_agent.sync.taken_over import TakenOver
+from site_agent.sync.tasks import Tasks
 from site_agent.sync.words import (
     Action,
     Compared,
@@ -98,7 +99,7 @@ class Process:
         self._versions = plan.versions
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._rekeys: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
         self._unacknowledged = False
@@ -188,7 +189,8 @@ class Process:
             self._comparison.close()
             self._flows.close()
             self._clients.close()
-            for task in (*running, *self._tasks):
+            self._tasks.cancel()
+            for task in running:
                 task.cancel()
         if self._fault is not None:
             raise self._fault
@@ -223,7 +225,7 @@ class Process:
         self._doorkeeper.close()
         self._addresses.charon_started()
         self._promote(promotion.CharonStarted())
-        self._begin(self._learn_version())
+        self._tasks.begin(self._learn_version())
 
     async def _tell_again(self) -> None:
         await self._learn_version()
@@ -343,7 +345,7 @@ class Process:
         for action in self._promotion.handle(event, boottime()):
             match action:
                 case Do():
-                    self._begin(self._do(action))
+                    self._tasks.begin(self._do(action))
                 case StepTook(step=step, took_s=took_s, detail=detail):
                     self._stuck.pop(Reason.PROMOTION_STUCK, None)
                     self._tell(agent_wire.StepTaken(step=step.value, took_us=round(took_s * 1e6), detail=detail))
@@ -390,7 +392,7 @@ class Process:
                 return self._rekey_taken_over()
             case Step.CEASE:
                 self._doorkeeper.close()
-                self._begin(self._addresses.role(False))
+                self._tasks.begin(self._addresses.role(False))
                 self._serving = False
                 mirror.demoting()
                 self._gate.close()
@@ -426,12 +428,12 @@ class Process:
         if self._rekeys is not None:
             self._rekeys.cancel()
         count = len(self._mirror.numbers.taken_over)
-        self._rekeys = self._begin(self._taken_over.run())
+        self._rekeys = self._tasks.begin(self._taken_over.run())
         return f"{count} SAs"
 
     def _on_rekey(self, keys: list[SaKey]) -> None:
         """They near the end of their block, and are among what was taken over or made here: all the same to charon."""
-        self._begin(self._taken_over.rekey([spi_of(key) for key in keys]))
+        self._tasks.begin(self._taken_over.rekey([spi_of(key) for key in keys]))
 
     def _on_gap(self, missing: int) -> None:
         self._gaps += missing
@@ -470,12 +472,6 @@ class Process:
     def _on_timer(self) -> None:
         self._mirror.timer()
         self._arm()
-
-    def _begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _armed(old: asyncio.TimerHandle | None, at: float | None, call: Callable[[], None]) -> asyncio.TimerHandle | None:

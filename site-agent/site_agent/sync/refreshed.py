@@ -26,8 +26,6 @@ class Refreshed:
     def __init__(self, vici: ViciClient, connections: Collection[str]) -> None:
         self._vici, self._connections = vici, frozenset(connections)
         self._needed = asyncio.Event()
-        self.left = 0
-        """IKE_SAs of the run under way."""
 
     def needed(self) -> None:
         self._needed.set()
@@ -40,7 +38,6 @@ class Refreshed:
             self._needed.clear()
             with contextlib.suppress(PeerError, TimeoutError):
                 await self._once()
-            self.left = 0
 
     async def _once(self) -> None:
         found: list[bytes] = []
@@ -53,8 +50,7 @@ class Refreshed:
             )
 
         await self._vici.stream("list-sas", "list-sa", take, timeout_s=LIST_LIMIT_S)
-        for index, unique_id in enumerate(found):
-            self.left = len(found) - index
+        for unique_id in found:
             with contextlib.suppress(PeerError):  # gone meanwhile
                 await self._vici.request("rekey", {"ike-id": unique_id}, timeout_s=REKEY_LIMIT_S)
             await asyncio.sleep(1 / PER_SECOND)

@@ -39,6 +39,7 @@ from site_agent.netlink.xfrm_replay import (
     encode_oseq,
     encode_seen_up_to,
 )
+from site_agent.socket_buffer import enlarge
 from site_agent.sync.requests import Requests, drained
 
 BUFFER_BYTES = 32 << 20
@@ -80,8 +81,7 @@ class Sad:
             self._socket = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, NETLINK_XFRM
             )
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, 33, BUFFER_BYTES)  # SO_RCVBUFFORCE
+            enlarge(self._socket, BUFFER_BYTES)
             self._socket.bind((0, XFRMGRP_SA | XFRMGRP_EXPIRE | XFRMGRP_AEVENTS))
         except OSError as exc:
             raise KernelError(exc.errno or errno.EIO, "netlink xfrm events") from exc

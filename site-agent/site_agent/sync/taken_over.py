@@ -31,8 +31,6 @@ class TakenOver:
         self._vici, self._connections, self._outbound = vici, frozenset(connections), outbound
         self._asked: dict[bytes, tuple[int, float]] = {}
         """How often, and when last (CLOCK_BOOTTIME), by SPI."""
-        self.refused: dict[bytes, str] = {}
-        """Identity of the client, by the SPI of an SA that `TRIES` rekeys did not replace."""
 
     async def run(self) -> None:
         """While Active: an SA may turn out later to be one that was taken over. Cancel freely."""
@@ -40,12 +38,14 @@ class TakenOver:
             wanted, now = frozenset(self._outbound()), boottime()
             for spi in [spi for spi in self._asked if spi not in wanted]:
                 del self._asked[spi]
-                self.refused.pop(spi, None)
-            due = frozenset(spi for spi in wanted if spi not in self._asked or now >= self._asked[spi][1] + ASK_AGAIN_S)
-            if due:
+            if due := frozenset(spi for spi in wanted if self._is_due(spi, now)):
                 with contextlib.suppress(PeerError, TimeoutError):
                     await self._round(due)
             await asyncio.sleep(LOOK_AGAIN_S)
+
+    def _is_due(self, spi: bytes, now: float) -> bool:
+        tries, at = self._asked.get(spi, (0, -ASK_AGAIN_S))
+        return tries < TRIES and now >= at + ASK_AGAIN_S
 
     async def rekey(self, outbound: Collection[bytes]) -> None:
         """Rekey these once, by their outbound SPIs."""
@@ -53,25 +53,23 @@ class TakenOver:
             await self._round(frozenset(outbound))
 
     async def _round(self, wanted: frozenset[bytes]) -> None:
-        found: list[tuple[bytes, bytes, str]] = []
+        found: list[tuple[bytes, bytes]] = []
 
         def take(section: Section) -> None:
             for name, ike_sa in section.items():
                 if name not in self._connections:
                     continue
-                identity = ike_sa.get("remote-eap-id", ike_sa.get("remote-id", b"")).decode(errors="replace")
                 for child in ike_sa.get("child-sas", {}).values():
                     spi = bytes.fromhex(child.get("spi-out", b"").decode().rjust(8, "0"))
                     if spi in wanted and child.get("state") == b"INSTALLED":
-                        found.append((spi, child["uniqueid"], identity))
+                        found.append((spi, child["uniqueid"]))
 
         await self._vici.stream("list-sas", "list-sa", take, {"noblock": "yes"}, timeout_s=LIST_LIMIT_S)
-        for spi, unique_id, identity in found:
-            tries, _ = self._asked.get(spi, (0, 0.0))
-            self._asked[spi] = min(tries + 1, TRIES), boottime()
-            if tries >= TRIES:
-                self.refused[spi] = identity
-                continue
+        now = boottime()
+        for spi in wanted:  # one that charon does not list now is not looked for at once again either
+            self._asked[spi] = self._asked.get(spi, (0, 0.0))[0], now
+        for spi, unique_id in found:
+            self._asked[spi] = self._asked[spi][0] + 1, now
             with contextlib.suppress(PeerError):  # gone meanwhile
                 await self._vici.request("rekey", {"child-id": unique_id}, timeout_s=REKEY_LIMIT_S)
             await asyncio.sleep(1 / PER_SECOND)

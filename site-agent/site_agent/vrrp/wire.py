@@ -7,11 +7,11 @@ is no reason to let go of anything: the lease decides.
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
 from typing import Any
 
 from anycast.errors import DecodeError
+from site_agent.packet_messages import Messages
 from site_agent.vrrp.seal import check_keys
 
 VERSION = 1
@@ -137,46 +137,30 @@ class Answer:
 
 
 Message = Grant | HandOver | Grace | Stop | Keys | Status | Answer
-_KINDS: dict[str, type[Any]] = {
-    "grant": Grant, "hand_over": HandOver, "grace": Grace, "stop": Stop, "keys": Keys, "status": Status, "answer": Answer,
-}  # fmt: skip
-_NAMES = {kind: name for name, kind in _KINDS.items()}
+_MESSAGES = Messages(
+    VERSION,
+    {
+        "grant": Grant, "hand_over": HandOver, "grace": Grace, "stop": Stop, "keys": Keys, "status": Status,
+        "answer": Answer,
+    },
+)  # fmt: skip
 
 
 def encode(message: Message) -> bytes:
     """One packet."""
-    said = {"v": VERSION, "kind": _NAMES[type(message)], **dataclasses.asdict(message)}
-    return json.dumps(said, default=bytes.hex).encode()
+    return _MESSAGES.encode(message)
 
 
 def decode(data: bytes) -> Message:
     """Raises DecodeError."""
-    try:
-        fields = json.loads(data)
-        kind = _KINDS[fields.pop("kind")]
-        if fields.pop("v") != VERSION:
-            raise DecodeError("v", 0, "another version")
-        if kind is Keys:
-            fields["keys"] = {int(key_id): bytes.fromhex(key) for key_id, key in fields["keys"].items()}
-        known = {field.name for field in dataclasses.fields(kind)}
-        message: Message = kind(**{name: value for name, value in fields.items() if name in known})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise DecodeError("message", 0, repr(exc)[:200]) from exc
-    _check(message)
+    message: Message = _MESSAGES.decode(data, _prepare)
+    if isinstance(message, Status) and not all(isinstance(standing, dict) for standing in message.bfd.values()):
+        raise DecodeError("bfd", 0, f"{message.bfd!r:.60}")
+    if isinstance(message, Keys):
+        check_keys(message.keys, message.in_use)
     return message
 
 
-def _check(message: Message) -> None:
-    for field in dataclasses.fields(message):
-        value = getattr(message, field.name)
-        allowed = {
-            "int": int, "bool": bool, "str": str, "bool | None": (bool, type(None)),
-            "dict[str, int]": dict, "dict[str, float]": dict, "dict[str, list[int]]": dict, "dict[int, bytes]": dict,
-            "dict[str, dict[str, int | str]]": dict, "list[str]": list, "list[int]": list,
-        }[str(field.type)]  # fmt: skip
-        if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is int):  # type: ignore[arg-type]
-            raise DecodeError(field.name, 0, f"{value!r:.60}")
-        if field.name == "bfd" and not all(isinstance(standing, dict) for standing in value.values()):
-            raise DecodeError("bfd", 0, f"{value!r:.60}")
-    if isinstance(message, Keys):
-        check_keys(message.keys, message.in_use)
+def _prepare(kind: type[Any], fields: dict[str, Any]) -> None:
+    if kind is Keys:
+        fields["keys"] = {int(key_id): bytes.fromhex(key) for key_id, key in fields["keys"].items()}
