@@ -35,10 +35,10 @@ def stage(code: str, *, budget_s: int = 60, is_pytest: bool = False) -> Stage:
 def test_every_test_counts_once(out: Path) -> None:
     (out / "s.xml").write_text(JUNIT)
     outcome = Outcome("s", 1)
-    count(out / "s.xml", outcome)
+    assert count(out / "s.xml", outcome) == {"m.py::good"}
     assert (outcome.passed, outcome.failed, outcome.skipped) == (1, 3, 1)
-    assert outcome.failures == ["m::bad", "m::bad_twice", "m::err"]
-    assert outcome.skips == ["m::skip: no mmdebstrap"]
+    assert outcome.failures == ["m.py::bad", "m.py::bad_twice", "m.py::err"]
+    assert outcome.skips == ["m.py::skip: no mmdebstrap"]
 
 
 def test_a_checker_is_one_test() -> None:
@@ -74,6 +74,42 @@ def test_exit_status(code: str, ci: str, status: int, out: Path, monkeypatch: py
     monkeypatch.setenv("CI", ci)
     assert run_stages.main() == status
     assert (out / "test.json").exists()
+
+
+FLAKY = """
+import pathlib, pytest
+
+def test_bad(): assert False, "always"
+def test_good(): pass
+
+@pytest.mark.parametrize("n", ["a/b@c"])
+def test_late(n):
+    seen = pathlib.Path(__file__).with_name("seen")
+    if not seen.exists():
+        seen.touch()
+        raise AssertionError("too late")
+"""
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_what_failed_in_few_files_gets_a_second_attempt_that_is_told(
+    files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More files are a machine or a product that is broken; `test_bad` fails twice and stays failed."""
+    (tmp_path / "pytest.ini").touch()
+    for number in range(files):
+        folder = tmp_path / f"t{number}"
+        folder.mkdir()
+        (folder / f"test_flaky{number}.py").write_text(FLAKY)
+    monkeypatch.setattr(run_stages, "TREE", tmp_path)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    command = run_stages.pytest_command(tmp_path / "test/s.xml", "-m", "", "-p", "no:cacheprovider")
+    outcome = run_stage(Stage("s", 60, command, pytest=True, again=True), [])
+    if files == 1:
+        assert outcome.again == {"t0/test_flaky0.py::test_late[a/b@c]": "AssertionError: too late"}
+        assert (outcome.passed, outcome.failures) == (2, ["t0/test_flaky0.py::test_bad"])
+    else:
+        assert (outcome.passed, outcome.failed, outcome.again) == (3, 6, {})
 
 
 GROUPED = """
