@@ -148,7 +148,7 @@ class Agent:
                 *load_checks(),
                 self._packet_filter,
                 *shared_checks(document, self._upstreams, lambda: self._site.bfd),
-                *([CanaryCheck(self._canary, document)] if self._canary else []),
+                *([CanaryCheck(self._canary, document, active=lambda: self._site.active)] if self._canary else []),
             ],
             self._evidence.put_nowait,
             self._happened,

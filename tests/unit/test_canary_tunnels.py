@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
 
 import pytest
 from vici.protocol import FiniteStream, Message
 
+from anycast.document import Sync
 from anycast.errors import PeerError
 from anycast.model import Status
 from anycast.reasons import Reason
 from site_agent.canary import plan
+from site_agent.canary.process import Canary
 from site_agent.canary.tunnels import (
     FIRST_RETRY_S,
     LONGEST_RETRY_S,
@@ -25,6 +29,7 @@ from site_agent.canary.tunnels import (
     read_tunnels,
     states,
 )
+from site_agent.checks.canary import CanaryCheck
 from site_agent.checks.child_sas import of_clients
 from site_agent.ike.child_sa import client_child_sas
 from tests.support.documents import document
@@ -169,3 +174,17 @@ def test_a_tunnels_identity_is_read_from_charons_list() -> None:
         ike_sa["remote-id"] = b"canary.vpn.example.org"
     (found,) = client_child_sas(listed, frozenset({VIP}))
     assert found.identity == "canary.vpn.example.org"
+
+
+@pytest.mark.parametrize(("mirrored", "active", "asks"), [(True, False, False), (True, True, True), (False, False, True)])
+def test_a_backup_whose_clients_are_the_other_ones_has_no_canary(mirrored: bool, active: bool, asks: bool) -> None:
+    """Gate and door keep it from any tunnel there: that is no failure. Without a mirror a Backup serves whoever comes."""
+    made = document()
+    if mirrored:
+        peer = Sync(peer="fra-gw2", rank=0, own_address="192.0.2.65", peer_address="192.0.2.66", port=4517)
+        made = made.model_copy(update={"sync": peer})
+    canary = Canary(made, etc_dir=Path("/nowhere"))
+    canary.problem = "no cage in this test"
+    [seen] = asyncio.run(CanaryCheck(canary, made, active=lambda: active).look())
+    assert (seen.status, seen.reason) == (Status.UNKNOWN, Reason.CHECK_REFUSED if asks else Reason.CHECK_UNAVAILABLE)
+    assert ("Backup" in seen.detail) is not asks

@@ -95,6 +95,7 @@ def test_nothing_else_is_added() -> None:
     assert keys == ["life_packets", "rekey_packets", "hw_offload"]
     assert [(s.name, s.value) for s in settings(mirrored()) if s not in settings(plain())] == [
         ("net.core.xfrm_aevent_rseqth", 100), ("net.core.xfrm_aevent_etime", 10),
+        ("net.netfilter.nf_conntrack_events", 1),
     ]  # fmt: skip
 
 

@@ -7,6 +7,9 @@ dies at every site in the same minute, and a fleet that withdrew for it would be
 
 The value is the longest round trip through any tunnel in milliseconds. A kernel without ESP can carry no tunnel: then it
 is said how far IKE came, and there is no alarm.
+
+Where the Backup of a pair has no clients (a mirror's gate and door keep them away, or the VIPs themselves are the Active's),
+it has no canary either: what it cannot do by design is no failure.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 
 from anycast.document import Document
@@ -56,8 +59,10 @@ class CanaryCheck:
     # canary connects anew at least once.
     timing = Timing(interval_s=5.0, timeout_s=15.0, rise=1, fall=3)
 
-    def __init__(self, canary: Canary, document: Document) -> None:
+    def __init__(self, canary: Canary, document: Document, *, active: Callable[[], bool] = lambda: True) -> None:
+        """`active`: this gateway holds the site's addresses; asked only where a Backup takes no clients."""
         self._canary = canary
+        self._active = active if document.sync is not None or document.vip_moves else lambda: True
         self._targets = tuple(ip_address(target) for target in canary.targets)
         self._names = tuple(tunnel_name(way.vip) for way in outer_addresses(document))
         self._reconnect = {name: Reconnect() for name in self._names}
@@ -65,6 +70,8 @@ class CanaryCheck:
         self._credentials: tuple[int, ...] = ()
 
     async def look(self) -> Sequence[Finding]:
+        if not self._active():
+            return [unknown(NAME, Reason.CHECK_UNAVAILABLE, "this gateway is Backup: clients are the other one's")]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MAKING_S):
                 await self._canary.known()

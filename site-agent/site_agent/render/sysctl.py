@@ -119,6 +119,12 @@ def settings_of(uplink: str, inside: str, *, mirrored: bool = False) -> tuple[Se
                 value=10,
                 reason="and after so many tenths of a second where fewer packets came",
             ),
+            Setting(
+                name="net.netfilter.nf_conntrack_events",
+                value=1,
+                reason="by default a kernel tells of a flow only where somebody listened when it began, so a flow that was "
+                "taken over would be mirrored no more; the sync process sets it, too",
+            ),
         ]
     return tuple(found)
 

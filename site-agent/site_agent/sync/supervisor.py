@@ -76,7 +76,7 @@ class Supervisor:
     def charon(self, identity: str) -> None:
         """Which charon runs; empty while none does."""
         if identity != self._charon:
-            self._charon = identity
+            self._charon, self._settled_active = identity, False  # another one is Backup, whatever this gateway is
             self._tell_role()
 
     @property

@@ -52,6 +52,12 @@ AEVENTS = Kind(
     why="the mirror gets a message of the kernel for every second packet of every tunnel, and falls behind under load",
     worst=Severity.RISKY,
 )
+CT_EVENTS = Kind(
+    id="conntrack_events",
+    looks_at="net.netfilter.nf_conntrack_events, where the site has a mirror",
+    why="flows that were taken over are mirrored no more: after the next failover they are gone",
+    worst=Severity.RISKY,
+)
 CONNTRACK_MAX = Kind(
     id="conntrack_max",
     looks_at="nf_conntrack_max against the memory and against the clients that the pools have room for",
@@ -77,8 +83,8 @@ OPEN_FILES = Kind(
     worst=Severity.RISKY,
 )
 KINDS = (
-    FORWARDING, RP_FILTER, ARP_IGNORE, ARP_ANNOUNCE, REDIRECTS, ACCEPT_RA, AEVENTS, CONNTRACK_MAX, CONNTRACK_HASH, ESP,
-    OPEN_FILES,
+    FORWARDING, RP_FILTER, ARP_IGNORE, ARP_ANNOUNCE, REDIRECTS, ACCEPT_RA, AEVENTS, CT_EVENTS, CONNTRACK_MAX, CONNTRACK_HASH,
+    ESP, OPEN_FILES,
 )  # fmt: skip
 
 SYSCTL_FILE = "/etc/sysctl.d/zz-site-doctor.conf"
@@ -222,5 +228,5 @@ def _kind(name: str) -> Kind:
     last = name.rsplit(".", 1)[-1]
     kinds = {"rp_filter": RP_FILTER, "arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE, "accept_ra": ACCEPT_RA}
     kinds |= {"ip_forward": FORWARDING, "forwarding": FORWARDING}
-    kinds |= {"xfrm_aevent_rseqth": AEVENTS, "xfrm_aevent_etime": AEVENTS}
+    kinds |= {"xfrm_aevent_rseqth": AEVENTS, "xfrm_aevent_etime": AEVENTS, "nf_conntrack_events": CT_EVENTS}
     return kinds.get(last, REDIRECTS)
