@@ -183,6 +183,15 @@ class Sync(_Part):
     """TCP, of who listens."""
 
 
+class Coordinator(_Part):
+    """Who decides across sites, and where the agent finds it."""
+
+    name: str
+    """In its management certificate."""
+    addresses: tuple[str, ...]
+    port: int
+
+
 class Lease(_Part):
     duration_ms: int
     grace_ms: int
@@ -259,6 +268,8 @@ class Document(_Part):
     """None where the site has one gateway and speaks BGP."""
     sync: Sync | None = pydantic.Field(default=None, exclude_if=lambda sync: sync is None)
     """None where tunnels are not mirrored; not written then, so that such a document keeps the hash that it always had."""
+    coordinator: Coordinator | None = pydantic.Field(default=None, exclude_if=lambda coordinator: coordinator is None)
+    """None: the gateway stands alone; not written then."""
     lease: Lease
     agent: Agent
 

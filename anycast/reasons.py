@@ -141,6 +141,10 @@ class Reason(enum.StrEnum):
     ALARM_HOOK_FAILED = "alarm_hook_failed"
     """The operator's alarm command or webhook did not take an alarm."""
 
+    # Between sites.
+    COORDINATOR_AWAY = "coordinator_away"
+    """The coordinator is not heard, or refuses. The gateway goes on as it is; tokens end."""
+
     # The lease and its holders.
     LEASE_LAPSED = "lease_lapsed"
     CLOCK_GAP = "clock_gap"

@@ -12,12 +12,15 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import fleet, pki
+from anycast.cli import coordinator, fleet, pki
+from anycast.cli.coordinator_client import Unreachable
 from anycast.errors import AnycastError, BugError, ConfigError
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 """Also typer's own: a command line or a file that cannot be used; nothing was changed."""
+EXIT_UNREACHABLE = 3
+"""The coordinator does not answer. The fleet goes on without it."""
 EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
@@ -31,6 +34,11 @@ app = typer.Typer(
 app.command("check")(fleet.check)
 app.command("compile")(fleet.compile_)
 app.add_typer(pki.app, name="pki")
+app.command("serve")(coordinator.serve)
+app.command("status")(coordinator.status)
+app.command("watch")(coordinator.watch)
+app.add_typer(coordinator.history_app, name="history")
+app.add_typer(coordinator.access_app, name="access")
 
 
 def _version(wanted: bool) -> None:
@@ -61,10 +69,20 @@ def main() -> None:
         sys.exit(EXIT_ERROR)
     except AnycastError as exc:
         print(f"anycast: {exc}" if not isinstance(exc, ConfigError) else exc, file=sys.stderr)
-        sys.exit(EXIT_USAGE if isinstance(exc, ConfigError) else EXIT_ERROR)
+        sys.exit(_status_of(exc))
     except KeyboardInterrupt:
         print("anycast: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _status_of(exc: AnycastError) -> int:
+    match exc:
+        case ConfigError():
+            return EXIT_USAGE
+        case Unreachable():
+            return EXIT_UNREACHABLE
+        case _:
+            return EXIT_ERROR
 
 
 if __name__ == "__main__":

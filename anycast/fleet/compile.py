@@ -16,6 +16,7 @@ from anycast.document import (
     AlarmHook,
     Bgp,
     Canary,
+    Coordinator,
     Document,
     ExecCheck,
     Interface,
@@ -67,6 +68,13 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
             hold_time_s=_milliseconds(bgp.hold_time) // 1000,
             run_as=bgp.run_as,
             neighbors=neighbors_of(fleet, site, gateway),
+        ),
+        coordinator=None
+        if (coordinator := fleet.coordinator) is None
+        else Coordinator(
+            name=coordinator.name,
+            addresses=tuple(str(coordinator.addresses.of(family)) for family in coordinator.addresses.families),
+            port=coordinator.port,
         ),
         lease=Lease(duration_ms=_milliseconds(lease.duration), grace_ms=_milliseconds(lease.grace)),
         agent=Agent(

@@ -33,6 +33,7 @@ from anycast.fleet.values import (
     Priority,
     Proposal,
     Size,
+    SyncPort,
     Version,
 )
 
@@ -193,6 +194,17 @@ class Site(Section):
     """What differs from `defaults.agent` here, key by key."""
 
 
+class Coordinator(Section):
+    """The machine that decides across sites. Without one each gateway stands alone (standalone)."""
+
+    name: Name
+    """In its management certificate."""
+    addresses: Addresses
+    """Where agents find it, on the management network."""
+    port: SyncPort = 4518
+    """TCP; 1024 to 32767. Default: 4518."""
+
+
 class Fleet(Section):
     """The whole file."""
 
@@ -205,6 +217,8 @@ class Fleet(Section):
     service: Service
     defaults: Defaults = Defaults()
     sites: dict[Name, Site] = pydantic.Field(min_length=1)
+    coordinator: Coordinator | None = None
+    """Who decides across sites. Default: nobody."""
     lab: Lab | None = None
     """The machines around the gateways, which only a lab has."""
 

@@ -138,6 +138,14 @@ def identity_of(certificate: x509.Certificate) -> Identity:
     return parse(found[0].value)
 
 
+def from_der(data: bytes) -> x509.Certificate:
+    """What a peer showed. Raises DecodeError."""
+    try:
+        return x509.load_der_x509_certificate(data)
+    except (ValueError, TypeError) as exc:
+        raise DecodeError("certificate", 0, "it means nothing") from exc
+
+
 def fingerprint(public: ec.EllipticCurvePublicKey) -> bytes:
     """SHA-256 over a public key (its SubjectPublicKeyInfo): what is pinned."""
     digest = hashes.Hash(hashes.SHA256())

@@ -36,7 +36,9 @@ from anycast.events import (
     SessionChanged,
     VrrpStateChanged,
 )
+from anycast.link_wire import Report
 from anycast.model import Evidence, Route
+from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.protection import Protection
 from anycast.policy.verdict import Action, VerdictCore, VerdictReached
 from anycast.reasons import Reason
@@ -66,6 +68,8 @@ from site_agent.checks.silence import NAME as CHARON_ANSWERS
 from site_agent.checks.upstreams import UpstreamsCheck
 from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck, present_addresses
+from site_agent.coordinator_link import CoordinatorLink
+from site_agent.fleet_report import report_of
 from site_agent.handover import hand_over
 from site_agent.ike.charon_process import Charon
 from site_agent.ike.lost_tunnels import LostTunnels
@@ -93,6 +97,7 @@ class Agent:
         """`alarms` is what went wrong before there was an agent to say so."""
         self._document, self._paths, self._early_alarms = document, paths, alarms
         self._alarms: dict[Reason, str] = {}
+        self._link: CoordinatorLink | None = None
         self._instance = secrets.token_hex(8)
         self._log = EventLog(paths.events, max_bytes=document.agent.log_max_bytes, gateway=document.gateway)
         self._metrics = Metrics(self._snapshot_from_thread)
@@ -104,6 +109,7 @@ class Agent:
         self._around_canary = Bulkhead("canary", self._happened)
         self._around_display = Bulkhead("display", self._happened)
         self._around_sync = Bulkhead("sync", self._happened)
+        self._around_link = Bulkhead("coordinator", self._happened)
         self._evidence: asyncio.Queue[Evidence] = asyncio.Queue()
         vips = document.service.vips
         self._lease_s = lease_s = document.lease.duration_ms / 1000
@@ -182,6 +188,14 @@ class Agent:
             happened=self._happened,
         )
         self._sync = None if document.sync is None else SyncSupervisor(document, paths, happened=self._happened)
+        if document.coordinator is not None:
+            self._link = CoordinatorLink(
+                document,
+                instance=self._instance,
+                report=self._report,
+                happened=self._happened,
+                folder=MachineFolder(paths.pki_dir),
+            )
         self._site = SiteVerdict(document, paths, held=self._intent.held, tell=self._intent.verdict, happened=self._happened)
 
     async def run(self) -> None:
@@ -232,6 +246,7 @@ class Agent:
                     group.create_task(self._site.run()),
                     *([group.create_task(self._around_sync.keep(self._sync.run))] if self._sync else []),
                     *([group.create_task(self._around_canary.keep(self._canary.run))] if self._canary else []),
+                    *([group.create_task(self._around_link.keep(self._link.run))] if self._link else []),
                     group.create_task(self._around_hook.keep(self._hook.run)),
                 ]
                 notify("READY=1")
@@ -292,6 +307,8 @@ class Agent:
         self._log.write(event)
         self._around_metrics.call(self._metrics.count, event)
         self._around_hook.call(self._hook.take, event)
+        if self._link is not None:
+            self._link.changed()
 
     def _tell_sync_the_role(self) -> None:
         if self._sync is not None:
@@ -319,12 +336,16 @@ class Agent:
             intent=self._intent,
             site=self._site,
             sync=self._sync,
+            link=self._link,
             hook=self._hook,
             protection=self._protection,
             routes=self._routes(),
             holders=tuple(process for process in (self._charon.process, self._holder.process) if process is not None),
         )
         return snapshot.take(parts, now=boottime(), records_dropped=self._log.dropped)
+
+    def _report(self, number: int) -> Report:
+        return report_of(self._status(), number=number, tunnels=self._child_sas_check.tunnels)
 
     def _snapshot_from_thread(self) -> dict[str, Any]:
         with contextlib.suppress(RuntimeError):

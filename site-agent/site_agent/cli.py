@@ -70,13 +70,19 @@ def run(
     run_dir: RunDir = DEFAULTS.run_dir,
     state_dir: StateDir = DEFAULTS.state_dir,
     etc_dir: Annotated[Path, typer.Option(help="Rendered files of charon and ExaBGP.")] = DEFAULTS.etc_dir,
+    pki_dir: Annotated[Path, typer.Option(help="This machine's management certificate.")] = DEFAULTS.pki_dir,
 ) -> None:
     """Run this gateway's agent. charon and ExaBGP are started, or found running, and outlive it."""
     if fleet is not None and document is not None:
         raise typer.BadParameter("give --fleet or --document, not both")
     from site_agent.service import run_agent  # heavy: pydantic, pyroute2, jinja2
 
-    paths = Paths(run_dir=run_dir.absolute(), state_dir=state_dir.absolute(), etc_dir=etc_dir.absolute())
+    paths = Paths(
+        run_dir=run_dir.absolute(),
+        state_dir=state_dir.absolute(),
+        etc_dir=etc_dir.absolute(),
+        pki_dir=pki_dir.absolute(),
+    )
     run_agent(paths, fleet=fleet, gateway=gateway, document=document, detach=detach)
 
 

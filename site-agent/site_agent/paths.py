@@ -14,6 +14,8 @@ class Paths:
     """The event log and the last good document; survives a boot."""
     etc_dir: Path = Path("/etc/site-agent")
     """Rendered files. Everything in it is ours."""
+    pki_dir: Path = Path("/etc/anycast/pki")
+    """This machine's management certificate and whom it believes (docs/pki.md)."""
 
     @property
     def control_socket(self) -> Path:

@@ -15,6 +15,7 @@ from site_agent.alarms.hook import AlarmHook
 from site_agent.announce.holder import RouteLease
 from site_agent.announce.no_route import NoLease
 from site_agent.checks.runner import CheckRunner
+from site_agent.coordinator_link import CoordinatorLink
 from site_agent.daemon_process import DetachedProcess
 from site_agent.route_intent import RouteIntent
 from site_agent.site_verdict import SiteVerdict
@@ -35,6 +36,7 @@ class Parts:
     intent: RouteIntent
     site: SiteVerdict
     sync: SyncSupervisor | None
+    link: CoordinatorLink | None
     hook: AlarmHook
     protection: Protection
     routes: tuple[Route, ...]
@@ -66,6 +68,7 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
         },
         "vrrp": parts.site.describe(),
         "sync": None if parts.sync is None else parts.sync.describe(),
+        "coordinator": None if parts.link is None else parts.link.describe(),
         **intent,
         "checks": [check_row(name, parts.runner, parts.verdicts.looks.get(name), now) for name in parts.runner.classes],
         "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.alarms.items()] + parts.intent.alarms(),

@@ -102,6 +102,8 @@ class ChildSaCheck:
         self._canary = canary
         self._vips = frozenset(map(str, addresses))
         self._ends = frozenset(map(pack_address, addresses))
+        self.tunnels: int | None = None
+        """Client CHILD_SAs that carry packets, at the last look; None before the first."""
         self._repair = TunnelRepair()
         self._pace = EventPace(rest_per_look=REST_PER_LOOK)
         self._look_now: Callable[[], None] = lambda: None
@@ -209,6 +211,7 @@ class ChildSaCheck:
             child.reqid for child in listed if child.reqid in self._had_policies or present.issuperset(child.policies)
         )
         carrying = of_clients(listed, self._canary)
+        self.tunnels = len(carrying)
         missing = frozenset(child.unique_id for child in carrying if not self._is_there(child, present))
         self._pace.looked(boottime() - began)
         return Seen(carrying, missing, frozenset(orphans))

@@ -19,14 +19,16 @@ import ssl
 from collections.abc import Callable, Coroutine
 
 from anycast.errors import ConfigError, KernelError
+from anycast.pki import tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
+from anycast.pki.tls import Loaded
 from anycast.pki.trust import Accepted, Pin, Refusal, Refused, judge, pinned
 from anycast.reasons import Reason
 from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 from site_agent.sync import identity, wire
-from site_agent.sync.identity import Loaded, PinFile
+from site_agent.sync.identity import PinFile
 from site_agent.sync.session import Session
 from site_agent.sync.versions import Versions
 from site_agent.sync.words import (
@@ -160,7 +162,7 @@ class Channel:
         """Read what has changed, and judge who is connected anew: by other files, or by a later clock."""
         if self._pin is None:
             self._load_pin()
-        now = identity.signature(self._folder)
+        now = tls.signature(self._folder)
         if now != self._signature or self._loaded is None:
             self._signature = now
             before = self._loaded

@@ -30,7 +30,6 @@ from anycast.events import (
     PromotionStepTaken,
     TunnelNotMirrored,
 )
-from anycast.pki import machine_folder
 from anycast.reasons import Reason
 from anycast.runtime import boottime
 from site_agent import priority
@@ -163,7 +162,7 @@ class Supervisor:
             connections=(document.service.name,),
             vici=str(paths.vici_socket),
             fifo=str(FIFO),
-            pki=str(machine_folder.DEFAULT),
+            pki=str(paths.pki_dir),
             pin=str(paths.peer_pin),
             versions=Versions(
                 agent=metadata.version("anycast-vpn"),

@@ -1,0 +1,207 @@
+"""`anycast serve`, and what asks it: `status`, `watch`, `history`, `access` (docs/coordinator.md).
+
+Where to ask is the same for all: `--coordinator`, `--credential` and `--root`, or ANYCAST_COORDINATOR, ANYCAST_CREDENTIAL
+and ANYCAST_ROOT. Without any, the unix socket of a coordinator on this machine, as root. Exit status: 0 done, 1 refused,
+2 the command line or a file cannot be used, 3 the coordinator does not answer.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask, stream
+from anycast.errors import ConfigError, Problem
+
+history_app = typer.Typer(no_args_is_help=False, help="Who did what, when and why, each line hashed over the one before it.")
+access_app = typer.Typer(no_args_is_help=True, help="Credentials of operators and programs: add, list, remove.")
+
+Url = Annotated[
+    str,
+    typer.Option("--coordinator", envvar="ANYCAST_COORDINATOR", metavar="URL", help="unix:PATH, or https://HOST:PORT."),
+]
+Credential = Annotated[
+    Path | None, typer.Option(envvar="ANYCAST_CREDENTIAL", metavar="FILE", help="File with what `access add` printed.")
+]
+Root = Annotated[
+    Path | None, typer.Option(envvar="ANYCAST_ROOT", metavar="FILE", help="root.pem of the management root; for https.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+COLOURS = {"announcing": "green", "dark": "red", "unknown": "yellow"}
+
+
+def serve(
+    pki: Annotated[Path, typer.Option(help="This machine's certificate and whom it believes.")] = Path("/etc/anycast/pki"),
+    state: Annotated[Path, typer.Option(help="What it decided, and its history.")] = Path("/var/lib/anycast"),
+    run: Annotated[Path, typer.Option(help="Its unix socket, for root.")] = Path("/run/anycast"),
+    agents: Annotated[
+        list[str] | None, typer.Option(metavar="ADDRESS[:PORT]", help="Where agents connect to, over TLS with certificates.")
+    ] = None,
+    operators: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS[:PORT]", help="Where operators connect to: plain on loopback, TLS elsewhere."),
+    ] = None,
+) -> None:
+    """Run the coordinator until it is told to stop. Gateways go on as they are while it is away."""
+    import asyncio
+
+    from anycast.coordinator import process
+    from anycast.link_wire import PORT as AGENTS_PORT
+
+    listens = [process.read_listen(each, AGENTS_PORT) for each in agents or ["127.0.0.1"]]
+    if len({each.port for each in listens}) > 1:
+        raise ConfigError([Problem("agents", "one port for all addresses")])
+    plan = process.Plan(
+        pki=pki,
+        state=state,
+        run=run,
+        agents=tuple(each.address for each in listens),
+        agents_port=listens[0].port,
+        operators=tuple(process.read_listen(each, PORT) for each in operators or []),
+    )
+    asyncio.run(process.serve(plan, lambda line: typer.echo(line, err=True)))
+
+
+def status(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
+    """Every site and gateway as the coordinator hears it, and why a site that is dark is dark."""
+    found = ask(Target(url, credential, root), "GET", "/v1/status")
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    Console().print(status_view(found))
+
+
+def watch(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
+    """The same, live, until interrupted; with --json one object a line whenever something changes."""
+    target = Target(url, credential, root)
+    if as_json or not sys.stdout.isatty():
+        for found in stream(target, "/v1/watch"):
+            print(json.dumps(found) if as_json else _one_line(found), flush=True)
+        return
+    from rich.live import Live
+
+    with Live(auto_refresh=False, screen=True) as live:
+        for found in stream(target, "/v1/watch"):
+            live.update(status_view(found), refresh=True)
+
+
+@history_app.callback(invoke_without_command=True)
+def history(
+    context: typer.Context,
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
+    as_json: AsJson = False,
+    after: Annotated[int, typer.Option(min=0, help="Only lines behind this one.")] = 0,
+) -> None:
+    """Who did what, when and why; oldest first."""
+    if context.invoked_subcommand is not None:
+        return
+    target, lines = Target(url, credential, root), list[dict[str, Any]]()
+    while page := ask(target, "GET", f"/v1/history?after={lines[-1]['seq'] if lines else after}")["lines"]:
+        lines += page
+    if as_json:
+        print(json.dumps({"v": 1, "lines": lines}, indent=1))
+        return
+    table = Table("#", "when", "who", "what", "reason", "with", box=None, header_style="bold")
+    for line in lines:
+        body = ", ".join(f"{key} {value}" for key, value in line["body"].items() if value is not None)
+        table.add_row(str(line["seq"]), _when(line["at"]), line["who"], line["action"], line["reason"], Text(body))
+    Console().print(table)
+
+
+@history_app.command("verify")
+def history_verify(url: Url = DEFAULT, credential: Credential = None, root: Root = None) -> None:
+    """Check that no line was changed, taken out or put in since it was written. Exit status 1 where one was."""
+    found = ask(Target(url, credential, root), "GET", "/v1/history?limit=1&verify=1")
+    if (broken := found["first_broken"]) is not None:
+        print(f"history is not whole from line {broken} on", file=sys.stderr)
+        raise typer.Exit(1)
+    print("history is whole")
+
+
+@access_app.command("add")
+def access_add(
+    name: Annotated[str, typer.Argument(help="Whose it is.")],
+    role: Annotated[str, typer.Option(help="viewer, operator or admin.")] = "viewer",
+    sites: Annotated[str | None, typer.Option(help="Sites that it may act on, with commas between; all without.")] = None,
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
+) -> None:
+    """Make a credential and print it, this once: `anycast access add alice --role operator > alice.credential`."""
+    body = {"name": name, "role": role, "sites": None if sites is None else sites.split(",")}
+    print(ask(Target(url, credential, root), "POST", "/v1/access", body)["token"])
+    if sys.stdout.isatty():
+        print("keep it in a file that only its owner reads; it is not shown again", file=sys.stderr)
+
+
+@access_app.command("list")
+def access_list(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
+    """All credentials; their secrets are known to their owners only."""
+    found = ask(Target(url, credential, root), "GET", "/v1/access")
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    table = Table("name", "role", "sites", "made", "by", box=None, header_style="bold")
+    for each in found["credentials"]:
+        sites = "all" if each["sites"] is None else ", ".join(each["sites"]) or "none"
+        table.add_row(each["name"], each["role"], sites, _when(each["made_at"]), each["made_by"])
+    Console().print(table)
+
+
+@access_app.command("remove")
+def access_remove(
+    name: Annotated[str, typer.Argument(help="Whose.")], url: Url = DEFAULT, credential: Credential = None, root: Root = None
+) -> None:
+    """Take a credential back; its next request is refused."""
+    ask(Target(url, credential, root), "DELETE", f"/v1/access/{name}")
+    print(f"{name} may ask nothing any more")
+
+
+def status_view(found: dict[str, Any]) -> RenderableType:
+    """A screen of /v1/status."""
+    sites = found["sites"]
+    counts = {state: sum(site["state"] == state for site in sites) for state in COLOURS}
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no gateway has been heard yet"
+    head = Text.assemble((f"fleet {found['fleet']}", "bold"), f": {summary}")
+    table = Table("site", "state", "gateway", "role", "routes", "tunnels", "heard", "why", box=None, header_style="bold")
+    for site in sites:
+        first = True
+        for gateway in site["gateways"] or [None]:
+            state = Text(site["state"], COLOURS[site["state"]]) if first else Text()
+            table.add_row(site["site"] if first else "", state, *_gateway_cells(gateway), Text(site["why"] if first else ""))
+            first = False
+    alarms = [Text(alarm, "red") for alarm in found["alarms"]]
+    return Group(head, *alarms, table)
+
+
+def _gateway_cells(gateway: dict[str, Any] | None) -> tuple[str, ...]:
+    if gateway is None:
+        return "", "", "", "", "never"
+    heard = f"{gateway['age_s']:.0f} s ago" if gateway["connected"] else f"away, {gateway['age_s']:.0f} s"
+    report = gateway["report"]
+    if report is None:
+        return gateway["gateway"], "", "", "", heard
+    tunnels = "" if report["tunnels"] is None else str(report["tunnels"])
+    role = "" if report["role"] == "none" else report["role"]
+    return gateway["gateway"], role, f"{report['announced']} of {report['routes']}", tunnels, heard
+
+
+def _one_line(found: dict[str, Any]) -> str:
+    sites = ", ".join(f"{s['site']} {s['state']}{' (' + s['why'] + ')' if s['why'] else ''}" for s in found["sites"])
+    return f"{_when(found['at'])} {sites or 'no gateway has been heard yet'}"
+
+
+def _when(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+

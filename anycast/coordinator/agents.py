@@ -1,0 +1,189 @@
+"""The agents' connections: TLS with certificates from both ends, judged before a byte is read, one newest connection each.
+
+A connection that says nothing for three heartbeats is ended; so is one that says what it must not, after a line in the log.
+Nothing that an agent says is believed about another gateway than the one that its certificate names. A renewed certificate
+of the coordinator's own is used from the next handshake on; a revocation ends the connections of whom it names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Callable
+
+from anycast import link_wire
+from anycast.coordinator.fleet_view import FleetView
+from anycast.errors import ConfigError, DecodeError
+from anycast.link_wire import Ack, Hello, Message, Report, Welcome
+from anycast.pki import certificates, tls
+from anycast.pki.machine_folder import MachineFolder
+from anycast.pki.names import Identity, Role
+from anycast.pki.trust import Accepted, Refused, judge
+from anycast.runtime import boottime
+
+HANDSHAKE_LIMIT_S = 5.0
+HELLO_LIMIT_S = 5.0
+SILENT_LIMIT_S = 3 * link_wire.HEARTBEAT_S
+LOOK_EVERY_S = 5.0
+"""At the certificate's files."""
+UNSENT = 256 * 1024
+"""Bytes that may wait for one agent; who reads nothing is left."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(slots=True)
+class _Connection:
+    hello: Hello
+    der: bytes
+    writer: asyncio.StreamWriter
+
+
+class Agents:
+    """Use from the event loop's thread: `start`, then `keep` runs until cancelled; `close` when done."""
+
+    def __init__(
+        self,
+        view: FleetView,
+        folder: MachineFolder,
+        me: Identity,
+        *,
+        instance: str,
+        epoch: int,
+        changed: Callable[[str], None],
+    ) -> None:
+        """`changed` is told the name of a gateway that said something new, came, or went."""
+        self._view, self._folder, self._me = view, folder, me
+        self._instance, self._epoch, self._changed = instance, epoch, changed
+        self._loaded = tls.load(folder, me, link_wire.ALPN)
+        self._signature = tls.signature(folder)
+        self._connections: dict[str, _Connection] = {}
+        self._server: asyncio.Server | None = None
+        self.problem = ""
+        """Why the files of the coordinator's certificate cannot be used, while what was loaded before goes on."""
+        self.refused: Counter[str] = Counter()
+
+    async def start(self, addresses: list[str], port: int) -> None:
+        """Raises OSError."""
+        self._server = await asyncio.start_server(
+            self._on_connection,
+            addresses,
+            port,
+            ssl=self._loaded.called,
+            ssl_handshake_timeout=HANDSHAKE_LIMIT_S,
+            backlog=1024,
+        )
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def send(self, gateway: str, message: Message) -> bool:
+        """Whether it is connected, and reads what it is sent."""
+        connection = self._connections.get(gateway)
+        if connection is None:
+            return False
+        if connection.writer.transport.get_write_buffer_size() > UNSENT:
+            connection.writer.transport.abort()
+            return False
+        connection.writer.write(link_wire.encode(message))
+        return True
+
+    async def keep(self) -> None:
+        """Look at the files again and again."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if (now := tls.signature(self._folder)) != self._signature:
+                self._signature = now
+                self._reload()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for connection in self._connections.values():
+            connection.writer.transport.abort()
+
+    def _reload(self) -> None:
+        try:
+            loaded = tls.load(self._folder, self._me, link_wire.ALPN)
+        except ConfigError as exc:
+            self.problem = str(exc)
+            _log.warning("certificate files cannot be used, what was loaded goes on: %s", exc)
+            return
+        self.problem = ""
+        # The server keeps its context: what was renewed is put into it.
+        self._loaded.called.load_cert_chain(self._folder.identity_file)
+        self._loaded = dataclasses.replace(loaded, called=self._loaded.called)
+        for connection in list(self._connections.values()):
+            if isinstance(self._judge(connection.der), Refused):
+                _log.warning("%s is not believed any more", connection.hello.gateway)
+                connection.writer.transport.abort()
+
+    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._serve(reader, writer)
+        except (DecodeError, OSError, asyncio.IncompleteReadError, TimeoutError, ssl.SSLError) as exc:
+            if isinstance(exc, DecodeError):
+                self.refused["malformed"] += 1
+                _log.warning("%s says what it must not: %s", writer.get_extra_info("peername"), exc)
+        finally:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        judged = self._judge(der)
+        if isinstance(judged, Refused):
+            self.refused[judged.cause] += 1
+            _log.warning("%s is refused: %s: %s", writer.get_extra_info("peername"), judged.cause, judged.detail)
+            return
+        async with asyncio.timeout(HELLO_LIMIT_S):
+            hello = await _read(reader)
+        if not isinstance(hello, Hello):
+            raise DecodeError("hello", 0, "does not come first")
+        if (hello.fleet, hello.gateway) != (self._me.fleet, judged.identity.name):
+            raise DecodeError("hello", 0, f"names {hello.gateway} of {hello.fleet}, its certificate {judged.identity}")
+        welcome = Welcome(
+            protocol=link_wire.protocol_of(hello),
+            instance=self._instance,
+            epoch=self._epoch,
+            heartbeat_s=link_wire.HEARTBEAT_S,
+        )
+        connection = _Connection(hello, der, writer)
+        before, self._connections[hello.gateway] = self._connections.get(hello.gateway), connection
+        if before is not None:
+            before.writer.transport.abort()
+        try:
+            self._view.connected(hello, boottime())
+            self._changed(hello.gateway)
+            writer.write(link_wire.encode(welcome))
+            while True:
+                async with asyncio.timeout(SILENT_LIMIT_S):
+                    message = await _read(reader)
+                if isinstance(message, Report):
+                    if self._view.reported(hello.gateway, message, boottime()):
+                        self._changed(hello.gateway)
+                    self.send(hello.gateway, Ack(number=message.number))
+        finally:
+            if self._connections.get(hello.gateway) is connection:
+                del self._connections[hello.gateway]
+                self._view.disconnected(hello.gateway)
+                self._changed(hello.gateway)
+
+    def _judge(self, der: bytes) -> Accepted | Refused:
+        name = ""
+        with contextlib.suppress(DecodeError):
+            name = certificates.identity_of(certificates.from_der(der)).name
+        expected = Identity(self._me.fleet, Role.GATEWAY, name)
+        return judge(der, self._loaded.own.trust, expected, None, datetime.datetime.now(datetime.UTC))
+
+
+async def _read(reader: asyncio.StreamReader) -> Message | None:
+    """Raises DecodeError, IncompleteReadError."""
+    body = await reader.readexactly(link_wire.length(await reader.readexactly(4)))
+    return link_wire.decode(body)

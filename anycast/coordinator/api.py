@@ -1,0 +1,252 @@
+"""What the coordinator's REST interface says and hears, version 1: the models, and the table of what may be asked by whom.
+
+The table is the one place: `rest.py` serves it, the OpenAPI document is made of it. Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from anycast.coordinator.access import Role
+from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
+from anycast.coordinator.store import Line
+from anycast.link_wire import Report
+from anycast.model import NAME
+
+WHOLE_NAME = f"^(?:{NAME.pattern})$"
+Name = Annotated[str, pydantic.StringConstraints(pattern=WHOLE_NAME)]
+REFUSALS = {
+    "400": "not understood",
+    "401": "no credential that counts",
+    "403": "not for this one",
+    "404": "no such thing",
+    "409": "it has changed meanwhile, or is there already",
+    "413": "too long",
+    "503": "the store fails",
+}
+LONGEST_BODY = 64 * 1024
+"""Bytes of a request."""
+MOST_LINES = 1000
+"""Of history, in one answer."""
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewayStatus(_Model):
+    gateway: str
+    connected: bool
+    fresh: bool
+    """Its newest report is younger than three heartbeats."""
+    age_s: float
+    agent: str
+    report: Report | None
+
+
+class SiteStatus(_Model):
+    site: str
+    state: SiteState
+    why: str
+    tunnels: int | None
+    gateways: tuple[GatewayStatus, ...]
+
+
+class Status(_Model):
+    v: Literal[1] = 1
+    fleet: str
+    coordinator: str
+    """Its instance; another process has another."""
+    epoch: int
+    revision: int
+    """Of the newest decision."""
+    at: float
+    """Unix time."""
+    sites: tuple[SiteStatus, ...]
+    alarms: tuple[str, ...]
+    """What is wrong with the coordinator itself."""
+
+
+class HistoryLine(_Model):
+    seq: int
+    at: float
+    who: str
+    action: str
+    reason: str
+    body: dict[str, Any]
+    hash: str
+
+
+class History(_Model):
+    v: Literal[1] = 1
+    lines: tuple[HistoryLine, ...]
+    first_broken: int | None = None
+    """The first line that was tampered with, where that was asked for."""
+
+
+class NewCredential(_Model):
+    name: Name
+    role: Role
+    sites: tuple[Name, ...] | None = None
+    """None: every site."""
+
+
+class Credential(_Model):
+    name: str
+    role: Role
+    sites: tuple[str, ...] | None
+    made_at: float
+    made_by: str
+
+
+class Credentials(_Model):
+    v: Literal[1] = 1
+    credentials: tuple[Credential, ...]
+
+
+class Secret(_Model):
+    """Told once, and kept by nobody but its owner."""
+
+    v: Literal[1] = 1
+    name: str
+    token: str
+
+
+class Done(_Model):
+    v: Literal[1] = 1
+
+
+class Refusal(_Model):
+    """Every answer that is not what was asked for."""
+
+    v: Literal[1] = 1
+    error: str
+    """One sentence."""
+    problems: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One line of the interface."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    """Parts in braces are names."""
+    name: str
+    """Of the method that answers."""
+    role: Role | None
+    """The least that may ask; None: anybody who is let in at all."""
+    answer: type[_Model] | None
+    """None: a stream of server-sent events, or a document that describes itself."""
+    body: type[_Model] | None = None
+    query: tuple[tuple[str, str], ...] = ()
+    """Name and meaning of each optional whole number."""
+    summary: str
+
+
+ENDPOINTS = (
+    Endpoint(method="GET", path="/v1/openapi.json", name="openapi", role=None, answer=None, summary="This description"),
+    Endpoint(method="GET", path="/v1/status", name="status", role=Role.VIEWER, answer=Status, summary="The fleet as heard"),
+    Endpoint(
+        method="GET", path="/v1/watch", name="watch", role=Role.VIEWER, answer=None,
+        summary="Server-sent events: a `status` at once, and whenever something changes",
+    ),
+    Endpoint(
+        method="GET", path="/v1/history", name="history", role=Role.VIEWER, answer=History,
+        query=(
+            ("after", "lines behind this one"), ("limit", f"at most so many, {MOST_LINES} by default"),
+            ("verify", "1: also check the chain of hashes"),
+        ),
+        summary="Who did what, when and why; oldest first",
+    ),
+    Endpoint(method="GET", path="/v1/access", name="access", role=Role.ADMIN, answer=Credentials, summary="All credentials"),
+    Endpoint(
+        method="POST", path="/v1/access", name="add_access", role=Role.ADMIN, answer=Secret, body=NewCredential,
+        summary="Make a credential; its secret is told this once",
+    ),
+    Endpoint(
+        method="DELETE", path="/v1/access/{name}", name="remove_access", role=Role.ADMIN, answer=Done,
+        summary="Take a credential back, at once",
+    ),
+)  # fmt: skip
+
+
+def site_status(site: SiteView) -> SiteStatus:
+    return SiteStatus(
+        site=site.site,
+        state=site.state,
+        why=site.why,
+        tunnels=site.tunnels,
+        gateways=tuple(_gateway_status(each) for each in site.gateways),
+    )
+
+
+def _gateway_status(view: GatewayView) -> GatewayStatus:
+    return GatewayStatus(
+        gateway=view.gateway,
+        connected=view.connected,
+        fresh=view.fresh,
+        age_s=round(view.age_s, 3),
+        agent=view.agent,
+        report=view.report,
+    )
+
+
+def history_line(line: Line) -> HistoryLine:
+    return HistoryLine(**{**dataclasses.asdict(line), "body": dict(line.body)})
+
+
+def openapi(version: str) -> dict[str, Any]:
+    """OpenAPI 3.1 of the table. `version` is the program's."""
+    answers: list[type[_Model]] = [Refusal, *(each.answer for each in ENDPOINTS if each.answer is not None)]
+    bodies = [each.body for each in ENDPOINTS if each.body is not None]
+    models: list[tuple[type[_Model], Literal["validation", "serialization"]]] = [(model, "validation") for model in bodies]
+    models.extend((model, "serialization") for model in dict.fromkeys(answers))
+    _, schemas = pydantic.json_schema.models_json_schema(models, ref_template="#/components/schemas/{model}")
+    paths: dict[str, Any] = {}
+    for each in ENDPOINTS:
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "anycast coordinator", "version": version},
+        "paths": paths,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"credential": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(each: Endpoint) -> dict[str, Any]:
+    names = [part[1:-1] for part in each.path.split("/") if part.startswith("{")]
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": WHOLE_NAME}}
+        for name in names
+    ]
+    parameters += [
+        {"name": name, "in": "query", "description": meaning, "schema": {"type": "integer", "minimum": 0, "maximum": 2**53}}
+        for name, meaning in each.query
+    ]
+    kind = "text/event-stream" if each.name == "watch" else "application/json"
+    schema = {} if each.answer is None else {"schema": {"$ref": f"#/components/schemas/{each.answer.__name__}"}}
+    refused = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}}
+    operation: dict[str, Any] = {
+        "operationId": each.name,
+        "summary": each.summary,
+        "responses": {
+            "200": {"description": "done", "content": {kind: schema}},
+            **{code: {"description": text, **refused} for code, text in REFUSALS.items()},
+        },
+    }
+    if parameters:
+        operation["parameters"] = parameters
+    if each.role is not None:
+        operation["security"] = [{"credential": []}]
+        operation["description"] = f"At least: {each.role}."
+    if each.body is not None:
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{each.body.__name__}"}}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation

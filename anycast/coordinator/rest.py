@@ -1,0 +1,172 @@
+"""The operators' side: the table of `api.py` served by aiohttp, on a unix socket for root and on TCP for credentials.
+
+Who asks is known before anything else is looked at. The socket's own file lets in root and the coordinator's user, and both
+are admin there: that is how the first credential is made. Whatever is wrong with a request ends in one sentence and leaves
+the store as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pydantic
+from aiohttp import web
+
+from anycast.coordinator import access, api
+from anycast.coordinator.access import Caller, Role
+from anycast.coordinator.api import ENDPOINTS, Endpoint
+from anycast.coordinator.service import Missing, Service, Taken
+from anycast.coordinator.store import Conflict, Fenced
+from anycast.errors import AnycastError, ConfigError, DecodeError, PeerError
+from anycast.model import NAME
+
+REFUSED_PAUSE_S = 0.5
+"""Before somebody whose credential means nothing hears so."""
+REPEAT_S = 15.0
+"""A stream says at least that it lives, so that its other end notices when it does not."""
+
+_log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """Ends a request with one sentence."""
+
+    def __init__(self, status: int, error: str, problems: tuple[str, ...] = ()) -> None:
+        self.status, self.error, self.problems = status, error, problems
+        super().__init__(error)
+
+
+class Rest:
+    """One application for both kinds of listener."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.app = web.Application(client_max_size=api.LONGEST_BODY, middlewares=[_one_sentence])
+        for each in ENDPOINTS:
+            self.app.router.add_route(each.method, each.path, self._handler(each))
+
+    def _handler(self, endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        answer = getattr(self, f"_{endpoint.name}")
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            who = await self._caller(request)
+            if endpoint.role is not None and not who.may(endpoint.role):
+                raise Refused(403, f"{who.name} is {who.role}, and this is for {endpoint.role}")
+            for name in request.match_info.values():
+                if not NAME.fullmatch(name):
+                    raise Refused(400, f"{name[:63]!r} is no name")
+            arguments = {"body": await _body(request, endpoint.body)} if endpoint.body is not None else {}
+            made = await answer(request, who, **arguments)
+            return made if isinstance(made, web.StreamResponse) else web.json_response(text=made.model_dump_json())
+
+        return handle
+
+    async def _caller(self, request: web.Request) -> Caller:
+        transport = request.transport
+        assert transport is not None
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family == socket.AF_UNIX:
+            uid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+            if uid in (0, os.geteuid()):
+                return Caller("root" if uid == 0 else f"uid-{uid}", Role.ADMIN)
+            raise Refused(403, "this socket is root's")
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        who = None
+        if scheme.lower() == "bearer":
+            with contextlib.suppress(DecodeError):
+                who = await self._service.caller(*access.read_token(given.strip()))
+        if who is None:
+            await asyncio.sleep(REFUSED_PAUSE_S)
+            raise Refused(401, "a credential is needed: `anycast access add` makes one where the coordinator runs")
+        return who
+
+    async def _openapi(self, request: web.Request, who: Caller) -> web.StreamResponse:
+        return web.json_response(api.openapi(self._service.version))
+
+    async def _status(self, request: web.Request, who: Caller) -> api.Status:
+        return self._service.status()
+
+    async def _watch(self, request: web.Request, who: Caller) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionResetError):
+            async for status in self._service.watch(REPEAT_S):
+                await response.write(b"event: status\ndata: " + status.model_dump_json().encode() + b"\n\n")
+        return response
+
+    async def _history(self, request: web.Request, who: Caller) -> api.History:
+        asked = {name: _number(request, name) for name in ("after", "limit", "verify")}
+        limit = min(asked["limit"] or api.MOST_LINES, api.MOST_LINES)
+        lines, broken = await self._service.history(asked["after"], limit, verify=bool(asked["verify"]))
+        return api.History(lines=tuple(api.history_line(line) for line in lines), first_broken=broken)
+
+    async def _access(self, request: web.Request, who: Caller) -> api.Credentials:
+        return await self._service.credentials()
+
+    async def _add_access(self, request: web.Request, who: Caller, body: api.NewCredential) -> api.Secret:
+        return await self._service.add_credential(who, body)
+
+    async def _remove_access(self, request: web.Request, who: Caller) -> api.Done:
+        await self._service.remove_credential(who, request.match_info["name"])
+        return api.Done()
+
+
+async def _body(request: web.Request, model: type[pydantic.BaseModel]) -> pydantic.BaseModel:
+    text = await request.read()
+    try:
+        json.loads(text)  # pydantic's own words for bad JSON give an offset and no more
+        return model.model_validate_json(text)
+    except (ValueError, RecursionError) as exc:
+        if not isinstance(exc, pydantic.ValidationError):
+            raise Refused(400, "the request is not JSON") from exc
+        problems = tuple(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in exc.errors())
+        raise Refused(400, "the request cannot be used", problems) from exc
+
+
+def _number(request: web.Request, name: str) -> int:
+    text = request.query.get(name, "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise Refused(400, f"{name} is no whole number")
+    return int(text)
+
+
+@web.middleware
+async def _one_sentence(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refused as exc:
+        return _refusal(exc.status, exc.error, exc.problems)
+    except web.HTTPException as exc:
+        if exc.status < 400:
+            raise
+        return _refusal(exc.status, f"{request.method} {request.path}: {(exc.reason or 'refused').lower()}")
+    except Missing as exc:
+        return _refusal(404, str(exc))
+    except (Conflict, Fenced, Taken) as exc:
+        return _refusal(409, str(exc))
+    except (PeerError, ConfigError) as exc:
+        _log.error("%s %s: %s", request.method, request.path, exc)
+        return _refusal(503, str(exc))
+    except AnycastError as exc:
+        return _refusal(400, str(exc))
+
+
+def _refusal(status: int, error: str, problems: tuple[str, ...] = ()) -> web.Response:
+    return web.json_response(text=api.Refusal(error=error, problems=problems).model_dump_json(), status=status)
+
+
+async def listen_on_socket(app: web.AppRunner, path: Path) -> None:
+    """Root's way in. Raises OSError."""
+    path.unlink(missing_ok=True)
+    await web.UnixSite(app, path).start()
+    path.chmod(0o600)

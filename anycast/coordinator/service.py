@@ -1,0 +1,168 @@
+"""The coordinator's parts put together: store, what the agents say, and what operators ask.
+
+    agents ──▶ Agents ──▶ FleetView ◀── Service ◀── Rest ◀── operators
+                                          │
+                                          ▼
+                                        Store (a thread of its own: a disk that hangs keeps nobody waiting who only looks)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+from anycast.coordinator import access, api
+from anycast.coordinator.access import Caller
+from anycast.coordinator.agents import Agents
+from anycast.coordinator.fleet_view import FleetView
+from anycast.coordinator.store import Body, Deed, Key, Line, Store
+from anycast.errors import AnycastError, PeerError
+from anycast.pki.machine_folder import MachineFolder
+from anycast.pki.names import Identity
+from anycast.runtime import boottime
+
+DISK_LIMIT_S = 5.0
+WATCH_PACE_S = 0.2
+"""Between two words to one that watches: a fleet that starts changes a hundred times a second."""
+_T = TypeVar("_T")
+
+
+class Taken(AnycastError):
+    """There is one of that name already."""
+
+
+class Missing(AnycastError):
+    """There is nothing of that name."""
+
+
+class Service:
+    """Use from the event loop's thread: `start`, then `run` until cancelled; `close` when done."""
+
+    def __init__(self, me: Identity, folder: MachineFolder, store_path: Path) -> None:
+        self.version = metadata.version("anycast-vpn")
+        self._me, self._folder, self._store_path = me, folder, store_path
+        self._instance = secrets.token_hex(8)
+        self._view = FleetView()
+        self._disk = concurrent.futures.ThreadPoolExecutor(1, "store")
+        self._news = asyncio.Event()
+        self._revision = 0
+
+    async def start(self, addresses: list[str], port: int) -> None:
+        """Open the store, take the lead, and listen for agents. Raises ConfigError, PeerError, OSError."""
+        self._store = await self._in_store(lambda: Store(self._store_path, self._me.fleet))
+        self._fence = await self._in_store(self._store.lead)
+        self._revision = await self._in_store(lambda: self._store.revision)
+        self._agents = Agents(
+            self._view, self._folder, self._me, instance=self._instance, epoch=self._fence.epoch, changed=self._changed
+        )
+        await self._agents.start(addresses, port)
+
+    @property
+    def agents_port(self) -> int:
+        return self._agents.port
+
+    async def run(self) -> None:
+        await self._agents.keep()
+
+    async def close(self) -> None:
+        self._agents.close()
+        with contextlib.suppress(PeerError):
+            await self._in_store(self._store.close)
+        self._disk.shutdown(wait=False)
+
+    def status(self) -> api.Status:
+        return api.Status(
+            fleet=self._me.fleet,
+            coordinator=self._instance,
+            epoch=self._fence.epoch,
+            revision=self._revision,
+            at=time.time(),
+            sites=tuple(api.site_status(site) for site in self._view.sites(boottime())),
+            alarms=(self._agents.problem,) if self._agents.problem else (),
+        )
+
+    async def watch(self, repeat_s: float) -> AsyncIterator[api.Status]:
+        """The status now, whenever something changes, and at least every `repeat_s`."""
+        while True:
+            news = self._news
+            yield self.status()
+            await asyncio.sleep(WATCH_PACE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(repeat_s):
+                    await news.wait()
+
+    async def history(self, after: int, limit: int, *, verify: bool) -> tuple[list[Line], int | None]:
+        """Lines behind `after`, and with `verify` the first one that was tampered with."""
+
+        def read() -> tuple[list[Line], int | None]:
+            return self._store.history(after=after, limit=limit), self._store.first_broken() if verify else None
+
+        return await self._in_store(read)
+
+    async def caller(self, name: str, secret: bytes) -> Caller | None:
+        """Whose credential that is; None: nobody's."""
+        kept = (await self._in_store(lambda: self._store.read(access.KIND))).get(name)
+        return access.caller(name, secret, None if kept is None else kept.body)
+
+    async def credentials(self) -> api.Credentials:
+        kept = await self._in_store(lambda: self._store.read(access.KIND))
+        found = [(name, entry.body) for name, entry in sorted(kept.items()) if entry.body is not None]
+        fields = ("role", "sites", "made_at", "made_by")
+        return api.Credentials(
+            credentials=tuple(api.Credential(name=name, **{key: body[key] for key in fields}) for name, body in found)
+        )
+
+    async def add_credential(self, who: Caller, wanted: api.NewCredential) -> api.Secret:
+        """Raises Taken where there is one of that name."""
+        if wanted.name in await self._in_store(lambda: self._store.read(access.KIND)):
+            raise Taken(f"there is a credential {wanted.name} already; remove it first")
+        secret = secrets.token_bytes(32)
+        sites = None if wanted.sites is None else frozenset(wanted.sites)
+        body = access.record(secret, wanted.role, sites, time.time(), who.name)
+        await self._decide(
+            expected={(access.KIND, wanted.name): 0},
+            writes={(access.KIND, wanted.name): body},
+            deed=self._deed(who, "access.add", name=wanted.name, role=wanted.role.value, sites=body["sites"]),
+        )
+        return api.Secret(name=wanted.name, token=access.token(wanted.name, secret))
+
+    async def remove_credential(self, who: Caller, name: str) -> None:
+        """Raises Missing where there is none."""
+        kept = (await self._in_store(lambda: self._store.read(access.KIND))).get(name)
+        if kept is None:
+            raise Missing(f"there is no credential {name}")
+        await self._decide(
+            expected={(access.KIND, name): kept.revision},
+            writes={(access.KIND, name): None},
+            deed=self._deed(who, "access.remove", name=name),
+        )
+
+    async def _decide(self, *, expected: dict[Key, int], writes: dict[Key, Body | None], deed: Deed) -> None:
+        self._revision = await self._in_store(
+            lambda: self._store.transact(self._fence, expected=expected, writes=writes, deeds=(deed,))
+        )
+        self._changed("")
+
+    def _deed(self, who: Caller, action: str, reason: str = "", **body: object) -> Deed:
+        return Deed(at=time.time(), who=who.name, action=action, reason=reason, body=body)
+
+    def _changed(self, gateway: str) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def _in_store(self, work: Callable[[], _T]) -> _T:
+        """Raises PeerError where the disk does not answer; what it was asked for may happen all the same."""
+        future = asyncio.get_running_loop().run_in_executor(self._disk, work)
+        try:
+            async with asyncio.timeout(DISK_LIMIT_S):
+                return await asyncio.shield(future)
+        except TimeoutError as exc:
+            future.add_done_callback(lambda done: done.exception())
+            raise PeerError(str(self._store_path), f"the disk has not answered for {DISK_LIMIT_S:.0f} s") from exc

@@ -1,0 +1,161 @@
+"""What crosses between a gateway's agent and the coordinator, over TLS on the management network: one JSON object a frame,
+behind its length (4 bytes, big endian). Version 1. Pure.
+
+    agent ──▶ coordinator    hello    once, first: who it is and what it speaks
+                             report   at each heartbeat, and at once when something changed
+    coordinator ──▶ agent    welcome  once, first: the protocol that is spoken, and the heartbeat
+                             ack      the last report that was worked off
+
+Who the other end is, is said by its certificate alone; what a hello claims must agree with it. Unknown optional fields are
+ignored, unknown kinds too; unknown names in `requires` are refused, so N and N-1 work together. Nothing here is a command.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from anycast.errors import BugError, DecodeError
+
+ALPN = "anycast-link"
+PORT = 4518
+"""TCP, the coordinator's, on the management network. Nobody's by registration."""
+NEWEST = 1
+OLDEST = 1
+"""Protocols that this version speaks. At the next one: 2 and 1."""
+LONGEST_FRAME = 256 * 1024
+"""Bytes of JSON."""
+HEARTBEAT_S = 2.0
+FRESH_S = 3 * HEARTBEAT_S
+"""What was heard longer ago is not known any more: two reports may be lost."""
+KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
+
+_LENGTH = struct.Struct(">I")
+Word = Annotated[str, pydantic.StringConstraints(max_length=128)]
+Words = Annotated[str, pydantic.StringConstraints(max_length=512)]
+
+
+class _Message(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
+
+
+class Hello(_Message):
+    kind: Literal["hello"] = "hello"
+    protocols: Annotated[tuple[int, ...], pydantic.Field(max_length=16)]
+    requires: Annotated[tuple[Word, ...], pydantic.Field(max_length=16)] = ()
+    fleet: Word
+    site: Word
+    gateway: Word
+    agent: Word
+    """Version of ours, for people."""
+    instance: Word
+    """Of the agent's process: another one has another."""
+    boot: Word
+    """/proc/sys/kernel/random/boot_id."""
+
+
+class Welcome(_Message):
+    kind: Literal["welcome"] = "welcome"
+    protocol: int
+    instance: Word
+    """Of the coordinator's process."""
+    epoch: int
+    """Of the leadership that it decides under (`coordinator/store.py`); it grows."""
+    heartbeat_s: Annotated[float, pydantic.Field(gt=0, le=60)]
+
+
+class CauseTold(_Message):
+    reason: Word
+    check: Word = ""
+    detail: Words = ""
+
+
+class HoldTold(_Message):
+    kind: Literal["withdraw", "announce"]
+    reason: Words
+    left_s: float
+
+
+class Report(_Message):
+    """What a gateway is and does now; the whole of it each time, so that a lost one costs nothing."""
+
+    kind: Literal["report"] = "report"
+    number: Annotated[int, pydantic.Field(ge=0)]
+    """Grows with each of one connection."""
+    document: Word
+    """Hash of the document that it runs by."""
+    generation: Annotated[int, pydantic.Field(ge=0)]
+    """0: standalone."""
+    serving: bool
+    """The site's verdict as this gateway reaches it."""
+    announced: Annotated[int, pydantic.Field(ge=0)]
+    """Routes that the upstreams were given and that stand."""
+    routes: Annotated[int, pydantic.Field(ge=0)]
+    """Routes that it would announce while serving."""
+    causes: Annotated[tuple[CauseTold, ...], pydantic.Field(max_length=16)] = ()
+    """Why it does not announce."""
+    role: Literal["active", "backup", "none"]
+    """In the site's virtual router; `none` where there is none."""
+    hold: HoldTold | None = None
+    tunnels: Annotated[int, pydantic.Field(ge=0)] | None = None
+    """Established IKE_SAs of clients; None where that is not known."""
+    shared: Annotated[dict[Word, Word], pydantic.Field(max_length=64)] = pydantic.Field(default_factory=dict)
+    """Status of each check of class `shared`, by its name: passing, failing, unknown."""
+    alarms: Annotated[dict[Word, Words], pydantic.Field(max_length=64)] = pydantic.Field(default_factory=dict)
+    """Detail by reason."""
+
+
+class Ack(_Message):
+    kind: Literal["ack"] = "ack"
+    number: int
+
+
+Message = Hello | Welcome | Report | Ack
+_KINDS: dict[str, type[Message]] = {"hello": Hello, "welcome": Welcome, "report": Report, "ack": Ack}
+
+
+def encode(message: Message) -> bytes:
+    """The whole frame. What the models allow fits: 80 texts of 2 KiB are the most of it."""
+    body = message.model_dump_json().encode()
+    if len(body) > LONGEST_FRAME:
+        raise BugError(f"a frame of {len(body)} bytes")
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode(body: bytes) -> Message | None:
+    """A frame without its length. None where this version does not know the kind. Raises DecodeError."""
+    try:
+        raw: Any = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise DecodeError("frame", 0, "not JSON") from exc
+    if not isinstance(raw, dict) or not isinstance(kind := raw.get("kind"), str):
+        raise DecodeError("frame", 0, "not an object with a kind")
+    model = _KINDS.get(kind)
+    if model is None:
+        return None
+    try:
+        return model.model_validate(raw)
+    except pydantic.ValidationError as exc:
+        first = exc.errors()[0]
+        raise DecodeError(".".join(map(str, first["loc"])) or kind, 0, first["msg"]) from exc
+
+
+def length(head: bytes) -> int:
+    """How many bytes follow these four. Raises DecodeError where no frame is so long."""
+    (found,) = _LENGTH.unpack(head)
+    if not 2 <= found <= LONGEST_FRAME:
+        raise DecodeError("length", 0, f"{found} bytes")
+    return int(found)
+
+
+def protocol_of(hello: Hello) -> int:
+    """The newest protocol that both speak. Raises DecodeError where there is none, or what is required is not known."""
+    if unknown := sorted(set(hello.requires) - KNOWN_REQUIREMENTS):
+        raise DecodeError("requires", 0, f"{', '.join(unknown)} is unknown to this version")
+    common = [each for each in hello.protocols if OLDEST <= each <= NEWEST]
+    if not common:
+        raise DecodeError("protocols", 0, f"speaks {list(hello.protocols)}, and this version {OLDEST} to {NEWEST}")
+    return max(common)

@@ -1,0 +1,55 @@
+"""A whole gateway under a coordinator: what it reports is what its route does, and neither's end is the other's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+from tests.support.coordinator import Coordinator
+from tests.support.gateway import Gateway
+from tests.support.namespace import in_namespace
+from tests.support.upstream import until
+
+pytestmark = pytest.mark.root
+
+
+@in_namespace
+def test_the_coordinator_sees_the_route_and_its_death_moves_nothing() -> None:
+    gateway = Gateway(recovery_ms=0)
+    base = gateway.base / "coordinator"
+    base.mkdir()
+    coordinator = Coordinator(base)
+    coordinator.start()
+    coordinator.gateway("fra-gw1")
+    made = coordinator.known_to(gateway.document)
+    (gateway.base / "document.json").write_bytes(made.canonical())
+    gateway.start("--pki-dir", str(coordinator.base / "pki-fra-gw1"))
+    gateway.announced()
+    coordinator.becomes("fra", "announcing")
+    [seen] = coordinator.site("fra")["gateways"]
+    assert seen["report"]["document"] == made.hash
+    assert (seen["report"]["announced"], seen["report"]["routes"]) == (2, 2)
+    assert (seen["report"]["role"], seen["report"]["tunnels"]) == ("none", 0)
+
+    assert gateway.ask("hold", "withdraw", "--for", "1h", "--reason", "fibre works").returncode == 0
+    coordinator.becomes("fra", "dark")
+    assert coordinator.site("fra")["why"] == "hold withdraw: fibre works"
+    assert gateway.ask("hold", "end").returncode == 0
+    coordinator.becomes("fra", "announcing")
+
+    withdrawals = len(gateway.events("PrefixWithdrawn"))
+    coordinator.stop(signal.SIGKILL)
+    status = lambda: json.loads(gateway.ask("status", "--json").stdout)["coordinator"]  # noqa: E731
+    until(lambda: not status()["connected"], "the agent knows", within_s=15)
+    until(lambda: gateway.events("AlarmRaised")[-1:] and gateway.events("AlarmRaised")[-1]["reason"] == "coordinator_away",
+          "the alarm", within_s=30)  # fmt: skip
+    assert len(gateway.events("PrefixWithdrawn")) == withdrawals
+    gateway.announced()
+
+    coordinator.start()
+    coordinator.becomes("fra", "announcing", within_s=60)
+    os.kill(gateway.pid("charon"), signal.SIGKILL)
+    until(lambda: len(gateway.events("PrefixWithdrawn")) > withdrawals, "a fact still withdraws", within_s=10)

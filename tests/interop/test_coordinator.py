@@ -1,0 +1,340 @@
+"""The coordinator as an operator meets it: its process, its command line, agents' ends of the link over real TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import http.client
+import json
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anycast import link_wire
+from anycast.events import AlarmCleared, AlarmRaised, Event
+from anycast.link_wire import Hello, Report, Welcome
+from anycast.pki import tls
+from anycast.pki.machine_folder import MachineFolder
+from anycast.pki.names import Identity, Role
+from anycast.reasons import Reason
+from site_agent import coordinator_link
+from site_agent.coordinator_link import CoordinatorLink
+from tests.support.coordinator import NAME, Coordinator, kill
+from tests.support.documents import document
+from tests.support.sync_pair import FLEET, Root
+
+SERVING = Report(number=1, document="d", generation=0, serving=True, announced=2, routes=2, role="none", tunnels=3)
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
+    made = Coordinator(tmp_path, "--operators", "127.0.0.1:0")
+    made.start()
+    yield made
+    kill(made.process)
+
+
+class Agent:
+    """An agent's end of the link; what it reports is `says`."""
+
+    def __init__(self, coordinator: Coordinator, name: str, folder: MachineFolder | None = None) -> None:
+        self.says, self.events = SERVING, list[Event]()
+        self.link = CoordinatorLink(
+            coordinator.known_to(document(name)), instance="i", report=self._report, happened=self.events.append,
+            folder=folder or coordinator.gateway(name),
+        )  # fmt: skip
+
+    def _report(self, number: int) -> Report:
+        return self.says.model_copy(update={"number": number})
+
+    def now_says(self, **changes: Any) -> None:
+        self.says = self.says.model_copy(update=changes)
+        self.link.changed()
+
+
+@contextlib.asynccontextmanager
+async def running(*agents: Agent) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(agent.link.run()) for agent in agents]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def becomes(coordinator: Coordinator, site: str, state: str, *, within_s: float = 15) -> None:
+    await asyncio.to_thread(coordinator.becomes, site, state, within_s=within_s)
+
+
+async def until(condition: Any, what: str, *, within_s: float = 15) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def test_status_shows_what_gateways_say_and_goes_on_over_restarts(coordinator: Coordinator) -> None:
+    async def test() -> None:
+        fra, sin = Agent(coordinator, "fra-gw1"), Agent(coordinator, "sin-gw1")
+        async with running(fra, sin):
+            await becomes(coordinator, "fra", "announcing")
+            await becomes(coordinator, "sin", "announcing")
+            cause = link_wire.CauseTold(reason="charon_exited", check="charon", detail="pid 7")
+            sin.now_says(serving=False, announced=0, causes=(cause,))
+            await becomes(coordinator, "sin", "dark")
+            shown = await asyncio.to_thread(coordinator.run, "status")
+            assert "1 announcing, 1 dark" in shown.stdout
+            assert "charon_exited: pid 7" in shown.stdout
+            before = (await asyncio.to_thread(coordinator.ask, "status"))["epoch"]
+
+            assert await asyncio.to_thread(coordinator.stop, signal.SIGKILL) == -signal.SIGKILL
+            gone = await asyncio.to_thread(coordinator.run, "status")
+            assert (gone.returncode, gone.stdout) == (3, "")
+            assert "Gateways go on without it" in gone.stderr
+            await until(lambda: not fra.link.describe()["connected"], "the agent knows")
+            await asyncio.to_thread(coordinator.start)
+            await becomes(coordinator, "fra", "announcing")
+            await becomes(coordinator, "sin", "dark")
+            assert (await asyncio.to_thread(coordinator.ask, "status"))["epoch"] == before + 1, "a leadership of its own"
+        await until_gone(coordinator, "fra-gw1")
+
+    asyncio.run(test())
+
+
+async def until_gone(coordinator: Coordinator, gateway: str) -> None:
+    def gone() -> bool:
+        gateways = [g for s in coordinator.ask("status")["sites"] for g in s["gateways"]]
+        return [g["connected"] for g in gateways if g["gateway"] == gateway] == [False]
+
+    async with asyncio.timeout(15):
+        while not await asyncio.to_thread(gone):
+            await asyncio.sleep(0.05)
+
+
+def test_an_agent_whose_coordinator_is_away_says_so_late_and_takes_it_back_at_once(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_link, "TOLD_AFTER_S", 1.0)
+    monkeypatch.setattr(coordinator_link, "LONGEST_WAIT_S", 1.0)
+
+    async def test() -> None:
+        agent = Agent(coordinator, "fra-gw1")
+        coordinator.stop()
+        async with running(agent):
+            await until(lambda: agent.events, "the alarm")
+            [alarm] = agent.events
+            assert isinstance(alarm, AlarmRaised) and alarm.reason is Reason.COORDINATOR_AWAY
+            assert "connection refused" in alarm.detail
+            coordinator.start()
+            await until(lambda: len(agent.events) == 2, "its end")
+            assert agent.events[1] == AlarmCleared(reason=Reason.COORDINATOR_AWAY)
+
+    asyncio.run(test())
+
+
+@dataclasses.dataclass(frozen=True)
+class Stranger:
+    """Somebody who connects with a certificate and says something."""
+
+    folder: MachineFolder
+    me: Identity
+    says: bytes
+
+    async def heard(self, port: int) -> bytes:
+        """What the coordinator answers before it ends the connection."""
+        context = tls.load(self.folder, self.me, link_wire.ALPN).calling
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=NAME)
+            writer.write(self.says)
+            async with asyncio.timeout(10):
+                answer = await reader.read()
+            writer.transport.abort()
+        except (OSError, ssl.SSLError):
+            return b""
+        return answer
+
+
+def hello(gateway: str = "fra-gw1", *, fleet: str = FLEET, site: str = "fra") -> bytes:
+    return link_wire.encode(
+        Hello(protocols=(1,), fleet=fleet, site=site, gateway=gateway, agent="1", instance="x", boot="b")
+    )
+
+
+def test_who_is_not_a_gateway_of_this_fleet_changes_nothing(coordinator: Coordinator, tmp_path: Path) -> None:
+    """Wrong root, role, name, and words that mean nothing: none is answered, and the gateway that is there stays."""
+    foreign = Root(tmp_path / "foreign").equip(tmp_path / "foreign-pki", "fra-gw1")
+    root = coordinator.root
+    other = root.equip(tmp_path / "other", "sin-gw1")
+    role = root.equip(tmp_path / "role", "impostor", role=Role.COORDINATOR)
+    gateway = Identity(FLEET, Role.GATEWAY, "fra-gw1")
+    sin = Identity(FLEET, Role.GATEWAY, "sin-gw1")
+    fine = coordinator.gateway("fra-gw1")
+    strangers = {
+        "another root": Stranger(foreign, gateway, hello()),
+        "another role": Stranger(role, Identity(FLEET, Role.COORDINATOR, "impostor"), hello("impostor")),
+        "another gateway's name": Stranger(other, sin, hello("fra-gw1")),
+        "another fleet's name": Stranger(other, sin, hello("sin-gw1", fleet="other")),
+        "a report first": Stranger(other, sin, link_wire.encode(SERVING)),
+        "no JSON": Stranger(other, sin, b"\x00\x00\x00\x04{x}}"),
+        "a frame of 4 GiB": Stranger(other, sin, b"\xff\xff\xff\xff"),
+        "no protocol in common": Stranger(other, sin, hello("sin-gw1").replace(b"[1]", b"[9]")),
+    }
+
+    async def test() -> None:
+        agent = Agent(coordinator, "fra-gw1", fine)
+        async with running(agent):
+            await becomes(coordinator, "fra", "announcing")
+            for who, stranger in strangers.items():
+                assert await stranger.heard(coordinator.port) == b"", who
+            status = await asyncio.to_thread(coordinator.ask, "status")
+            assert [site["site"] for site in status["sites"]] == ["fra"]
+            assert agent.link.describe()["connected"]
+
+            # The same words from whom the certificate names are taken, and the newest connection counts.
+            second = Stranger(fine, gateway, hello() + link_wire.encode(SERVING.model_copy(update={"announced": 0})))
+            reading = asyncio.create_task(second.heard(coordinator.port))
+            answer = await reading
+            welcome = link_wire.decode(answer[4 : 4 + link_wire.length(answer[:4])])
+            assert isinstance(welcome, Welcome)
+
+    asyncio.run(test())
+
+
+def test_a_revoked_gateway_is_let_go_and_not_let_in_again(coordinator: Coordinator) -> None:
+    async def test() -> None:
+        agent = Agent(coordinator, "fra-gw1")
+        async with running(agent):
+            await becomes(coordinator, "fra", "announcing")
+            coordinator.root.revoke("fra-gw1", tell=MachineFolder(coordinator.base / "pki"))
+            await until(lambda: not agent.link.describe()["connected"], "let go")
+            await asyncio.sleep(1.5)
+            assert not agent.link.describe()["connected"]
+
+    asyncio.run(test())
+
+
+def test_credentials_have_roles_and_the_store_does_not_know_their_secrets(coordinator: Coordinator) -> None:
+    port = operators_port(coordinator)
+    made = coordinator.run("access", "add", "alice", "--role", "viewer")
+    secret = coordinator.base / "alice"
+    secret.write_text(made.stdout)
+    secret.chmod(0o600)
+    web = {"ANYCAST_COORDINATOR": f"http://127.0.0.1:{port}", "ANYCAST_CREDENTIAL": str(secret)}
+    assert coordinator.run("status", **web).returncode == 0
+    refused = coordinator.run("access", "list", **web)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "alice is viewer, and this is for admin" in refused.stderr
+    again = coordinator.run("access", "add", "alice")
+    assert (again.returncode, "already" in again.stderr) == (1, True)
+    assert coordinator.run("access", "add", "bob", "--role", "emperor").returncode == 1
+    files = b"".join(path.read_bytes() for path in (coordinator.base / "state").iterdir())
+    assert made.stdout.strip().rpartition("_")[2].encode() not in files
+    assert b"alice" in files
+
+    secret.chmod(0o644)
+    assert "others than its owner may read it" in coordinator.run("status", **web).stderr
+    secret.chmod(0o600)
+    assert coordinator.run("access", "remove", "alice").returncode == 0
+    gone = coordinator.run("status", **web)
+    assert (gone.returncode, "a credential is needed" in gone.stderr) == (1, True)
+    acts = [line["action"] for line in coordinator.ask("history")["lines"]]
+    assert acts == ["access.add", "access.remove"]
+    assert coordinator.run("history", "verify").stdout == "history is whole\n"
+
+
+def operators_port(coordinator: Coordinator) -> int:
+    """The kernel chose it: the one that speaks HTTP without TLS."""
+    assert coordinator.process is not None
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        port = int(fields[1].split(":")[1], 16)
+        if fields[3] == "0A" and fields[1].startswith("0100007F:") and port != coordinator.port:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as s:
+                s.sendall(b"GET /v1/openapi.json HTTP/1.0\r\n\r\n")
+                s.settimeout(3)
+                if b"HTTP/1" in s.recv(64):
+                    return port
+    raise AssertionError("nobody answers operators")
+
+
+BAD: dict[str, tuple[str, str, bytes]] = {
+    "truncated": ("POST", "/v1/access", b'{"name": "x"'),
+    "another type": ("POST", "/v1/access", b'{"name": ["x"], "role": 7}'),
+    "an unknown key": ("POST", "/v1/access", b'{"name": "x", "role": "viewer", "colour": "blue"}'),
+    "a list": ("POST", "/v1/access", b"[]"),
+    "deep": ("POST", "/v1/access", b"[" * 60_000),
+    "unicode that is none": ("POST", "/v1/access", b'{"name": "\xff\xfe", "role": "viewer"}'),
+    "a lone surrogate": ("POST", "/v1/access", b'{"name": "\\ud800", "role": "viewer"}'),
+    "a name of another alphabet": ("POST", "/v1/access", '{"name": "аlice", "role": "viewer"}'.encode()),
+    "a name with a newline": ("POST", "/v1/access", b'{"name": "x\\n", "role": "viewer"}'),
+    "a path": ("DELETE", "/v1/access/..%2f..%2fetc", b""),
+    "a path that climbs": ("DELETE", "/v1/access/../../etc/passwd", b""),
+    "nobody": ("DELETE", "/v1/access/nobody", b""),
+    "no number": ("GET", "/v1/history?after=-1", b""),
+    "no plain number": ("GET", "/v1/history?after=%D9%A3", b""),
+    "a long number": ("GET", "/v1/history?limit=99999999999999999999", b""),
+    "too long": ("POST", "/v1/access", b" " * (1 << 20)),
+    "another method": ("PATCH", "/v1/status", b""),
+    "nowhere": ("GET", "/v1/../v0/status", b""),
+}
+
+
+@pytest.fixture(scope="module")
+def asked_badly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
+    made = Coordinator(tmp_path_factory.mktemp("bad"))
+    made.start()
+    yield made
+    kill(made.process)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_in_one_sentence_and_an_unchanged_store(case: str, asked_badly: Coordinator) -> None:
+    method, path, body = BAD[case]
+    before = asked_badly.ask("status")["revision"]
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(asked_badly.base / "run" / "coordinator.sock"))
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(head.encode() + body)
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        answer = json.loads(response.read())
+    assert 400 <= response.status < 500, answer
+    assert set(answer) == {"v", "error", "problems"} and "\n" not in answer["error"] and answer["error"]
+    assert "Traceback" not in json.dumps(answer)
+    assert asked_badly.ask("status")["revision"] == before
+
+
+def test_the_description_describes_every_endpoint(asked_badly: Coordinator) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(asked_badly.base / "run" / "coordinator.sock"))
+        sock.sendall(b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        found = json.loads(response.read())
+    assert found["openapi"] == "3.1.0"
+    refs = set(json.dumps(found).split('"#/components/schemas/')[1:])
+    assert {ref.split('"')[0] for ref in refs} <= set(found["components"]["schemas"])
+    assert found["paths"]["/v1/access"]["post"]["security"] == [{"credential": []}]
+
+
+def test_it_says_whose_certificate_it_needs(tmp_path: Path) -> None:
+    made = Coordinator(tmp_path)
+    Root(tmp_path / "root2").equip(tmp_path / "wrong", "fra-gw1")
+    (tmp_path / "pki").rename(tmp_path / "right")
+    missing = made.run("serve", "--pki", "pki", "--state", "state", "--run", "run")
+    assert (missing.returncode, "is not there" in missing.stderr) == (2, True)
+    (tmp_path / "wrong").rename(tmp_path / "pki")
+    wrong = made.run("serve", "--pki", "pki", "--state", "state", "--run", "run")
+    assert wrong.returncode == 2
+    assert "is the certificate of gateway fra-gw1" in wrong.stderr and "--role coordinator" in wrong.stderr
+    assert "Traceback" not in missing.stderr + wrong.stderr
+    address = made.run("serve", "--agents", "coordinator.example:99")
+    assert (address.returncode, "is not an address with an optional port" in address.stderr) == (2, True)

@@ -1,0 +1,80 @@
+"""The link between agent and coordinator: any bytes decode or raise DecodeError, and what is encoded is read back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anycast import link_wire
+from anycast.errors import DecodeError
+from anycast.link_wire import CauseTold, Hello, HoldTold, Report
+
+words = st.text(max_size=128)
+texts = st.text(max_size=512)
+reports = st.builds(
+    Report,
+    number=st.integers(0, 2**53),
+    document=words,
+    generation=st.integers(0, 2**53),
+    serving=st.booleans(),
+    announced=st.integers(0, 1000),
+    routes=st.integers(0, 1000),
+    causes=st.lists(st.builds(CauseTold, reason=words, check=words, detail=texts), max_size=16).map(tuple),
+    role=st.sampled_from(["active", "backup", "none"]),
+    hold=st.none() | st.builds(HoldTold, kind=st.sampled_from(["withdraw", "announce"]), reason=texts, left_s=st.just(1.5)),
+    tunnels=st.none() | st.integers(0, 10**6),
+    shared=st.dictionaries(words, words, max_size=8),
+    alarms=st.dictionaries(words, texts, max_size=8),
+)
+
+
+@given(reports)
+def test_a_report_is_read_as_it_was_written(report: Report) -> None:
+    frame = link_wire.encode(report)
+    assert link_wire.length(frame[:4]) == len(frame) - 4
+    assert link_wire.decode(frame[4:]) == report
+
+
+@given(st.binary(max_size=200) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["kind", "number", "role", "x"]), inner),
+).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+def test_any_bytes_decode_or_raise(data: bytes) -> None:
+    try:
+        link_wire.decode(data)
+    except DecodeError:
+        pass
+
+
+def test_the_largest_report_that_the_model_allows_fits() -> None:
+    wide = "\U0001f512" * 512
+    word = "\U0001f512" * 128
+    causes = tuple(CauseTold(reason=word, check=word, detail=wide) for _ in range(16))
+    alarms = {f"{word[:125]}{n:03}": wide for n in range(64)}
+    shared = {f"{word[:125]}{n:03}": "unknown" for n in range(64)}
+    report = Report(
+        number=1, document=word, generation=1, serving=False, announced=0, routes=0, causes=causes, role="none",
+        alarms=alarms, shared=shared, hold=HoldTold(kind="withdraw", reason=wide, left_s=1),
+    )  # fmt: skip
+    assert len(link_wire.encode(report)) <= link_wire.LONGEST_FRAME + 4
+
+
+def test_what_is_unknown_is_ignored_or_refused_as_its_sender_wants() -> None:
+    known = {"kind": "hello", "protocols": [1, 9], "fleet": "f", "site": "s", "gateway": "g", "agent": "2", "instance": "i",
+             "boot": "b"}  # fmt: skip
+    hello = link_wire.decode(json.dumps({**known, "colour": "blue"}).encode())
+    assert isinstance(hello, Hello)
+    assert link_wire.protocol_of(hello) == 1
+    assert link_wire.decode(b'{"kind": "something_newer", "x": 1}') is None
+    for change, field in (({"requires": ["flight"]}, "requires"), ({"protocols": [8, 9]}, "protocols")):
+        changed = link_wire.decode(json.dumps({**known, **change}).encode())
+        assert isinstance(changed, Hello)
+        with pytest.raises(DecodeError) as caught:
+            link_wire.protocol_of(changed)
+        assert caught.value.field == field
+    for head in (b"\x00\x00\x00\x01", b"\xff\xff\xff\xff", b"\x00\x04\x00\x01"):
+        with pytest.raises(DecodeError):
+            link_wire.length(head)

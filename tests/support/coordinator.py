@@ -1,0 +1,87 @@
+"""A real coordinator as its own process, with a management root of its own, on loopback; and its command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from anycast.document import Coordinator as Address
+from anycast.document import Document
+from anycast.pki.machine_folder import MachineFolder
+from anycast.pki.names import Role
+from tests.support.gateway import ENVIRONMENT
+from tests.support.sync_pair import FLEET, Root
+from tests.support.upstream import until
+
+NAME = "coord"
+
+
+class Coordinator:
+    """Everything of it lies in `base`."""
+
+    def __init__(self, base: Path, *options: str, agents: str = "127.0.0.1:0") -> None:
+        self.base, self._options, self._agents = base, options, agents
+        self.root = Root(base / "root")
+        self.root.equip(base / "pki", NAME, role=Role.COORDINATOR)
+        self.process: subprocess.Popen[str] | None = None
+        self.port = 0
+
+    def gateway(self, name: str) -> MachineFolder:
+        """A gateway's certificates, made anew."""
+        return self.root.equip(self.base / f"pki-{name}", name)
+
+    def start(self) -> None:
+        """It answers when this returns."""
+        words = ["serve", "--pki", "pki", "--state", "state", "--run", "run", "--agents", self._agents, *self._options]
+        command = [sys.executable, "-m", "anycast.cli.main", *words]
+        self.process = subprocess.Popen(command, env=ENVIRONMENT, cwd=self.base, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        assert "answers agents on port" in line, line + self.process.stderr.read()
+        self.port = int(line.split("port ")[1].split(",")[0])
+        self._agents = f"{self._agents.rpartition(':')[0]}:{self.port}"  # the same one after a restart
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """The command line, as root where the coordinator runs, or as `environment` says."""
+        known = {"ANYCAST_COORDINATOR": f"unix:{self.base}/run/coordinator.sock", "COLUMNS": "200"}
+        command = [sys.executable, "-m", "anycast.cli.main", *words]
+        return subprocess.run(
+            command, env={**ENVIRONMENT, **known, **environment}, cwd=self.base, capture_output=True, text=True, check=False,
+            timeout=30,
+        )  # fmt: skip
+
+    def ask(self, *words: str) -> Any:
+        done = self.run(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def site(self, name: str) -> dict[str, Any]:
+        [found] = [site for site in self.ask("status")["sites"] if site["site"] == name]
+        return dict(found)
+
+    def becomes(self, site: str, state: str, *, within_s: float = 15) -> None:
+        def is_so() -> bool:
+            return any(s["site"] == site and s["state"] == state for s in self.ask("status")["sites"])
+
+        until(is_so, f"{site} {state}", within_s=within_s)
+
+    def known_to(self, document: Document) -> Document:
+        """The document of a gateway that reports here."""
+        address = Address(name=NAME, addresses=(self._agents.rpartition(":")[0],), port=self.port)
+        return document.model_copy(update={"fleet": FLEET, "coordinator": address})
+
+
+def kill(process: subprocess.Popen[Any] | None) -> None:
+    if process is not None and process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
