@@ -145,6 +145,13 @@ class Reason(enum.StrEnum):
     COORDINATOR_AWAY = "coordinator_away"
     """The coordinator is not heard, or refuses. The gateway goes on as it is; tokens end."""
 
+    GATE_FAILED = "gate_failed"
+    """Clients of a site that was just changed fare worse than before, or nothing shows that they do not."""
+    ROLLOUT_WAITS = "rollout_waits"
+    """A rollout cannot go on: a gateway is not heard, or the ledger has no slot."""
+    RETURN_FAILED = "return_failed"
+    """Sites that a stopped rollout had changed did not come back to the content before."""
+
     # The lease and its holders.
     LEASE_LAPSED = "lease_lapsed"
     CLOCK_GAP = "clock_gap"

@@ -1,0 +1,208 @@
+"""One content over the fleet: one site at a time, with a slot, with evidence; and back, once, where it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from anycast.policy.gates import Verdict
+from anycast.policy.rollout import (
+    ACTIVATE_LIMIT_S,
+    EVIDENCE_LIMIT_S,
+    STAGE_LIMIT_S,
+    Action,
+    Activate,
+    AskForSlot,
+    Command,
+    EndSlot,
+    GatewayTold,
+    Looked,
+    Page,
+    Rollout,
+    RolloutCore,
+    Stage,
+    Step,
+    Version,
+)
+from anycast.reasons import Reason
+from anycast.timer import TimerExpired
+
+OLD, NEW, BACK = Version(4, "old"), Version(5, "new"), Version(6, "old")
+GATEWAYS = {"fra": ("fra-gw1", "fra-gw2"), "sin": ("sin-gw1",), "nyc": ("nyc-gw1",)}
+BAKE_S = 120.0
+
+
+class World:
+    """The core, and the fleet as it would be reported."""
+
+    def __init__(self, **changes: Any) -> None:
+        known: dict[str, Any] = {"id": "r1", "by": "alice", "target": NEW, "back": BACK, "sites": ("fra", "sin")}
+        self.core = RolloutCore(Rollout(**{**known, "gateways": GATEWAYS, "bake_s": BAKE_S, **changes}))
+        names = [name for site in GATEWAYS.values() for name in site]
+        self.told = {name: GatewayTold(staged=None, active=OLD, announcing=True, fresh=True) for name in names}
+        self.now = 0.0
+
+    def set(self, *gateways: str, **changes: Any) -> None:
+        for name in gateways:
+            self.told[name] = dataclasses.replace(self.told[name], **changes)
+
+    def look(self, **seen: Any) -> list[Action]:
+        return self.core.handle(Looked(gateways=dict(self.told), **seen), self.now)
+
+    def expire(self) -> list[Action]:
+        assert self.core.deadline is not None
+        self.now = self.core.deadline
+        return self.core.handle(TimerExpired(), self.now)
+
+    @property
+    def step(self) -> Step:
+        return self.core.rollout.step
+
+    def to_waiting(self) -> None:
+        self.set(*self.told, staged=NEW)
+        assert self.look() == [AskForSlot("fra")]
+        assert self.step is Step.WAITING
+
+    def to_baking(self) -> None:
+        self.to_waiting()
+        assert self.look(slot=True) == [Activate("fra", NEW)]
+        self.set("fra-gw1", "fra-gw2", staged=None, active=NEW)
+        assert self.look(slot=True) == []
+        assert self.step is Step.BAKING
+
+
+def test_it_goes_from_site_to_site_and_ends() -> None:
+    world = World()
+    assert world.look() == [Stage(NEW, ("fra-gw1", "fra-gw2", "sin-gw1", "nyc-gw1"))], "everywhere"
+    world.set("fra-gw1", "sin-gw1", staged=NEW)
+    assert world.look() == [Stage(NEW, ("fra-gw2", "nyc-gw1"))]
+    world.to_baking()
+    world.now += BAKE_S - 1
+    assert world.look(gate=Verdict.PASSES) == [], "too early"
+    world.now += 1
+    assert world.look(gate=Verdict.PASSES) == [EndSlot("fra")]
+    assert (world.step, world.core.rollout.site) == (Step.WAITING, "sin")
+    assert world.look() == [AskForSlot("sin")]
+    assert world.look(slot=True) == [Activate("sin", NEW)]
+    assert world.look(slot=True) == [Activate("sin", NEW)], "until it says that it runs by it"
+    world.set("sin-gw1", active=NEW, staged=None)
+    world.look()
+    world.now += BAKE_S
+    assert world.look(gate=Verdict.PASSES) == [EndSlot("sin")]
+    assert (world.step, world.core.deadline) == (Step.DONE, None)
+
+
+def test_a_site_of_two_is_active_when_both_gateways_are() -> None:
+    world = World()
+    world.to_waiting()
+    world.look(slot=True)
+    world.set("fra-gw1", active=NEW)
+    assert world.look(slot=True) == [Activate("fra", NEW)]
+
+
+def test_without_a_slot_it_waits_and_says_why() -> None:
+    world = World()
+    world.to_waiting()
+    assert world.look(refused="dark 2 of 2 allowed") == [AskForSlot("fra")]
+    assert (world.step, world.core.rollout.reason, world.core.deadline) == (Step.WAITING, "dark 2 of 2 allowed", None)
+
+
+@pytest.mark.parametrize("how", ["gate", "withdrawn", "too late", "no evidence", "abort"])
+def test_what_fails_is_returned_once_and_somebody_is_paged(how: str) -> None:
+    world = World()
+    if how == "too late":
+        world.to_waiting()
+        world.look(slot=True)
+        assert world.core.deadline == ACTIVATE_LIMIT_S
+        found = world.expire()
+    else:
+        world.to_baking()
+        match how:
+            case "gate":
+                found = world.look(gate=Verdict.FAILS, gate_why="0 decrypted, 600 expected")
+            case "withdrawn":
+                world.set("fra-gw1", "fra-gw2", announcing=False)
+                found = world.look()
+            case "no evidence":
+                assert world.core.deadline == EVIDENCE_LIMIT_S, "no data is not healthy, and takes its time"
+                found = world.expire()
+            case _:
+                found = world.core.handle(Command("abort", "bob"), world.now)
+    pages = [each for each in found if isinstance(each, Page)]
+    assert [page.reason for page in pages] == ([] if how == "abort" else [Reason.GATE_FAILED])
+    assert [each for each in found if not isinstance(each, Page)] == [Stage(BACK, ("fra-gw1", "fra-gw2"))], "without a slot"
+    assert world.step is Step.RETURNING
+    world.set("fra-gw1", "fra-gw2", staged=BACK)
+    assert world.look() == [Activate("fra", BACK)]
+    world.set("fra-gw1", "fra-gw2", active=BACK, staged=None, announcing=False)
+    assert world.look() == [EndSlot("fra")], "it is back, whether or not it announces by now"
+    assert world.step is Step.STOPPED
+    assert world.look(slot=True) == []
+
+
+def test_a_return_that_fails_is_not_tried_again() -> None:
+    world = World()
+    world.to_baking()
+    world.look(gate=Verdict.FAILS)
+    [page] = world.expire()
+    assert isinstance(page, Page) and page.reason is Reason.RETURN_FAILED
+    assert world.step is Step.STOPPED
+    assert world.look() == []
+
+
+def test_only_what_it_changed_is_returned_the_last_site_too() -> None:
+    world = World()
+    world.to_baking()
+    world.now += BAKE_S
+    world.look(gate=Verdict.PASSES)
+    world.look(slot=True)
+    found = world.core.handle(Command("abort", "bob"), world.now)
+    assert found == [Stage(BACK, ("fra-gw1", "fra-gw2"))]
+    assert world.core.rollout.changed == ("fra", "sin"), "an activation that was sent may have arrived"
+
+
+def test_nothing_is_activated_before_everybody_has_it_and_people_hear_of_that_once() -> None:
+    world = World()
+    world.set("fra-gw1", "fra-gw2", "sin-gw1", staged=NEW)
+    world.look()
+    assert world.core.deadline == STAGE_LIMIT_S
+    [page] = world.expire()
+    assert isinstance(page, Page) and page.reason is Reason.ROLLOUT_WAITS and "nyc-gw1" in page.detail
+    assert world.core.deadline is None
+    assert world.look() == [Stage(NEW, ("nyc-gw1",))]
+
+
+def test_a_site_that_is_not_heard_is_neither_good_nor_bad() -> None:
+    world = World()
+    world.to_baking()
+    world.set("fra-gw1", "fra-gw2", fresh=False)
+    world.now += BAKE_S
+    assert world.look(gate=Verdict.UNKNOWN) == []
+    assert world.step is Step.BAKING
+
+
+def test_pause_holds_the_next_site_and_not_this_ones_judgement() -> None:
+    world = World()
+    world.to_baking()
+    world.core.handle(Command("pause", "bob"), world.now)
+    world.now += BAKE_S
+    assert world.look(gate=Verdict.PASSES) == [EndSlot("fra")]
+    assert world.look(slot=True) == []
+    assert world.core.handle(Command("resume", "bob"), world.now) == [Activate("sin", NEW)]
+
+
+def test_a_site_that_announced_nothing_before_is_asked_for_nothing_but_to_run_by_it() -> None:
+    world = World(quiet=("fra",))
+    world.set("fra-gw1", "fra-gw2", announcing=False)
+    world.to_baking()
+    assert world.look() == [EndSlot("fra")]
+
+
+def test_where_there_was_nothing_before_people_are_told_that_there_is_no_way_back() -> None:
+    world = World(back=None)
+    world.to_baking()
+    found = world.look(gate=Verdict.FAILS)
+    assert [each.reason for each in found if isinstance(each, Page)] == [Reason.GATE_FAILED, Reason.RETURN_FAILED]
+    assert world.step is Step.STOPPED
