@@ -2,9 +2,9 @@
 
 A stage is either a checker (one command, counted as one test) or pytest with a marker expression. Which tests belong to
 which stage is said by their markers (`pyproject.toml`), never by their folder, so a new test needs no change here. Tests
-without `root` and `lab` share nothing but the processor and run in parallel; tests with `root` have namespaces of their
-own names and run one after the other, because they measure; labs run two at a time, and a lab that several tests share
-is one `xdist_group`. Labs that probe every millisecond run after them, alone.
+without `root` and `lab` share nothing but the processor and run in parallel, and so do tests with `root`, in namespaces of
+their own names; those that measure fractions of a second run after them, alone; labs run two at a time, and a lab that
+several tests share is one `xdist_group`. Labs that probe every millisecond run after them, alone.
 
 What counts is read from pytest's JUnit files, so a stage whose pytest died without one is a failure, and so is a run
 that found no test at all. Where CI=true nothing may be skipped. A stage may take twice its budget before it is ended.
@@ -65,7 +65,8 @@ STAGES = (
     Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
     Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
     pytest_stage("pure", 240, "not root and not lab and not long", "-q", "-n", "2"),
-    pytest_stage("native", 720, "root and not lab and not long", "-v", again=True),
+    pytest_stage("native", 480, "root and not alone and not lab and not long", "-v", "-n", "2", again=True),
+    pytest_stage("alone", 360, "alone and not long", "-v", again=True),
     pytest_stage("labs", 720, "lab and not pairs and not long", "-v", "-n", "2", "--dist", "loadgroup", again=True),
     pytest_stage("pairs", 540, "pairs and not long", "-v", again=True),
     pytest_stage("long", 9000, "long", "-v", long=True, again=True),

@@ -7,11 +7,15 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from anycast.document import Bfd
 from site_agent import control
 from tests.support.gateway import Gateway
 from tests.support.namespace import in_namespace
 from tests.support.upstream import until
+
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 BFD = Bfd(interval_ms=100, multiplier=3)
 

@@ -36,6 +36,8 @@ from tests.support.bfd_rig import (
 from tests.support.namespace import in_namespace
 from tests.support.vrrp_pair import KEYS, Lan, Process, inside, ip, make_plan, wait
 
+pytestmark = [pytest.mark.root, pytest.mark.alone]
+
 DETECTION_S = 0.3
 LOADED_S = 0.5
 """What a busy machine may add to what a router sees."""

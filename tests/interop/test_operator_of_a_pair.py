@@ -11,7 +11,7 @@ from tests.support.namespace import in_namespace
 from tests.support.site_pair import Member, Probe, SitePair, unseen
 from tests.support.upstream import until
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 
 def ask(member: Member, *words: str) -> subprocess.CompletedProcess[str]:

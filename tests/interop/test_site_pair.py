@@ -17,7 +17,7 @@ from tests.support.site_pair import HOLD_TIME_S, Member, Probe, SitePair, unseen
 from tests.support.upstream import until
 from tests.support.vrrp_pair import ip
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 LEASE_S = 1.0
 DOWN_S = 0.361

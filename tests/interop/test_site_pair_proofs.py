@@ -13,7 +13,7 @@ from tests.support.namespace import in_namespace
 from tests.support.site_pair import Member, Probe, SitePair, unseen
 from tests.support.upstream import until
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 LEASE_S = 1.0
 SLACK_S = 0.5

@@ -20,7 +20,7 @@ import pytest
 from tests.support.namespace import in_namespace
 from tests.support.vrrp_pair import TREE, inside, ip
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 LEASE_S = 1.0
 LOADED_S = 0.3

@@ -9,7 +9,7 @@ import pytest
 from tests.support.namespace import in_namespace
 from tests.support.vrrp_pair import KEYS, Lan, wait
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 LOADED_S = 0.5
 

@@ -22,6 +22,8 @@ from tests.support.keepalived import Keepalived
 from tests.support.namespace import in_namespace
 from tests.support.vrrp_pair import Lan, Process, addresses, ip, wait
 
+pytestmark = [pytest.mark.root, pytest.mark.alone]
+
 LOADED_S = 0.5
 """What a busy machine and a new process may cost beside the protocol's own time."""
 CASES = {

@@ -7,10 +7,14 @@ import socket
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
 from site_agent.vrrp import key_file, pair_keys, wire
 from site_agent.vrrp.packet import PROTOCOL
 from tests.support.namespace import in_namespace
 from tests.support.vrrp_pair import KEYS, Lan, Process, Stream, inside, own, send_raw
+
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 NOW = datetime.datetime(2026, 11, 28, tzinfo=datetime.UTC)
 

@@ -6,9 +6,13 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from site_agent.render.nftables import render_nftables
 from tests.support.namespace import in_namespace
 from tests.unit.test_rendered_files import pair
+
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 SENDER = """
 import socket, sys

@@ -45,6 +45,8 @@ from tests.support.vrrp_pair import (
     wait,
 )
 
+pytestmark = [pytest.mark.root, pytest.mark.alone]
+
 ADDRESS_GONE_S = 1.3
 """valid_lft of 1 s, as coarse as the kernel keeps it."""
 LOADED_S = 0.3
