@@ -102,6 +102,9 @@ class Report(_Message):
     hold: HoldTold | None = None
     tunnels: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Established IKE_SAs of clients; None where that is not known."""
+    decrypted: Annotated[int, pydantic.Field(ge=0)] | None = None
+    """Packets of clients' SAs since the agent began; None where that is not known."""
+    encrypted: Annotated[int, pydantic.Field(ge=0)] | None = None
     shared: Annotated[dict[Word, Word], pydantic.Field(max_length=64)] = pydantic.Field(default_factory=dict)
     """Status of each check of class `shared`, by its name: passing, failing, unknown."""
     alarms: Annotated[dict[Word, Words], pydantic.Field(max_length=64)] = pydantic.Field(default_factory=dict)

@@ -74,7 +74,7 @@ class FleetView:
         """Take a report; whether it says anything that the one before did not."""
         known = self._gateways[gateway]
         before, known.report, known.heard_at = known.report, report, now
-        return before is None or _without_number(before) != _without_number(report)
+        return before is None or _worth_telling(before) != _worth_telling(report)
 
     def sites(self, now: float, names: Mapping[str, Any] | None = None) -> list[SiteView]:
         """All that are known, by name; `names` adds sites that nobody was heard of."""
@@ -122,5 +122,6 @@ def _why(reports: list[Report]) -> str:
     return "it serves, and no upstream has its routes"
 
 
-def _without_number(report: Report) -> Report:
-    return report.model_copy(update={"number": 0})
+def _worth_telling(report: Report) -> Report:
+    """Without what moves at each heartbeat."""
+    return report.model_copy(update={"number": 0, "decrypted": 0, "encrypted": 0})

@@ -345,7 +345,15 @@ class Agent:
         return snapshot.take(parts, now=boottime(), records_dropped=self._log.dropped)
 
     def _report(self, number: int) -> Report:
-        return report_of(self._status(), number=number, tunnels=self._child_sas_check.tunnels)
+        sas = self._child_sas_check
+        looked = sas.tunnels is not None
+        return report_of(
+            self._status(),
+            number=number,
+            tunnels=sas.tunnels,
+            decrypted=sas.traffic.decrypted if looked else None,
+            encrypted=sas.traffic.encrypted if looked else None,
+        )
 
     def _snapshot_from_thread(self) -> dict[str, Any]:
         with contextlib.suppress(RuntimeError):

@@ -12,7 +12,9 @@ _WORD, _TEXT, _CAUSES, _NAMED = 128, 512, 16, 64
 """Bounds of the wire."""
 
 
-def report_of(status: Mapping[str, Any], *, number: int, tunnels: int | None) -> Report:
+def report_of(
+    status: Mapping[str, Any], *, number: int, tunnels: int | None, decrypted: int | None, encrypted: int | None
+) -> Report:
     """`status` is `snapshot.take`'s; what the wire has no room for is cut off."""
     vrrp, hold = status["vrrp"], status["hold"]
     causes = [] if status["route"]["announce"] else status["route"]["causes"]
@@ -36,6 +38,8 @@ def report_of(status: Mapping[str, Any], *, number: int, tunnels: int | None) ->
         role=role,
         hold=None if hold is None else HoldTold(kind=hold["kind"], reason=hold["reason"][:_TEXT], left_s=hold["left_s"]),
         tunnels=tunnels,
+        decrypted=decrypted,
+        encrypted=encrypted,
         shared={row["check"][:_WORD]: row["status"] for row in shared[:_NAMED]},
         alarms={str(alarm["reason"])[:_WORD]: alarm["detail"][:_TEXT] for alarm in status["alarms"][:_NAMED]},
     )

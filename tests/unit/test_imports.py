@@ -60,6 +60,8 @@ PURE = (
     "site-agent/site_agent/checks/steady.py",
     "site-agent/site_agent/checks/silence.py",
     "site-agent/site_agent/checks/connections.py",
+    "site-agent/site_agent/fleet_report.py",
+    "site-agent/site_agent/netlink/client_traffic.py",
     "site-agent/site_agent/ike/probe_message.py",
     "site-agent/site_agent/ike/child_sa.py",
     "site-agent/site_agent/client_history.py",

@@ -37,6 +37,7 @@ from site_agent.ike.child_sa import ChildSa, client_child_sas
 from site_agent.ike.tunnel_repair import REPAIR_LIMIT_S, SECOND_LOOK_S, Judgement, State, TunnelRepair
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink import xfrm
+from site_agent.netlink.client_traffic import ClientTraffic, packets
 from site_agent.netlink.messages import NETLINK_XFRM, Message
 from site_agent.netlink.transport import EventSocket, dump
 from site_agent.netlink.xfrm_keys import PolicyKey, SaKey, is_settled_sa, pack_address, policy_key, sa_key
@@ -104,6 +105,7 @@ class ChildSaCheck:
         self._ends = frozenset(map(pack_address, addresses))
         self.tunnels: int | None = None
         """Client CHILD_SAs that carry packets, at the last look; None before the first."""
+        self.traffic = ClientTraffic()
         self._repair = TunnelRepair()
         self._pace = EventPace(rest_per_look=REST_PER_LOOK)
         self._look_now: Callable[[], None] = lambda: None
@@ -191,11 +193,13 @@ class ChildSaCheck:
         )
         known = {key for child in listed for key in (*child.sas, *child.policies)}
         present: set[SaKey | PolicyKey] = set()
+        carried: dict[SaKey, int] = {}
         orphans: set[SaKey | PolicyKey] = set()
 
         def take_sa(message: Message) -> None:
             key = sa_key(message.payload)
             present.add(key)
+            carried[key] = packets(message.payload)
             if key not in known and is_settled_sa(message.payload, self._ends):
                 orphans.add(key)
 
@@ -212,6 +216,7 @@ class ChildSaCheck:
         )
         carrying = of_clients(listed, self._canary)
         self.tunnels = len(carrying)
+        self.traffic.listed((child.sas for child in carrying), carried)
         missing = frozenset(child.unique_id for child in carrying if not self._is_there(child, present))
         self._pace.looked(boottime() - began)
         return Seen(carrying, missing, frozenset(orphans))
