@@ -18,9 +18,10 @@ What fails is stopped, and the sites that this rollout has changed are returned 
 generation that was set aside when the rollout began; then people are paged. If the return itself fails, people are paged and
 nothing more is tried: going back and forth is what a broken machine does. Returning needs no slot: it takes darkness away.
 
-Every action may be repeated: `Stage`, `Activate` and `Return` are answered by what agents report, and whoever restarts the
-coordinator feeds the stored `Rollout` and lets it go on. The shell writes the state that `handle` leaves before it performs
-what it returns. A site that is not heard is waited for; it is neither good nor bad.
+Every action may be repeated: `Stage` and `Activate` are answered by what agents report, and whoever restarts the coordinator
+feeds the stored `Rollout` and lets it go on. The shell writes the state that `handle` leaves before it performs what it
+returns; slots and pages are sets of that state (`slots`, `pages`), so none is lost or kept by a kill in between. A site that
+is not heard is waited for; it is neither good nor bad.
 """
 
 from __future__ import annotations
@@ -63,6 +64,14 @@ class Version:
     hash: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """Somebody must look."""
+
+    reason: Reason
+    detail: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """What is stored of one; everything that a coordinator needs to go on with it."""
@@ -89,8 +98,8 @@ class Rollout:
     left: int = 0
     """While returning: how many sites had not come back when this was last looked at."""
     paused: bool = False
-    told: tuple[str, ...] = ()
-    """What people were told of this step already."""
+    pages: tuple[Page, ...] = ()
+    """What somebody must look at, all of it, oldest first."""
     reason: str = ""
     """Why it is where it is, for people; a `Reason`'s word first where it stopped."""
 
@@ -98,6 +107,19 @@ class Rollout:
     def site(self) -> str:
         """The one that is being changed, or is next."""
         return self.sites[self.at]
+
+    @property
+    def slots(self) -> frozenset[str]:
+        """Sites that it needs a slot of the ledger for, or keeps one; every other one of its slots is to be ended."""
+        match self.step:
+            case Step.WAITING:
+                return frozenset() if self.paused else frozenset({self.site})
+            case Step.ACTIVATING | Step.BAKING:
+                return frozenset({self.site})
+            case Step.RETURNING:
+                return frozenset(self.changed)
+            case _:
+                return frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,31 +162,13 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class AskForSlot:
-    site: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class EndSlot:
-    site: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Activate:
     site: str
     version: Version
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Page:
-    """Somebody must look."""
-
-    reason: Reason
-    detail: str
-
-
 Input = Looked | Command | TimerExpired
-Action = Stage | AskForSlot | EndSlot | Activate | Page
+Action = Stage | Activate
 
 
 class RolloutCore:
@@ -177,7 +181,7 @@ class RolloutCore:
     @property
     def deadline(self) -> float | None:
         """When time alone changes something; None: only news does."""
-        if self.rollout.step is Step.STAGING and "late" in self.rollout.told:
+        if self.rollout.step is Step.STAGING and self.rollout.pages:
             return None
         limit = {
             Step.STAGING: STAGE_LIMIT_S, Step.ACTIVATING: ACTIVATE_LIMIT_S, Step.BAKING: self._bake_limit(),
@@ -234,7 +238,7 @@ class RolloutCore:
         if not seen.slot:
             if seen.refused != rollout.reason:
                 self.rollout = dataclasses.replace(rollout, reason=seen.refused)
-            return [AskForSlot(rollout.site)]
+            return []
         # The site counts as changed from before the word goes out: a coordinator that dies now will return it.
         self._step(Step.ACTIVATING, now, changed=(*rollout.changed, rollout.site))
         return [Activate(rollout.site, rollout.target)]
@@ -252,12 +256,11 @@ class RolloutCore:
         return self._passed(now, seen.gate_why)
 
     def _passed(self, now: float, why: str) -> list[Action]:
-        ended: list[Action] = [EndSlot(self.rollout.site)]
         if self.rollout.at + 1 == len(self.rollout.sites):
             self._step(Step.DONE, now, reason=why)
         else:
             self._step(Step.WAITING, now, at=self.rollout.at + 1)
-        return ended
+        return []
 
     def _return(self, seen: Looked, now: float) -> list[Action]:
         rollout = self.rollout
@@ -265,7 +268,7 @@ class RolloutCore:
         left = [site for site in rollout.changed if not self._runs_version(seen, site, rollout.back)]
         if not left:
             self._step(Step.STOPPED, now, reason=rollout.reason)
-            return [EndSlot(site) for site in rollout.changed]
+            return []
         if len(left) != rollout.left:
             self.rollout = dataclasses.replace(rollout, left=len(left), since=now)
         site = left[0]
@@ -277,9 +280,9 @@ class RolloutCore:
         match rollout.step:
             case Step.STAGING:
                 missing = self._without(seen, rollout.target) if seen else ()
-                self.rollout = dataclasses.replace(rollout, told=(*rollout.told, "late"))
                 detail = f"not staged at {', '.join(missing) or 'anybody'} for {STAGE_LIMIT_S:.0f} s; nothing is activated"
-                return [Page(Reason.ROLLOUT_WAITS, detail)]
+                self._page(Reason.ROLLOUT_WAITS, detail)
+                return []
             case Step.ACTIVATING:
                 detail = f"{rollout.site} did not come up with it in {ACTIVATE_LIMIT_S:.0f} s"
                 return self._stop(Reason.GATE_FAILED, detail, now)
@@ -290,7 +293,8 @@ class RolloutCore:
                 return self._bake(seen, now)
             case Step.RETURNING:
                 self._step(Step.STOPPED, now, reason=f"{rollout.reason}; the return did not end")
-                return [Page(Reason.RETURN_FAILED, f"{', '.join(rollout.changed)}: look at them; nothing more is tried")]
+                self._page(Reason.RETURN_FAILED, f"{', '.join(rollout.changed)}: look at them; nothing more is tried")
+                return []
             case _:
                 return []
 
@@ -309,20 +313,24 @@ class RolloutCore:
 
     def _stop(self, reason: Reason, detail: str, now: float, *, page: bool = True) -> list[Action]:
         """Return what this rollout has changed, once."""
-        rollout = self.rollout
-        told: list[Action] = [Page(reason, detail)] if page else []
-        said = f"{reason}: {detail}"
+        if page:
+            self._page(reason, detail)
+        rollout, said = self.rollout, f"{reason}: {detail}"
         if not rollout.changed:
             self._step(Step.STOPPED, now, reason=said)
-            return told
+            return []
         if rollout.back is None:
             self._step(Step.STOPPED, now, reason=f"{said}; there is nothing to return to")
-            return [*told, Page(Reason.RETURN_FAILED, f"{', '.join(rollout.changed)} ran by no content before")]
+            self._page(Reason.RETURN_FAILED, f"{', '.join(rollout.changed)} ran by no content before")
+            return []
         self._step(Step.RETURNING, now, reason=said)
-        return told if self._looked is None else [*told, *self._return(self._looked, now)]
+        return [] if self._looked is None else self._return(self._looked, now)
+
+    def _page(self, reason: Reason, detail: str) -> None:
+        self.rollout = dataclasses.replace(self.rollout, pages=(*self.rollout.pages, Page(reason, detail)))
 
     def _step(self, step: Step, now: float, **changes: object) -> None:
-        known: dict[str, object] = {"step": step, "since": now, "told": (), "reason": "", **changes}
+        known: dict[str, object] = {"step": step, "since": now, "reason": "", **changes}
         self.rollout = dataclasses.replace(self.rollout, **known)  # type: ignore[arg-type]
 
     def _without(self, seen: Looked, version: Version, *, sites: tuple[str, ...] | None = None) -> tuple[str, ...]:

@@ -14,12 +14,9 @@ from anycast.policy.rollout import (
     STAGE_LIMIT_S,
     Action,
     Activate,
-    AskForSlot,
     Command,
-    EndSlot,
     GatewayTold,
     Looked,
-    Page,
     Rollout,
     RolloutCore,
     Stage,
@@ -60,10 +57,18 @@ class World:
     def step(self) -> Step:
         return self.core.rollout.step
 
+    @property
+    def slots(self) -> frozenset[str]:
+        return self.core.rollout.slots
+
+    @property
+    def pages(self) -> list[Reason]:
+        return [page.reason for page in self.core.rollout.pages]
+
     def to_waiting(self) -> None:
         self.set(*self.told, staged=NEW)
-        assert self.look() == [AskForSlot("fra")]
-        assert self.step is Step.WAITING
+        assert self.look() == []
+        assert (self.step, self.slots) == (Step.WAITING, {"fra"})
 
     def to_baking(self) -> None:
         self.to_waiting()
@@ -80,18 +85,19 @@ def test_it_goes_from_site_to_site_and_ends() -> None:
     assert world.look() == [Stage(NEW, ("fra-gw2", "nyc-gw1"))]
     world.to_baking()
     world.now += BAKE_S - 1
-    assert world.look(gate=Verdict.PASSES) == [], "too early"
+    world.look(gate=Verdict.PASSES)
+    assert (world.step, world.slots) == (Step.BAKING, {"fra"}), "too early"
     world.now += 1
-    assert world.look(gate=Verdict.PASSES) == [EndSlot("fra")]
-    assert (world.step, world.core.rollout.site) == (Step.WAITING, "sin")
-    assert world.look() == [AskForSlot("sin")]
+    world.look(gate=Verdict.PASSES)
+    assert (world.step, world.slots) == (Step.WAITING, {"sin"})
+    assert world.look() == []
     assert world.look(slot=True) == [Activate("sin", NEW)]
     assert world.look(slot=True) == [Activate("sin", NEW)], "until it says that it runs by it"
     world.set("sin-gw1", active=NEW, staged=None)
     world.look()
     world.now += BAKE_S
-    assert world.look(gate=Verdict.PASSES) == [EndSlot("sin")]
-    assert (world.step, world.core.deadline) == (Step.DONE, None)
+    world.look(gate=Verdict.PASSES)
+    assert (world.step, world.slots, world.core.deadline) == (Step.DONE, frozenset(), None)
 
 
 def test_a_site_of_two_is_active_when_both_gateways_are() -> None:
@@ -105,7 +111,7 @@ def test_a_site_of_two_is_active_when_both_gateways_are() -> None:
 def test_without_a_slot_it_waits_and_says_why() -> None:
     world = World()
     world.to_waiting()
-    assert world.look(refused="dark 2 of 2 allowed") == [AskForSlot("fra")]
+    assert world.look(refused="dark 2 of 2 allowed") == []
     assert (world.step, world.core.rollout.reason, world.core.deadline) == (Step.WAITING, "dark 2 of 2 allowed", None)
 
 
@@ -130,15 +136,14 @@ def test_what_fails_is_returned_once_and_somebody_is_paged(how: str) -> None:
                 found = world.expire()
             case _:
                 found = world.core.handle(Command("abort", "bob"), world.now)
-    pages = [each for each in found if isinstance(each, Page)]
-    assert [page.reason for page in pages] == ([] if how == "abort" else [Reason.GATE_FAILED])
-    assert [each for each in found if not isinstance(each, Page)] == [Stage(BACK, ("fra-gw1", "fra-gw2"))], "without a slot"
-    assert world.step is Step.RETURNING
+    assert world.pages == ([] if how == "abort" else [Reason.GATE_FAILED])
+    assert found == [Stage(BACK, ("fra-gw1", "fra-gw2"))], "without a new slot"
+    assert (world.step, world.slots) == (Step.RETURNING, {"fra"})
     world.set("fra-gw1", "fra-gw2", staged=BACK)
     assert world.look() == [Activate("fra", BACK)]
     world.set("fra-gw1", "fra-gw2", active=BACK, staged=None, announcing=False)
-    assert world.look() == [EndSlot("fra")], "it is back, whether or not it announces by now"
-    assert world.step is Step.STOPPED
+    world.look()
+    assert (world.step, world.slots) == (Step.STOPPED, frozenset()), "it is back, whether or not it announces by now"
     assert world.look(slot=True) == []
 
 
@@ -146,8 +151,8 @@ def test_a_return_that_fails_is_not_tried_again() -> None:
     world = World()
     world.to_baking()
     world.look(gate=Verdict.FAILS)
-    [page] = world.expire()
-    assert isinstance(page, Page) and page.reason is Reason.RETURN_FAILED
+    assert world.expire() == []
+    assert world.pages == [Reason.GATE_FAILED, Reason.RETURN_FAILED]
     assert world.step is Step.STOPPED
     assert world.look() == []
 
@@ -168,8 +173,9 @@ def test_nothing_is_activated_before_everybody_has_it_and_people_hear_of_that_on
     world.set("fra-gw1", "fra-gw2", "sin-gw1", staged=NEW)
     world.look()
     assert world.core.deadline == STAGE_LIMIT_S
-    [page] = world.expire()
-    assert isinstance(page, Page) and page.reason is Reason.ROLLOUT_WAITS and "nyc-gw1" in page.detail
+    world.expire()
+    [page] = world.core.rollout.pages
+    assert page.reason is Reason.ROLLOUT_WAITS and "nyc-gw1" in page.detail
     assert world.core.deadline is None
     assert world.look() == [Stage(NEW, ("nyc-gw1",))]
 
@@ -188,8 +194,8 @@ def test_pause_holds_the_next_site_and_not_this_ones_judgement() -> None:
     world.to_baking()
     world.core.handle(Command("pause", "bob"), world.now)
     world.now += BAKE_S
-    assert world.look(gate=Verdict.PASSES) == [EndSlot("fra")]
-    assert world.look(slot=True) == []
+    world.look(gate=Verdict.PASSES)
+    assert (world.look(slot=True), world.slots) == ([], frozenset())
     assert world.core.handle(Command("resume", "bob"), world.now) == [Activate("sin", NEW)]
 
 
@@ -197,12 +203,23 @@ def test_a_site_that_announced_nothing_before_is_asked_for_nothing_but_to_run_by
     world = World(quiet=("fra",))
     world.set("fra-gw1", "fra-gw2", announcing=False)
     world.to_baking()
-    assert world.look() == [EndSlot("fra")]
+    world.look()
+    assert world.slots == {"sin"}
 
 
 def test_where_there_was_nothing_before_people_are_told_that_there_is_no_way_back() -> None:
     world = World(back=None)
     world.to_baking()
-    found = world.look(gate=Verdict.FAILS)
-    assert [each.reason for each in found if isinstance(each, Page)] == [Reason.GATE_FAILED, Reason.RETURN_FAILED]
+    assert world.look(gate=Verdict.FAILS) == []
+    assert world.pages == [Reason.GATE_FAILED, Reason.RETURN_FAILED]
     assert world.step is Step.STOPPED
+
+
+def test_an_old_word_begins_no_bake() -> None:
+    """What it said before it fell silent may have been its last."""
+    world = World()
+    world.to_waiting()
+    world.look(slot=True)
+    world.set("fra-gw1", "fra-gw2", active=NEW, staged=None, fresh=False)
+    assert world.look(slot=True) == [Activate("fra", NEW)]
+    assert world.step is Step.ACTIVATING
