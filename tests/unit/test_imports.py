@@ -33,6 +33,7 @@ PURE = (
     "anycast/lease_wire.py",
     "anycast/policy/*.py",
     "anycast/fleet/*.py",
+    "anycast/content/*.py",
     "anycast/pki/names.py",
     "anycast/pki/certificates.py",
     "anycast/pki/trust.py",
