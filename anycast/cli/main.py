@@ -12,7 +12,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import fleet, pki
+from anycast.cli import fleet, operator, pki, plan
 from anycast.errors import AnycastError, BugError, ConfigError
 
 EXIT_ERROR = 1
@@ -30,7 +30,10 @@ app = typer.Typer(
 
 app.command("check")(fleet.check)
 app.command("compile")(fleet.compile_)
+app.command("plan")(plan.plan)
+app.command("apply")(plan.apply)
 app.add_typer(pki.app, name="pki")
+app.add_typer(operator.app, name="operator")
 
 
 def _version(wanted: bool) -> None:
