@@ -12,7 +12,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import coordinator, fleet, pki
+from anycast.cli import coordinator, fleet, operator, pki, plan
 from anycast.cli.coordinator_client import Unreachable
 from anycast.errors import AnycastError, BugError, ConfigError
 
@@ -33,12 +33,15 @@ app = typer.Typer(
 
 app.command("check")(fleet.check)
 app.command("compile")(fleet.compile_)
+app.command("plan")(plan.plan)
+app.command("apply")(plan.apply)
 app.add_typer(pki.app, name="pki")
 app.command("serve")(coordinator.serve)
 app.command("status")(coordinator.status)
 app.command("watch")(coordinator.watch)
 app.add_typer(coordinator.history_app, name="history")
 app.add_typer(coordinator.access_app, name="access")
+app.add_typer(operator.app, name="operator")
 
 
 def _version(wanted: bool) -> None:

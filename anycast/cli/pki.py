@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from cryptography import x509
 
+from anycast.cli import passphrase
 from anycast.errors import ConfigError, Problem
 from anycast.pki import certificates, files
 from anycast.pki.certificates import LEAF_DAYS, ROOT_DAYS
@@ -51,8 +51,9 @@ def init(
     encrypt: Annotated[bool, typer.Option("--encrypt", help="Ask for a passphrase that encrypts the root's key.")] = False,
 ) -> None:
     """Make the management root of a fleet. Replaces none."""
-    passphrase = _from_file(passphrase_file) if passphrase_file is not None else _new_passphrase() if encrypt else None
-    root = RootFolder(folder).init(fleet, _now(), days, passphrase)
+    secret = passphrase.new("the root's") if encrypt and passphrase_file is None else None
+    secret = secret if passphrase_file is None else passphrase.from_file(passphrase_file)
+    root = RootFolder(folder).init(fleet, _now(), days, secret)
     until = f"{root.not_valid_after_utc:%Y-%m-%d}"
     typer.echo(f"{folder}: the root of fleet {fleet}, good until {until}; its key begins {_fingerprint(root)[:16]}.")
     typer.echo(f"{folder}/root.key can make any machine a gateway of yours: keep it off the gateways, and keep a backup.")
@@ -152,8 +153,8 @@ def _sign(
 ) -> None:
     root = RootFolder(folder)
     text = sys.stdin.buffer.read(certificates.LONGEST_PEM + 1) if file is None else _read(file)
-    passphrase = _passphrase(root, passphrase_file)
-    certificate = root.issue(name, role, text, _now(), days, passphrase, renew=renew)
+    secret = _passphrase(root, passphrase_file)
+    certificate = root.issue(name, role, text, _now(), days, secret, renew=renew)
     _say(certificates.pem(certificate, root.root, root.revocations))
     _tell(f"{certificates.identity_of(certificate)}: signed, good until {certificate.not_valid_after_utc:%Y-%m-%d}")
 
@@ -229,37 +230,7 @@ def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
 
 def _passphrase(root: RootFolder, file: Path | None) -> bytes | None:
-    if file is not None:
-        return _from_file(file)
-    if not root.encrypted:
-        return None
-    try:
-        # The request came by standard input, so the terminal itself is asked.
-        with open(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC), "r+b", buffering=0):
-            return _ask("Passphrase of the root's key: ")
-    except OSError as exc:
-        what = "is encrypted, and there is no terminal to ask at; --passphrase-file names a file with the passphrase"
-        raise ConfigError([Problem("", what, str(root.path / "root.key"))]) from exc
-
-
-def _new_passphrase() -> bytes:
-    first = _ask("New passphrase of the root's key: ")
-    if len(first) < 8 or first != _ask("Again: "):
-        raise ConfigError([Problem("passphrase", "the two differ, or it is shorter than 8 characters; nothing was made")])
-    return first
-
-
-def _ask(prompt: str) -> bytes:
-    import getpass
-
-    return getpass.getpass(prompt).encode()
-
-
-def _from_file(path: Path) -> bytes:
-    lines = files.read(path, "it was to hold the passphrase", secret=True).splitlines()
-    if not lines or not lines[0]:
-        raise ConfigError([Problem("", "holds no passphrase in its first line", str(path))])
-    return lines[0]
+    return passphrase.of_key("the root's", root.path / "root.key", file, encrypted=file is None and root.encrypted)
 
 
 def _serial(text: str | None) -> int | None:

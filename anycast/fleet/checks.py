@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from anycast.fleet.address_checks import ADDRESS_RULES
 from anycast.fleet.bounds import bounded
+from anycast.fleet.budget import budget_can_be_kept
 from anycast.fleet.finding import Finding
 from anycast.fleet.lab_checks import LAB_RULES
 from anycast.fleet.monitoring import TIMED_CHECKS
@@ -186,4 +187,5 @@ RULES: tuple[Rule, ...] = (
     router_ids_are_unique,
     bgp_is_whole_or_absent,
     interfaces_differ,
+    budget_can_be_kept,
 )

@@ -11,6 +11,7 @@ import datetime
 
 import pydantic
 
+from anycast.fleet.budget import Budget
 from anycast.fleet.lab import Lab
 from anycast.fleet.monitoring import AlarmHook, ExecChecks, SharedChecks, Timings
 from anycast.fleet.pair import Attachment, Bfd, Sync, Vrrp
@@ -26,6 +27,7 @@ from anycast.fleet.values import (
     Environment,
     Flag,
     FlapThreshold,
+    Intent,
     Listen,
     Name,
     Network,
@@ -34,6 +36,7 @@ from anycast.fleet.values import (
     Proposal,
     Size,
     SyncPort,
+    Tunnels,
     Version,
 )
 
@@ -169,6 +172,12 @@ class Site(Section):
 
     asn: Asn | None = None
     """Required where the site has upstreams."""
+    intent: Intent = "announced"
+    """What operators want of it: ``announced``; ``degraded`` and ``drained`` count as dark. Default: announced."""
+    region: Name | None = None
+    """Which floor of `budget.regions` it counts for, besides the fleet's. Default: none."""
+    capacity: Tunnels | None = None
+    """Tunnels that it can carry. Default: unknown."""
     uplink: Prefixes
     """Subnets shared by the site's gateways and its upstream routers."""
     inside: Prefixes
@@ -215,6 +224,8 @@ class Fleet(Section):
     """``lab``: documentation addresses and documentation or private AS numbers only. ``production``: none of those
     addresses, and no `lab` section."""
     service: Service
+    budget: Budget | None = None
+    """How many sites must always attract traffic. Required by `anycast plan`; a fleet without a coordinator has none."""
     defaults: Defaults = Defaults()
     sites: dict[Name, Site] = pydantic.Field(min_length=1)
     coordinator: Coordinator | None = None

@@ -58,6 +58,11 @@ class Paths:
         return self.state_dir / "document.json"
 
     @property
+    def contents(self) -> Path:
+        """What was taken from a coordinator: staged, active, and active before (`content_store.py`)."""
+        return self.state_dir / "contents.json"
+
+    @property
     def hold(self) -> Path:
         """The operator's hold, written by `site-agent hold`."""
         return self.state_dir / "hold.json"

@@ -1,0 +1,130 @@
+"""What an operator signs: one text for the whole fleet, so that each agent can check the budget by itself.
+
+It says of every site whether it is meant to attract traffic, by which announcements, and which document each of its
+gateways runs by (as a hash; the documents travel beside it). It has no generation and no time: the coordinator numbers,
+operators decide.
+
+`after` chains contents: an agent takes one only after a content that it was planned against (`policy/acceptance.py`), so
+that nobody who has collected signed contents can mix them. It is a list of hashes; an empty one follows nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Literal, Self
+
+import pydantic
+
+from anycast.content.canonical import Address, Name, Part, Prefix, Sha256, decode, encode, understood
+from anycast.errors import DecodeError
+
+VERSION: Literal[1] = 1
+
+
+class Intent(enum.StrEnum):
+    """What operators want of a site."""
+
+    ANNOUNCED = "announced"
+    DEGRADED = "degraded"
+    """Announces worse than it could. That moves clients, so it counts as dark."""
+    DRAINED = "drained"
+
+    @property
+    def dark(self) -> bool:
+        return self is not Intent.ANNOUNCED
+
+
+class Floor(Part):
+    """What must be left."""
+
+    min_sites: Annotated[int, pydantic.Field(ge=1, le=100_000)]
+    """Sites that attract traffic."""
+    min_capacity: Annotated[int, pydantic.Field(ge=1, le=10**12)] | None = None
+    """Tunnels that they can carry together; None: not asked for."""
+
+
+class Budget(Floor):
+    """How much of the fleet may be dark on purpose."""
+
+    regions: dict[Name, Floor] = pydantic.Field(default_factory=dict)
+    """Floors of single regions, besides the fleet's."""
+    retiring: tuple[Prefix | Address, ...] = ()
+    """What a later content may cease to announce, or to hold, everywhere."""
+
+
+class Gateway(Part):
+    document: Sha256
+    announces: dict[Annotated[str, pydantic.StringConstraints(min_length=1, max_length=100)], tuple[Prefix, ...]]
+    """To each BGP neighbor outside, by its name: the prefixes that it hears while the site serves."""
+    holds: tuple[Address, ...] = ()
+    """VIPs that the gateway holds by VRRP, without BGP."""
+
+
+class Site(Part):
+    intent: Intent
+    region: Name | None = None
+    capacity: Annotated[int, pydantic.Field(ge=1, le=10**12)] | None = None
+    """Tunnels that it can carry; None: nobody said."""
+    gateways: Annotated[dict[Name, Gateway], pydantic.Field(min_length=1)]
+
+    @property
+    def announces(self) -> dict[str, frozenset[str]]:
+        """What each neighbor outside hears from any of the gateways; nothing of a drained site."""
+        if self.intent is Intent.DRAINED:
+            return {}
+        heard: dict[str, frozenset[str]] = {}
+        for gateway in self.gateways.values():
+            for neighbor, prefixes in gateway.announces.items():
+                if prefixes:
+                    heard[neighbor] = heard.get(neighbor, frozenset()) | frozenset(prefixes)
+        return heard
+
+    @property
+    def attracts(self) -> frozenset[str]:
+        """The prefixes and addresses that bring traffic here, as good as any other site; nothing: it is dark."""
+        if self.intent.dark:
+            return frozenset()
+        held = (gateway.holds for gateway in self.gateways.values())
+        return frozenset().union(*self.announces.values(), *held)
+
+
+class Content(Part):
+    version: Literal[1]
+    requires: tuple[str, ...] = ()
+    fleet: Name
+    service: Name
+    after: tuple[Sha256, ...]
+    """Hashes of the contents that this one may follow. None: it is a first one."""
+    budget: Budget
+    sites: Annotated[dict[Name, Site], pydantic.Field(min_length=1)]
+
+    @pydantic.model_validator(mode="after")
+    def _gateways_are_somewhere(self) -> Self:
+        names = [name for site in self.sites.values() for name in site.gateways]
+        if len(names) != len(set(names)):
+            raise ValueError("a gateway stands in two sites")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The canonical text. Of a content that came from elsewhere, keep the text that came: it may say more."""
+        return encode(self.model_dump(mode="json"))
+
+    @property
+    def core(self) -> Content:
+        """Without what it follows: the same for two contents that want the same."""
+        return self.model_copy(update={"after": ()})
+
+    def with_intent(self, site: str, intent: Intent) -> Content:
+        """The same with another intent of one site, which it has: KeyError else. What it follows is for a plan to say."""
+        changed = self.sites[site].model_copy(update={"intent": intent})
+        return self.core.model_copy(update={"sites": {**self.sites, site: changed}})
+
+
+def decode_content(text: bytes | str) -> Content:
+    """Raises DecodeError."""
+    content = decode(text, "content", Content)
+    understood("content", content.requires)
+    if len(set(content.after)) != len(content.after):
+        raise DecodeError("content", 0, "after: names one content twice")
+    return content
