@@ -5,9 +5,11 @@ behind its length (4 bytes, big endian). Version 1. Pure.
                              report   at each heartbeat, and at once when something changed
     coordinator ──▶ agent    welcome  once, first: the protocol that is spoken, and the heartbeat
                              ack      the last report that was worked off
+                             offer, activation   what `anycast/content/envelope.py` makes, unread
 
 Who the other end is, is said by its certificate alone; what a hello claims must agree with it. Unknown optional fields are
-ignored, unknown kinds too; unknown names in `requires` are refused, so N and N-1 work together. Nothing here is a command.
+ignored, unknown kinds too; unknown names in `requires` are refused, so N and N-1 work together. Nothing here is believed
+for the coordinator's sake: a content counts by its operator's signature.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ NEWEST = 1
 OLDEST = 1
 """Protocols that this version speaks. At the next one: 2 and 1."""
 LONGEST_FRAME = 256 * 1024
-"""Bytes of JSON."""
+"""Bytes of JSON that an agent says at once."""
+LONGEST_OFFER = 16 << 20
+"""Bytes of JSON that a coordinator says at once: a content names every gateway of the fleet, 2,000 of them in 1 MB."""
 HEARTBEAT_S = 2.0
 FRESH_S = 3 * HEARTBEAT_S
 """What was heard longer ago is not known any more: two reports may be lost."""
@@ -79,6 +83,24 @@ class HoldTold(_Message):
     left_s: float
 
 
+class VersionTold(_Message):
+    """A content that an agent has."""
+
+    generation: Annotated[int, pydantic.Field(ge=0)]
+    hash: Word
+
+
+class ContentsTold(_Message):
+    """What an agent has of contents, and what it thinks of the last thing that it was sent."""
+
+    staged: VersionTold | None = None
+    active: VersionTold | None = None
+    frozen: int | None = None
+    """The generation that two contents came under."""
+    refused: Words = ""
+    """The last refusal, its word first; empty where the last thing that came was taken."""
+
+
 class Report(_Message):
     """What a gateway is and does now; the whole of it each time, so that a lost one costs nothing."""
 
@@ -102,6 +124,8 @@ class Report(_Message):
     hold: HoldTold | None = None
     tunnels: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Established IKE_SAs of clients; None where that is not known."""
+    contents: ContentsTold | None = None
+    """None: it takes none (standalone)."""
     decrypted: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Packets of clients' SAs since the agent began; None where that is not known."""
     encrypted: Annotated[int, pydantic.Field(ge=0)] | None = None
@@ -116,14 +140,33 @@ class Ack(_Message):
     number: int
 
 
-Message = Hello | Welcome | Report | Ack
-_KINDS: dict[str, type[Message]] = {"hello": Hello, "welcome": Welcome, "report": Report, "ack": Ack}
+class OfferSent(_Message):
+    kind: Literal["offer"] = "offer"
+    data: str
+    """`Offer.data`."""
+
+
+class ActivationSent(_Message):
+    kind: Literal["activation"] = "activation"
+    data: str
+    """`Activation.data`."""
+
+
+Message = Hello | Welcome | Report | Ack | OfferSent | ActivationSent
+_KINDS: dict[str, type[Message]] = {
+    "hello": Hello,
+    "welcome": Welcome,
+    "report": Report,
+    "ack": Ack,
+    "offer": OfferSent,
+    "activation": ActivationSent,
+}
 
 
 def encode(message: Message) -> bytes:
     """The whole frame. What the models allow fits: 80 texts of 2 KiB are the most of it."""
     body = message.model_dump_json().encode()
-    if len(body) > LONGEST_FRAME:
+    if len(body) > (LONGEST_OFFER if isinstance(message, OfferSent) else LONGEST_FRAME):
         raise BugError(f"a frame of {len(body)} bytes")
     return _LENGTH.pack(len(body)) + body
 
@@ -146,10 +189,10 @@ def decode(body: bytes) -> Message | None:
         raise DecodeError(".".join(map(str, first["loc"])) or kind, 0, first["msg"]) from exc
 
 
-def length(head: bytes) -> int:
+def length(head: bytes, longest: int = LONGEST_FRAME) -> int:
     """How many bytes follow these four. Raises DecodeError where no frame is so long."""
     (found,) = _LENGTH.unpack(head)
-    if not 2 <= found <= LONGEST_FRAME:
+    if not 2 <= found <= longest:
         raise DecodeError("length", 0, f"{found} bytes")
     return int(found)
 

@@ -22,6 +22,7 @@ import time
 from importlib import metadata
 from typing import Any
 
+from anycast.content.record import Taken
 from anycast.document import Document
 from anycast.errors import KernelError
 from anycast.events import (
@@ -68,6 +69,7 @@ from site_agent.checks.silence import NAME as CHARON_ANSWERS
 from site_agent.checks.upstreams import UpstreamsCheck
 from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck, present_addresses
+from site_agent.contents import Contents
 from site_agent.coordinator_link import CoordinatorLink
 from site_agent.fleet_report import report_of
 from site_agent.handover import hand_over
@@ -98,6 +100,10 @@ class Agent:
         self._document, self._paths, self._early_alarms = document, paths, alarms
         self._alarms: dict[Reason, str] = {}
         self._link: CoordinatorLink | None = None
+        self._contents: Contents | None = None
+        self._stop = asyncio.Event()
+        self.again = False
+        """A content was activated that has another document: a new agent is to run by it."""
         self._instance = secrets.token_hex(8)
         self._log = EventLog(paths.events, max_bytes=document.agent.log_max_bytes, gateway=document.gateway)
         self._metrics = Metrics(self._snapshot_from_thread)
@@ -189,10 +195,12 @@ class Agent:
         )
         self._sync = None if document.sync is None else SyncSupervisor(document, paths, happened=self._happened)
         if document.coordinator is not None:
+            self._contents = Contents(document, paths, activated=self._content_activated, happened=self._happened)
             self._link = CoordinatorLink(
                 document,
                 instance=self._instance,
                 report=self._report,
+                sent=self._contents.sent,
                 happened=self._happened,
                 folder=MachineFolder(paths.pki_dir),
             )
@@ -201,9 +209,8 @@ class Agent:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. charon and ExaBGP go on running after that."""
         priority.prefer(os.getpid(), priority.HOLDS_THE_LEASE)
-        stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, stop.set)
+            self._loop.add_signal_handler(number, self._stop.set)
         version, pid = metadata.version("anycast-vpn"), os.getpid()
         self._happened(
             AgentStarted(
@@ -217,6 +224,8 @@ class Agent:
         for alarm in self._early_alarms:
             self._happened(alarm)
         self._intent.start()
+        if self._contents is not None:
+            self._contents.start()
         self._holder.announce(self._routes())
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
@@ -247,10 +256,11 @@ class Agent:
                     *([group.create_task(self._around_sync.keep(self._sync.run))] if self._sync else []),
                     *([group.create_task(self._around_canary.keep(self._canary.run))] if self._canary else []),
                     *([group.create_task(self._around_link.keep(self._link.run))] if self._link else []),
+                    *([group.create_task(self._around_link.keep(self._contents.run))] if self._contents else []),
                     group.create_task(self._around_hook.keep(self._hook.run)),
                 ]
                 notify("READY=1")
-                await stop.wait()
+                await self._stop.wait()
                 await self._leave()
                 for task in tasks:
                     task.cancel()
@@ -353,7 +363,16 @@ class Agent:
             tunnels=sas.tunnels,
             decrypted=sas.traffic.decrypted if looked else None,
             encrypted=sas.traffic.encrypted if looked else None,
+            contents=None if self._contents is None else self._contents.told(),
         )
+
+    def _content_activated(self, taken: Taken) -> None:
+        runs = self._document.model_copy(update={"generation": taken.generation})
+        if taken.runs != runs:
+            self.again = True
+            self._stop.set()
+        elif self._link is not None:
+            self._link.changed()
 
     def _snapshot_from_thread(self) -> dict[str, Any]:
         with contextlib.suppress(RuntimeError):

@@ -25,7 +25,7 @@ from anycast import link_wire
 from anycast.document import Document
 from anycast.errors import AnycastError, DecodeError, PeerError
 from anycast.events import AlarmCleared, AlarmRaised, Event
-from anycast.link_wire import Ack, Hello, Message, Report, Welcome
+from anycast.link_wire import Ack, ActivationSent, Hello, Message, OfferSent, Report, Welcome
 from anycast.pki import tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -52,13 +52,15 @@ class CoordinatorLink:
         *,
         instance: str,
         report: Callable[[int], Report],
+        sent: Callable[[OfferSent | ActivationSent], None],
         happened: Callable[[Event], None],
         folder: MachineFolder,
     ) -> None:
-        """`document.coordinator` is there; `report` makes the report of the given number."""
+        """`document.coordinator` is there; `report` makes the report of the given number, `sent` takes what is for the agent
+        to judge."""
         assert document.coordinator is not None
         self._document, self._coordinator, self._instance = document, document.coordinator, instance
-        self._report, self._happened = report, happened
+        self._report, self._sent, self._happened = report, sent, happened
         self._folder = folder
         self._changed = asyncio.Event()
         self._welcome: Welcome | None = None
@@ -177,11 +179,13 @@ class CoordinatorLink:
                 message = await _read(reader)
             if isinstance(message, Ack):
                 self._acked_at = boottime()
+            elif isinstance(message, OfferSent | ActivationSent):
+                self._sent(message)
 
 
 async def _read(reader: asyncio.StreamReader) -> Message | None:
     """Raises DecodeError, IncompleteReadError."""
-    body = await reader.readexactly(link_wire.length(await reader.readexactly(4)))
+    body = await reader.readexactly(link_wire.length(await reader.readexactly(4), link_wire.LONGEST_OFFER))
     return link_wire.decode(body)
 
 

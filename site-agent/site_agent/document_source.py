@@ -14,11 +14,12 @@ from pathlib import Path
 import pydantic
 
 from anycast.document import KNOWN_REQUIREMENTS, Document
-from anycast.errors import ConfigError, PeerError, Problem
+from anycast.errors import ConfigError, DecodeError, PeerError, Problem
 from anycast.events import AlarmRaised
 from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load
 from anycast.reasons import Reason
+from site_agent import content_store
 from site_agent.installation import install
 from site_agent.paths import Paths
 
@@ -64,11 +65,26 @@ class Choice:
     alarms: tuple[AlarmRaised, ...] = ()
 
 
+def managed(paths: Paths) -> Document | None:
+    """What a coordinator's content says, under its generation; None where none was ever active. Raises ConfigError."""
+    try:
+        active = content_store.load(paths.contents).active
+        return None if active is None else active.runs
+    except DecodeError as exc:
+        raise ConfigError([Problem("", exc.what, str(paths.contents))]) from exc
+
+
 def choose(paths: Paths, *, fleet: Path | None, document: Path | None, gateway: str | None) -> Choice:
     """Read the configuration; nothing is written, so a mistaken command line leaves nothing behind.
 
+    A gateway that has taken a content runs by it, whatever fleet.yaml says here by now: the coordinator's operators decide.
     Raises ConfigError where it has problems and no earlier document was kept.
     """
+    try:
+        if (taken := managed(paths)) is not None:
+            return Choice(document=taken)
+    except ConfigError as refused:
+        return _kept(paths, refused)
     if fleet is None and document is None and not paths.document.exists():
         raise ConfigError([Problem("", f"nothing to run by: give --fleet or --document; {paths.document} keeps none")])
     try:

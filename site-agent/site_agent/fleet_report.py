@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from anycast.link_wire import CauseTold, HoldTold, Report
+from anycast.link_wire import CauseTold, ContentsTold, HoldTold, Report
 from anycast.model import EvidenceClass
 
 _WORD, _TEXT, _CAUSES, _NAMED = 128, 512, 16, 64
@@ -13,7 +13,13 @@ _WORD, _TEXT, _CAUSES, _NAMED = 128, 512, 16, 64
 
 
 def report_of(
-    status: Mapping[str, Any], *, number: int, tunnels: int | None, decrypted: int | None, encrypted: int | None
+    status: Mapping[str, Any],
+    *,
+    number: int,
+    tunnels: int | None,
+    decrypted: int | None,
+    encrypted: int | None,
+    contents: ContentsTold | None,
 ) -> Report:
     """`status` is `snapshot.take`'s; what the wire has no room for is cut off."""
     vrrp, hold = status["vrrp"], status["hold"]
@@ -40,6 +46,7 @@ def report_of(
         tunnels=tunnels,
         decrypted=decrypted,
         encrypted=encrypted,
+        contents=contents,
         shared={row["check"][:_WORD]: row["status"] for row in shared[:_NAMED]},
         alarms={str(alarm["reason"])[:_WORD]: alarm["detail"][:_TEXT] for alarm in status["alarms"][:_NAMED]},
     )

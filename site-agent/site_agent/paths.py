@@ -58,6 +58,11 @@ class Paths:
         return self.state_dir / "document.json"
 
     @property
+    def operators(self) -> Path:
+        """Whose signatures count (`anycast operator install`); beside the management certificate, by the same hand."""
+        return self.pki_dir.parent / "operators.json"
+
+    @property
     def contents(self) -> Path:
         """What was taken from a coordinator: staged, active, and active before (`content_store.py`)."""
         return self.state_dir / "contents.json"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import fcntl
 import os
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from anycast.errors import PeerError
 from site_agent.agent import Agent
@@ -40,13 +41,24 @@ def run_agent(paths: Paths, *, fleet: Path | None, gateway: str | None, document
     lock.truncate()
     lock.write(f"{os.getpid()}\n")
     lock.flush()
-    asyncio.run(_run(choice, paths))
+    if asyncio.run(_run(choice, paths)):
+        _begin_anew(paths)
     if detach:
         os._exit(0)  # the rest of this stack is the parent's to return through
 
 
-async def _run(choice: Choice, paths: Paths) -> None:
-    await Agent(choice.document, paths, alarms=choice.alarms).run()
+async def _run(choice: Choice, paths: Paths) -> bool:
+    """Whether another document is to be run by."""
+    agent = Agent(choice.document, paths, alarms=choice.alarms)
+    await agent.run()
+    return agent.again
+
+
+def _begin_anew(paths: Paths) -> NoReturn:
+    """Become an agent of the content that was activated, in the same process: systemd's main pid stays, and the restart
+    grace that a clean stop leaves keeps the route."""
+    folders = [f"--{name.replace('_', '-')}={value}" for name, value in dataclasses.asdict(paths).items()]
+    os.execv(sys.executable, [sys.executable, "-m", "site_agent.cli", "run", *folders])
 
 
 def _only_one(paths: Paths) -> IO[str]:

@@ -18,7 +18,7 @@ import pytest
 
 from anycast import link_wire
 from anycast.events import AlarmCleared, AlarmRaised, Event
-from anycast.link_wire import Hello, Report, Welcome
+from anycast.link_wire import ActivationSent, Hello, OfferSent, Report, Welcome
 from anycast.pki import tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -45,9 +45,10 @@ class Agent:
 
     def __init__(self, coordinator: Coordinator, name: str, folder: MachineFolder | None = None) -> None:
         self.says, self.events = SERVING, list[Event]()
+        self.got: list[OfferSent | ActivationSent] = []
         self.link = CoordinatorLink(
             coordinator.known_to(document(name)), instance="i", report=self._report, happened=self.events.append,
-            folder=folder or coordinator.gateway(name),
+            sent=self.got.append, folder=folder or coordinator.gateway(name),
         )  # fmt: skip
 
     def _report(self, number: int) -> Report:
