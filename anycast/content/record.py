@@ -54,13 +54,14 @@ class Frozen(Part):
 
 
 class Record(Part):
-    version: Literal[1] = VERSION
+    version: Literal[1]
     requires: tuple[str, ...] = ()
-    active: Taken | None = None
-    previous: Taken | None = None
+    # None has to be written: an empty object is a file that lost its content, not an agent that never had one.
+    active: Taken | None
+    previous: Taken | None
     """What was active before: the coordinator may return to it, by the same bytes under a new generation."""
-    staged: Taken | None = None
-    frozen: Frozen | None = None
+    staged: Taken | None
+    frozen: Frozen | None
 
     @pydantic.model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -85,6 +86,10 @@ class Record(Part):
     @property
     def data(self) -> bytes:
         return encode(self.model_dump(mode="json")).encode()
+
+
+NOTHING = Record(version=VERSION, active=None, previous=None, staged=None, frozen=None)
+"""Of an agent that never took a content."""
 
 
 def decode_record(data: bytes) -> Record:

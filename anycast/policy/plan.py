@@ -296,7 +296,8 @@ def _changes(before: Mapping[str, Site], after: Mapping[str, Site]) -> Iterator[
 def _differing(old: Site, new: Site) -> Iterator[str]:
     if old.intent is not new.intent:
         yield "intent"
-    if (old.announces, old.attracts) != (new.announces, new.attracts):
+    does = [{name: (each.announces, each.holds) for name, each in site.gateways.items()} for site in (old, new)]
+    if (old.announces, old.attracts) != (new.announces, new.attracts) or does[0] != does[1]:
         yield "announcements"
     if old.region != new.region:
         yield "region"

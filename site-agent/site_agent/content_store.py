@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from anycast import trusted_file, whole_file
-from anycast.content.record import Record, decode_record
+from anycast.content.record import NOTHING, Record, decode_record
 from anycast.errors import DecodeError, KernelError
 
 _MODE = 0o600
@@ -17,7 +17,7 @@ def load(path: Path) -> Record:
     try:
         return decode_record(trusted_file.read(path))
     except FileNotFoundError:
-        return Record()
+        return NOTHING
     except OSError as exc:
         raise DecodeError("record", 0, f"{path}: {exc.strerror}") from exc
 

@@ -68,8 +68,8 @@ def fleet_text(
     """fleet.yaml of `sites`; `intents` by site, `more`: another line of a site."""
     text = _HEAD.format(fleet=fleet, prefix=prefix, budget=budget)
     for name in sites:
-        line = (more or {}).get(name, f"capacity: {CAPACITY}")
-        text += _SITE.format(name=name, n=(*SITES, *OTHERS).index(name) + 1, intent=intents.get(name, "announced"), more=line)
+        line, intent = (more or {}).get(name, f"capacity: {CAPACITY}"), intents.get(name, "announced")
+        text += _SITE.format(name=name, n=(*SITES, *OTHERS).index(name) + 1, intent=intent, more=line)
     return text
 
 

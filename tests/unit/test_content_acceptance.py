@@ -11,7 +11,7 @@ import pytest
 from anycast.content.canonical import encode, hash_of
 from anycast.content.envelope import LAST_GENERATION, Offer
 from anycast.content.operators import Operators, none_yet
-from anycast.content.record import Record, decode_record
+from anycast.content.record import NOTHING, Record, decode_record
 from anycast.content.signature import sign
 from anycast.document import Document
 from anycast.policy.acceptance import LONGEST_JUMP, Answer, Identity, Refusal, activate, offer
@@ -59,7 +59,7 @@ def run_by(record: Record, what: Made, generation: int) -> Record:
     return answer.record
 
 
-RUNNING = run_by(Record(), FIRST, 7)
+RUNNING = run_by(NOTHING, FIRST, 7)
 
 
 def refusal(answer: Answer) -> Refusal | None:
@@ -196,7 +196,7 @@ def test_it_has_to_follow_what_was_taken_last() -> None:
 
 
 def test_the_first_content_of_a_gateway_may_be_any() -> None:
-    assert refusal(stage(Record(), BACK, 12)) is None
+    assert refusal(stage(NOTHING, BACK, 12)) is None
 
 
 def test_a_return_is_old_content_under_a_new_generation() -> None:
@@ -215,12 +215,12 @@ def test_beyond_the_budget_by_itself() -> None:
     answer = stage(RUNNING, dark, 8)
     assert refusal(answer) is Refusal.OVER_BUDGET
     assert "3 sites attract" in answer.detail
-    assert refusal(stage(Record(), dark, 8)) is Refusal.OVER_BUDGET, "a first content too"
+    assert refusal(stage(NOTHING, dark, 8)) is Refusal.OVER_BUDGET, "a first content too"
 
 
 def test_beyond_the_budget_by_the_sites_that_are_known_here() -> None:
     left = made(["fra"], after=[FIRST.content], budget="{min_sites: 1}")
-    assert refusal(stage(Record(), left, 1)) is None, "by itself nothing is wrong with it"
+    assert refusal(stage(NOTHING, left, 1)) is None, "by itself nothing is wrong with it"
     answer = stage(RUNNING, left, 8)
     assert refusal(answer) is Refusal.OVER_BUDGET
     assert "ams, lon, nyc, sin, tyo would go dark, and 1 site attracts" in answer.detail
@@ -234,7 +234,7 @@ def test_not_for_this_gateway() -> None:
     data = Offer(version=1, envelope=envelope(without.content, 8), document=FIRST.documents["fra-gw1"]).data
     assert refusal(offer(RUNNING, me(), TRUSTED, data)) is Refusal.NOT_FOR_US
     elsewhere = Identity(fleet="example", site="sin", gateway="fra-gw1")
-    assert refusal(offer(Record(), elsewhere, TRUSTED, offered(FIRST, 1))) is Refusal.NOT_FOR_US
+    assert refusal(offer(NOTHING, elsewhere, TRUSTED, offered(FIRST, 1))) is Refusal.NOT_FOR_US
 
 
 def test_a_document_that_was_not_signed() -> None:

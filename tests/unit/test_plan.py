@@ -10,7 +10,7 @@ import pytest
 from anycast.content.canonical import encode, hash_of
 from anycast.content.content import Content, Intent, decode_content
 from anycast.content.envelope import Offer
-from anycast.content.record import Record
+from anycast.content.record import NOTHING
 from anycast.content.state import State, decode_state, in_force, nothing_yet
 from anycast.errors import ConfigError, DecodeError, PeerError
 from anycast.fleet.compile import compile_fleet
@@ -135,7 +135,7 @@ def test_a_content_follows_what_is_heard_and_agents_take_it() -> None:
     assert applied(plan).after == (hash_of(FIRST.content.text),)
     assert plan.left_behind == ("tyo-gw1",)
     document = plan.documents["fra-gw1"]
-    record = offer(Record(), me(), TRUSTED, Offer(version=1, envelope=envelope(FIRST.content, 1), document=document).data)
+    record = offer(NOTHING, me(), TRUSTED, Offer(version=1, envelope=envelope(FIRST.content, 1), document=document).data)
     taken = Offer(version=1, envelope=envelope(plan.content, 2), document=document).data
     assert offer(record.record, me(), TRUSTED, taken).refusal is None
 
@@ -342,7 +342,7 @@ def test_real_fleets_have_contents_that_their_agents_take(fleet: Any) -> None:
     for name, document in documents.items():
         data = Offer(version=1, envelope=envelope(content, 1), document=document.canonical().decode()).data
         identity = type(me())(fleet=loaded.fleet, site=document.site, gateway=name)
-        answer = offer(Record(), identity, trusted, data)
+        answer = offer(NOTHING, identity, trusted, data)
         assert answer.refusal is None, answer.detail
 
 
