@@ -79,6 +79,36 @@ class Service(_Part):
     checks: SharedChecks = SharedChecks()
 
 
+class SiteShare(_Part):
+    """One site as the ledger of voluntary darkness counts it."""
+
+    name: str
+    region: str | None = None
+    capacity: int | None = None
+    """In the operator's unit; None: not stated."""
+
+
+class Floor(_Part):
+    """What must be left, not dark, of a region's sites or of the service's."""
+
+    min_sites: int = pydantic.Field(ge=1)
+    min_capacity: int | None = None
+
+
+class Budget(Floor):
+    """What must be left of the service. Every gateway's document has the same one, so that each can check what it is granted."""
+
+    sites: tuple[SiteShare, ...]
+    regions: dict[str, Floor] = pydantic.Field(default_factory=dict)
+
+    @pydantic.model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        names = [site.name for site in self.sites]
+        if len(set(names)) != len(names) or self.min_sites > len(names):
+            raise ValueError(f"min_sites {self.min_sites} of {len(names)} sites, of which {len(set(names))} differ")
+        return self
+
+
 class Interface(_Part):
     """A data interface and the addresses it must carry, with their lengths (``198.51.100.2/28``)."""
 
@@ -259,8 +289,16 @@ class Document(_Part):
     """None where the site has one gateway and speaks BGP."""
     sync: Sync | None = pydantic.Field(default=None, exclude_if=lambda sync: sync is None)
     """None where tunnels are not mirrored; not written then, so that such a document keeps the hash that it always had."""
+    budget: Budget | None = pydantic.Field(default=None, exclude_if=lambda budget: budget is None)
+    """None: no shared evidence makes this site dark. Not written then, as `sync`."""
     lease: Lease
     agent: Agent
+
+    @pydantic.model_validator(mode="after")
+    def _site_is_counted(self) -> Self:
+        if self.budget is not None and self.site not in {site.name for site in self.budget.sites}:
+            raise ValueError(f"budget does not count {self.site}")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _ranks_are_two(self) -> Self:

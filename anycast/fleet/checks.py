@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from anycast.fleet.address_checks import ADDRESS_RULES
 from anycast.fleet.bounds import bounded
+from anycast.fleet.budget import BUDGET_RULES
 from anycast.fleet.finding import Finding
 from anycast.fleet.lab_checks import LAB_RULES
 from anycast.fleet.monitoring import TIMED_CHECKS
@@ -40,7 +41,7 @@ _DURATIONS: dict[tuple[str, str], tuple[str, float, float, bool]] = {
 
 def check(fleet: Fleet) -> list[Finding]:
     """Everything that is wrong with `fleet` as a whole."""
-    return [finding for rule in (*RULES, *ADDRESS_RULES, *PAIR_RULES, *LAB_RULES) for finding in rule(fleet)]
+    return [finding for rule in (*RULES, *BUDGET_RULES, *ADDRESS_RULES, *PAIR_RULES, *LAB_RULES) for finding in rule(fleet)]
 
 
 def _holders(fleet: Fleet) -> list[tuple[Path, Defaults | Site]]:

@@ -15,17 +15,21 @@ from anycast.document import (
     Agent,
     AlarmHook,
     Bgp,
+    Budget,
     Canary,
     Document,
     ExecCheck,
+    Floor,
     Interface,
     Lease,
     Pool,
     Service,
     SharedChecks,
+    SiteShare,
     Timing,
     Webhook,
 )
+from anycast.fleet import budget as written
 from anycast.fleet import monitoring
 from anycast.fleet.compile_pair import compile_sync, compile_vrrp, neighbors_of
 from anycast.fleet.pair import Attachment
@@ -68,6 +72,7 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
             run_as=bgp.run_as,
             neighbors=neighbors_of(fleet, site, gateway),
         ),
+        budget=None if fleet.service.budget is None else compile_budget(fleet),
         lease=Lease(duration_ms=_milliseconds(lease.duration), grace_ms=_milliseconds(lease.grace)),
         agent=Agent(
             metrics_listen=agent.metrics_listen,
@@ -82,6 +87,25 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
             ),
             alarm_hook=_alarm_hook(agent.alarms),
         ),
+    )
+
+
+def compile_budget(fleet: Fleet) -> Budget:
+    """What the ledger goes by; with the defaults where the file has no `service.budget`."""
+    budget = fleet.service.budget or written.Budget()
+
+    def floor(of: written.Budget | written.Floor, sites: int) -> Floor:
+        return Floor(min_sites=of.min_sites or written.default_min_sites(sites), min_capacity=of.min_capacity)
+
+    def sites_of(region: str) -> int:
+        return sum(site.region == region for site in fleet.sites.values())
+
+    return Budget(
+        **dict(floor(budget, len(fleet.sites))),
+        sites=tuple(
+            SiteShare(name=name, region=site.region, capacity=site.capacity) for name, site in sorted(fleet.sites.items())
+        ),
+        regions={name: floor(of, sites_of(name)) for name, of in sorted(budget.regions.items())},
     )
 
 

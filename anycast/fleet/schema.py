@@ -11,6 +11,7 @@ import datetime
 
 import pydantic
 
+from anycast.fleet.budget import Budget
 from anycast.fleet.lab import Lab
 from anycast.fleet.monitoring import AlarmHook, ExecChecks, SharedChecks, Timings
 from anycast.fleet.pair import Attachment, Bfd, Sync, Vrrp
@@ -20,6 +21,7 @@ from anycast.fleet.values import (
     Address,
     Address4,
     Asn,
+    Capacity,
     Domain,
     Duration,
     Encapsulation,
@@ -84,6 +86,8 @@ class Service(Section):
     certificates: Certificates = Certificates()
     checks: SharedChecks = SharedChecks()
     """What is watched that can fail everywhere at once. Default: the BGP sessions only."""
+    budget: Budget | None = None
+    """How many sites may be dark on purpose at once. Default: one, and no shared evidence ever makes a site dark."""
 
 
 class BgpSettings(Section):
@@ -168,6 +172,10 @@ class Site(Section):
 
     asn: Asn | None = None
     """Required where the site has upstreams."""
+    region: Name | None = None
+    """Whose floor in `service.budget.regions` counts it besides the service's. Default: none."""
+    capacity: Capacity | None = None
+    """What it can carry, for `min_capacity`. Default: not stated."""
     uplink: Prefixes
     """Subnets shared by the site's gateways and its upstream routers."""
     inside: Prefixes

@@ -229,6 +229,10 @@ Proposal = Annotated[str, _reader(_matching(_PROPOSAL, "a strongSwan proposal (a
 Listen = Annotated[str, _reader(_listen)]
 Flag = Annotated[bool, _reader(_flag)]
 """``true``, ``false``, ``yes`` or ``no``; YAML 1.1's other spellings are refused."""
+Capacity = Annotated[int, _reader(_number(1, 1_000_000_000, "a capacity"))]
+"""In one unit of the operator's own for the whole fleet: tunnels, Mbit/s."""
+SiteCount = Annotated[int, _reader(_number(1, 1000, "a number of sites"))]
+"""0 would be no floor: nobody may darken all that there is."""
 Asn = Annotated[int, _reader(_number(1, 4294967294, "an AS number"))]
 FlapThreshold = Annotated[int, _reader(_number(2000, 50_000, "a suppress threshold"))]
 VirtualRouterId = Annotated[int, _reader(_number(1, 255, "a virtual router id"))]
