@@ -96,7 +96,7 @@ class Floor(_Part):
 
 
 class Budget(Floor):
-    """What must be left of the service. Every gateway's document has the same one, so that each can check what it is granted."""
+    """What must be left of the service. Every document has the same one: so each can check what it is granted."""
 
     sites: tuple[SiteShare, ...]
     regions: dict[str, Floor] = pydantic.Field(default_factory=dict)

@@ -203,6 +203,8 @@ class Reason(enum.StrEnum):
     """The site is dark by a token: a check that can fail everywhere fails here and passes elsewhere."""
     TOKEN_EXPIRED = "token_expired"
     """A token was not renewed, or came too late to be used."""
+    TOKEN_RECALLED = "token_recalled"
+    """The coordinator ended a token for a reason that this version has no word for."""
     CAUSE_GONE = "cause_gone"
     """The check that a token was asked for does not fail here any more."""
     WITHIN_BUDGET = "within_budget"
