@@ -31,11 +31,11 @@ _MAX_COUNT = 2**53
 """What every JSON reader keeps exact."""
 MAX_SPAN_MS = 10 * 86_400_000
 
-Name = Annotated[str, pydantic.Field(pattern=rf"\A{NAME.pattern}\Z")]
-CheckName = Annotated[str, pydantic.Field(pattern=r"\A[a-z][a-z0-9_-]{0,79}\Z")]
+Name = Annotated[str, pydantic.Field(pattern=rf"^{NAME.pattern}$")]
+CheckName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_-]{0,79}$")]
 """An operator's own check is ``exec_`` and a name of at most 63."""
-Word = Annotated[str, pydantic.Field(pattern=r"\A[a-z][a-z0-9_]{0,63}\Z")]
-EntryId = Annotated[str, pydantic.Field(pattern=r"\A[A-Za-z0-9._-]{1,96}\Z")]
+Word = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+EntryId = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9._-]{1,96}$")]
 Text = Annotated[str, pydantic.Field(max_length=MAX_DETAIL)]
 Count = Annotated[int, pydantic.Field(ge=0, le=_MAX_COUNT)]
 Span = Annotated[int, pydantic.Field(ge=0, le=MAX_SPAN_MS)]

@@ -10,8 +10,8 @@ failed at the site for one correlation window; that at least half of the other s
 sent after that window (a fault that all share would have reached their word by then); `SPACING_S` since the last first
 grant; a slot. Renewals need a slot, and the check failing here and not suspected. A refused renewal lets the token run out;
 what is *known* to speak against it (the check is suspected, floors are broken by hard failures or a hold) recalls it at
-once, the newest token first. A leader that finds a token in its store renews it only for who says that he holds it: an older store
-may have one that is long over.
+once, the newest token first. A leader that finds a token in its store renews it only for who says that he holds it: an older
+store may have one that is long over.
 
 A check is suspected while it fails at two sites or more and fewer than half of the others, of those that say anything about
 it, pass; and for a window after that. Then it is the check that is wrong.
