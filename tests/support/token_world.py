@@ -27,8 +27,6 @@ from anycast.token_wire import Answer, Grant, Held
 
 LOOK_S = 5.0
 STANDS_S = 2.0
-RECONNECT_S = 6.0
-"""An agent that got no answer for so long tries another coordinator."""
 SPANS = {"dns": 28.0, "canary": 20.0}
 
 
@@ -106,7 +104,9 @@ class World:
         self.seed, self.now = seed, 0.0
         self.names = [f"s{n}" for n in range(sites)]
         self.budget = Budget(min_sites=min_sites, sites=tuple(SiteShare(name=name) for name in self.names))
-        self.loss, self.delay_s = 0.0, 0.1
+        self.loss, self.delay_s, self.least_delay_s = 0.0, 0.1, 0.001
+        self.reconnect_s = 6.0
+        """An agent that got no answer for so long tries another coordinator."""
         self.harsh = 1.0
         """How much likelier the ordinary is than the rare: 1 as weighted, 0 all alike."""
         self.cut: set[tuple[str, str]] = set()
@@ -216,7 +216,7 @@ class World:
     def _stands(self, node: Node) -> None:
         self._later(STANDS_S, lambda: self._stands(node))
         if node.holder is not None and not node.paused:
-            if node.session == 0 or self.now - node.answered_at > RECONNECT_S:
+            if node.session == 0 or self.now - node.answered_at > self.reconnect_s:
                 self._connect(node)
             self._tell(node, self._stand(node))
 
@@ -302,7 +302,7 @@ class World:
         if self._is_cut(gateway, key) or self.random.random() < self.loss:
             lost()
         else:
-            self._later(self.random.uniform(0.001, self.delay_s), arrives)
+            self._later(self.random.uniform(self.least_delay_s, self.delay_s), arrives)
 
     def _leader(self, key: str) -> Leader | None:
         return next((leader for leader in self.leaders if leader.key == key and not leader.dead), None)
