@@ -213,6 +213,36 @@ class Reason(enum.StrEnum):
     """There is a hold's file, but it means nothing: no hold is in force."""
     OPERATOR = "operator"
 
+    # The ledger of voluntary darkness, and tokens (docs/ledger.md).
+    TOKEN = "token"
+    """The site is dark by a token: a check that can fail everywhere fails here and passes elsewhere."""
+    TOKEN_EXPIRED = "token_expired"
+    """A token was not renewed, or came too late to be used."""
+    TOKEN_RECALLED = "token_recalled"
+    """The coordinator ended a token for a reason that this version has no word for."""
+    CAUSE_GONE = "cause_gone"
+    """The check that a token was asked for does not fail here any more."""
+    WITHIN_BUDGET = "within_budget"
+    """The ledger has a slot for it."""
+    BUDGET_SPENT = "budget_spent"
+    """Fewer than `min_sites` would be left."""
+    CAPACITY_SHORT = "capacity_short"
+    """Less than `min_capacity` would be left."""
+    LEADER_NEW = "leader_new"
+    """This coordinator began so recently that what another one granted may still be on its way."""
+    SITE_UNHEARD = "site_unheard"
+    """The site has not been heard of for the freshness limit: whether it announces is not known."""
+    SITE_UNKNOWN = "site_unknown"
+    """The fleet has no such site."""
+    CORRELATING = "correlating"
+    """The check has not failed here for long enough to be seen failing elsewhere, too."""
+    EVIDENCE_SHORT = "evidence_short"
+    """At fewer than half of the other sites is the same check known to pass."""
+    GRANTS_SPACED = "grants_spaced"
+    """Another site became dark by a token only just now."""
+    CHECK_SUSPECTED = "check_suspected"
+    """The check fails at so many sites that it is itself what is wrong."""
+
 
 FACTS = frozenset(
     {
