@@ -6,6 +6,7 @@ behind its length (4 bytes, big endian). Version 1. Pure.
     coordinator ──▶ agent    welcome  once, first: the protocol that is spoken, and the heartbeat
                              ack      the last report that was worked off
                              offer, activation   what `anycast/content/envelope.py` makes, unread
+    both ways                darkness   what `anycast/token_wire.py` makes, unread
 
 Who the other end is, is said by its certificate alone; what a hello claims must agree with it. Unknown optional fields are
 ignored, unknown kinds too; unknown names in `requires` are refused, so N and N-1 work together. Nothing here is believed
@@ -152,7 +153,12 @@ class ActivationSent(_Message):
     """`Activation.data`."""
 
 
-Message = Hello | Welcome | Report | Ack | OfferSent | ActivationSent
+class DarknessTold(_Message):
+    kind: Literal["darkness"] = "darkness"
+    data: Annotated[str, pydantic.StringConstraints(max_length=64 * 1024)]
+
+
+Message = Hello | Welcome | Report | Ack | OfferSent | ActivationSent | DarknessTold
 _KINDS: dict[str, type[Message]] = {
     "hello": Hello,
     "welcome": Welcome,
@@ -160,6 +166,7 @@ _KINDS: dict[str, type[Message]] = {
     "ack": Ack,
     "offer": OfferSent,
     "activation": ActivationSent,
+    "darkness": DarknessTold,
 }
 
 

@@ -145,6 +145,8 @@ class Reason(enum.StrEnum):
     COORDINATOR_AWAY = "coordinator_away"
     """The coordinator is not heard, or refuses. The gateway goes on as it is; tokens end."""
 
+    DRAINED = "drained"
+    """Operators want the site to attract no traffic: the content in force says so."""
     GATE_FAILED = "gate_failed"
     """Clients of a site that was just changed fare worse than before, or nothing shows that they do not."""
     ROLLOUT_WAITS = "rollout_waits"

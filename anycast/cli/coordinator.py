@@ -172,7 +172,7 @@ def status_view(found: dict[str, Any]) -> RenderableType:
     sites = found["sites"]
     counts = {state: sum(site["state"] == state for site in sites) for state in COLOURS}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no gateway has been heard yet"
-    head = Text.assemble((f"fleet {found['fleet']}", "bold"), f": {summary}")
+    head = Text.assemble((f"fleet {found['fleet']}", "bold"), f": {summary}; {found['ledger']}")
     table = Table("site", "state", "gateway", "role", "routes", "tunnels", "heard", "why", box=None, header_style="bold")
     for site in sites:
         first = True
@@ -181,7 +181,12 @@ def status_view(found: dict[str, Any]) -> RenderableType:
             table.add_row(site["site"] if first else "", state, *_gateway_cells(gateway), Text(site["why"] if first else ""))
             first = False
     alarms = [Text(alarm, "red") for alarm in found["alarms"]]
-    return Group(head, *alarms, table)
+    rollout, under_way = found["rollout"], []
+    if rollout is not None and rollout["step"] not in ("done", "stopped"):
+        waits = f", waits: {rollout['waits_for']}" if rollout["waits_for"] else ""
+        words = f"rollout {rollout['id']} by {rollout['by']}: {rollout['step']} {rollout['site']}{waits}"
+        under_way = [Text(words, "yellow")]
+    return Group(head, *alarms, *under_way, table)
 
 
 def _gateway_cells(gateway: dict[str, Any] | None) -> tuple[str, ...]:

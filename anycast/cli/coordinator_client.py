@@ -47,10 +47,18 @@ class Target:
     """The management root (PEM) that signed the coordinator's certificate; for https."""
 
 
-def ask(target: Target, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def ask(target: Target, method: str, path: str, body: dict[str, Any] | bytes | None = None) -> dict[str, Any]:
     """Its answer. Raises Unreachable, Denied, ConfigError."""
     with _exchange(target, method, path, body) as response:
         return _read(response)
+
+
+def fetch(target: Target, path: str) -> bytes:
+    """The answer's own bytes, where they count. Raises Unreachable, Denied, ConfigError."""
+    with _exchange(target, "GET", path, None) as response:
+        if response.status != 200:
+            _read(response)
+        return response.read()
 
 
 def stream(target: Target, path: str) -> Iterator[dict[str, Any]]:
@@ -65,13 +73,13 @@ def stream(target: Target, path: str) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _exchange(
-    target: Target, method: str, path: str, body: dict[str, Any] | None
+    target: Target, method: str, path: str, body: dict[str, Any] | bytes | None
 ) -> Iterator[http.client.HTTPResponse]:
     connection = _connection(target)
     headers = {"Accept": "application/json"}
     if target.credential is not None:
         headers["Authorization"] = f"Bearer {_secret(target.credential)}"
-    data = None if body is None else json.dumps(body).encode()
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     try:
         connection.request(method, path, data, headers)
         yield connection.getresponse()

@@ -1,7 +1,7 @@
 """`anycast plan` and `anycast apply`: what follows from a fleet file, and its signature (docs/content.md).
 
-The coordinator does not serve yet: what it knows is read from a file (`--against`), and what it shall have is written to
-one.
+What the coordinator knows it is asked for, where the fleet file names one; or it is read from a file (`--against`). What was
+signed goes to it, or into a file (`-o`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from anycast.cli import operator
+from anycast.cli.coordinator import Credential, Root, Url
+from anycast.cli.coordinator_client import DEFAULT, Target, ask, fetch
 from anycast.cli.fleet import FleetFile
 from anycast.cli.plan_table import lines
 from anycast.content.content import Content
@@ -35,9 +37,10 @@ class PlanExit(enum.IntEnum):
     CHANGES = 3
 
 
+Bake = Annotated[int, typer.Option(min=1, metavar="SECONDS", help="How long a changed site is watched before the next one.")]
 Against = Annotated[
     Path | None,
-    typer.Option(metavar="STATE", help="What the coordinator knows. Without it: a fleet that has no content yet."),
+    typer.Option(metavar="STATE", help="What the coordinator knows, from a file. Without it the coordinator is asked."),
 ]
 
 
@@ -46,6 +49,9 @@ def plan(
     against: Against = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="P", help="Write the plan, for `apply`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
 ) -> None:
     """Show what follows from a fleet file: announcements, tunnels that move, capacity with a site lost, the ledger.
 
@@ -58,7 +64,8 @@ def plan(
         wanted = compile_content(fleet, documents)
     except ConfigError as exc:
         raise ConfigError([Problem(each.where, each.what, str(file)) for each in exc.problems]) from exc
-    state, contents = _state(against, fleet.fleet)
+    asked = None if fleet.coordinator is None else Target(url, credential, root)
+    state, contents = known(against, asked, fleet.fleet)
     made = make(state, contents, wanted, {name: each.canonical().decode() for name, each in documents.items()})
     status = PlanExit.REFUSED if made.problems else PlanExit.NOTHING if made.empty else PlanExit.CHANGES
     if as_json:
@@ -77,16 +84,22 @@ def plan(
 def apply(
     file: Annotated[Path, typer.Argument(metavar="P", help="A plan, as `anycast plan -o P` wrote it.")],
     name: Annotated[str, typer.Option("--operator", envvar="ANYCAST_OPERATOR_NAME", help="Whose key signs.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where the signed submission goes.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the signed submission, and send nothing.")
+    ] = None,
+    bake: Bake = 60,
     against: Against = None,
     expect: Annotated[str | None, typer.Option(metavar="HASH", help="The plan that was reviewed, and no other.")] = None,
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
 ) -> None:
-    """Sign a plan with one's own key, if everything that it was made from still holds.
+    """Sign a plan with one's own key, if everything that it was made from still holds, and hand it to the coordinator.
 
-    Exit status: 0 signed; 1 refused, with every fact that changed and everything beyond the budget; 2 a file or the command
-    line cannot be used. Nothing is written then.
+    Exit status: 0 signed, and its rollout has begun; 1 refused, with every fact that changed and everything beyond the
+    budget; 2 a file or the command line cannot be used; 3 the coordinator does not answer. Nothing is written then.
     """
     try:
         made = decode_plan(files.read(file, "`anycast plan -o` writes one"))
@@ -94,14 +107,19 @@ def apply(
         raise ConfigError([Problem("", exc.what, str(file))]) from exc
     if expect is not None and expect != made.hash:
         raise PeerError(str(file), f"is plan {made.hash}, not the one that was reviewed; nothing was signed")
-    state, contents = _state(against, made.fleet)
+    target = Target(url, credential, root)
+    state, contents = known(against, target, made.fleet)
     if found := obstacles(made, state, contents):
         for each in found:
             typer.echo(f"refused: {each}", err=True)
         raise typer.Exit(PlanExit.REFUSED)
     submission = submit(made, operator.open_key(folder, name, passphrase_file))
-    files.write(out, submission.data, files.PUBLIC)
-    typer.echo(f"{out}: plan {made.hash}, signed by {name}'s key {submission.signature.key}", err=True)
+    if out is not None:
+        files.write(out, submission.data, files.PUBLIC)
+        typer.echo(f"{out}: plan {made.hash}, signed by {name}'s key {submission.signature.key}", err=True)
+        return
+    begun = ask(target, "POST", f"/v1/rollouts?bake={bake}", submission.data)
+    typer.echo(f"rollout {begun['id']} has begun; `anycast rollout` shows it", err=True)
 
 
 def shown(made: Plan) -> dict[str, Any]:
@@ -114,10 +132,16 @@ def shown(made: Plan) -> dict[str, Any]:
     }
 
 
-def _state(against: Path | None, fleet: str) -> tuple[State, dict[str, Content]]:
-    if against is None:
+def known(against: Path | None, target: Target | None, fleet: str) -> tuple[State, dict[str, Content]]:
+    """What the coordinator knows: from a file, else by asking; nothing of a fleet that has none."""
+    if against is None and target is None:
         return nothing_yet(fleet), {}
     try:
-        return decode_state(files.read(against, "the coordinator's state was to be there"))
+        if against is not None:
+            return decode_state(files.read(against, "the coordinator's state was to be there"))
+        assert target is not None
+        return decode_state(fetch(target, "/v1/state"))
     except DecodeError as exc:
+        if against is None:
+            raise PeerError("coordinator", f"says what means nothing: {exc}") from exc
         raise ConfigError([Problem("", exc.what, str(against))]) from exc

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from anycast import link_wire
 from anycast.coordinator.fleet_view import FleetView
 from anycast.errors import ConfigError, DecodeError
-from anycast.link_wire import Ack, Hello, Message, Report, Welcome
+from anycast.link_wire import Ack, DarknessTold, Hello, Message, Report, Welcome
 from anycast.pki import certificates, tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -37,9 +37,41 @@ UNSENT = 256 * 1024
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Came:
+    hello: Hello
+    session: int
+    """Of no other connection of this process."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Went:
+    gateway: str
+    session: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Said:
+    hello: Hello
+    report: Report
+    news: bool
+    """It says something that the one before did not."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SaidDarkness:
+    gateway: str
+    session: int
+    text: str
+
+
+AgentEvent = Came | Went | Said | SaidDarkness
+
+
 @dataclasses.dataclass(slots=True)
 class _Connection:
     hello: Hello
+    session: int
     der: bytes
     writer: asyncio.StreamWriter
 
@@ -55,11 +87,12 @@ class Agents:
         *,
         instance: str,
         epoch: int,
-        changed: Callable[[str], None],
+        happened: Callable[[AgentEvent], None],
     ) -> None:
-        """`changed` is told the name of a gateway that said something new, came, or went."""
+        """`happened` is told in the event loop's thread, and may raise DecodeError at what a gateway says."""
         self._view, self._folder, self._me = view, folder, me
-        self._instance, self._epoch, self._changed = instance, epoch, changed
+        self._instance, self._epoch, self._happened = instance, epoch, happened
+        self._sessions = 0
         self._loaded = tls.load(folder, me, link_wire.ALPN)
         self._signature = tls.signature(folder)
         self._connections: dict[str, _Connection] = {}
@@ -94,6 +127,12 @@ class Agents:
             return False
         connection.writer.write(link_wire.encode(message))
         return True
+
+    def answer(self, gateway: str, session: int, text: str) -> None:
+        """A word about darkness, for that connection only."""
+        connection = self._connections.get(gateway)
+        if connection is not None and connection.session == session:
+            self.send(gateway, DarknessTold(data=text))
 
     async def keep(self) -> None:
         """Look at the files again and again."""
@@ -154,26 +193,29 @@ class Agents:
             epoch=self._epoch,
             heartbeat_s=link_wire.HEARTBEAT_S,
         )
-        connection = _Connection(hello, der, writer)
+        self._sessions += 1
+        connection = _Connection(hello, self._sessions, der, writer)
         before, self._connections[hello.gateway] = self._connections.get(hello.gateway), connection
         if before is not None:
             before.writer.transport.abort()
         try:
             self._view.connected(hello, boottime())
-            self._changed(hello.gateway)
             writer.write(link_wire.encode(welcome))
+            self._happened(Came(hello, connection.session))
             while True:
                 async with asyncio.timeout(SILENT_LIMIT_S):
                     message = await _read(reader)
                 if isinstance(message, Report):
-                    if self._view.reported(hello.gateway, message, boottime()):
-                        self._changed(hello.gateway)
+                    news = self._view.reported(hello.gateway, message, boottime())
+                    self._happened(Said(hello, message, news))
                     self.send(hello.gateway, Ack(number=message.number))
+                elif isinstance(message, DarknessTold):
+                    self._happened(SaidDarkness(hello.gateway, connection.session, message.data))
         finally:
             if self._connections.get(hello.gateway) is connection:
                 del self._connections[hello.gateway]
                 self._view.disconnected(hello.gateway)
-                self._changed(hello.gateway)
+            self._happened(Went(hello.gateway, connection.session))
 
     def _judge(self, der: bytes) -> Accepted | Refused:
         name = ""

@@ -15,6 +15,7 @@ from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
 from anycast.coordinator.store import Line
 from anycast.link_wire import Report
 from anycast.model import NAME
+from anycast.policy.rollout import Rollout, Step
 
 WHOLE_NAME = f"^(?:{NAME.pattern})$"
 Name = Annotated[str, pydantic.StringConstraints(pattern=WHOLE_NAME)]
@@ -29,6 +30,8 @@ REFUSALS = {
 }
 LONGEST_BODY = 64 * 1024
 """Bytes of a request."""
+LONGEST_SUBMISSION = 64 << 20
+"""Bytes of one: the documents of every gateway, 4 KiB each."""
 MOST_LINES = 1000
 """Of history, in one answer."""
 
@@ -55,6 +58,26 @@ class SiteStatus(_Model):
     gateways: tuple[GatewayStatus, ...]
 
 
+class RolloutStatus(_Model):
+    """The rollout under way, or the last one."""
+
+    id: str
+    by: str
+    generation: int
+    hash: str
+    step: str
+    site: str
+    """The one that is being changed, or is next."""
+    done: int
+    sites: tuple[str, ...]
+    """In the order of activation."""
+    changed: tuple[str, ...]
+    paused: bool
+    reason: str
+    waits_for: str
+    """Why the ledger has no slot for it now."""
+
+
 class Status(_Model):
     v: Literal[1] = 1
     fleet: str
@@ -66,6 +89,9 @@ class Status(_Model):
     at: float
     """Unix time."""
     sites: tuple[SiteStatus, ...]
+    ledger: str
+    """``dark 2 of 4 allowed: fra drain by alice, sin token dns``."""
+    rollout: RolloutStatus | None
     alarms: tuple[str, ...]
     """What is wrong with the coordinator itself."""
 
@@ -85,6 +111,16 @@ class History(_Model):
     lines: tuple[HistoryLine, ...]
     first_broken: int | None = None
     """The first line that was tampered with, where that was asked for."""
+
+
+class Documents(_Model):
+    v: Literal[1] = 1
+    documents: dict[str, str]
+    """Of every gateway that runs by a content, the text that was signed."""
+
+
+class Command(_Model):
+    word: Literal["pause", "resume", "abort"]
 
 
 class NewCredential(_Model):
@@ -162,6 +198,23 @@ ENDPOINTS = (
         ),
         summary="Who did what, when and why; oldest first",
     ),
+    Endpoint(
+        method="GET", path="/v1/state", name="state", role=Role.VIEWER, answer=None,
+        summary="What `anycast plan` is made against, in its canonical form",
+    ),
+    Endpoint(
+        method="GET", path="/v1/documents", name="documents", role=Role.VIEWER, answer=Documents,
+        summary="What every gateway runs by, for a content that changes an intent only",
+    ),
+    Endpoint(
+        method="POST", path="/v1/rollouts", name="begin_rollout", role=Role.OPERATOR, answer=RolloutStatus,
+        query=(("bake", "seconds that a changed site is watched before the next one"),),
+        summary="Begin the rollout of a signed submission, as `anycast apply` makes it (docs/content.md)",
+    ),
+    Endpoint(
+        method="POST", path="/v1/rollouts/command", name="command_rollout", role=Role.OPERATOR, answer=RolloutStatus,
+        body=Command, summary="Pause, resume or abort the rollout under way",
+    ),
     Endpoint(method="GET", path="/v1/access", name="access", role=Role.ADMIN, answer=Credentials, summary="All credentials"),
     Endpoint(
         method="POST", path="/v1/access", name="add_access", role=Role.ADMIN, answer=Secret, body=NewCredential,
@@ -192,6 +245,23 @@ def _gateway_status(view: GatewayView) -> GatewayStatus:
         age_s=round(view.age_s, 3),
         agent=view.agent,
         report=view.report,
+    )
+
+
+def rollout_status(rollout: Rollout, refused: str) -> RolloutStatus:
+    return RolloutStatus(
+        id=rollout.id,
+        by=rollout.by,
+        generation=rollout.target.generation,
+        hash=rollout.target.hash,
+        step=rollout.step.value,
+        site=rollout.site,
+        done=len(rollout.sites) if rollout.step is Step.DONE else rollout.at,
+        sites=rollout.sites,
+        changed=rollout.changed,
+        paused=rollout.paused,
+        reason=rollout.reason,
+        waits_for=refused,
     )
 
 

@@ -81,7 +81,7 @@ async def serve(plan: Plan, say: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        service = Service(me, folder, plan.state / "coordinator.db")
+        service = Service(me, folder, plan.state / "coordinator.db", plan.pki.parent / "operators.json")
         with _refused_by_the_kernel("listen for agents"):
             await service.start(list(plan.agents), plan.agents_port)
         stack.push_async_callback(service.close)

@@ -20,13 +20,16 @@ from pathlib import Path
 import pydantic
 from aiohttp import web
 
+from anycast.content.canonical import encode
 from anycast.coordinator import access, api
 from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.api import ENDPOINTS, Endpoint
+from anycast.coordinator.rollouts import BAKE_S, Refusal
 from anycast.coordinator.service import Missing, Service, Taken
 from anycast.coordinator.store import Conflict, Fenced
 from anycast.errors import AnycastError, ConfigError, DecodeError, PeerError
 from anycast.model import NAME
+from anycast.policy.plan import decode_submission
 
 REFUSED_PAUSE_S = 0.5
 """Before somebody whose credential means nothing hears so."""
@@ -49,7 +52,7 @@ class Rest:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self.app = web.Application(client_max_size=api.LONGEST_BODY, middlewares=[_one_sentence])
+        self.app = web.Application(client_max_size=api.LONGEST_SUBMISSION, middlewares=[_one_sentence])
         for each in ENDPOINTS:
             self.app.router.add_route(each.method, each.path, self._handler(each))
 
@@ -108,6 +111,23 @@ class Rest:
         lines, broken = await self._service.history(asked["after"], limit, verify=bool(asked["verify"]))
         return api.History(lines=tuple(api.history_line(line) for line in lines), first_broken=broken)
 
+    async def _state(self, request: web.Request, who: Caller) -> web.StreamResponse:
+        text = encode(self._service.state().model_dump(mode="json"))
+        return web.Response(text=text, content_type="application/json")
+
+    async def _documents(self, request: web.Request, who: Caller) -> api.Documents:
+        return self._service.documents()
+
+    async def _begin_rollout(self, request: web.Request, who: Caller) -> api.RolloutStatus:
+        try:
+            submission = decode_submission(await request.read())
+        except DecodeError as exc:
+            raise Refused(400, str(exc)) from exc
+        return await self._service.submit(who, submission, float(_number(request, "bake") or BAKE_S))
+
+    async def _command_rollout(self, request: web.Request, who: Caller, body: api.Command) -> api.RolloutStatus:
+        return await self._service.command(who, body.word)
+
     async def _access(self, request: web.Request, who: Caller) -> api.Credentials:
         return await self._service.credentials()
 
@@ -121,6 +141,8 @@ class Rest:
 
 async def _body(request: web.Request, model: type[pydantic.BaseModel]) -> pydantic.BaseModel:
     text = await request.read()
+    if len(text) > api.LONGEST_BODY:
+        raise Refused(413, f"the request is longer than {api.LONGEST_BODY >> 10} KiB")
     try:
         json.loads(text)  # pydantic's own words for bad JSON give an offset and no more
         return model.model_validate_json(text)
@@ -150,6 +172,8 @@ async def _one_sentence(
         if exc.status < 400:
             raise
         return _refusal(exc.status, f"{request.method} {request.path}: {(exc.reason or 'refused').lower()}")
+    except Refusal as exc:
+        return _refusal(409, "it is not taken", exc.problems)
     except Missing as exc:
         return _refusal(404, str(exc))
     except (Conflict, Fenced, Taken) as exc:

@@ -1,9 +1,10 @@
 """The coordinator's parts put together: store, what the agents say, and what operators ask.
 
     agents ──▶ Agents ──▶ FleetView ◀── Service ◀── Rest ◀── operators
-                                          │
-                                          ▼
-                                        Store (a thread of its own: a disk that hangs keeps nobody waiting who only looks)
+                 │            ▲            │
+                 │         Rollouts ◀──────┤
+                 └───────▶ Darkness        │
+                              └──────────▶ Store (a thread of its own: a disk that hangs keeps nobody waiting who only looks)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,14 +20,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-from anycast.coordinator import access, api
+from anycast.content.state import State
+from anycast.coordinator import access, api, contents, darkness
 from anycast.coordinator.access import Caller
-from anycast.coordinator.agents import Agents
+from anycast.coordinator.agents import AgentEvent, Agents, Came, Said, SaidDarkness, Went
+from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView
+from anycast.coordinator.rollouts import Rollouts
 from anycast.coordinator.store import Body, Deed, Key, Line, Store
+from anycast.coordinator.traffic_log import TrafficLog
 from anycast.errors import AnycastError, PeerError
+from anycast.link_wire import ContentsTold
+from anycast.operators_file import OperatorsFile
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
+from anycast.policy.plan import Submission
+from anycast.policy.token_words import AgentConnected, AgentGone
 from anycast.runtime import boottime
 
 DISK_LIMIT_S = 5.0
@@ -45,13 +55,15 @@ class Missing(AnycastError):
 class Service:
     """Use from the event loop's thread: `start`, then `run` until cancelled; `close` when done."""
 
-    def __init__(self, me: Identity, folder: MachineFolder, store_path: Path) -> None:
+    def __init__(self, me: Identity, folder: MachineFolder, store_path: Path, operators_path: Path) -> None:
         self.version = metadata.version("anycast-vpn")
         self._me, self._folder, self._store_path = me, folder, store_path
         self._instance = secrets.token_hex(8)
-        self._view = FleetView()
+        self._view, self._traffic = FleetView(), TrafficLog()
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "store")
         self._news = asyncio.Event()
+        self._told: asyncio.Queue[tuple[str, str, ContentsTold | None]] = asyncio.Queue()
+        self._operators = OperatorsFile(operators_path)
         self._revision = 0
 
     async def start(self, addresses: list[str], port: int) -> None:
@@ -59,9 +71,22 @@ class Service:
         self._store = await self._in_store(lambda: Store(self._store_path, self._me.fleet))
         self._fence = await self._in_store(self._store.lead)
         self._revision = await self._in_store(lambda: self._store.revision)
+        kinds = (contents.CONTENT, contents.GENERATION, contents.GATEWAY, contents.ROLLOUT, darkness.KIND)
+        kept = {kind: await self._in_store(functools.partial(self._store.read, kind)) for kind in kinds}
         self._agents = Agents(
-            self._view, self._folder, self._me, instance=self._instance, epoch=self._fence.epoch, changed=self._changed
+            self._view, self._folder, self._me, instance=self._instance, epoch=self._fence.epoch, happened=self._on_agent
         )
+        self._darkness = Darkness(kept[darkness.KIND], write=self._write_slots, send=self._agents.answer)
+        self._rollouts = Rollouts(
+            self._me.fleet,
+            self._view,
+            self._traffic,
+            self._darkness,
+            write=self._write,
+            send=self._agents.send,
+            changed=lambda: self._changed(""),
+        )
+        self._rollouts.start(kept)
         await self._agents.start(addresses, port)
 
     @property
@@ -69,7 +94,10 @@ class Service:
         return self._agents.port
 
     async def run(self) -> None:
-        await self._agents.keep()
+        """Raises where the store fails what decides: whoever goes on might say what is not in it."""
+        async with asyncio.TaskGroup() as group:
+            for each in (self._agents.keep, self._darkness.run, self._rollouts.run, self._remember):
+                group.create_task(each())
 
     async def close(self) -> None:
         self._agents.close()
@@ -78,6 +106,7 @@ class Service:
         self._disk.shutdown(wait=False)
 
     def status(self) -> api.Status:
+        rollout = self._rollouts.rollout
         return api.Status(
             fleet=self._me.fleet,
             coordinator=self._instance,
@@ -85,8 +114,27 @@ class Service:
             revision=self._revision,
             at=time.time(),
             sites=tuple(api.site_status(site) for site in self._view.sites(boottime())),
-            alarms=(self._agents.problem,) if self._agents.problem else (),
+            ledger=self._darkness.summary(),
+            rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.refused),
+            alarms=(*((self._agents.problem,) if self._agents.problem else ()), *(str(p) for p in self._rollouts.pages)),
         )
+
+    def state(self) -> State:
+        """What a plan is made against."""
+        return self._rollouts.state()
+
+    def documents(self) -> api.Documents:
+        return api.Documents(documents=self._rollouts.documents())
+
+    async def submit(self, who: Caller, submission: Submission, bake_s: float) -> api.RolloutStatus:
+        """Begin a rollout of what an operator signed. Raises rollouts.Refusal, ConfigError."""
+        operators = await asyncio.to_thread(self._operators.read)
+        rollout = await self._rollouts.submit(who.name, submission, operators, bake_s)
+        return api.rollout_status(rollout, "")
+
+    async def command(self, who: Caller, word: str) -> api.RolloutStatus:
+        """``pause``, ``resume``, ``abort``. Raises rollouts.Refusal."""
+        return api.rollout_status(await self._rollouts.command(who.name, word), self._rollouts.refused)
 
     async def watch(self, repeat_s: float) -> AsyncIterator[api.Status]:
         """The status now, whenever something changes, and at least every `repeat_s`."""
@@ -149,6 +197,35 @@ class Service:
             lambda: self._store.transact(self._fence, expected=expected, writes=writes, deeds=(deed,))
         )
         self._changed("")
+
+    async def _write(self, expected: dict[Key, int], writes: dict[Key, Body | None], deeds: tuple[Deed, ...]) -> None:
+        self._revision = await self._in_store(
+            lambda: self._store.transact(self._fence, expected=expected, writes=writes, deeds=deeds)
+        )
+
+    async def _write_slots(self, writes: dict[Key, Body | None], deeds: tuple[Deed, ...]) -> None:
+        await self._write({}, writes, deeds)
+        self._changed("")
+
+    def _on_agent(self, event: AgentEvent) -> None:
+        match event:
+            case Came(hello=hello, session=session):
+                self._darkness.feed(AgentConnected(hello.gateway, session))
+                self._changed(hello.gateway)
+            case Went(gateway=gateway, session=session):
+                self._darkness.feed(AgentGone(gateway, session))
+                self._changed(gateway)
+            case Said(hello=hello, report=report, news=news):
+                self._traffic.reported(hello.site, hello.gateway, hello.instance, report, boottime())
+                if news:
+                    self._told.put_nowait((hello.site, hello.gateway, report.contents))
+                    self._changed(hello.gateway)
+            case SaidDarkness(gateway=gateway, session=session, text=text):
+                self._darkness.told(gateway, session, text)
+
+    async def _remember(self) -> None:
+        while True:
+            await self._rollouts.reported(*await self._told.get())
 
     def _deed(self, who: Caller, action: str, reason: str = "", **body: object) -> Deed:
         return Deed(at=time.time(), who=who.name, action=action, reason=reason, body=body)

@@ -12,7 +12,8 @@ Theory of operation
 No activation names two sites, and no second one is sent before the first site is active, announces, and has shown for
 `bake_s` that its clients fare as before (`gates.py`). Each activation takes a slot of the ledger before it is sent and keeps
 it until the site has passed, so a rollout darkens no more than anything else may. Where the slot is refused it waits, and
-says so. A site that announced nothing when the rollout began is asked for nothing but to run by it.
+says so. A site that announced nothing when the rollout began, or for which nothing changes, is asked for nothing but to run
+by it.
 
 What fails is stopped, and the sites that this rollout has changed are returned to the content before, once, under a
 generation that was set aside when the rollout began; then people are paged. If the return itself fails, people are paged and
@@ -85,8 +86,11 @@ class Rollout:
     """In the order of activation; the first is the canary."""
     gateways: Mapping[str, tuple[str, ...]]
     """Of every site of the fleet: all of them stage."""
+    same: tuple[str, ...] = ()
+    """Sites that do by the new content what they did by the one before: nothing of theirs goes dark, so they need neither a
+    slot nor a bake."""
     quiet: tuple[str, ...] = ()
-    """Sites that announced nothing when it began."""
+    """Sites that announced nothing when it began, or are not to announce by the new content."""
     bake_s: float
     step: Step = Step.STAGING
     since: float = 0.0
@@ -111,13 +115,14 @@ class Rollout:
     @property
     def slots(self) -> frozenset[str]:
         """Sites that it needs a slot of the ledger for, or keeps one; every other one of its slots is to be ended."""
+        changing = frozenset({self.site} - set(self.same))
         match self.step:
             case Step.WAITING:
-                return frozenset() if self.paused else frozenset({self.site})
+                return frozenset() if self.paused else changing
             case Step.ACTIVATING | Step.BAKING:
-                return frozenset({self.site})
+                return changing
             case Step.RETURNING:
-                return frozenset(self.changed)
+                return frozenset(self.changed) - set(self.same)
             case _:
                 return frozenset()
 
@@ -235,7 +240,7 @@ class RolloutCore:
         rollout = self.rollout
         if rollout.paused:
             return []
-        if not seen.slot:
+        if not seen.slot and rollout.site not in rollout.same:
             if seen.refused != rollout.reason:
                 self.rollout = dataclasses.replace(rollout, reason=seen.refused)
             return []
@@ -245,8 +250,8 @@ class RolloutCore:
 
     def _bake(self, seen: Looked, now: float) -> list[Action]:
         rollout = self.rollout
-        if rollout.site in rollout.quiet:
-            return self._passed(now, f"{rollout.site} announces nothing")
+        if rollout.site in rollout.quiet or rollout.site in rollout.same:
+            return self._passed(now, "")
         if seen.gate is Verdict.FAILS:
             return self._stop(Reason.GATE_FAILED, f"{rollout.site}: {seen.gate_why}", now)
         if not self._runs(seen, rollout.site, rollout.target) and self._heard(seen, rollout.site):

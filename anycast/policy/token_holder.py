@@ -63,7 +63,7 @@ class TokenHolder:
 
     def __init__(self, budget: Budget, site: str, spans: dict[str, float], *, now: float) -> None:
         """`spans`: of each check, the seconds that a fault may stand before it says so."""
-        self._budget, self._site, self._spans = budget, site, dict(spans)
+        self.budget, self._site, self._spans = budget, site, dict(spans)
         self._looks: dict[str, Evidence] = {}
         self._trusted_since = self._ticked = now
         self._beat_at = now
@@ -176,7 +176,7 @@ class TokenHolder:
 
     def _on_grant(self, grant: Grant, to: int, now: float) -> list[Action]:
         look, asked_at = self._looks.get(grant.check), self._asked.get(to)
-        against = broken_by(self._budget, {*grant.dark, self._site})
+        against = broken_by(self.budget, {*grant.dark, self._site})
         if grant.id in self._ended:
             return []
         if against is not None:

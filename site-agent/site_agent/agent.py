@@ -37,7 +37,7 @@ from anycast.events import (
     SessionChanged,
     VrrpStateChanged,
 )
-from anycast.link_wire import Report
+from anycast.link_wire import DarknessTold, Report
 from anycast.model import Evidence, Route
 from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.protection import Protection
@@ -70,7 +70,8 @@ from site_agent.checks.upstreams import UpstreamsCheck
 from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck, present_addresses
 from site_agent.contents import Contents
-from site_agent.coordinator_link import CoordinatorLink
+from site_agent.coordinator_link import CoordinatorLink, Sent
+from site_agent.darkness import Darkness
 from site_agent.fleet_report import report_of
 from site_agent.handover import hand_over
 from site_agent.ike.charon_process import Charon
@@ -101,6 +102,7 @@ class Agent:
         self._alarms: dict[Reason, str] = {}
         self._link: CoordinatorLink | None = None
         self._contents: Contents | None = None
+        self._darkness: Darkness | None = None
         self._stop = asyncio.Event()
         self.again = False
         """A content was activated that has another document: a new agent is to run by it."""
@@ -162,7 +164,7 @@ class Agent:
                 *shared_checks(document, self._upstreams, lambda: self._site.bfd),
                 *([CanaryCheck(self._canary, document, active=lambda: self._site.active)] if self._canary else []),
             ],
-            self._evidence.put_nowait,
+            self._looked,
             self._happened,
             document.agent.timings,
         )
@@ -195,16 +197,25 @@ class Agent:
         )
         self._sync = None if document.sync is None else SyncSupervisor(document, paths, happened=self._happened)
         if document.coordinator is not None:
+            self._darkness = Darkness(
+                document,
+                {name: timing.fall * timing.interval_s + timing.timeout_s for name, timing in self._runner.timings.items()},
+                say=self._say_to_coordinator,
+                announced=self._all_announced,
+                hold=lambda: self._intent.describe()["hold"],
+                happened=self._happened,
+            )
             self._contents = Contents(document, paths, activated=self._content_activated, happened=self._happened)
             self._link = CoordinatorLink(
                 document,
                 instance=self._instance,
                 report=self._report,
-                sent=self._contents.sent,
+                sent=self._sent_by_coordinator,
+                session=self._darkness.connected,
                 happened=self._happened,
                 folder=MachineFolder(paths.pki_dir),
             )
-        self._site = SiteVerdict(document, paths, held=self._intent.held, tell=self._intent.verdict, happened=self._happened)
+        self._site = SiteVerdict(document, paths, held=self._intent.held, tell=self._site_reached, happened=self._happened)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. charon and ExaBGP go on running after that."""
@@ -226,6 +237,8 @@ class Agent:
         self._intent.start()
         if self._contents is not None:
             self._contents.start()
+        if self._contents is not None and self._darkness is not None:
+            self._darkness.content(self._contents.active)
         self._holder.announce(self._routes())
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
@@ -257,6 +270,7 @@ class Agent:
                     *([group.create_task(self._around_canary.keep(self._canary.run))] if self._canary else []),
                     *([group.create_task(self._around_link.keep(self._link.run))] if self._link else []),
                     *([group.create_task(self._around_link.keep(self._contents.run))] if self._contents else []),
+                    *([group.create_task(self._around_link.keep(self._darkness.run))] if self._darkness else []),
                     group.create_task(self._around_hook.keep(self._hook.run)),
                 ]
                 notify("READY=1")
@@ -366,7 +380,35 @@ class Agent:
             contents=None if self._contents is None else self._contents.told(),
         )
 
+    def _looked(self, seen: Evidence) -> None:
+        self._evidence.put_nowait(seen)
+        if self._darkness is not None:
+            self._around_link.call(self._darkness.evidence, seen)
+
+    def _site_reached(self, verdict: VerdictReached) -> None:
+        """The site verdict, and what operators of the fleet or a token make of it."""
+        if self._darkness is not None:
+            verdict = self._around_link.call(self._darkness.passed, verdict) or verdict
+        self._intent.verdict(verdict)
+
+    def _all_announced(self) -> bool:
+        routes = self._routes()
+        return bool(routes) and set(routes) <= set(self._holder.lease.announced)
+
+    def _say_to_coordinator(self, message: DarknessTold) -> None:
+        if self._link is not None:
+            self._link.say(message)
+
+    def _sent_by_coordinator(self, message: Sent) -> None:
+        if isinstance(message, DarknessTold):
+            if self._darkness is not None:
+                self._darkness.told(message)
+        elif self._contents is not None:
+            self._contents.sent(message)
+
     def _content_activated(self, taken: Taken) -> None:
+        if self._darkness is not None:
+            self._darkness.content(taken)
         runs = self._document.model_copy(update={"generation": taken.generation})
         if taken.runs != runs:
             self.again = True

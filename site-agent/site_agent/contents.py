@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from anycast.content import record as records
 from anycast.content.operators import Operators
-from anycast.content.record import Record, Taken
+from anycast.content.record import NOTHING, Record, Taken
 from anycast.document import Document
 from anycast.errors import AnycastError, ConfigError, DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
@@ -67,7 +66,7 @@ class Contents:
 
     def told(self) -> ContentsTold:
         """For the next report."""
-        record = self._record or Record()
+        record = self._record or NOTHING
         return ContentsTold(
             staged=_version(record.staged),
             active=_version(record.active),
@@ -120,5 +119,5 @@ def _judge(message: OfferSent | ActivationSent, before: Record, me: Identity, op
     return judge(before, me, operators, message.data.encode())
 
 
-def _version(taken: records.Taken | None) -> VersionTold | None:
+def _version(taken: Taken | None) -> VersionTold | None:
     return None if taken is None else VersionTold(generation=taken.generation, hash=taken.hash)

@@ -25,7 +25,7 @@ from anycast import link_wire
 from anycast.document import Document
 from anycast.errors import AnycastError, DecodeError, PeerError
 from anycast.events import AlarmCleared, AlarmRaised, Event
-from anycast.link_wire import Ack, ActivationSent, Hello, Message, OfferSent, Report, Welcome
+from anycast.link_wire import Ack, ActivationSent, DarknessTold, Hello, Message, OfferSent, Report, Welcome
 from anycast.pki import tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -43,6 +43,9 @@ TOLD_AFTER_S = 10.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+Sent = OfferSent | ActivationSent | DarknessTold
+
+
 class CoordinatorLink:
     """Use from the event loop's thread only; `run` runs until cancelled."""
 
@@ -52,15 +55,18 @@ class CoordinatorLink:
         *,
         instance: str,
         report: Callable[[int], Report],
-        sent: Callable[[OfferSent | ActivationSent], None],
+        sent: Callable[[Sent], None],
+        session: Callable[[int | None], None],
         happened: Callable[[Event], None],
         folder: MachineFolder,
     ) -> None:
         """`document.coordinator` is there; `report` makes the report of the given number, `sent` takes what is for the agent
-        to judge."""
+        to judge, `session` the number of the connection that stands, or None."""
         assert document.coordinator is not None
         self._document, self._coordinator, self._instance = document, document.coordinator, instance
-        self._report, self._sent, self._happened = report, sent, happened
+        self._report, self._sent, self._session, self._happened = report, sent, session, happened
+        self._sessions = 0
+        self._writer: asyncio.StreamWriter | None = None
         self._folder = folder
         self._changed = asyncio.Event()
         self._welcome: Welcome | None = None
@@ -72,6 +78,11 @@ class CoordinatorLink:
     def changed(self) -> None:
         """Something that a report tells is new."""
         self._changed.set()
+
+    def say(self, message: DarknessTold) -> None:
+        """Over the connection that stands. Where none does it is lost, and said anew over the next."""
+        if self._writer is not None:
+            self._writer.write(link_wire.encode(message))
 
     def describe(self) -> dict[str, Any]:
         """For `status` and metrics."""
@@ -133,13 +144,18 @@ class CoordinatorLink:
                 welcome = await _read(reader)
             if not isinstance(welcome, Welcome) or not link_wire.OLDEST <= welcome.protocol <= link_wire.NEWEST:
                 raise PeerError("coordinator", "does not begin with a welcome of a known protocol")
-            self._welcome, self._problem = welcome, ""
+            self._welcome, self._problem, self._writer = welcome, "", writer
+            self._sessions += 1
+            self._session(self._sessions)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._speak(writer, welcome.heartbeat_s))
                 group.create_task(self._listen(reader))
         except ExceptionGroup as found:
             raise _first(found) from None
         finally:
+            if self._writer is writer:
+                self._writer = None
+                self._session(None)
             writer.transport.abort()
 
     def _believe(self, der: bytes | None, loaded: tls.Loaded) -> None:
@@ -179,7 +195,7 @@ class CoordinatorLink:
                 message = await _read(reader)
             if isinstance(message, Ack):
                 self._acked_at = boottime()
-            elif isinstance(message, OfferSent | ActivationSent):
+            elif isinstance(message, OfferSent | ActivationSent | DarknessTold):
                 self._sent(message)
 
 

@@ -207,6 +207,16 @@ def test_a_site_that_announced_nothing_before_is_asked_for_nothing_but_to_run_by
     assert world.slots == {"sin"}
 
 
+def test_a_site_for_which_nothing_changes_needs_neither_slot_nor_bake() -> None:
+    world = World(same=("fra",))
+    world.set(*world.told, staged=NEW)
+    assert (world.look(), world.slots) == ([Activate("fra", NEW)], frozenset())
+    world.set("fra-gw1", "fra-gw2", staged=None, active=NEW)
+    world.look()
+    world.look()
+    assert (world.step, world.slots) == (Step.WAITING, {"sin"})
+
+
 def test_where_there_was_nothing_before_people_are_told_that_there_is_no_way_back() -> None:
     world = World(back=None)
     world.to_baking()

@@ -1,0 +1,69 @@
+"""`anycast rollout`: the one under way or the last, and the three words that it heeds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from anycast.cli.coordinator import AsJson, Credential, Root, Url
+from anycast.cli.coordinator_client import DEFAULT, Target, ask
+
+app = typer.Typer(help="The rollout under way, or the last one: show, pause, resume, abort.")
+
+
+@app.callback(invoke_without_command=True)
+def show(
+    context: typer.Context, url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False
+) -> None:
+    """Show it: which site is being changed, and what it waits for."""
+    if context.invoked_subcommand is not None:
+        return
+    found = ask(Target(url, credential, root), "GET", "/v1/status")
+    rollout = found["rollout"]
+    if as_json:
+        print(json.dumps(rollout, indent=1))
+    elif rollout is None:
+        print("there was no rollout yet")
+    else:
+        _print(rollout)
+        for alarm in found["alarms"]:
+            print(alarm)
+
+
+@app.command()
+def pause(url: Url = DEFAULT, credential: Credential = None, root: Root = None) -> None:
+    """Begin no further site. The one that is being changed is judged to its end."""
+    _command("pause", Target(url, credential, root))
+
+
+@app.command()
+def resume(url: Url = DEFAULT, credential: Credential = None, root: Root = None) -> None:
+    """Go on with the next site."""
+    _command("resume", Target(url, credential, root))
+
+
+@app.command()
+def abort(url: Url = DEFAULT, credential: Credential = None, root: Root = None) -> None:
+    """Stop, and return the sites that were changed to the content before."""
+    _command("abort", Target(url, credential, root))
+
+
+def _command(word: str, target: Target) -> None:
+    _print(ask(target, "POST", "/v1/rollouts/command", {"word": word}))
+
+
+def _print(rollout: dict[str, Any]) -> None:
+    paused = ", paused" if rollout["paused"] else ""
+    print(f"rollout {rollout['id']} by {rollout['by']}: generation {rollout['generation']}, {rollout['step']}{paused}")
+    table = Table("site", "", box=None, header_style="bold")
+    for number, site in enumerate(rollout["sites"]):
+        now = number == rollout["done"] and rollout["step"] not in ("done", "stopped")
+        table.add_row(site, "done" if number < rollout["done"] else rollout["step"] if now else "")
+    Console().print(table)
+    for each in (rollout["reason"], rollout["waits_for"]):
+        if each:
+            print(each)

@@ -1,0 +1,318 @@
+"""The shell around `policy/rollout.py`: takes what an operator signed, numbers it, stores, offers, activates, looks.
+
+One rollout at a time. What agents say that they have is stored when it changes, so that a coordinator that was started anew
+plans by what was true and not by silence. Each look is at what was heard, at most every `LOOK_S`; what the core leaves is in
+the store before anything of it is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from anycast.content.canonical import encode, hash_of
+from anycast.content.content import Content
+from anycast.content.envelope import Activation
+from anycast.content.operators import Operators
+from anycast.content.state import State, decode_state, in_force
+from anycast.coordinator import contents as kept
+from anycast.coordinator.contents import CONTENT, GATEWAY, GENERATION, LAST, ROLLOUT, Kept
+from anycast.coordinator.darkness import Darkness
+from anycast.coordinator.fleet_view import FleetView, SiteState
+from anycast.coordinator.store import Body, Deed, Entry, Key
+from anycast.coordinator.traffic_log import TrafficLog
+from anycast.errors import AnycastError
+from anycast.link_wire import ActivationSent, ContentsTold, Message, OfferSent, VersionTold
+from anycast.model import Cause
+from anycast.policy import gates
+from anycast.policy.gates import Counted, Verdict
+from anycast.policy.ledger import Kind
+from anycast.policy.plan import Submission, judge
+from anycast.policy.rollout import (
+    ENDED,
+    Action,
+    Activate,
+    Command,
+    GatewayTold,
+    Looked,
+    Page,
+    Rollout,
+    RolloutCore,
+    Stage,
+    Version,
+)
+from anycast.policy.token_words import TakeSlot
+from anycast.runtime import boottime
+from anycast.timer import TimerExpired
+
+LOOK_S = 0.5
+IDLE_LOOK_S = 2.0
+AGAIN_S = 5.0
+"""Before the same offer or activation goes to a gateway once more."""
+BAKE_S = 60.0
+BASELINE_S = 300.0
+Write = Callable[[dict[Key, int], dict[Key, Body | None], tuple[Deed, ...]], Awaitable[None]]
+
+
+class Refusal(AnycastError):
+    """What was handed in is not taken; every reason."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+class Rollouts:
+    """Use from the event loop's thread: `start`, then `run` until cancelled."""
+
+    def __init__(
+        self,
+        fleet: str,
+        view: FleetView,
+        traffic: TrafficLog,
+        darkness: Darkness,
+        *,
+        write: Write,
+        send: Callable[[str, Message], bool],
+        changed: Callable[[], None],
+    ) -> None:
+        self._fleet, self._view, self._traffic, self._darkness = fleet, view, traffic, darkness
+        self._write, self._send, self._changed = write, send, changed
+        self._contents: dict[str, Kept] = {}
+        self._gateways: dict[str, Entry] = {}
+        self._generation = 0
+        self._core: RolloutCore | None = None
+        self._before: dict[str, Counted] = {}
+        self._refused = ""
+        self._sent: dict[tuple[str, str], float] = {}
+        self._stored: Body | None = None
+        """Of the rollout, as it was written last."""
+        self._lock = asyncio.Lock()
+
+    def start(self, kept_: Mapping[str, Mapping[str, Entry]]) -> None:
+        """What the store has of `CONTENT`, `GENERATION`, `GATEWAY` and `ROLLOUT`. Raises DecodeError."""
+        self._contents = {key: kept.kept(entry.body) for key, entry in kept_[CONTENT].items() if entry.body is not None}
+        self._gateways = dict(kept_[GATEWAY])
+        last = kept_[GENERATION].get(LAST)
+        self._generation = 0 if last is None or last.body is None else int(last.body["number"])
+        rollouts = [kept.rollout_from(entry.body) for entry in kept_[ROLLOUT].values() if entry.body is not None]
+        open_ = [each for each in rollouts if each[0].step not in ENDED]
+        if open_:
+            rollout, self._before = open_[-1]
+            # Its spans are told by this machine's clock, which a boot begins anew.
+            self._core = RolloutCore(dataclasses.replace(rollout, since=min(rollout.since, boottime())))
+        elif rollouts:
+            self._core = RolloutCore(max(rollouts, key=lambda each: each[0].target.generation)[0])
+        self._darkness.content(self.in_force())
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """The one under way, or the last."""
+        return None if self._core is None else self._core.rollout
+
+    @property
+    def refused(self) -> str:
+        """Why the ledger has no slot for it now."""
+        return self._refused
+
+    @property
+    def pages(self) -> tuple[Page, ...]:
+        rollout = self.rollout
+        return () if rollout is None else rollout.pages
+
+    def state(self) -> State:
+        """What a plan reads."""
+        heard = {
+            each.gateway: None if each.report is None else each.report.tunnels
+            for site in self._view.sites(boottime())
+            for each in site.gateways
+            if each.fresh
+        }
+        darkness = self._darkness
+        return kept.state_of(
+            self._fleet, self._generation, self._contents, self._gateways, heard, darkness.entries, darkness.allowed
+        )
+
+    def in_force(self) -> Content | None:
+        """What gateways run by, put together."""
+        state = self.state()
+        return in_force(state, {hash_: self._contents[hash_].content for hash_ in state.contents})
+
+    def documents(self) -> dict[str, str]:
+        """The document of every gateway that runs by a content, as it was signed."""
+        found = {}
+        for name, entry in self._gateways.items():
+            active = None if entry.body is None else kept.version(entry.body["active"])
+            if active is not None and active.hash in self._contents:
+                found[name] = self._contents[active.hash].documents[name]
+        return found
+
+    async def submit(self, who: str, submission: Submission, operators: Operators, bake_s: float) -> Rollout:
+        """Number it and begin. Raises Refusal."""
+        async with self._lock:
+            if self._core is not None and self._core.rollout.step not in ENDED:
+                raise Refusal((f"rollout {self._core.rollout.id} is under way: {self._core.rollout.step}",))
+            state, decoded = decode_state(encode(self.state().model_dump(mode="json")).encode())
+            if problems := judge(submission, operators, state, decoded):
+                raise Refusal(problems)
+            hash_, before = hash_of(submission.content), in_force(state, decoded)
+            used = {gateway.active for gateway in state.gateways.values() if gateway.active is not None}
+            before_hash = next(iter(used)) if len(used) == 1 else None
+            id_ = f"r{self._generation + 1}"
+            body = kept.content_body(submission, who, time.time())
+            new = kept.kept(body)
+            rollout = kept.rollout_of(id_, who, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
+            rollout = dataclasses.replace(rollout, since=boottime())
+            deed = Deed(
+                at=time.time(), who=who, action="rollout.begin",
+                body={"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key},
+            )  # fmt: skip
+            await self._write(
+                {},
+                {
+                    (CONTENT, hash_): body,
+                    (GENERATION, LAST): {"v": 1, "number": self._generation + 2},
+                    (ROLLOUT, id_): kept.rollout_body(rollout, {}),
+                },
+                (deed,),
+            )
+            self._contents[hash_] = new
+            self._generation += 2
+            self._core, self._before, self._sent = RolloutCore(rollout), {}, {}
+        self._changed()
+        return rollout
+
+    async def command(self, who: str, word: str) -> Rollout:
+        """``pause``, ``resume`` or ``abort``. Raises Refusal where no rollout is under way."""
+        async with self._lock:
+            if self._core is None or self._core.rollout.step in ENDED:
+                raise Refusal(("no rollout is under way",))
+            deed = Deed(at=time.time(), who=who, action=f"rollout.{word}", body={"id": self._core.rollout.id})
+            await self._write({}, {}, (deed,))
+            await self._take(self._core.handle(Command(word, who), boottime()), force=True)
+            return self._core.rollout
+
+    async def reported(self, site: str, gateway: str, told: ContentsTold | None) -> None:
+        """What a gateway says that it has; stored when it is new."""
+        if told is None:
+            return
+        body = kept.gateway_body(site, told)
+        before = self._gateways.get(gateway)
+        if before is not None and before.body == body:
+            return
+        await self._write({}, {(GATEWAY, gateway): body}, ())
+        self._gateways[gateway] = Entry(0, body)
+        self._darkness.content(self.in_force())
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S if self._core is not None and self._core.rollout.step not in ENDED else IDLE_LOOK_S)
+            async with self._lock:
+                await self._look()
+
+    async def _look(self) -> None:
+        core = self._core
+        if core is None:
+            return
+        now = boottime()
+        await self._slots(core.rollout)
+        if core.rollout.step in ENDED:
+            return
+        site = core.rollout.site
+        slot = any(e.site == site and e.by == self._slot_name(core.rollout) and not e.ending for e in self._darkness.entries)
+        verdict, why = self._gate(core.rollout, site, now)
+        looked = Looked(gateways=self._told(now), gate=verdict, gate_why=why, slot=slot, refused=self._refused)
+        await self._take(core.handle(looked, now))
+        if (deadline := core.deadline) is not None and now >= deadline:
+            await self._take(core.handle(TimerExpired(), now))
+
+    async def _slots(self, rollout: Rollout) -> None:
+        """The ledger's slots of this rollout are what it needs, no more and no less."""
+        name, wanted = self._slot_name(rollout), rollout.slots
+        held = {entry.site: entry for entry in self._darkness.entries if entry.by == name}
+        for site, entry in held.items():
+            if site not in wanted and not entry.ending:
+                self._darkness.end(entry.id, "cause_gone")
+        self._refused = ""
+        for site in sorted(wanted - held.keys()):
+            taken = await self._darkness.take(TakeSlot(kind=Kind.ROLLOUT, site=site, by=name, why=f"rollout {rollout.id}"))
+            if isinstance(taken, Cause):
+                self._refused = f"{site}: {taken}"
+
+    @staticmethod
+    def _slot_name(rollout: Rollout) -> str:
+        return f"{rollout.by} {rollout.id}"
+
+    def _told(self, now: float) -> dict[str, GatewayTold]:
+        found = {}
+        for site in self._view.sites(now):
+            for each in site.gateways:
+                contents = None if each.report is None else each.report.contents
+                found[each.gateway] = GatewayTold(
+                    staged=_version(None if contents is None else contents.staged),
+                    active=_version(None if contents is None else contents.active),
+                    announcing=site.state is SiteState.ANNOUNCING,
+                    fresh=each.fresh,
+                )
+        return found
+
+    def _gate(self, rollout: Rollout, site: str, now: float) -> tuple[Verdict, str]:
+        before = self._before.get(site)
+        if before is None:
+            return Verdict.UNKNOWN, "nothing was known of its clients before"
+        began = rollout.since
+        unchanged = [name for name in rollout.gateways if name not in rollout.changed]
+        others = [
+            (self._traffic.counted(name, began - BASELINE_S, began), self._traffic.counted(name, began, now))
+            for name in unchanged
+        ]
+        judged = gates.judge(before, self._traffic.counted(site, began, now), others)
+        return judged.verdict, judged.why
+
+    async def _take(self, actions: list[Action], *, force: bool = False) -> None:
+        """Store what the core left, then do what it wants."""
+        core = self._core
+        assert core is not None
+        rollout = core.rollout
+        for action in actions:
+            if isinstance(action, Activate) and action.site not in self._before:
+                now = boottime()
+                self._before[action.site] = self._traffic.counted(action.site, now - BASELINE_S, now)
+        body = kept.rollout_body(rollout, self._before)
+        before = self._stored
+        if force or body != before:
+            was = None if before is None else (before["rollout"]["step"], before["rollout"]["at"])
+            moved = was != (rollout.step.value, rollout.at)
+            said = {"id": rollout.id, "step": rollout.step.value, "site": rollout.site}
+            deed = Deed(at=time.time(), who="coordinator", action="rollout.step", reason=rollout.reason, body=said)
+            await self._write({}, {(ROLLOUT, rollout.id): body}, (deed,) if moved else ())
+            self._stored = body
+            self._changed()
+        for action in actions:
+            self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Stage(version=version, gateways=gateways):
+                for gateway in gateways:
+                    offer = self._contents[version.hash].offer(gateway, version.generation)
+                    self._say(gateway, f"offer {version.generation}", OfferSent(data=offer.data.decode()))
+            case Activate(site=site, version=version):
+                word = Activation(version=1, site=site, generation=version.generation, hash=version.hash)
+                assert self._core is not None
+                for gateway in self._core.rollout.gateways[site]:
+                    self._say(gateway, f"activate {version.generation}", ActivationSent(data=word.data.decode()))
+
+    def _say(self, gateway: str, what: str, message: Message) -> None:
+        now = boottime()
+        if now - self._sent.get((gateway, what), -AGAIN_S) < AGAIN_S:
+            return
+        if self._send(gateway, message):
+            self._sent[gateway, what] = now
+
+
+def _version(told: VersionTold | None) -> Version | None:
+    return None if told is None else Version(told.generation, told.hash)
+

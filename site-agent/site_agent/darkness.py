@@ -1,0 +1,190 @@
+"""Whether this gateway's site is to be dark although it could serve: what the content in force says, and a token.
+
+    SiteVerdict ──▶ Darkness.passed ──▶ RouteIntent
+                        ▲
+    content, tokens ────┘
+
+The shell around `policy/token_holder.py`. A fact passes as it is; a token or a content never makes a gateway serve, and a
+fault in here takes no route away: what is asked here is asked in the verdict's own call, and everything else is the link's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from anycast import token_wire
+from anycast.content.content import Intent
+from anycast.content.record import Taken
+from anycast.document import Document
+from anycast.errors import DecodeError
+from anycast.events import AlarmCleared, AlarmRaised, Event
+from anycast.link_wire import DarknessTold
+from anycast.model import Cause, Evidence
+from anycast.policy.floors import budget_of
+from anycast.policy.ledger import Kind
+from anycast.policy.token_holder import Action, Input, TokenHolder, darkened
+from anycast.policy.token_words import (
+    Answered,
+    CoordinatorConnected,
+    CoordinatorGone,
+    EndWanted,
+    RouteStands,
+    SendReport,
+    SlotEnded,
+    TokenBegan,
+    TokenEnded,
+)
+from anycast.policy.verdict import VerdictReached
+from anycast.reasons import Reason
+from anycast.runtime import boottime
+from anycast.timer import TimerExpired
+from anycast.token_wire import Held
+
+REPEAT_S = 1.0
+"""How often the core hears again how the route stands."""
+
+
+class Darkness:
+    """Use from the event loop's thread; `run` until cancelled."""
+
+    def __init__(
+        self,
+        document: Document,
+        spans: dict[str, float],
+        *,
+        say: Callable[[DarknessTold], None],
+        announced: Callable[[], bool],
+        hold: Callable[[], dict[str, Any] | None],
+        happened: Callable[[Event], None],
+    ) -> None:
+        """`spans` as `TokenHolder` wants them; `announced`: every route is out, whole; `hold`: the operator's, as status has
+        it."""
+        self._document, self._spans = document, spans
+        self._say, self._announced, self._hold, self._happened = say, announced, hold, happened
+        self._core: TokenHolder | None = None
+        self._content: Taken | None = None
+        self._drained: Cause | None = None
+        self._held_by_content: str = ""
+        self._session: int | None = None
+        self._stands: RouteStands | None = None
+        self._stood_at = 0.0
+        self._news = asyncio.Event()
+
+    def content(self, taken: Taken | None) -> None:
+        """What is in force, from now on."""
+        if taken is None:
+            return
+        content, site = taken.decoded, self._document.site
+        intent = content.sites[site].intent if site in content.sites else Intent.ANNOUNCED
+        if self._core is None:
+            self._core = TokenHolder(budget_of(content), site, self._spans, now=boottime())
+            if self._session is not None:
+                self._feed(CoordinatorConnected(self._session))
+        self._core.budget = budget_of(content)
+        if self._held_by_content and not intent.dark:
+            self._feed(SlotEnded(self._held_by_content))
+            self._held_by_content = ""
+        elif intent.dark and not self._held_by_content:
+            self._held_by_content = f"content-{taken.generation}-{site}"
+        self._content = taken
+        detail = f"generation {taken.generation}, signed by key {taken.signature.key[:16]}"
+        self._drained = Cause(reason=Reason.DRAINED, detail=detail) if intent.dark else None
+        self._news.set()
+
+    def connected(self, session: int | None) -> None:
+        """A connection to the coordinator stands, or (None) does not any more."""
+        before, self._session = self._session, session
+        if before is not None and session is None:
+            self._feed(CoordinatorGone(before))
+        elif session is not None:
+            self._feed(CoordinatorConnected(session))
+
+    def told(self, message: DarknessTold) -> None:
+        """The coordinator's answer. What means nothing is nothing."""
+        if self._session is None:
+            return
+        try:
+            answer = token_wire.decode_answer(message.data.encode())
+        except DecodeError:
+            return
+        self._feed(Answered(self._session, answer))
+
+    def evidence(self, seen: Evidence) -> None:
+        self._feed(seen)
+
+    def passed(self, verdict: VerdictReached) -> VerdictReached:
+        """The site verdict as operators and tokens leave it: for the route, in the verdict's own call."""
+        now = boottime()
+        drained = darkened(verdict, self._drained)
+        token = None if self._core is None else self._core.dark(now)
+        self._stand(verdict, now)
+        return darkened(drained, token)
+
+    @property
+    def token(self) -> Cause | None:
+        """By which this site is dark now."""
+        return None if self._core is None else self._core.dark(boottime())
+
+    def describe(self) -> dict[str, Any]:
+        """For `status`."""
+        content, core = self._content, self._core
+        refused = None if core is None else core.refused
+        return {
+            "content": None if content is None else {"generation": content.generation, "hash": content.hash},
+            "drained": None if self._drained is None else str(self._drained),
+            "token": None if self.token is None else str(self.token),
+            "token_refused": None if refused is None else str(refused),
+        }
+
+    async def run(self) -> None:
+        """The core's timer."""
+        while True:
+            core = self._core
+            delay = None if core is None else max(0.0, core.deadline - boottime())
+            try:
+                async with asyncio.timeout(delay):
+                    await self._news.wait()
+                self._news.clear()
+            except TimeoutError:
+                self._feed(TimerExpired())
+
+    def _stand(self, verdict: VerdictReached, now: float) -> None:
+        if self._core is None:
+            return
+        hold, held = self._hold(), list[Held]()
+        if hold is not None and hold["kind"] == "withdraw":
+            held.append(Held(id=f"hold-{self._document.gateway}", kind=Kind.HOLD, by="operator", why=hold["reason"][:200]))
+        if self._held_by_content:
+            held.append(Held(id=self._held_by_content, kind=Kind.DRAIN, by="content"))
+        dark = self._drained or (Cause(reason=Reason.OPERATOR) if held else None)
+        stands = RouteStands(
+            serving=verdict.serving,
+            announcing=self._announced(),
+            reason=dark.reason if dark is not None else verdict.causes[0].reason,
+            held=tuple(held),
+            may_ask=hold is None or hold["kind"] != "announce",
+        )
+        if stands != self._stands or now - self._stood_at >= REPEAT_S:
+            self._stands, self._stood_at = stands, now
+            self._feed(stands)
+
+    def _feed(self, event: Input) -> None:
+        if self._core is not None:
+            for action in self._core.handle(event, boottime()):
+                self._perform(action)
+            self._news.set()
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case SendReport(session=session, report=report) if session == self._session:
+                self._say(DarknessTold(data=token_wire.encode(report).decode()))
+            case TokenBegan(cause=cause):
+                self._happened(AlarmRaised(reason=Reason.TOKEN, detail=str(cause)))
+            case TokenEnded(used=True):
+                self._happened(AlarmCleared(reason=Reason.TOKEN))
+            case EndWanted(entry_id=entry_id) if entry_id != self._held_by_content:
+                self._feed(SlotEnded(entry_id))
+            case _:
+                pass
