@@ -17,7 +17,7 @@ import typer
 from anycast.cli import operator
 from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
-from anycast.cli.plan import Bake, PlanExit, known, shown
+from anycast.cli.plan import Bake, Blind, PlanExit, known, shown
 from anycast.cli.plan_table import lines
 from anycast.content.content import Intent
 from anycast.content.state import in_force
@@ -38,6 +38,7 @@ def drain(
     yes: Yes = False,
     as_json: AsJson = False,
     bake: Bake = 60,
+    blind: Blind = False,
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
     url: Url = DEFAULT,
@@ -50,7 +51,7 @@ def drain(
     a file cannot be used; 3 the coordinator does not answer.
     """
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind)
     _change(target, site, Intent.DRAINED, how)
 
 
@@ -61,6 +62,7 @@ def undrain(
     yes: Yes = False,
     as_json: AsJson = False,
     bake: Bake = 60,
+    blind: Blind = False,
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
     url: Url = DEFAULT,
@@ -69,7 +71,7 @@ def undrain(
 ) -> None:
     """Have a drained site attract traffic again. Exit status as of `drain`."""
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind)
     _change(target, site, Intent.ANNOUNCED, how)
 
 
@@ -84,6 +86,7 @@ class _How:
     yes: bool
     as_json: bool
     bake: int
+    blind: bool
 
 
 def _change(target: Target, site: str, intent: Intent, how: _How) -> None:
@@ -111,5 +114,5 @@ def _change(target: Target, site: str, intent: Intent, how: _How) -> None:
     if not how.yes and not typer.confirm(f"{'Drain' if intent.dark else 'Undrain'} {site}?", err=True):
         raise typer.Exit(PlanExit.REFUSED)
     submission = submit(made, operator.open_key(how.folder, how.name, how.passphrase_file))
-    begun = ask(target, "POST", f"/v1/rollouts?bake={how.bake}", submission.data)
+    begun = ask(target, "POST", f"/v1/rollouts?bake={how.bake}&blind={int(how.blind)}", submission.data)
     print(f"rollout {begun['id']} has begun; `anycast rollout` shows it", file=sys.stderr)

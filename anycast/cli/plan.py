@@ -38,6 +38,9 @@ class PlanExit(enum.IntEnum):
 
 
 Bake = Annotated[int, typer.Option(min=1, metavar="SECONDS", help="How long a changed site is watched before the next one.")]
+Blind = Annotated[
+    bool, typer.Option("--without-evidence", help="Go on where nothing shows how clients fare: a fleet without clients.")
+]
 Against = Annotated[
     Path | None,
     typer.Option(metavar="STATE", help="What the coordinator knows, from a file. Without it the coordinator is asked."),
@@ -88,6 +91,7 @@ def apply(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the signed submission, and send nothing.")
     ] = None,
     bake: Bake = 60,
+    blind: Blind = False,
     against: Against = None,
     expect: Annotated[str | None, typer.Option(metavar="HASH", help="The plan that was reviewed, and no other.")] = None,
     folder: operator.Keys = None,
@@ -118,7 +122,7 @@ def apply(
         files.write(out, submission.data, files.PUBLIC)
         typer.echo(f"{out}: plan {made.hash}, signed by {name}'s key {submission.signature.key}", err=True)
         return
-    begun = ask(target, "POST", f"/v1/rollouts?bake={bake}", submission.data)
+    begun = ask(target, "POST", f"/v1/rollouts?bake={bake}&blind={int(blind)}", submission.data)
     typer.echo(f"rollout {begun['id']} has begun; `anycast rollout` shows it", err=True)
 
 

@@ -208,7 +208,10 @@ ENDPOINTS = (
     ),
     Endpoint(
         method="POST", path="/v1/rollouts", name="begin_rollout", role=Role.OPERATOR, answer=RolloutStatus,
-        query=(("bake", "seconds that a changed site is watched before the next one"),),
+        query=(
+            ("bake", "seconds that a changed site is watched before the next one"),
+            ("blind", "1: go on where nothing shows how clients fare"),
+        ),
         summary="Begin the rollout of a signed submission, as `anycast apply` makes it (docs/content.md)",
     ),
     Endpoint(

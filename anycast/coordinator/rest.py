@@ -123,7 +123,8 @@ class Rest:
             submission = decode_submission(await request.read())
         except DecodeError as exc:
             raise Refused(400, str(exc)) from exc
-        return await self._service.submit(who, submission, float(_number(request, "bake") or BAKE_S))
+        bake_s = float(_number(request, "bake") or BAKE_S)
+        return await self._service.submit(who, submission, bake_s, blind=bool(_number(request, "blind")))
 
     async def _command_rollout(self, request: web.Request, who: Caller, body: api.Command) -> api.RolloutStatus:
         return await self._service.command(who, body.word)

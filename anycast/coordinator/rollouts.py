@@ -28,6 +28,7 @@ from anycast.link_wire import ActivationSent, ContentsTold, Message, OfferSent, 
 from anycast.model import Cause
 from anycast.policy import gates
 from anycast.policy.gates import Counted, Verdict
+from anycast.policy.ledger import Entry as Slot
 from anycast.policy.ledger import Kind
 from anycast.policy.plan import Submission, judge
 from anycast.policy.rollout import (
@@ -44,6 +45,7 @@ from anycast.policy.rollout import (
     Version,
 )
 from anycast.policy.token_words import TakeSlot
+from anycast.reasons import Reason
 from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 
@@ -105,7 +107,7 @@ class Rollouts:
             self._core = RolloutCore(dataclasses.replace(rollout, since=min(rollout.since, boottime())))
         elif rollouts:
             self._core = RolloutCore(max(rollouts, key=lambda each: each[0].target.generation)[0])
-        self._darkness.content(self.in_force())
+        self._tell_ledger()
 
     @property
     def rollout(self) -> Rollout | None:
@@ -149,7 +151,7 @@ class Rollouts:
                 found[name] = self._contents[active.hash].documents[name]
         return found
 
-    async def submit(self, who: str, submission: Submission, operators: Operators, bake_s: float) -> Rollout:
+    async def submit(self, who: str, submission: Submission, operators: Operators, bake_s: float, *, blind: bool) -> Rollout:
         """Number it and begin. Raises Refusal."""
         async with self._lock:
             if self._core is not None and self._core.rollout.step not in ENDED:
@@ -164,11 +166,9 @@ class Rollouts:
             body = kept.content_body(submission, who, time.time())
             new = kept.kept(body)
             rollout = kept.rollout_of(id_, who, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
-            rollout = dataclasses.replace(rollout, since=boottime())
-            deed = Deed(
-                at=time.time(), who=who, action="rollout.begin",
-                body={"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key},
-            )  # fmt: skip
+            rollout = dataclasses.replace(rollout, since=boottime(), blind=blind)
+            said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
+            deed = Deed(at=time.time(), who=who, action="rollout.begin", body=said | ({"blind": True} if blind else {}))
             await self._write(
                 {},
                 {
@@ -181,6 +181,7 @@ class Rollouts:
             self._contents[hash_] = new
             self._generation += 2
             self._core, self._before, self._sent = RolloutCore(rollout), {}, {}
+            self._tell_ledger()
         self._changed()
         return rollout
 
@@ -204,7 +205,18 @@ class Rollouts:
             return
         await self._write({}, {(GATEWAY, gateway): body}, ())
         self._gateways[gateway] = Entry(0, body)
-        self._darkness.content(self.in_force())
+        self._tell_ledger()
+
+    def _tell_ledger(self) -> None:
+        """Who there is and how much may be dark: what gateways run by, with the sites that are only to run by it yet."""
+        content, rollout = self.in_force(), self.rollout
+        if rollout is not None and rollout.target.hash in self._contents:
+            coming = self._contents[rollout.target.hash].content
+            if content is None:
+                content = coming
+            elif not coming.sites.keys() <= content.sites.keys():
+                content = content.model_copy(update={"sites": {**coming.sites, **content.sites}})
+        self._darkness.content(content)
 
     async def run(self) -> None:
         while True:
@@ -221,7 +233,7 @@ class Rollouts:
         if core.rollout.step in ENDED:
             return
         site = core.rollout.site
-        slot = any(e.site == site and e.by == self._slot_name(core.rollout) and not e.ending for e in self._darkness.entries)
+        slot = site in self._held()
         verdict, why = self._gate(core.rollout, site, now)
         looked = Looked(gateways=self._told(now), gate=verdict, gate_why=why, slot=slot, refused=self._refused)
         await self._take(core.handle(looked, now))
@@ -229,21 +241,25 @@ class Rollouts:
             await self._take(core.handle(TimerExpired(), now))
 
     async def _slots(self, rollout: Rollout) -> None:
-        """The ledger's slots of this rollout are what it needs, no more and no less."""
-        name, wanted = self._slot_name(rollout), rollout.slots
-        held = {entry.site: entry for entry in self._darkness.entries if entry.by == name}
+        """The ledger's slots of rollouts and drains are what is needed, no more and no less: one a site, which a drain keeps
+        for as long as the site runs by a content that says so."""
+        held, target = self._held(), self._contents[rollout.target.hash].content
+        drained = {name for name, site in (self.in_force() or target).sites.items() if site.intent.dark}
         for site, entry in held.items():
-            if site not in wanted and not entry.ending:
-                self._darkness.end(entry.id, "cause_gone")
+            if site not in rollout.slots and not (entry.kind == Kind.DRAIN and site in drained):
+                self._darkness.end(entry.id, Reason.CAUSE_GONE)
         self._refused = ""
-        for site in sorted(wanted - held.keys()):
-            taken = await self._darkness.take(TakeSlot(kind=Kind.ROLLOUT, site=site, by=name, why=f"rollout {rollout.id}"))
+        for site in sorted(rollout.slots - held.keys()):
+            dark = site in target.sites and target.sites[site].intent.dark
+            kind, why = Kind.DRAIN if dark else Kind.ROLLOUT, f"rollout {rollout.id}"
+            taken = await self._darkness.take(TakeSlot(kind=kind, site=site, by=rollout.by, why=why))
             if isinstance(taken, Cause):
                 self._refused = f"{site}: {taken}"
 
-    @staticmethod
-    def _slot_name(rollout: Rollout) -> str:
-        return f"{rollout.by} {rollout.id}"
+    def _held(self) -> dict[str, Slot]:
+        """By site: the slot of a rollout or a drain that stands."""
+        kinds = (Kind.ROLLOUT, Kind.DRAIN)
+        return {entry.site: entry for entry in self._darkness.entries if entry.kind in kinds and not entry.ending}
 
     def _told(self, now: float) -> dict[str, GatewayTold]:
         found = {}
@@ -259,10 +275,7 @@ class Rollouts:
         return found
 
     def _gate(self, rollout: Rollout, site: str, now: float) -> tuple[Verdict, str]:
-        before = self._before.get(site)
-        if before is None:
-            return Verdict.UNKNOWN, "nothing was known of its clients before"
-        began = rollout.since
+        before, began = self._before.get(site, Counted(span_s=0.0)), rollout.since
         unchanged = [name for name in rollout.gateways if name not in rollout.changed]
         others = [
             (self._traffic.counted(name, began - BASELINE_S, began), self._traffic.counted(name, began, now))

@@ -126,10 +126,10 @@ class Service:
     def documents(self) -> api.Documents:
         return api.Documents(documents=self._rollouts.documents())
 
-    async def submit(self, who: Caller, submission: Submission, bake_s: float) -> api.RolloutStatus:
+    async def submit(self, who: Caller, submission: Submission, bake_s: float, *, blind: bool) -> api.RolloutStatus:
         """Begin a rollout of what an operator signed. Raises rollouts.Refusal, ConfigError."""
         operators = await asyncio.to_thread(self._operators.read)
-        rollout = await self._rollouts.submit(who.name, submission, operators, bake_s)
+        rollout = await self._rollouts.submit(who.name, submission, operators, bake_s, blind=blind)
         return api.rollout_status(rollout, "")
 
     async def command(self, who: Caller, word: str) -> api.RolloutStatus:

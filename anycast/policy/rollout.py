@@ -92,6 +92,9 @@ class Rollout:
     quiet: tuple[str, ...] = ()
     """Sites that announced nothing when it began, or are not to announce by the new content."""
     bake_s: float
+    blind: bool = False
+    """An operator's word: a bake without any evidence is enough, as of a fleet without clients. Evidence against still
+    stops."""
     step: Step = Step.STAGING
     since: float = 0.0
     """Of `step`, by the coordinator's own clock."""
@@ -209,7 +212,7 @@ class RolloutCore:
 
     def _bake_limit(self) -> float:
         seen = self._looked
-        if seen is None or seen.gate is Verdict.UNKNOWN:
+        if not self.rollout.blind and (seen is None or seen.gate is Verdict.UNKNOWN):
             return max(self.rollout.bake_s, EVIDENCE_LIMIT_S)
         return self.rollout.bake_s
 
@@ -256,7 +259,8 @@ class RolloutCore:
             return self._stop(Reason.GATE_FAILED, f"{rollout.site}: {seen.gate_why}", now)
         if not self._runs(seen, rollout.site, rollout.target) and self._heard(seen, rollout.site):
             return self._stop(Reason.GATE_FAILED, f"{rollout.site} does not announce any more", now)
-        if now < rollout.since + rollout.bake_s or seen.gate is not Verdict.PASSES:
+        enough = seen.gate is Verdict.PASSES or (rollout.blind and seen.gate is Verdict.UNKNOWN)
+        if now < rollout.since + rollout.bake_s or not enough:
             return []
         return self._passed(now, seen.gate_why)
 
@@ -292,7 +296,7 @@ class RolloutCore:
                 detail = f"{rollout.site} did not come up with it in {ACTIVATE_LIMIT_S:.0f} s"
                 return self._stop(Reason.GATE_FAILED, detail, now)
             case Step.BAKING:
-                if seen is None or seen.gate is Verdict.UNKNOWN:
+                if seen is None or (seen.gate is Verdict.UNKNOWN and not rollout.blind):
                     why = seen.gate_why if seen else "nothing was heard"
                     return self._stop(Reason.GATE_FAILED, f"{rollout.site}: no evidence: {why}", now)
                 return self._bake(seen, now)

@@ -205,7 +205,13 @@ class Agent:
                 hold=lambda: self._intent.describe()["hold"],
                 happened=self._happened,
             )
-            self._contents = Contents(document, paths, activated=self._content_activated, happened=self._happened)
+            self._contents = Contents(
+                document,
+                paths,
+                staged=self._content_staged,
+                activated=self._content_activated,
+                happened=self._happened,
+            )
             self._link = CoordinatorLink(
                 document,
                 instance=self._instance,
@@ -239,6 +245,7 @@ class Agent:
             self._contents.start()
         if self._contents is not None and self._darkness is not None:
             self._darkness.content(self._contents.active)
+            self._darkness.staged(self._contents.waiting)
         self._holder.announce(self._routes())
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
@@ -405,6 +412,12 @@ class Agent:
                 self._darkness.told(message)
         elif self._contents is not None:
             self._contents.sent(message)
+
+    def _content_staged(self, taken: Taken) -> None:
+        if self._darkness is not None:
+            self._darkness.staged(taken)
+        if self._link is not None:
+            self._link.changed()
 
     def _content_activated(self, taken: Taken) -> None:
         if self._darkness is not None:

@@ -35,12 +35,18 @@ class Contents:
     """Use from the event loop's thread: `start`, then `run` until cancelled."""
 
     def __init__(
-        self, document: Document, paths: Paths, *, activated: Callable[[Taken], None], happened: Callable[[Event], None]
+        self,
+        document: Document,
+        paths: Paths,
+        *,
+        staged: Callable[[Taken], None],
+        activated: Callable[[Taken], None],
+        happened: Callable[[Event], None],
     ) -> None:
-        """`activated` is told of a content that is to be run by from now on."""
+        """`activated` is told of a content that is to be run by from now on, `staged` of one that waits."""
         self._me = Identity(fleet=document.fleet, site=document.site, gateway=document.gateway)
         self._path, self._operators = paths.contents, OperatorsFile(paths.operators)
-        self._activated, self._happened = activated, happened
+        self._staged, self._activated, self._happened = staged, activated, happened
         self._record: Record | None = None
         self._inbox: asyncio.Queue[OfferSent | ActivationSent] = asyncio.Queue(WAITING)
         self._refused = ""
@@ -53,6 +59,11 @@ class Contents:
         except DecodeError as exc:
             self._refused = str(exc)
             self._tell(Reason.CONTENT_REFUSED, f"what was taken before cannot be read, so nothing more is taken: {exc}")
+
+    @property
+    def waiting(self) -> Taken | None:
+        """What is staged."""
+        return None if self._record is None else self._record.staged
 
     @property
     def active(self) -> Taken | None:
@@ -97,6 +108,8 @@ class Contents:
                 return
             self._record = answer.record
         self._refuse(answer)
+        if answer.record.staged is not None and answer.record.staged != before.staged:
+            self._staged(answer.record.staged)
         if answer.record.active is not None and answer.record.active != before.active:
             self._activated(answer.record.active)
 

@@ -22,7 +22,7 @@ from anycast.errors import DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.link_wire import DarknessTold
 from anycast.model import Cause, Evidence
-from anycast.policy.floors import budget_of
+from anycast.policy.floors import Budget, budget_of
 from anycast.policy.ledger import Kind
 from anycast.policy.token_holder import Action, Input, TokenHolder, darkened
 from anycast.policy.token_words import (
@@ -66,11 +66,15 @@ class Darkness:
         self._core: TokenHolder | None = None
         self._content: Taken | None = None
         self._drained: Cause | None = None
-        self._held_by_content: str = ""
         self._session: int | None = None
         self._stands: RouteStands | None = None
         self._stood_at = 0.0
         self._news = asyncio.Event()
+
+    def staged(self, taken: Taken | None) -> None:
+        """What waits, while nothing is in force yet: enough to tell the ledger how the route stands, and to ask nothing."""
+        if taken is not None and self._core is None:
+            self._begin(budget_of(taken.decoded))
 
     def content(self, taken: Taken | None) -> None:
         """What is in force, from now on."""
@@ -79,15 +83,9 @@ class Darkness:
         content, site = taken.decoded, self._document.site
         intent = content.sites[site].intent if site in content.sites else Intent.ANNOUNCED
         if self._core is None:
-            self._core = TokenHolder(budget_of(content), site, self._spans, now=boottime())
-            if self._session is not None:
-                self._feed(CoordinatorConnected(self._session))
+            self._begin(budget_of(content))
+        assert self._core is not None
         self._core.budget = budget_of(content)
-        if self._held_by_content and not intent.dark:
-            self._feed(SlotEnded(self._held_by_content))
-            self._held_by_content = ""
-        elif intent.dark and not self._held_by_content:
-            self._held_by_content = f"content-{taken.generation}-{site}"
         self._content = taken
         detail = f"generation {taken.generation}, signed by key {taken.signature.key[:16]}"
         self._drained = Cause(reason=Reason.DRAINED, detail=detail) if intent.dark else None
@@ -150,21 +148,25 @@ class Darkness:
             except TimeoutError:
                 self._feed(TimerExpired())
 
+    def _begin(self, budget: Budget) -> None:
+        self._core = TokenHolder(budget, self._document.site, self._spans, now=boottime())
+        if self._session is not None:
+            self._feed(CoordinatorConnected(self._session))
+        self._news.set()
+
     def _stand(self, verdict: VerdictReached, now: float) -> None:
         if self._core is None:
             return
         hold, held = self._hold(), list[Held]()
         if hold is not None and hold["kind"] == "withdraw":
             held.append(Held(id=f"hold-{self._document.gateway}", kind=Kind.HOLD, by="operator", why=hold["reason"][:200]))
-        if self._held_by_content:
-            held.append(Held(id=self._held_by_content, kind=Kind.DRAIN, by="content"))
         dark = self._drained or (Cause(reason=Reason.OPERATOR) if held else None)
         stands = RouteStands(
             serving=verdict.serving,
             announcing=self._announced(),
             reason=dark.reason if dark is not None else verdict.causes[0].reason,
             held=tuple(held),
-            may_ask=hold is None or hold["kind"] != "announce",
+            may_ask=self._content is not None and (hold is None or hold["kind"] != "announce"),
         )
         if stands != self._stands or now - self._stood_at >= REPEAT_S:
             self._stands, self._stood_at = stands, now
@@ -184,7 +186,7 @@ class Darkness:
                 self._happened(AlarmRaised(reason=Reason.TOKEN, detail=str(cause)))
             case TokenEnded(used=True):
                 self._happened(AlarmCleared(reason=Reason.TOKEN))
-            case EndWanted(entry_id=entry_id) if entry_id != self._held_by_content:
+            case EndWanted(entry_id=entry_id):
                 self._feed(SlotEnded(entry_id))
             case _:
                 pass

@@ -157,6 +157,15 @@ def test_a_return_that_fails_is_not_tried_again() -> None:
     assert world.look() == []
 
 
+def test_an_operator_may_go_on_without_evidence_and_not_against_it() -> None:
+    for gate, step in ((Verdict.UNKNOWN, Step.WAITING), (Verdict.FAILS, Step.RETURNING)):
+        world = World(blind=True)
+        world.to_baking()
+        world.now += BAKE_S
+        world.look(gate=gate)
+        assert world.step is step
+
+
 def test_only_what_it_changed_is_returned_the_last_site_too() -> None:
     world = World()
     world.to_baking()

@@ -1,0 +1,249 @@
+"""Drain, rollout and tokens through the whole path: command line, coordinator, store, TLS, and six agents' ends of it.
+
+The coordinator runs in this process, so that its spans can be seconds; its command line is a process, as an operator's is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from anycast import link_wire
+from anycast.coordinator import rest, rollouts
+from anycast.coordinator.rest import Rest
+from anycast.coordinator.service import Service
+from anycast.fleet.compile import compile_fleet
+from anycast.fleet.loading import loads
+from anycast.pki.names import Identity, Role
+from anycast.policy import token_holder, tokens
+from anycast.reasons import Reason
+from anycast.runtime import boottime
+from tests.support.contents import ALICE, SITES, TRUSTED, fleet_text
+from tests.support.coordinator import NAME, Coordinator
+from tests.support.managed import Managed, running
+from tests.support.sync_pair import FLEET
+
+COORDINATED = fleet_text() + """coordinator:
+  name: coord
+  addresses: {ipv4: 192.0.2.10}
+"""
+
+
+class Fleet:
+    """Six sites, their coordinator, and an operator with a key."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.files = Coordinator(base)
+        (base / "operators.json").write_bytes(TRUSTED.data)
+        self.file = base / "fleet.yaml"
+        self.file.write_text(COORDINATED)
+        from anycast.content import signature
+        from anycast.pki import files
+
+        (base / "keys").mkdir(mode=0o700)
+        files.write(base / "keys" / "alice.key", signature.key_pem(ALICE, None), files.SECRET)
+        self.agents: dict[str, Managed] = {}
+
+    async def serve(self, stack: contextlib.AsyncExitStack, port: int = 0) -> Service:
+        """A coordinator in this loop, until `stack` ends."""
+        from anycast.pki.machine_folder import MachineFolder
+
+        for folder in ("state", "run"):
+            (self.base / folder).mkdir(exist_ok=True, mode=0o700)
+        me = Identity(FLEET, Role.COORDINATOR, NAME)
+        service = Service(me, MachineFolder(self.base / "pki"), self.base / "state" / "db", self.base / "operators.json")
+        await service.start(["127.0.0.1"], port)
+        stack.push_async_callback(service.close)
+        runner = web.AppRunner(Rest(service).app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await rest.listen_on_socket(runner, self.base / "run" / "coordinator.sock")
+        task = asyncio.create_task(service.run())
+        stack.callback(task.cancel)
+        self.files.port = service.agents_port
+        return service
+
+    def make_agents(self) -> None:
+        for gateway, document in compile_fleet(loads(COORDINATED)).items():
+            known = document.model_copy(
+                update={"coordinator": self.files.known_to(document).coordinator}
+            )
+            folder = self.files.root.equip(self.base / gateway / "pki", gateway)
+            self.agents[document.site] = Managed(known, folder, self.base / gateway, TRUSTED)
+
+    async def run(self, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        keys = {"ANYCAST_OPERATOR": str(self.base / "keys"), "ANYCAST_OPERATOR_NAME": "alice"}
+        done = await asyncio.to_thread(self.files.run, *words, **keys)
+        assert done.returncode == status, (words, done.returncode, done.stdout, done.stderr)
+        return done
+
+    async def ask(self, *words: str) -> Any:
+        return await asyncio.to_thread(self.files.ask, *words)
+
+    async def becomes(self, what: str, condition: Callable[[Any], bool], *, within_s: float = 40) -> None:
+        """Wait until /v1/status is so."""
+        until, found = boottime() + within_s, await self.ask("status")
+        while not condition(found):
+            assert boottime() < until, f"{what}: {found['rollout']}, {found['ledger']}, {found['alarms']}"
+            await asyncio.sleep(0.2)
+            found = await self.ask("status")
+
+    async def first_content(self) -> None:
+        """Every gateway runs by the fleet file, signed by Alice."""
+        await self.run("plan", str(self.file), "-o", str(self.base / "p"), status=3)
+        await self.run("apply", str(self.base / "p"), "--bake", "1")
+        await self.becomes("done", lambda s: s["rollout"]["step"] == "done", within_s=30)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "SETTLE_S", 1.0)
+    monkeypatch.setattr(token_holder, "HEARTBEAT_S", 0.3)
+    monkeypatch.setattr(link_wire, "HEARTBEAT_S", 0.3)
+    monkeypatch.setattr(rollouts, "LOOK_S", 0.1)
+    monkeypatch.setattr(rollouts, "AGAIN_S", 1.0)
+
+
+@contextlib.asynccontextmanager
+async def fleet(base: Path) -> AsyncIterator[Fleet]:
+    made = Fleet(base)
+    async with contextlib.AsyncExitStack() as stack:
+        await made.serve(stack)
+        made.make_agents()
+        async with running(*made.agents.values()):
+            await made.becomes("heard", lambda s: len(s["sites"]) == len(SITES))
+            await made.first_content()
+            yield made
+
+
+def test_a_drain_is_shown_signed_and_rolled_out_and_nobody_else_goes_dark(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with fleet(tmp_path) as made:
+            assert {agent.generation for agent in made.agents.values()} == {1}
+            empty = await made.run("plan", str(made.file))
+            assert "nothing to do" in empty.stdout, "right after an apply"
+
+            dry = await made.run("drain", "fra", "--dry-run")
+            assert "fra" in dry.stdout and "drained" in dry.stdout
+            assert made.agents["fra"].announced
+            await made.run("drain", "fra", "--yes", "--bake", "1")
+            await made.becomes("dark", lambda s: state(s, "fra") == "dark" and s["rollout"]["step"] == "done")
+            assert {site for site, agent in made.agents.items() if not agent.announced} == {"fra"}
+            status = await made.ask("status")
+            assert "dark 1 of 2 allowed: fra drain" in status["ledger"], status["ledger"]
+            await made.run("drain", "lon", "--yes", "--bake", "1")
+            await made.becomes("two dark", lambda s: state(s, "lon") == "dark" and s["rollout"]["step"] == "done")
+            refused = await made.run("drain", "nyc", "--yes", status=1)
+            assert "budget wants 4" in refused.stderr
+            assert made.agents["nyc"].announced
+
+            await made.run("undrain", "fra", "--yes", "--bake", "1")
+            await made.becomes("back", lambda s: state(s, "fra") == "announcing" and s["rollout"]["step"] == "done")
+            await made.becomes("slot back", lambda s: "fra" not in s["ledger"])
+            assert (await made.run("history", "verify")).stdout == "history is whole\n"
+
+    asyncio.run(test())
+
+
+def test_a_content_that_loses_clients_stops_at_the_canary_site_and_is_taken_back(tmp_path: Path) -> None:
+    """Every check of the agents stays green; only what clients do tells."""
+
+    async def test() -> None:
+        async with fleet(tmp_path) as made:
+            await asyncio.sleep(8)  # a baseline
+            made.file.write_text(COORDINATED.replace("capacity: 1000", "capacity: 900"))
+            await made.run("plan", str(made.file), "-o", str(tmp_path / "p2"), status=3)
+            from anycast.content.canonical import hash_of
+            from anycast.policy.plan import decode_plan
+
+            bad = hash_of(decode_plan((tmp_path / "p2").read_bytes()).content)
+            for agent in made.agents.values():
+                agent.broken_by, agent.canary = bad, None
+            await made.run("apply", str(tmp_path / "p2"), "--bake", "5")
+            await made.becomes("stopped", lambda s: s["rollout"]["step"] == "stopped", within_s=60)
+            status = await made.ask("status")
+            assert "gate_failed" in status["rollout"]["reason"]
+            assert len(status["rollout"]["changed"]) == 1
+            assert any("decrypted" in alarm for alarm in status["alarms"])
+            runs = [agent.contents.active for agent in made.agents.values()]
+            assert all(active is not None and active.hash != bad for active in runs)
+            assert all(agent.announced for agent in made.agents.values())
+
+    asyncio.run(test())
+
+
+def test_a_coordinator_killed_in_the_middle_of_a_drain_breaks_nothing_and_its_successor_goes_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        made = Fleet(tmp_path)
+        async with contextlib.AsyncExitStack() as first:
+            await made.serve(first)
+            port = made.files.port
+            made.make_agents()
+            async with running(*made.agents.values()):
+                await made.becomes("heard", lambda s: len(s["sites"]) == len(SITES))
+                await made.first_content()
+                await made.run("drain", "fra", "--yes", "--bake", "3")
+                await made.becomes("activated", lambda s: s["rollout"]["step"] in ("activating", "baking"))
+                await first.aclose()
+                await asyncio.sleep(3)
+                dark = {site for site, agent in made.agents.items() if not agent.announced}
+                assert dark <= {"fra"}
+                async with contextlib.AsyncExitStack() as second:
+                    await made.serve(second, port)
+                    await made.becomes("done", lambda s: s["rollout"]["step"] == "done", within_s=60)
+                    assert {site for site, agent in made.agents.items() if not agent.announced} == {"fra"}
+
+    asyncio.run(test())
+
+
+def test_dns_wrong_at_one_site_darkens_that_one_and_wrong_at_all_darkens_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "WINDOW_S", 3.0)
+    monkeypatch.setattr(tokens, "SPACING_S", 3.0)
+
+    async def test() -> None:
+        async with fleet(tmp_path) as made:
+            wrong: set[str] = set()
+
+            async def look() -> None:
+                while True:
+                    for site, agent in made.agents.items():
+                        agent.looks("dns", passes=site not in wrong)
+                    await asyncio.sleep(0.5)
+
+            looking = asyncio.create_task(look())
+            try:
+                wrong.add("sin")
+                await made.becomes("a token", lambda s: state(s, "sin") == "dark", within_s=60)
+                assert "sin token dns" in (await made.ask("status"))["ledger"]
+                assert {site for site, agent in made.agents.items() if not agent.announced} == {"sin"}
+                wrong.clear()
+                await made.becomes("back", lambda s: state(s, "sin") == "announcing")
+                await made.becomes("slot back", lambda s: s["ledger"].startswith("dark 0"))
+
+                wrong.update(SITES)
+                darkest = 0
+                for _ in range(60):
+                    await asyncio.sleep(0.2)
+                    darkest = max(darkest, sum(not agent.announced for agent in made.agents.values()))
+                assert darkest <= 1, "the check is blamed, not the sites"
+                refused = {str(agent.darkness.describe()["token_refused"]) for agent in made.agents.values()}
+                assert any(Reason.CHECK_SUSPECTED in word for word in refused), refused
+            finally:
+                looking.cancel()
+
+    asyncio.run(test())
+
+
+def state(status: Any, site: str) -> str:
+    return str(next(each["state"] for each in status["sites"] if each["site"] == site))
+
