@@ -154,7 +154,8 @@ def test_what_is_no_list_or_no_key_changes_nothing(run: Run, tmp_path: Path) -> 
     assert "it has alice" in said(run("revoke", "carol", fails=True))
     assert (tmp_path / "operators.json").read_bytes() == before
     run("install", "--list", "gateway.json", given=before.decode())
-    for text in ("", "{}", before.decode()[:-3], before.decode().replace("example", "other").replace('"number":2', '"number":3')):
+    foreign = before.decode().replace("example", "other").replace('"number":2', '"number":3')
+    for text in ("", "{}", before.decode()[:-3], foreign):
         assert "nothing was changed" in said(run("install", "--list", "gateway.json", given=text, fails=True))
     assert (tmp_path / "gateway.json").read_bytes() == before
     (tmp_path / "gateway.json").chmod(0o666)
