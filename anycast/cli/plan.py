@@ -89,7 +89,7 @@ def apply(
     line cannot be used. Nothing is written then.
     """
     try:
-        made = decode_plan(files.read(file, "`anycast plan -o` writes one"))
+        made = decode_plan(_read(file))
     except DecodeError as exc:
         raise ConfigError([Problem("", exc.what, str(file))]) from exc
     if expect is not None and expect != made.hash:
@@ -114,10 +114,18 @@ def shown(made: Plan) -> dict[str, Any]:
     }
 
 
+def _read(path: Path) -> bytes:
+    """Whoever may write it: a plan is judged anew, and a state is the word of whoever gave it, like the fleet file."""
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise files.refused(path, exc) from exc
+
+
 def _state(against: Path | None, fleet: str) -> tuple[State, dict[str, Content]]:
     if against is None:
         return nothing_yet(fleet), {}
     try:
-        return decode_state(files.read(against, "the coordinator's state was to be there"))
+        return decode_state(_read(against))
     except DecodeError as exc:
         raise ConfigError([Problem("", exc.what, str(against))]) from exc

@@ -266,6 +266,12 @@ def test_what_is_in_force_has_the_strictest_floor_of_each_region_too() -> None:
     merged = in_force(state, contents)
     assert merged is not None
     assert (merged.budget.regions["eu"].min_sites, merged.budget.regions["eu"].min_capacity) == (3, 30)
+    assert merged.budget.retiring == ()
+    retiring = made(budget='{min_sites: 4, retiring: ["2001:db8:a::/56"]}').content
+    merged = in_force(*state_of({name: retiring if name == "ams" else FIRST.content for name in SITES}))
+    assert merged is not None and merged.budget.retiring == (), "what retires for some does not for all"
+    merged = in_force(*state_of(retiring))
+    assert merged is not None and merged.budget.retiring == ("2001:db8:a::/56",)
 
 
 def test_it_is_judged_against_what_waits_as_well() -> None:
