@@ -6,12 +6,13 @@ has given out no content yet says so with `generation` 0, and one that has names
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import pydantic
 
 from anycast.content.canonical import Name, Part, Prefix, Sha256, Words, decode, hash_of, understood
-from anycast.content.content import Content, Intent, decode_content
+from anycast.content.content import Budget, Content, Floor, Intent, decode_content
 from anycast.content.envelope import LAST_GENERATION
 from anycast.errors import DecodeError
 
@@ -128,20 +129,21 @@ def _merged(
         # Where two gateways of a site disagree, it attracts by the one that does.
         best = min((view for _, view in views), key=lambda view: list(Intent).index(view.intent))
         merged[site] = best.model_copy(update={"gateways": {name: view.gateways[name] for name, view in views}})
-    floors = [content.budget for content in used]
-    regions = {name for floor in floors for name in floor.regions}
-    budget = floors[0].model_copy(
-        update={
-            "min_sites": max(floor.min_sites for floor in floors),
-            "min_capacity": max((each for floor in floors if (each := floor.min_capacity) is not None), default=None),
-            "regions": {
-                region: max(
-                    (floor.regions[region] for floor in floors if region in floor.regions),
-                    key=lambda floor: (floor.min_sites, floor.min_capacity or 0),
-                )
-                for region in sorted(regions)
-            },
-            "retiring": tuple(sorted(set.intersection(*(set(floor.retiring) for floor in floors)))),
-        }
+    budgets = [content.budget for content in used]
+    regions = sorted({region for budget in budgets for region in budget.regions})
+    strictest = _strictest(budgets)
+    budget = Budget(
+        min_sites=strictest.min_sites,
+        min_capacity=strictest.min_capacity,
+        regions={
+            region: _strictest([budget.regions[region] for budget in budgets if region in budget.regions])
+            for region in regions
+        },
+        retiring=tuple(sorted(set.intersection(*(set(budget.retiring) for budget in budgets)))),
     )
     return used[0].model_copy(update={"after": (), "budget": budget, "sites": merged})
+
+
+def _strictest(floors: Sequence[Floor]) -> Floor:
+    capacities = [floor.min_capacity for floor in floors if floor.min_capacity is not None]
+    return Floor(min_sites=max(floor.min_sites for floor in floors), min_capacity=max(capacities, default=None))

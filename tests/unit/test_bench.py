@@ -38,7 +38,8 @@ def test_the_benchmarks_of_the_issue_exist() -> None:
     health = {"false_withdrawals_overload", "lease_renewal_gap_overload", "gateway_memory", "conntrack_check_cost"}
     vrrp = {"failover_gap_10ms", "failover_gap_100ms", "handover_lost", "false_transitions"}
     mirror = {"xfrm_digest_20000_uml", "conntrack_copy_200k", "conntrack_lag_30k"}
-    assert skeleton | health | vrrp | mirror <= discover().keys()
+    coordinator = {"plan_500x200"}
+    assert skeleton | health | vrrp | mirror | coordinator <= discover().keys()
 
 
 def test_a_crowd_of_tunnels_reads_as_charons_own_list() -> None:

@@ -140,6 +140,15 @@ def test_another_prefix_needs_the_first_to_retire() -> None:
     assert shortfalls(WHOLE, renumbered)
     retiring = made(budget='{min_sites: 4, retiring: ["2001:db8:a::/56"]}').content
     assert shortfalls(WHOLE, retiring) == () == shortfalls(retiring, renumbered)
+    # Who had nothing but that prefix loses nothing that counts, and is no site that is left, either.
+    only_that = without_announcements(renumbered, "ams")
+    assert shortfalls(retiring, only_that) == ()
+    dark = made(prefix="2001:db8:a::/57", budget="{min_sites: 1}", fra="drained", lon="drained").content
+    one_more = made(budget='{min_sites: 4, retiring: ["2001:db8:a::/56"]}', prefix="2001:db8:a::/57").content
+    before = retiring.model_copy(update={"sites": {**one_more.sites, "ams": retiring.sites["ams"]}})
+    assert shortfalls(before, without_announcements(dark, "ams")) == (
+        "fra, lon would go dark, and 3 sites attract all the while; the budget wants 4",
+    )
     same_file = made(prefix="2001:db8:a::/57", budget='{min_sites: 4, retiring: ["2001:db8:a::/56"]}').content
     assert shortfalls(WHOLE, same_file), "not by the content that drops it"
 

@@ -152,6 +152,9 @@ def test_a_version_reads_what_the_next_one_writes_and_obeys_what_it_demands() ->
     tree = json.loads(STEPS[2].data)
     later = tree | {"colour": "green", "active": tree["active"] | {"since": 3}}
     assert decode_record(encode(later).encode()) == STEPS[2]
+    for field in tree.keys() - {"requires"}:
+        with pytest.raises(DecodeError):
+            decode_record(encode({name: value for name, value in tree.items() if name != field}).encode())
     active = tree["active"]
     for change in ({"requires": ["x"]}, {"version": 2}, {"staged": active}, {"active": None, "previous": active}):
         with pytest.raises(DecodeError):

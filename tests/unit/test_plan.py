@@ -236,6 +236,44 @@ def test_in_the_middle_of_a_rollout_the_strictest_counts() -> None:
     assert in_force(nothing_yet(FLEET), {}) is None
 
 
+def test_a_floor_that_is_lowered_by_what_only_waits_is_not_lowered_yet() -> None:
+    lowered = made(after=[FIRST.content], budget="{min_sites: 1}")
+    drains = made(budget="{min_sites: 1}", **dict.fromkeys(SITES[:3], "drained"))
+    plan = planned(drains, newest=dict.fromkeys(SITES, lowered.content))
+    assert plan.problems == ("ams, fra, lon would go dark, and 3 sites attract all the while; the budget wants 4",)
+    assert not planned(drains, lowered.content).problems
+
+
+@pytest.mark.parametrize("first", ["gw1", "gw2"])
+def test_where_two_gateways_of_a_site_disagree_it_attracts_by_the_one_that_does(first: str) -> None:
+    one = FIRST.content.sites["fra"]
+    pair = one.model_copy(update={"gateways": {f"fra-gw{n}": one.gateways["fra-gw1"] for n in (1, 2)}})
+    announced = FIRST.content.model_copy(update={"sites": {**FIRST.content.sites, "fra": pair}})
+    drained = announced.with_intent("fra", Intent.DRAINED)
+    state, contents = state_of({name: drained for name in SITES})
+    gateway = state.gateways[f"fra-{first}"].model_copy(update={"active": hash_of(announced.text)})
+    contents = {**contents, hash_of(announced.text): announced}
+    state = state.model_copy(update={"gateways": {**state.gateways, f"fra-{first}": gateway}})
+    merged = in_force(state, contents)
+    assert merged is not None and merged.sites["fra"] == pair
+
+
+def test_what_is_in_force_has_the_strictest_floor_of_each_region_too() -> None:
+    eu = dict.fromkeys(SITES[:4], "region: eu\n    capacity: 10")
+    more_sites = made(budget="{min_sites: 1, regions: {eu: {min_sites: 3, min_capacity: 5}}}", more=eu).content
+    more_capacity = made(budget="{min_sites: 1, regions: {eu: {min_sites: 2, min_capacity: 30}}}", more=eu).content
+    state, contents = state_of({name: more_sites if name < "lon" else more_capacity for name in SITES})
+    merged = in_force(state, contents)
+    assert merged is not None
+    assert (merged.budget.regions["eu"].min_sites, merged.budget.regions["eu"].min_capacity) == (3, 30)
+    assert merged.budget.retiring == ()
+    retiring = made(budget='{min_sites: 4, retiring: ["2001:db8:a::/56"]}').content
+    merged = in_force(*state_of({name: retiring if name == "ams" else FIRST.content for name in SITES}))
+    assert merged is not None and merged.budget.retiring == (), "what retires for some does not for all"
+    merged = in_force(*state_of(retiring))
+    assert merged is not None and merged.budget.retiring == ("2001:db8:a::/56",)
+
+
 def test_it_is_judged_against_what_waits_as_well() -> None:
     waits = made(after=[FIRST.content], budget="{min_sites: 6}")
     plan = planned(made(fra="drained"), newest=dict.fromkeys(SITES, waits.content))

@@ -1,0 +1,175 @@
+"""The table in docs/content.md, row by row: what who stole a key or a coordinator can do, and what not."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from anycast.content.canonical import encode
+from anycast.content.envelope import LAST_GENERATION
+from anycast.content.record import NOTHING, Record
+from anycast.policy.acceptance import LONGEST_JUMP, Refusal, activate, offer
+from tests.support.contents import MALLORY, SITES, TRUSTED, Made, activation, made, me, offered, revoked
+from tests.support.tree import TREE
+
+
+class Agent:
+    """One gateway of `site`, and whoever sends to it."""
+
+    def __init__(self, site: str) -> None:
+        self.site, self.record, self.generation, self.operators = site, NOTHING, 0, TRUSTED
+
+    def give(self, content: Made, generation: int | None = None) -> Refusal | None:
+        """Stage and activate. None: done."""
+        number = self.generation + 1 if generation is None else generation
+        answer = offer(self.record, me(self.site), self.operators, offered(content, number, self.site))
+        if answer.refusal is None:
+            word = activation(content.content, number, self.site)
+            answer = activate(answer.record, me(self.site), self.operators, word)
+        self.record = answer.record
+        if answer.refusal is None:
+            self.generation = number
+        return answer.refusal
+
+    @property
+    def dark(self) -> bool:
+        record: Record = self.record
+        return record.active is None or not record.active.decoded.sites[self.site].attracts
+
+
+FIRST = made()
+DRAINS = made(after=[FIRST.content], fra="drained", lon="drained")
+BACK = made(after=[DRAINS.content])
+OTHERS = made(after=[BACK.content], sin="drained", tyo="drained")
+
+
+def fleet(*contents: Made) -> dict[str, Agent]:
+    agents = {site: Agent(site) for site in SITES}
+    for agent in agents.values():
+        for content in contents:
+            assert agent.give(content) is None
+    return agents
+
+
+def test_operator_key_changes_every_document() -> None:
+    changed = made(after=[FIRST.content], prefix="2001:db8:a::/56", more=dict.fromkeys(SITES, "agent: {stop_limit: 60 s}"))
+    agents = fleet(FIRST)
+    assert all(agent.give(changed) is None for agent in agents.values())
+    active = agents["fra"].record.active
+    assert active is not None and active.runs.agent.stop_limit_ms == 60_000
+
+
+def test_operator_key_darkens_in_one_content_what_the_budget_allows() -> None:
+    for size in range(1, 7):
+        dark = made(after=[FIRST.content], **dict.fromkeys(SITES[:size], "drained"))
+        answers = {agent.give(dark) for agent in fleet(FIRST).values()}
+        assert answers == ({None} if size <= 2 else {Refusal.OVER_BUDGET})
+
+
+def test_operator_key_darkens_the_rest_in_two_contents() -> None:
+    lowered = made(after=[FIRST.content], budget="{min_sites: 1}")
+    dark = made(after=[lowered.content], budget="{min_sites: 1}", **dict.fromkeys(SITES[1:], "drained"))
+    agents = fleet(FIRST, lowered, dark)
+    assert [site for site, agent in agents.items() if not agent.dark] == ["ams"]
+    last = made(after=[dark.content], budget="{min_sites: 1}", **dict.fromkeys(SITES, "drained"))
+    assert {agent.give(last) for agent in agents.values()} == {Refusal.OVER_BUDGET}, "one is always left"
+
+
+def test_operator_key_ends_with_its_revocation() -> None:
+    agents = fleet(FIRST)
+    for agent in agents.values():
+        agent.operators = revoked()
+        assert agent.give(DRAINS) is Refusal.REVOKED
+        assert not agent.dark, "and nothing goes dark by it"
+
+
+def test_coordinator_writes_nothing() -> None:
+    agent = Agent("fra")
+    assert offer(NOTHING, me(), TRUSTED, offered(FIRST, 1, key=MALLORY)).refusal is Refusal.UNTRUSTED
+    for change in ("content", "document"):
+        tree = json.loads(offered(FIRST, 1))
+        place = tree["envelope"] if change == "content" else tree
+        place[change] = place[change].replace("2001:db8:a::/56", "2001:db8:a::/57")
+        assert offer(agent.record, me(), TRUSTED, encode(tree).encode()).refusal in (
+            Refusal.BAD_SIGNATURE,
+            Refusal.WRONG_DOCUMENT,
+        )
+    assert Agent("fra").give(Made(FIRST.content, FIRST.documents | {"fra-gw1": FIRST.documents["sin-gw1"]})) is (
+        Refusal.WRONG_DOCUMENT
+    )
+
+
+def test_coordinator_replays_no_old_content_but_the_one_before() -> None:
+    agents = fleet(FIRST, DRAINS, BACK, OTHERS)
+    for agent in agents.values():
+        assert agent.give(FIRST) is Refusal.OUT_OF_LINE
+        assert agent.give(DRAINS) is Refusal.OUT_OF_LINE
+        assert agent.give(OTHERS, 2) is Refusal.LOWER_GENERATION
+        assert agent.give(BACK) is None
+
+
+def test_coordinator_mixes_two_contents_only_within_the_budget() -> None:
+    """Any sites by the one, any by the other: by returns and by keeping back."""
+    for before, after in ((FIRST, DRAINS), (DRAINS, BACK), (BACK, OTHERS)):
+        chain = [FIRST, DRAINS, BACK, OTHERS]
+        upto = chain[: chain.index(after) + 1]
+        for mixture in range(2 ** len(SITES)):
+            dark = [
+                site
+                for i, site in enumerate(SITES)
+                if not (after if mixture >> i & 1 else before).content.sites[site].attracts
+            ]
+            assert len(dark) <= 2
+        agents = fleet(*upto)
+        for site in SITES[::2]:
+            assert agents[site].give(before) is None
+        assert sum(agent.dark for agent in agents.values()) <= 2
+
+
+def test_coordinator_mixes_three_contents_to_two_budgets() -> None:
+    agents = fleet(FIRST, DRAINS, BACK)
+    for site in ("fra", "lon"):
+        assert agents[site].give(DRAINS) is None, "a return"
+    for site in ("sin", "tyo"):
+        assert agents[site].give(OTHERS) is None, "signed since"
+    assert sorted(site for site, agent in agents.items() if agent.dark) == ["fra", "lon", "sin", "tyo"]
+
+
+def test_coordinator_gives_a_gateway_without_a_record_any_signed_content() -> None:
+    assert Agent("fra").give(DRAINS) is None
+    assert Agent("fra").give(made(fra="drained", lon="drained", sin="drained")) is Refusal.OVER_BUDGET
+
+
+def test_coordinator_activates_one_site_a_message() -> None:
+    agents = {site: Agent(site) for site in SITES}
+    word = activation(FIRST.content, 1, "fra")
+    taken = []
+    for site, agent in agents.items():
+        staged = offer(agent.record, me(site), TRUSTED, offered(FIRST, 1, site)).record
+        answer = activate(staged, me(site), TRUSTED, word)
+        taken.append(site) if answer.refusal is None else None
+        assert answer.refusal in (None, Refusal.NOT_FOR_US)
+    assert taken == ["fra"]
+
+
+def test_coordinator_gives_two_contents_one_number_and_nobody_takes_either() -> None:
+    agents = fleet(FIRST)
+    agent = agents["fra"]
+    assert offer(agent.record, me(), TRUSTED, offered(DRAINS, 2)).refusal is None
+    agent.record = offer(agent.record, me(), TRUSTED, offered(DRAINS, 2)).record
+    assert agent.give(made(after=[FIRST.content], ams="drained"), 2) is Refusal.FROZEN
+    assert agent.give(DRAINS, 2) is Refusal.FROZEN and not agent.dark
+
+
+def test_coordinator_does_not_use_up_the_numbers() -> None:
+    agent = fleet(FIRST)["fra"]
+    assert agent.give(DRAINS, LAST_GENERATION) is Refusal.GENERATION_JUMP
+    assert agent.give(DRAINS, 1 + LONGEST_JUMP) is None
+    assert agent.give(BACK) is None
+
+
+def test_each_row_of_the_table_is_one_of_these() -> None:
+    text = (TREE / "docs" / "content.md").read_text()
+    named = re.findall(r"^\|.*\| `(test_\w+)` \|$", text, re.MULTILINE)
+    tests = [name for name in globals() if name.startswith("test_") and "row" not in name]
+    assert sorted(named) == sorted(tests)
