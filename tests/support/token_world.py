@@ -142,9 +142,11 @@ class World:
             self._later(self.random.uniform(0, STANDS_S), lambda node=node: self._stands(node))
 
     def run(self, span: float) -> None:
-        end = self.now + span
+        end, stood = self.now + span, 0
         while self._due and self._due[0][0] <= end:
-            self.now, _, what = heapq.heappop(self._due)
+            before, (self.now, _, what) = self.now, heapq.heappop(self._due)
+            stood = stood + 1 if self.now == before else 0
+            assert stood < 10_000, f"seed {self.seed}: time stands still at {self.now} s"
             what()
             if self.touched:
                 self.touched = False
