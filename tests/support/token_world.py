@@ -408,9 +408,10 @@ class World:
             session = node.session if node.leader == leader.key else 0
 
             def arrive(node: Node = node, session: int = session) -> None:
-                if session == node.session != 0 and node.holder is not None and not node.paused:
-                    if entry.id not in node.void and entry.id not in node.holder.ended:
-                        node.drained[entry.id] = None
-                        self._tell(node, self._stand(node))
+                if session != node.session or session == 0 or node.holder is None or node.paused:
+                    return
+                if entry.id not in node.void and entry.id not in node.holder.ended:
+                    node.drained[entry.id] = None
+                    self._tell(node, self._stand(node))
 
             self._carry(gateway, leader.key, arrive)

@@ -50,7 +50,9 @@ class Agent:
         reason = Reason.DNS_WRONG if status is Status.FAILING else Reason.HEALTHY
         self.tell(Evidence(check=check, evidence_class=evidence_class, status=status, reason=reason, at=self.now))
 
-    def stand(self, *, announcing: bool = True, serving: bool = True, held: tuple[Held, ...] = (), may_ask: bool = True) -> None:
+    def stand(
+        self, *, announcing: bool = True, serving: bool = True, held: tuple[Held, ...] = (), may_ask: bool = True
+    ) -> None:
         reason = Reason.HEALTHY if serving else Reason.CHARON_EXITED
         self.tell(RouteStands(serving=serving, announcing=announcing, reason=reason, held=held, may_ask=may_ask))
 
@@ -252,7 +254,9 @@ def test_a_look_from_before_the_gap_counts_for_nothing() -> None:
     before = agent.now
     agent.now += GAP_S + 1.0
     agent.tell(TimerExpired())
-    seen = Evidence(check="dns", evidence_class=EvidenceClass.SHARED, status=Status.FAILING, reason=Reason.DNS_WRONG, at=before)
+    seen = Evidence(
+        check="dns", evidence_class=EvidenceClass.SHARED, status=Status.FAILING, reason=Reason.DNS_WRONG, at=before
+    )
     agent.tell(seen)
     agent.pass_time(HEARTBEAT_S)
     assert not agent.reports[-1].asks

@@ -103,7 +103,9 @@ def test_any_bytes_decode_or_raise(data: bytes) -> None:
 
 
 def test_the_largest_messages_fit() -> None:
-    look = wire.Look(check="e" * 80, status=Status.FAILING, reason="r" * 64, age_ms=wire.MAX_SPAN_MS, span_ms=wire.MAX_SPAN_MS)
+    look = wire.Look(
+        check="e" * 80, status=Status.FAILING, reason="r" * 64, age_ms=wire.MAX_SPAN_MS, span_ms=wire.MAX_SPAN_MS
+    )
     held = wire.Held(id="i" * 96, kind="k" * 64, by="\U0001f600" * 200, why="\U0001f600" * 200, until=1e11)
     report = REPORT.model_copy(
         update={"looks": (look,) * wire.MAX_LOOKS, "held": (held,) * wire.MAX_HELD, "ended": ("i" * 96,) * wire.MAX_ENDED}

@@ -37,7 +37,9 @@ SITES = ("ams", "fra", "lon", "nyc", "sin", "tyo")
 class Coordinator:
     """A core with one agent a site, each of which reports when `beat` is called."""
 
-    def __init__(self, *, min_sites: int = 2, entries: tuple[Entry, ...] = (), more: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self, *, min_sites: int = 2, entries: tuple[Entry, ...] = (), more: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         self.now = 5000.0
         budget = Budget(min_sites=min_sites, sites=tuple(SiteShare(name=name) for name in SITES))
         self.gateways = {f"{site}-gw1": site for site in SITES} | dict(more)
@@ -66,7 +68,11 @@ class Coordinator:
         failing = self.failing[gateway]
         looks = tuple(
             Look(
-                check=check, status=Status.FAILING if check in failing else Status.PASSING, reason="x", age_ms=0, span_ms=28_000
+                check=check,
+                status=Status.FAILING if check in failing else Status.PASSING,
+                reason="x",
+                age_ms=0,
+                span_ms=28_000,
             )
             for check in ("canary", "dns")
         )
@@ -253,7 +259,9 @@ def test_a_suspected_check_is_named_recalled_and_trusted_again_later() -> None:
     assert made.given("fra")
 
 
-@pytest.mark.parametrize(("failing", "passing", "suspected"), [(1, 0, False), (2, 0, True), (2, 1, False), (3, 2, False), (3, 1, True)])
+@pytest.mark.parametrize(
+    ("failing", "passing", "suspected"), [(1, 0, False), (2, 0, True), (2, 1, False), (3, 2, False), (3, 1, True)]
+)
 def test_who_says_nothing_neither_blames_nor_clears(failing: int, passing: int, suspected: bool) -> None:
     made = settled()
     for n, site in enumerate(SITES):
