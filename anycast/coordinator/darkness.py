@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -46,10 +45,13 @@ Write = Callable[[dict[Key, Body | None], tuple[Deed, ...]], Awaitable[None]]
 class Darkness:
     """Use from the event loop's thread: `run` until cancelled; it raises where a commit fails."""
 
-    def __init__(self, kept: Mapping[str, Entry], *, write: Write, send: Callable[[str, int, str], None]) -> None:
-        """`kept`: the store's. `write` commits, or raises; `send` takes gateway, session and text of an answer."""
+    def __init__(
+        self, kept: Mapping[str, Entry], leader: str, *, write: Write, send: Callable[[str, int, str], None]
+    ) -> None:
+        """`kept`: the store's, with `leader` in it as who leads. `write` commits, or raises; `send` takes gateway, session
+        and text of an answer."""
         entries = [_from_store(key, entry.body) for key, entry in sorted(kept.items()) if entry.body is not None]
-        self._core = Tokens(Ledger(NOBODY, entries), {}, leader=secrets.token_hex(6), now=boottime())
+        self._core = Tokens(Ledger(NOBODY, entries), {}, leader=leader, now=boottime())
         self._write, self._send = write, send
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[ledger.Entry | Cause] | None]] = asyncio.Queue()
 

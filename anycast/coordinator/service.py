@@ -76,7 +76,7 @@ class Service:
         self._agents = Agents(
             self._view, self._folder, self._me, instance=self._instance, epoch=self._fence.epoch, happened=self._on_agent
         )
-        self._darkness = Darkness(kept[darkness.KIND], write=self._write_slots, send=self._agents.answer)
+        self._darkness = Darkness(kept[darkness.KIND], self._fence.leader, write=self._write_slots, send=self._agents.answer)
         self._rollouts = Rollouts(
             self._me.fleet,
             self._view,

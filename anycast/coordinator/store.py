@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,6 +55,9 @@ class Fence:
     """A leadership; the store takes writes of the newest one only."""
 
     epoch: int
+    """For people: it grows, but a store that was restored counts again."""
+    leader: str
+    """A random word that no other leadership ever had."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,8 +118,10 @@ class Store:
     def lead(self) -> Fence:
         """Begin a new leadership; every earlier one is over."""
         with self._transaction():
+            leader = secrets.token_hex(8)
             self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'epoch'")
-            return Fence(self._number("epoch"))
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('leader', ?)", (leader,))
+            return Fence(self._number("epoch"), leader)
 
     @property
     def revision(self) -> int:
@@ -145,7 +151,8 @@ class Store:
         Raises Conflict and Fenced.
         """
         with self._transaction():
-            if self._number("epoch") != fence.epoch:
+            (leader,) = self._db.execute("SELECT value FROM meta WHERE key = 'leader'").fetchone()
+            if leader != fence.leader:
                 raise Fenced("another coordinator leads by now")
             for key, revision in expected.items():
                 row = self._db.execute("SELECT revision, body FROM decisions WHERE kind = ? AND key = ?", key).fetchone()

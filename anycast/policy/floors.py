@@ -36,6 +36,12 @@ class Budget(Floor):
     sites: tuple[SiteShare, ...]
     regions: Mapping[str, Floor] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        names = {site.name for site in self.sites}
+        # Without any site there is nothing to keep: a fleet of which no content says who it is.
+        if len(names) != len(self.sites) or (self.sites and not 1 <= self.min_sites <= len(names)):
+            raise ValueError(f"min_sites {self.min_sites} of {len(self.sites)} sites, of which {len(names)} differ")
+
 
 def budget_of(content: Content) -> Budget:
     """What a signed content says of floors, and of the sites that they count."""

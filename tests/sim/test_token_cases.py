@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from anycast.policy import token_words as words
@@ -116,7 +118,7 @@ def test_grants_are_spaced() -> None:
     fail(world, "s0", "s1", "s2")
     world.run(GRANTED_S + 3 * SPACING_S)
     times = [at for at, _site, _kind in world.grants]
-    assert len(times) == 3 and all(b - a >= SPACING_S for a, b in zip(times, times[1:], strict=False))
+    assert len(times) == 3 and all(b - a >= SPACING_S for a, b in itertools.pairwise(times))
 
 
 def test_a_slow_check_is_waited_for() -> None:
@@ -257,7 +259,7 @@ def happened_causes(world: World) -> list:
 
 
 def test_e_a_token_that_an_old_store_still_has_is_not_renewed_for_who_does_not_hold_it() -> None:
-    world, checker = settled()
+    world, _ = settled()
     dark_at(world, "s0")
     world.backup()
     the(world, "s0").failing.clear()

@@ -1,5 +1,5 @@
-"""Whatever happens to agents, coordinators, store and network: no more sites are dark on purpose than may be, none for longer
-than promised, and when it is over all announce and the ledger is empty. Prints the seed."""
+"""Whatever happens to agents, coordinators, store and network: no more sites are dark on purpose than may be, none for
+longer than promised, and when it is over all announce and the ledger is empty. Prints the seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.token_world import Leader, World
 
 SEEDS = [*range(60), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(60, 2000))]
 QUIET_S = 45.0
-"""From when everything is healed until every slot has returned: a token's life, the freshness limit, and a new connection."""
+"""From when everything is healed until every slot has returned: a token's life, the freshness limit, a new connection."""
 
 
 WEIGHTS = {
@@ -27,7 +27,7 @@ def disturb(world: World) -> None:
     rng = world.random
     node = rng.choice(list(world.nodes.values()))
     leader = rng.choice(world.leaders[-2:])
-    (what,) = rng.choices(list(WEIGHTS), [weight ** world.harsh for weight in WEIGHTS.values()])
+    (what,) = rng.choices(list(WEIGHTS), [weight**world.harsh for weight in WEIGHTS.values()])
     match what:
         case "fail":
             check = rng.choice(["dns", "canary"])

@@ -51,9 +51,9 @@ class Checker:
         for gateway, session, _grant, to in self.world.flying.values():
             node = self.world.nodes[gateway]
             asked = node.asked.get((session, to))
-            if node.holder is not None and session == node.session and asked is not None:
-                if node.clock.read(self.world.now) - asked < LIFE_S:
-                    found.add(node.site)
+            heard = node.holder is not None and session == node.session
+            if heard and asked is not None and node.clock.read(self.world.now) - asked < LIFE_S:
+                found.add(node.site)
         return found
 
     def _facts_are_not_held_back(self, node: Node) -> None:

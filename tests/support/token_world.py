@@ -142,9 +142,11 @@ class World:
             self._later(self.random.uniform(0, STANDS_S), lambda node=node: self._stands(node))
 
     def run(self, span: float) -> None:
-        end = self.now + span
+        end, stood = self.now + span, 0
         while self._due and self._due[0][0] <= end:
-            self.now, _, what = heapq.heappop(self._due)
+            before, (self.now, _, what) = self.now, heapq.heappop(self._due)
+            stood = stood + 1 if self.now == before else 0
+            assert stood < 10_000, f"seed {self.seed}: time stands still at {self.now} s"
             what()
             if self.touched:
                 self.touched = False
@@ -406,9 +408,10 @@ class World:
             session = node.session if node.leader == leader.key else 0
 
             def arrive(node: Node = node, session: int = session) -> None:
-                if session == node.session != 0 and node.holder is not None and not node.paused:
-                    if entry.id not in node.void and entry.id not in node.holder.ended:
-                        node.drained[entry.id] = None
-                        self._tell(node, self._stand(node))
+                if session != node.session or session == 0 or node.holder is None or node.paused:
+                    return
+                if entry.id not in node.void and entry.id not in node.holder.ended:
+                    node.drained[entry.id] = None
+                    self._tell(node, self._stand(node))
 
             self._carry(gateway, leader.key, arrive)

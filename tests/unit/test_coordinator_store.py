@@ -51,6 +51,25 @@ def test_a_coordinator_that_was_paused_writes_nothing_any_more(tmp_path: Path) -
     assert list(first.read("drain")) == ["sin"]
 
 
+def test_a_store_that_was_put_back_is_not_written_by_who_led_it_before(tmp_path: Path) -> None:
+    """The epoch counts again from where the copy was made; the leader's word does not come again."""
+    store = Store(tmp_path / "db", "example")
+    store.lead()
+    store.close()
+    copy = (tmp_path / "db").read_bytes()
+    store = Store(tmp_path / "db", "example")
+    old = store.lead()
+    store.close()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    (tmp_path / "db").write_bytes(copy)
+    store = Store(tmp_path / "db", "example")
+    new = store.lead()
+    assert new.epoch == old.epoch
+    with pytest.raises(Fenced):
+        store.transact(old, expected={}, writes={})
+
+
 @pytest.mark.parametrize(
     ("forgery", "broken"),
     [
