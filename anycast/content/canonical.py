@@ -19,7 +19,7 @@ from anycast.errors import DecodeError
 from anycast.model import NAME
 
 LARGEST = 32 << 20
-"""Bytes of one message: 1,000 sites with 200 prefixes and two gateways each need 16 MiB."""
+"""Bytes of one message. The content of 500 sites, two gateways and 200 prefixes each, has 3.8 MiB; a state of it 6 MiB."""
 
 
 class Part(pydantic.BaseModel):
