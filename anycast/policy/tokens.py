@@ -123,10 +123,9 @@ class Tokens:
         gateway, report = told.gateway, told.report
         if (site := self.heard.gateways.get(gateway)) is None:
             return []
-        before = set(self.heard.looks(site, now))
         if not self.heard.take(gateway, told.session, report, now):
             return []
-        self._note_failing(site, before, now)
+        self._note_failing(site, now)
         self._adopt(site, gateway, report)
         self._take_back(site, gateway, report)
         if now - self._surveyed_at >= SURVEY_S:
@@ -141,14 +140,12 @@ class Tokens:
         self._push.discard(gateway)
         return [self._send(gateway, now, grant, refused)]
 
-    def _note_failing(self, site: str, before: set[str], now: float) -> None:
+    def _note_failing(self, site: str, now: float) -> None:
         looks = self.heard.looks(site, now)
         for check in {check for of, check in self._failing_since if of == site} | set(looks):
             key = site, check
             if self._site_look(site, check, now).status is not Status.FAILING:
                 self._failing_since.pop(key, None)
-            elif check not in before:
-                self._failing_since[key] = now  # not heard of for a while: whatever was before counts for nothing
             else:
                 self._failing_since.setdefault(key, now)
 

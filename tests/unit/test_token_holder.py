@@ -213,10 +213,12 @@ def test_a_grant_that_is_late_has_ended_before_it_began() -> None:
     assert agent.reports[-1].ended == ("L1-1",)
 
 
-def test_a_new_connection_makes_every_earlier_request_void() -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_a_new_connection_makes_every_earlier_request_void(told: bool) -> None:
     agent = asking()
     seq = agent.reports[-1].seq
-    agent.tell(CoordinatorGone(1))
+    if told:
+        agent.tell(CoordinatorGone(1))
     agent.tell(CoordinatorConnected(2))
     agent.answer(session=1, n=7, to=seq, grant=grant())
     assert not agent.dark and not agent.holder.ended, "said on the old one: not heard"
@@ -309,6 +311,7 @@ def test_ended_is_said_until_it_is_acknowledged_and_nothing_asked_for_meanwhile(
     agent = darkened_agent()
     agent.answer(recalls=(Recall(id="L1-1", reason="budget_spent"),))
     for _ in range(5):
+        agent.answer()
         agent.pass_time(HEARTBEAT_S)
         assert agent.reports[-1].ended == ("L1-1",) and not agent.reports[-1].asks
     agent.tell(CoordinatorConnected(2))
