@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from anycast.document import Budget, SiteShare
 from anycast.model import Status
+from anycast.policy.floors import Budget, SiteShare
 from anycast.policy.ledger import Entry, Kind, Ledger, Site
 from anycast.policy.token_times import HEARTBEAT_S, SETTLE_S, WINDOW_S
 from anycast.policy.token_words import (
