@@ -160,7 +160,7 @@ def test_both_gateways_of_a_site_have_the_same_seal_and_no_other_site_has_it(tmp
 def test_birds_own_parser_accepts_every_router(path: Path, tmp_path: Path) -> None:
     prepare.prepare(topology.load(path), tmp_path)
     routers = [plan.node for plan in planned(path).values() if plan.sessions]
-    assert len(routers) == {"pair.clab.yml": 0, "site-pair.clab.yml": 2}.get(path.name, 3)
+    assert len(routers) == {"pair.clab.yml": 0, "six-site.clab.yml": 1, "site-pair.clab.yml": 2}.get(path.name, 3)
     for node in routers:
         config = tmp_path / node / "etc" / "bird.conf"
         done = subprocess.run(["bird", "-p", "-c", config], capture_output=True, text=True, check=False)

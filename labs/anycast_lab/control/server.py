@@ -38,6 +38,7 @@ LABS = Path("/run/anycast-lab")
 """In the lab's own /run: ``LABS/NAME/NODE`` is a node's folder."""
 PRELOAD = (
     "anycast.cli.main",
+    "anycast.coordinator.process",
     "site_agent.cli",
     "site_agent.checks.dns",
     "exabgp_bridge",
