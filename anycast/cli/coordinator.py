@@ -50,7 +50,8 @@ def serve(
         typer.Option(metavar="ADDRESS[:PORT]", help="Where operators connect to: plain on loopback, TLS elsewhere."),
     ] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Return once it answers; what it says goes to coordinator.out beside its socket.")
+        bool,
+        typer.Option("--detach", help="Return once it answers; what it says goes to coordinator.out beside the socket."),
     ] = False,
 ) -> None:
     """Run the coordinator until it is told to stop. Gateways go on as they are while it is away."""

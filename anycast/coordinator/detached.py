@@ -1,4 +1,4 @@
-"""`anycast serve --detach`: the coordinator in the background, once it answers; its complaints until then are the caller's."""
+"""`anycast serve --detach`: in the background once it answers; what it complains of until then is told by itself."""
 
 from __future__ import annotations
 

@@ -85,7 +85,9 @@ def _transit_fits(lab: Lab, upstreams: set[str]) -> Iterator[Finding]:
     if lab.transit.prefer is not None and lab.transit.prefer not in lab.transit.links:
         yield Finding(("lab", "transit", "prefer"), f"{lab.transit.prefer} is none of transit.links", judged=(links,))
     elif lab.transit.prefer is None and lab.transit.links:
-        yield Finding(("lab", "transit"), "has links and no prefer, which says whose path wins", at_key=True, judged=(links,))
+        yield Finding(
+            ("lab", "transit"), "has links and no prefer, which says whose path wins", at_key=True, judged=(links,)
+        )
 
 
 def the_transit_is_of_one_as(fleet: Fleet) -> Iterator[Finding]:
