@@ -38,7 +38,7 @@ class Transit(Section):
     """Upstream routers that are no machines of their own: the transit is on their sites' uplinks itself."""
     prefer: Name | None = None
     """The upstream router whose path wins while it announces: a fixed preference makes every drill start alike. Required
-    with `links`; without any the lowest `router_id` wins, as BGP has it (RFC 4271, section 9.1.2.2)."""
+    with `links`; without any the lowest `router_id` wins, as BGP has it (RFC 4271, section 9.1.2)."""
 
 
 class Router(DualStack):

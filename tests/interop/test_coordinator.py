@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import os
 import signal
 import socket
 import ssl
@@ -25,6 +26,7 @@ from anycast.pki.names import Identity, Role
 from anycast.reasons import Reason
 from site_agent import coordinator_link
 from site_agent.coordinator_link import CoordinatorLink
+from tests.support import upstream
 from tests.support.coordinator import NAME, Coordinator, kill
 from tests.support.documents import document
 from tests.support.sync_pair import FLEET, Root
@@ -338,3 +340,31 @@ def test_it_says_whose_certificate_it_needs(tmp_path: Path) -> None:
     assert "Traceback" not in missing.stderr + wrong.stderr
     address = made.run("serve", "--agents", "coordinator.example:99")
     assert (address.returncode, "is not an address with an optional port" in address.stderr) == (2, True)
+
+
+def test_detached_it_answers_when_the_command_returns(tmp_path: Path) -> None:
+    made = Coordinator(tmp_path)
+    words = ("serve", "--detach", "--pki", "pki", "--state", "state", "--run", "run", "--agents")
+    done = made.run(*words, "127.0.0.1:0")
+    pid_file = tmp_path / "run" / "coordinator.pid"
+    pid = int(pid_file.read_text())
+    try:
+        assert done.returncode == 0 and "answers agents on port" in done.stderr, done.stderr
+        assert made.ask("status")["sites"] == []
+        assert os.getsid(pid) == pid
+        assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (1, 2)} == {str(tmp_path / "run" / "coordinator.out")}
+        taken = done.stderr.split("port ")[1].split(",")[0]
+        second = made.run(*words, f"127.0.0.1:{taken}")
+        assert second.returncode == 1
+        assert "listen for agents" in second.stderr and "Traceback" not in second.stderr
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    upstream.until(lambda: not pid_file.exists(), "a clean end takes the pid file away", within_s=10)
+
+
+def test_detached_what_keeps_it_from_starting_is_the_commands_own_word(tmp_path: Path) -> None:
+    made = Coordinator(tmp_path)
+    made.root.equip(tmp_path / "gateway", "fra-gw1")
+    done = made.run("serve", "--detach", "--pki", "gateway", "--state", "state", "--run", "run")
+    assert done.returncode == 2 and "--role coordinator" in done.stderr, done
+    assert not (tmp_path / "run").exists()

@@ -1,7 +1,8 @@
 """What the coordinator showed of the fleet while a drill ran, and what commands said. Pure.
 
 `Moment`s of the source ``coordinator``: ``looked`` (it answered), ``site_state`` (a site is shown otherwise than at the look
-before; `detail` is the state), ``coordinator_silent`` (no answer: from then on nothing is shown).
+before; `detail` is the state), ``coordinator_silent`` (no answer, or
+that of one started anew: what was shown is not any more).
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def _shows(check: StatusShows, moments: Sequence[Moment], sites: Sequence[str], 
         if not taken:
             return Checked(text, f"there was no {check.after}", bound, False)
         since = max(taken)
-    before, took = last(moments, since), dict[str, float]()
+    # What one showed before it was started anew is no knowledge of this one.
+    before = last(moments, since) if check.after != "coordinator_start" else {}
+    took = dict[str, float]()
     for site in sites:
         if before.get(site) == check.state:
             took[site] = 0.0

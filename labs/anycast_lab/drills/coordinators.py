@@ -90,6 +90,7 @@ class FleetWatch:
     def __init__(self, runner: Runner, fleet: Fleet, moments: list[Moment]) -> None:
         self._runner, self._fleet, self._moments, self._node = runner, fleet, moments, node_of(fleet)
         self._shown: dict[str, str] | None = {}
+        self._instance: str | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -108,6 +109,10 @@ class FleetWatch:
                 self._moments.append(Moment(at, seen.SOURCE, seen.SILENT))
             self._shown = None
             return
+        if self._instance not in (None, found["coordinator"]):  # started anew between two looks
+            self._moments.append(Moment(at, seen.SOURCE, seen.SILENT))
+            self._shown = None
+        self._instance = found["coordinator"]
         before, self._shown = self._shown or {}, seen.states(found, self._fleet.sites)
         self._moments.append(Moment(at, seen.SOURCE, seen.LOOKED))
         for site, state in self._shown.items():
