@@ -92,7 +92,9 @@ class CoordinatorLink:
                     stood_s = 0.0
                     for address in self._coordinator.addresses:
                         try:
-                            await self._converse(address)
+                            # A task of its own: one whose TaskGroup has failed counts a cancellation that nobody takes
+                            # back (Python 3.11), and its next timeout would end it, and this link, without a word.
+                            await asyncio.create_task(self._converse(address))
                         except (AnycastError, OSError, TimeoutError, EOFError, ssl.SSLError) as exc:
                             self._problem = f"{address}: {_sentence(exc)}"
                         finally:

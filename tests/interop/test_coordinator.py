@@ -126,8 +126,8 @@ def test_an_agent_whose_coordinator_is_away_says_so_late_and_takes_it_back_at_on
     monkeypatch.setattr(coordinator_link, "LONGEST_WAIT_S", 1.0)
 
     async def test() -> None:
-        agent = Agent(coordinator, "fra-gw1")
         coordinator.stop()
+        agent = Agent(coordinator, "fra-gw1")
         async with running(agent):
             await until(lambda: agent.events, "the alarm")
             [alarm] = agent.events
@@ -136,6 +136,30 @@ def test_an_agent_whose_coordinator_is_away_says_so_late_and_takes_it_back_at_on
             coordinator.start()
             await until(lambda: len(agent.events) == 2, "its end")
             assert agent.events[1] == AlarmCleared(reason=Reason.COORDINATOR_AWAY)
+
+    asyncio.run(test())
+
+
+def test_a_coordinator_that_says_nothing_is_called_for_as_long_as_that_takes(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a path that has died: what is connected gets no answer, and whoever calls again none either."""
+    monkeypatch.setattr(coordinator_link, "SILENT_LIMIT_S", 3.0)
+    monkeypatch.setattr(coordinator_link, "CONNECT_LIMIT_S", 0.5)
+    monkeypatch.setattr(coordinator_link, "LONGEST_WAIT_S", 0.5)
+    monkeypatch.setattr(coordinator_link, "TOLD_AFTER_S", 2.0)
+
+    async def test() -> None:
+        agent = Agent(coordinator, "fra-gw1")
+        async with running(agent):
+            await until(lambda: agent.link.describe()["connected"], "connected")
+            assert coordinator.process is not None
+            coordinator.process.send_signal(signal.SIGSTOP)
+            try:
+                await until(lambda: agent.events, "the alarm, after calls that came to nothing")
+            finally:
+                coordinator.process.send_signal(signal.SIGCONT)
+            await until(lambda: agent.link.describe()["connected"], "connected again")
 
     asyncio.run(test())
 
