@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from anycast.fleet.loading import load
-from anycast_lab import topology
+from anycast_lab import cli, topology
 from anycast_lab.drills import coordinator_steps as steps
 from anycast_lab.drills import coordinators
 from anycast_lab.drills.coordinator_checks import LOOKED, SILENT, SOURCE, STATE, Answer, judge, states
@@ -152,9 +152,12 @@ def test_up_says_what_it_waits_for(found: dict[str, object] | None, said: list[s
 
 
 def test_lab_status_tells_what_the_coordinator_shows() -> None:
-    assert coordinators.summary(None, FLEET, "coord") == {"node": "coord", "answers": False, "sites": {}}
+    silence = coordinators.summary(None, FLEET, "coord")
+    assert silence == {"node": "coord", "answers": False, "sites": {}}
+    assert cli._shown(silence) == "does not answer"
     told = coordinators.summary(status(lon="x"), FLEET, "coord")
     assert told["answers"] and told["sites"] == dict.fromkeys(FLEET.sites, "announcing") | {"lon": "dark"}
+    assert cli._shown(told) == "announcing fra, sin, ams, nyc, tyo; dark lon"
 
 
 def test_it_is_started_as_the_topology_starts_it() -> None:
@@ -164,3 +167,8 @@ def test_it_is_started_as_the_topology_starts_it() -> None:
     assert start_command(Runner(), "coord")[:3] == ("anycast", "serve", "--detach")  # type: ignore[arg-type]
     with pytest.raises(LabError, match="the topology's exec list of transit has no `anycast serve`"):
         start_command(Runner(), "transit")  # type: ignore[arg-type]
+
+
+def test_what_was_shown_before_a_silence_is_shown_no_more() -> None:
+    still = steps.StatusShows(check="status_shows", state="announcing", limit="bound")
+    assert judged(still, silent(-5)).seen == "never: fra, sin"
