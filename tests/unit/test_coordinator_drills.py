@@ -118,6 +118,11 @@ def test_a_command_is_judged_by_its_status_and_its_words() -> None:
     assert not judged(check, other=Answer(0, "history is whole\n")).passed
 
 
+def test_a_report_does_not_repeat_what_nobody_asked_for() -> None:
+    found = judged(steps.Said(check="said", name="added"), added=Answer(0, "anycast_late_5ec7e7\n"))
+    assert found.passed and found.seen == "status 0"
+
+
 def test_a_site_that_is_not_shown_is_unheard() -> None:
     assert states({"sites": [{"site": "fra", "state": "dark"}]}, ("fra", "sin")) == {"fra": "dark", "sin": "unheard"}
 
