@@ -49,11 +49,15 @@ def serve(
         list[str] | None,
         typer.Option(metavar="ADDRESS[:PORT]", help="Where operators connect to: plain on loopback, TLS elsewhere."),
     ] = None,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", help="Return once it answers; what it says goes to coordinator.out beside the socket."),
+    ] = False,
 ) -> None:
     """Run the coordinator until it is told to stop. Gateways go on as they are while it is away."""
     import asyncio
 
-    from anycast.coordinator import process
+    from anycast.coordinator import detached, process
     from anycast.link_wire import PORT as AGENTS_PORT
 
     listens = [process.read_listen(each, AGENTS_PORT) for each in agents or ["127.0.0.1"]]
@@ -67,6 +71,8 @@ def serve(
         agents_port=listens[0].port,
         operators=tuple(process.read_listen(each, PORT) for each in operators or []),
     )
+    if detach:
+        raise typer.Exit(detached.start(lambda say: asyncio.run(process.serve(plan, say)), run / "coordinator.out"))
     asyncio.run(process.serve(plan, lambda line: typer.echo(line, err=True)))
 
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -24,6 +25,8 @@ from anycast.pki import files
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Role
 
+PID_FILE = "coordinator.pid"
+"""In the run folder, from when it answers until a clean end."""
 STOP_LIMIT_S = 2.0
 """For answers that are under way."""
 
@@ -93,6 +96,9 @@ async def serve(plan: Plan, say: Callable[[str], None]) -> None:
             for listen in plan.operators:
                 context = None if listen.is_loopback else _operators_context(folder)
                 await web.TCPSite(runner, listen.address, listen.port, ssl_context=context).start()
+        pid_file = plan.run / PID_FILE
+        files.write(pid_file, f"{os.getpid()}\n".encode(), 0o644)
+        stack.callback(pid_file.unlink, missing_ok=True)
         say(f"{me} answers agents on port {service.agents_port}, operators at {plan.run / 'coordinator.sock'}")
         keeping = asyncio.create_task(service.run())
         stack.callback(keeping.cancel)

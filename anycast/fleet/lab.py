@@ -32,10 +32,13 @@ class Transit(Section):
 
     node: Name
     asn: Asn
-    links: dict[Name, Link] = pydantic.Field(min_length=1)
+    links: dict[Name, Link] = pydantic.Field(default_factory=dict)
     """By upstream router: the transit's side first."""
-    prefer: Name
-    """The upstream router whose path wins while it announces: a fixed preference makes every drill start alike."""
+    upstreams: tuple[Name, ...] = ()
+    """Upstream routers that are no machines of their own: the transit is on their sites' uplinks itself."""
+    prefer: Name | None = None
+    """The upstream router whose path wins while it announces: a fixed preference makes every drill start alike. Required
+    with `links`; without any the lowest `router_id` wins, as BGP has it (RFC 4271, section 9.1.2)."""
 
 
 class Router(DualStack):
@@ -59,6 +62,12 @@ class Switch(Section):
     site: Name
     side: Side
     """Which of the site's subnets: ``uplink``, ``inside`` or ``management``."""
+
+
+class CoordinatorMachine(Section):
+    """The machine that runs `anycast serve`, by the `coordinator` section; it carries the management LAN of all gateways."""
+
+    node: Name
 
 
 class Server(DualStack):
@@ -98,6 +107,12 @@ class Lab(Section):
     """One for each site without upstreams."""
     switches: dict[Name, Switch] = pydantic.Field(default_factory=dict)
     """At most one a subnet. Without one the upstream router, the server or the other gateway is at a cable's other end."""
+    coordinator: CoordinatorMachine | None = None
+    """Required where the fleet has a `coordinator`."""
     servers: dict[Name, Server] = pydantic.Field(default_factory=dict)
     nat: dict[Name, Nat] = pydantic.Field(default_factory=dict)
     clients: dict[Name, Client] = pydantic.Field(default_factory=dict)
+
+    def machine_of(self, upstream: str) -> str:
+        """The node that is the upstream router of that name."""
+        return self.transit.node if self.transit is not None and upstream in self.transit.upstreams else upstream

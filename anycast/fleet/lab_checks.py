@@ -71,11 +71,75 @@ def _transit_fits(lab: Lab, upstreams: set[str]) -> Iterator[Finding]:
         if name not in upstreams:
             path: Path = ("lab", "transit", "links", name)
             yield Finding(path, "is no upstream of any site", at_key=True, judged=sites)
-    for name in sorted(upstreams - lab.transit.links.keys()):
-        yield Finding(("lab", "transit", "links"), f"has no link to the upstream {name}", judged=sites)
-    if lab.transit.prefer not in lab.transit.links:
-        judged: tuple[Path, ...] = (("lab", "transit", "links"),)
-        yield Finding(("lab", "transit", "prefer"), f"{lab.transit.prefer} is none of transit.links", judged=judged)
+    itself = lab.transit.upstreams
+    for i, name in enumerate(itself):
+        path = ("lab", "transit", "upstreams", i)
+        if name not in upstreams:
+            yield Finding(path, f"{name} is no upstream of any site", judged=sites)
+        elif name in lab.transit.links:
+            yield Finding(path, f"{name} has a link in transit.links, so it is a machine of its own")
+    links: Path = ("lab", "transit", "links")
+    for name in sorted(upstreams - lab.transit.links.keys() - set(itself)):
+        where_to = links if lab.transit.links else ("lab", "transit")
+        yield Finding(where_to, f"has no link to the upstream {name}", at_key=not lab.transit.links, judged=sites)
+    if lab.transit.prefer is not None and lab.transit.prefer not in lab.transit.links:
+        yield Finding(("lab", "transit", "prefer"), f"{lab.transit.prefer} is none of transit.links", judged=(links,))
+    elif lab.transit.prefer is None and lab.transit.links:
+        yield Finding(
+            ("lab", "transit"), "has links and no prefer, which says whose path wins", at_key=True, judged=(links,)
+        )
+
+
+def the_transit_is_of_one_as(fleet: Fleet) -> Iterator[Finding]:
+    """A router that stands for a site's upstream is the same speaker there, and has a cable to what is on that uplink."""
+    transit = fleet.lab.transit if fleet.lab else None
+    for name, site in fleet.sites.items() if transit else ():
+        for router, upstream in site.upstreams.items():
+            if transit is None or router not in transit.upstreams:
+                continue
+            path: Path = ("sites", name, "upstreams", router)
+            judged: tuple[Path, ...] = (("lab", "transit"),)
+            if upstream.asn != transit.asn:
+                yield Finding((*path, "asn"), f"{upstream.asn} is not lab.transit.asn {transit.asn}", judged=judged)
+            switched = any((s.site, s.side) == (name, "uplink") for s in fleet.lab.switches.values()) if fleet.lab else False
+            if len(site.gateways) > 1 and not switched:
+                what = f"is the transit, which has one cable here, and there are {len(site.gateways)} gateways: add a switch"
+                yield Finding(path, what, at_key=True, judged=(*judged, ("lab", "switches")))
+
+
+def the_coordinator_is_within_reach(fleet: Fleet) -> Iterator[Finding]:
+    """A lab whose coordinator no gateway can reach is never up; here it is one LAN for all of them."""
+    if fleet.lab is None:
+        return
+    if fleet.coordinator is None or fleet.lab.coordinator is None:
+        if fleet.coordinator is not None:
+            yield Finding(("coordinator",), "has no machine in this lab: lab.coordinator is not there", at_key=True)
+        elif fleet.lab.coordinator is not None:
+            what = "has no coordinator section to run by, which says name and addresses"
+            yield Finding(("lab", "coordinator"), what, at_key=True, judged=(("coordinator",),))
+        return
+    here: Path = ("coordinator", "addresses")
+    own = fleet.coordinator.addresses
+    taken: dict[str, Path] = {str(own.of(family)): (*here, family) for family in own.families}
+    for name, site in fleet.sites.items():
+        subnets: Path = ("sites", name, "management")
+        for gateway_name, gateway in site.gateways.items():
+            path: Path = ("sites", name, "gateways", gateway_name)
+            if gateway.management is None:
+                yield Finding(path, "has no management, by which it would reach the coordinator", at_key=True)
+                continue
+            for family in gateway.management.families:
+                place: Path = (*path, "management", family)
+                other = taken.setdefault(str(gateway.management.of(family)), place)
+                if other != place:
+                    what = f"{gateway.management.of(family)} is also the address of {where(other[:-1])} on the same LAN"
+                    yield Finding(place, what, judged=(other,))
+        if site.management.families:
+            yield from in_subnet(here, own, site.management, subnets)
+    for name, switch in fleet.lab.switches.items():
+        if switch.side == "management":
+            what = f"{fleet.lab.coordinator.node} carries the management of all sites already"
+            yield Finding(("lab", "switches", name), what, at_key=True, judged=(("lab", "coordinator"),))
 
 
 def sites_without_upstreams_have_a_router(fleet: Fleet) -> Iterator[Finding]:
@@ -122,6 +186,8 @@ def _machines_once(fleet: Fleet, lab: Lab) -> Iterator[Finding]:
     machines: list[tuple[str, Path]] = []
     if lab.transit is not None:
         machines.append((lab.transit.node, ("lab", "transit", "node")))
+    if lab.coordinator is not None:
+        machines.append((lab.coordinator.node, ("lab", "coordinator", "node")))
     for kind in ("routers", "switches", "servers", "nat", "clients"):
         machines += [(name, ("lab", kind, name)) for name in getattr(lab, kind)]
     for name, path in machines:
@@ -197,6 +263,8 @@ LAB_RULES: tuple[Callable[[Fleet], Iterator[Finding]], ...] = (
     lab_only_in_a_lab,
     link_ends_fit,
     lab_names_fit,
+    the_transit_is_of_one_as,
+    the_coordinator_is_within_reach,
     sites_without_upstreams_have_a_router,
     switches_carry_one_subnet_each,
     servers_are_inside,

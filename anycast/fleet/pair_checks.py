@@ -201,7 +201,8 @@ def preemption_has_a_reason(fleet: Fleet) -> Iterator[Finding]:
 
 
 def management_is_between_two(fleet: Fleet) -> Iterator[Finding]:
-    """A third path that only one gateway has is one on which nothing is ever heard."""
+    """A third path that only one gateway has is one on which nothing is ever heard; a lone gateway's leads to the
+    coordinator."""
     for name, site in fleet.sites.items():
         here: Path = ("sites", name)
         having = [gateway_name for gateway_name, gateway in site.gateways.items() if gateway.management is not None]
@@ -216,8 +217,9 @@ def management_is_between_two(fleet: Fleet) -> Iterator[Finding]:
         for gateway_name in having:
             path: Path = (*here, "gateways", gateway_name, "management")
             if len(site.gateways) == 1:
-                what = "leads to nobody: the site has one gateway"
-                yield Finding(path, what, at_key=True, judged=((*here, "gateways"),))
+                if fleet.coordinator is None:
+                    what = "leads to nobody: the site has one gateway, and the fleet no coordinator"
+                    yield Finding(path, what, at_key=True, judged=((*here, "gateways"), ("coordinator",)))
             elif len(having) == 1:
                 other = next(gateway for gateway in site.gateways if gateway != gateway_name)
                 what = f"leads to nobody: {other} has no management interface"

@@ -162,7 +162,8 @@ class Gateway(Section):
     inside: Attachment
     """Towards the servers."""
     management: Attachment | None = None
-    """Where the site's two gateways hear each other besides; addresses in `sites.SITE.management`. Default: nowhere."""
+    """Where the site's two gateways hear each other besides, and the way to the `coordinator`; addresses in
+    `sites.SITE.management`. Default: nowhere."""
     priority: Priority = 100
     """Of this gateway in its site's `vrrp`, while it can serve; 1 to 254. Default: 100."""
 
@@ -185,7 +186,7 @@ class Site(Section):
     pools: Prefixes
     """Inner addresses handed to clients of this site; no two sites share any."""
     management: Prefixes = NO_PREFIXES
-    """Subnets between the site's gateways only. Default: none."""
+    """Subnets between the site's gateways and the `coordinator` only. Default: none."""
     upstreams: dict[Name, Upstream] = pydantic.Field(default_factory=dict)
     """Without any the site speaks no BGP: its VRRP address outside is the VIP itself."""
     inside_routers: dict[Name, Upstream] = pydantic.Field(default_factory=dict)

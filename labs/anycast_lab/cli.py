@@ -92,7 +92,7 @@ def down(topology: TopologyOption = _DEFAULT, name: NameOption = "") -> None:
 
 @app.command()
 def status(topology: TopologyOption = _DEFAULT, name: NameOption = "", json_: JsonFlag = False) -> None:
-    """Nodes, their state, who holds a site's VRRP addresses, and their links."""
+    """Nodes, their state, who holds a site's VRRP addresses, their links, and what the coordinator shows of the sites."""
     with _client(topology, name) as client:
         answer = client.ask("status")
     if json_:
@@ -105,6 +105,17 @@ def status(topology: TopologyOption = _DEFAULT, name: NameOption = "", json_: Js
         row = (word, node["group"], node["state"], node["role"], str(node["processes"]), " ".join(node["links"]))
         table.add_row(*row)
     Console().print(table)
+    if (coordinator := answer["coordinator"]) is not None:
+        print(f"coordinator at {coordinator['node']}: {_shown(coordinator)}")
+
+
+def _shown(coordinator: dict[str, Any]) -> str:
+    if not coordinator["answers"]:
+        return "does not answer"
+    states = dict[str, list[str]]()
+    for site, state in coordinator["sites"].items():
+        states.setdefault(state, []).append(site)
+    return "; ".join(f"{state} {', '.join(sites)}" for state, sites in states.items())
 
 
 @app.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})

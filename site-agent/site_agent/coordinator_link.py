@@ -71,7 +71,7 @@ class CoordinatorLink:
         self._changed = asyncio.Event()
         self._welcome: Welcome | None = None
         self._acked_at: float | None = None
-        self._away_since = boottime()
+        self._away_since = self._welcomed_at = boottime()
         self._problem = ""
         self._alarm = False
 
@@ -97,24 +97,25 @@ class CoordinatorLink:
 
     async def run(self) -> None:
         """Hold a connection for as long as that can be had."""
-        wait_s = FIRST_WAIT_S
+        wait_s = 0.0
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch())
             try:
                 while True:
+                    stood_s = 0.0
                     for address in self._coordinator.addresses:
-                        began = boottime()
                         try:
-                            await self._converse(address)
+                            # A task of its own: one whose TaskGroup has failed counts a cancellation that nobody takes
+                            # back (Python 3.11), and its next timeout would end it, and this link, without a word.
+                            await asyncio.create_task(self._converse(address))
                         except (AnycastError, OSError, TimeoutError, EOFError, ssl.SSLError) as exc:
                             self._problem = f"{address}: {_sentence(exc)}"
                         finally:
                             if self._welcome is not None:
+                                stood_s = boottime() - self._welcomed_at
                                 self._welcome, self._away_since = None, boottime()
-                        if boottime() - began > LONGEST_WAIT_S:
-                            wait_s = FIRST_WAIT_S
+                    wait_s = next_wait(wait_s, stood_s)
                     await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))
-                    wait_s = min(wait_s * 2, LONGEST_WAIT_S)
             finally:
                 watching.cancel()
 
@@ -144,8 +145,8 @@ class CoordinatorLink:
                 welcome = await _read(reader)
             if not isinstance(welcome, Welcome) or not link_wire.OLDEST <= welcome.protocol <= link_wire.NEWEST:
                 raise PeerError("coordinator", "does not begin with a welcome of a known protocol")
-            self._welcome, self._problem, self._writer = welcome, "", writer
-            self._sessions += 1
+            self._welcome, self._problem, self._welcomed_at = welcome, "", boottime()
+            self._writer, self._sessions = writer, self._sessions + 1
             self._session(self._sessions)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._speak(writer, welcome.heartbeat_s))
@@ -197,6 +198,16 @@ class CoordinatorLink:
                 self._acked_at = boottime()
             elif isinstance(message, OfferSent | ActivationSent | DarknessTold):
                 self._sent(message)
+
+
+def next_wait(wait_s: float, stood_s: float) -> float:
+    """How long to wait before the next call, after a wait of `wait_s` and a connection that stood for `stood_s`; 0: none.
+
+    One that outlived a heartbeat was a good one, however long it took to get it: a coordinator that was away for long and is
+    then started anew once more must not be without its fleet for another `LONGEST_WAIT_S`. One that did not may be the work
+    of a coordinator that dies of being called.
+    """
+    return FIRST_WAIT_S if stood_s > link_wire.HEARTBEAT_S else min(max(wait_s * 2, FIRST_WAIT_S), LONGEST_WAIT_S)
 
 
 async def _read(reader: asyncio.StreamReader) -> Message | None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import os
 import signal
 import socket
 import ssl
@@ -25,6 +26,7 @@ from anycast.pki.names import Identity, Role
 from anycast.reasons import Reason
 from site_agent import coordinator_link
 from site_agent.coordinator_link import CoordinatorLink
+from tests.support import upstream
 from tests.support.coordinator import NAME, Coordinator, kill
 from tests.support.documents import document
 from tests.support.sync_pair import FLEET, Root
@@ -125,8 +127,8 @@ def test_an_agent_whose_coordinator_is_away_says_so_late_and_takes_it_back_at_on
     monkeypatch.setattr(coordinator_link, "LONGEST_WAIT_S", 1.0)
 
     async def test() -> None:
-        agent = Agent(coordinator, "fra-gw1")
         coordinator.stop()
+        agent = Agent(coordinator, "fra-gw1")
         async with running(agent):
             await until(lambda: agent.events, "the alarm")
             [alarm] = agent.events
@@ -135,6 +137,30 @@ def test_an_agent_whose_coordinator_is_away_says_so_late_and_takes_it_back_at_on
             coordinator.start()
             await until(lambda: len(agent.events) == 2, "its end")
             assert agent.events[1] == AlarmCleared(reason=Reason.COORDINATOR_AWAY)
+
+    asyncio.run(test())
+
+
+def test_a_coordinator_that_says_nothing_is_called_for_as_long_as_that_takes(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a path that has died: what is connected gets no answer, and whoever calls again none either."""
+    monkeypatch.setattr(coordinator_link, "SILENT_LIMIT_S", 3.0)
+    monkeypatch.setattr(coordinator_link, "CONNECT_LIMIT_S", 0.5)
+    monkeypatch.setattr(coordinator_link, "LONGEST_WAIT_S", 0.5)
+    monkeypatch.setattr(coordinator_link, "TOLD_AFTER_S", 2.0)
+
+    async def test() -> None:
+        agent = Agent(coordinator, "fra-gw1")
+        async with running(agent):
+            await until(lambda: agent.link.describe()["connected"], "connected")
+            assert coordinator.process is not None
+            coordinator.process.send_signal(signal.SIGSTOP)
+            try:
+                await until(lambda: agent.events, "the alarm, after calls that came to nothing")
+            finally:
+                coordinator.process.send_signal(signal.SIGCONT)
+            await until(lambda: agent.link.describe()["connected"], "connected again")
 
     asyncio.run(test())
 
@@ -339,3 +365,31 @@ def test_it_says_whose_certificate_it_needs(tmp_path: Path) -> None:
     assert "Traceback" not in missing.stderr + wrong.stderr
     address = made.run("serve", "--agents", "coordinator.example:99")
     assert (address.returncode, "is not an address with an optional port" in address.stderr) == (2, True)
+
+
+def test_detached_it_answers_when_the_command_returns(tmp_path: Path) -> None:
+    made = Coordinator(tmp_path)
+    words = ("serve", "--detach", "--pki", "pki", "--state", "state", "--run", "run", "--agents")
+    done = made.run(*words, "127.0.0.1:0")
+    pid_file = tmp_path / "run" / "coordinator.pid"
+    pid = int(pid_file.read_text())
+    try:
+        assert done.returncode == 0 and "answers agents on port" in done.stderr, done.stderr
+        assert made.ask("status")["sites"] == []
+        assert os.getsid(pid) == pid
+        assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (1, 2)} == {str(tmp_path / "run" / "coordinator.out")}
+        taken = done.stderr.split("port ")[1].split(",")[0]
+        second = made.run(*words, f"127.0.0.1:{taken}")
+        assert second.returncode == 1
+        assert "listen for agents" in second.stderr and "Traceback" not in second.stderr
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    upstream.until(lambda: not pid_file.exists(), "a clean end takes the pid file away", within_s=10)
+
+
+def test_detached_what_keeps_it_from_starting_is_the_commands_own_word(tmp_path: Path) -> None:
+    made = Coordinator(tmp_path)
+    made.root.equip(tmp_path / "gateway", "fra-gw1")
+    done = made.run("serve", "--detach", "--pki", "gateway", "--state", "state", "--run", "run")
+    assert done.returncode == 2 and "--role coordinator" in done.stderr, done
+    assert not (tmp_path / "run").exists()

@@ -47,7 +47,7 @@ def lab(testrun_uid: str, worker_id: str) -> Iterator[Lab]:
     names: dict[tuple[str, bool], str] = {}
 
     def up(drill: Drill) -> str:
-        topology, native = key = drill.topology, drill.kernel == "native"
+        topology, native = key = drill.topology, natively(drill)
         if key not in names:
             names[key] = ends_with_us(f"{topology}-{testrun_uid[:4]}-{worker_id}{'-native' if native else ''}")
             command = [ANYCAST, "lab", "up", "-t", str(TOPOLOGIES / f"{topology}.clab.yml"), "-n", names[key]]
@@ -61,12 +61,21 @@ def lab(testrun_uid: str, worker_id: str) -> Iterator[Lab]:
         subprocess.run([ANYCAST, "lab", "down", "-n", name], check=True, timeout=UP_S)
 
 
+NATIVE = {"six-site"}
+"""Topologies of which `./test` brings up only native labs, though their drills run anywhere: six agents, ExaBGPs and charons
+with a coordinator are up in seconds here, and tunnels are not what they are about."""
+
+
+def natively(drill: Drill) -> bool:
+    return drill.kernel == "native" or drill.topology in NATIVE
+
+
 SHARED = "two-site"
 """The topology that two groups have a lab of each."""
 
 
 def marks(number: int, drill: Drill) -> list[pytest.MarkDecorator]:
-    kind = "native" if drill.kernel == "native" else "esp" if drill.topology != SHARED else "lab"
+    kind = "native" if natively(drill) else "esp" if drill.topology != SHARED else "lab"
     group = pytest.mark.xdist_group(f"lab-{number % LABS}" if kind == "lab" else f"{kind}-{drill.topology}")
     long = [pytest.mark.long] if drill.tier is Tier.LONG else []
     # Probes every millisecond, or seconds that a client's TCP would stall: with nothing beside them.
@@ -74,7 +83,7 @@ def marks(number: int, drill: Drill) -> list[pytest.MarkDecorator]:
 
 
 _ALL = load_drills()
-_NUMBERED = {name: i for i, name in enumerate(n for n, d in _ALL.items() if d.kernel == "native" or d.topology == SHARED)}
+_NUMBERED = {name: i for i, name in enumerate(n for n, d in _ALL.items() if natively(d) or d.topology == SHARED)}
 DRILLS = [pytest.param(drill, id=name, marks=marks(_NUMBERED.get(name, 0), drill)) for name, drill in _ALL.items()]
 
 

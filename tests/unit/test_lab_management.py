@@ -70,3 +70,19 @@ def test_where_nobody_is_spoken_to_there_is_no_root(name: str, tmp_path: Path) -
 
 def test_no_node_can_have_the_roots_folder_as_its_own() -> None:
     assert topology.NAME.fullmatch(management.ROOT) is None
+
+
+def test_coordinator_and_gateways_believe_each_other_by_their_roles(tmp_path: Path) -> None:
+    prepared("six-site", tmp_path)
+    now = datetime.datetime.now(datetime.UTC)
+    coordinator = MachineFolder(tmp_path / "coord/etc/pki").own()
+    assert coordinator.identity == Identity("six-site", Role.COORDINATOR, "coord")
+    for site in ("fra", "sin", "ams", "lon", "nyc", "tyo"):
+        gateway = MachineFolder(tmp_path / f"{site}-gw1/etc/pki").own()
+        assert gateway.identity == Identity("six-site", Role.GATEWAY, f"{site}-gw1")
+        for one, other in ((gateway, coordinator), (coordinator, gateway)):
+            found = judge(certificates.der(one.certificate), other.trust, one.identity, None, now)
+            assert isinstance(found, Accepted), found
+    assert {path.parent.parent.parent.name for path in tmp_path.glob("*/etc/pki/identity.pem")} == {
+        "coord", *(f"{site}-gw1" for site in ("fra", "sin", "ams", "lon", "nyc", "tyo"))
+    }  # fmt: skip

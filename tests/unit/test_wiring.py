@@ -160,7 +160,7 @@ def test_both_gateways_of_a_site_have_the_same_seal_and_no_other_site_has_it(tmp
 def test_birds_own_parser_accepts_every_router(path: Path, tmp_path: Path) -> None:
     prepare.prepare(topology.load(path), tmp_path)
     routers = [plan.node for plan in planned(path).values() if plan.sessions]
-    assert len(routers) == {"pair.clab.yml": 0, "site-pair.clab.yml": 2}.get(path.name, 3)
+    assert len(routers) == {"pair.clab.yml": 0, "six-site.clab.yml": 1, "site-pair.clab.yml": 2}.get(path.name, 3)
     for node in routers:
         config = tmp_path / node / "etc" / "bird.conf"
         done = subprocess.run(["bird", "-p", "-c", config], capture_output=True, text=True, check=False)
@@ -172,3 +172,46 @@ def test_secrets_are_for_root_only(tmp_path: Path) -> None:
     secret = [*tmp_path.glob("*/etc/secrets/*"), *tmp_path.glob("*/etc/bird.conf")]
     assert len(secret) >= 10
     assert {path.stat().st_mode & 0o777 for path in secret} == {0o600}
+
+
+SIX = TOPOLOGIES / "six-site.clab.yml"
+
+
+def test_one_router_is_the_upstream_of_every_site() -> None:
+    plans = planned(SIX)
+    sessions = plans["transit"].sessions
+    assert {(s.local, s.peer) for s in sessions} >= {("198.51.100.1", "198.51.100.2"), ("2001:db8:6::1", "2001:db8:6::2")}
+    assert len(sessions) == 12 and all(s.service_only and s.passive and s.local_asn == 64500 for s in sessions)
+    assert plans["fra-gw1"].routes == (("0.0.0.0/0", "198.51.100.1"), ("::/0", "2001:db8:1::1"))
+    assert not [name for name in plans if name.endswith("-isp")]
+    cables = prepare.cables(topology.load(SIX))
+    networks = {ipaddress.ip_interface(a).network: port for port, a in plans["transit"].addresses}
+    for plan in plans.values():
+        if plan.role == "gateway":
+            uplink = next(a for port, a in plan.addresses if port == "eth1")
+            assert cables["transit"][networks[ipaddress.ip_interface(uplink).network]] == plan.node
+
+
+def test_the_coordinator_is_on_the_lan_of_every_management_interface() -> None:
+    plans, cables = planned(SIX), prepare.cables(topology.load(SIX))
+    coord = plans["coord"]
+    assert coord.role == "coordinator" and coord.addresses == ((wiring.BRIDGE, "192.0.2.129/28"),)
+    gateways = [plan for plan in plans.values() if plan.role == "gateway"]
+    assert len(gateways) == 6
+    assert set(coord.bridge) == set(cables["coord"]) and set(cables["coord"].values()) == {plan.node for plan in gateways}
+    own = {next(a for port, a in plan.addresses if port == "eth3") for plan in gateways}
+    assert own == {f"192.0.2.{last}/28" for last in range(130, 136)}
+
+
+def test_a_gateway_that_has_no_cable_to_the_coordinator_is_named() -> None:
+    cables = prepare.cables(topology.load(SIX))
+    cables["ams-gw1"]["eth3"] = "transit"
+    del cables["lon-gw1"]["eth3"], cables["tyo-gw1"]["eth1"], cables["transit"]["eth6"]
+    with pytest.raises(ConfigError) as caught:
+        wiring.plan(load(prepare.fleet_file(SIX)), cables)
+    assert str(caught.value).splitlines() == [
+        "links.ams-gw1:eth3: leads to transit, not to coord, which carries its subnet",
+        "links.lon-gw1:eth3: is no link, but the fleet file gives it addresses",
+        "links.tyo-gw1:eth1: is no link, but the fleet file gives it addresses",
+        "links.transit: has no link to tyo-gw1, which the fleet file asks for",
+    ]

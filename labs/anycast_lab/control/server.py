@@ -27,7 +27,7 @@ from typing import Any
 from anycast.errors import AnycastError, DecodeError
 from anycast.fleet.schema import Fleet
 from anycast_lab.control import wire
-from anycast_lab.drills import drill, pairs, readiness
+from anycast_lab.drills import coordinators, drill, pairs, readiness
 from anycast_lab.drills import run as drill_run
 from anycast_lab.embedded.lab import EmbeddedRunner
 from anycast_lab.machines import prepare
@@ -38,6 +38,7 @@ LABS = Path("/run/anycast-lab")
 """In the lab's own /run: ``LABS/NAME/NODE`` is a node's folder."""
 PRELOAD = (
     "anycast.cli.main",
+    "anycast.coordinator.process",
     "site_agent.cli",
     "site_agent.checks.dns",
     "exabgp_bridge",
@@ -76,8 +77,12 @@ class Lab:
             await readiness.wait(self.runner, self.fleet, drill.load_limits(), progress)
         self.state = "up"
 
-    def status(self) -> dict[str, Any]:
-        runner = self.runner
+    async def status(self) -> dict[str, Any]:
+        runner, fleet = self.runner, self.fleet
+        node = coordinators.node_of(fleet) if fleet is not None else None
+        coordinator = None
+        if fleet is not None and node is not None:
+            coordinator = coordinators.summary(await coordinators.status(runner, node), fleet, node)
         roles = pairs.roles(runner, self.fleet) if self.fleet is not None else {}
         nodes = {
             name: {
@@ -89,7 +94,8 @@ class Lab:
             }
             for name, node in runner.topology.nodes.items()
         }
-        return {"lab": runner.topology.name, "state": self.state, "kernel": runner.kernel, "esp": runner.esp, "nodes": nodes}
+        told = {"lab": runner.topology.name, "state": self.state, "kernel": runner.kernel, "esp": runner.esp}
+        return {**told, "nodes": nodes, "coordinator": coordinator}
 
     async def drill(self, names: list[str], progress: Progress) -> list[dict[str, Any]]:
         known = drill.load_drills()
@@ -160,9 +166,9 @@ class Connection:
                 raise LabError(f"the lab speaks version {wire.VERSION}, not {version}; `anycast lab down` and `up` again")
             case {"verb": "up"}:
                 await self.lab.up(progress)
-                return self.lab.status()
+                return await self.lab.status()
             case {"verb": "status"}:
-                return self.lab.status()
+                return await self.lab.status()
             case {"verb": "exec", "node": node, "argv": [*argv]}:
                 stdin, timeout = base64.b64decode(request.get("stdin", "")), request.get("timeout")
                 return {"rc": await runner.stream(node, argv, output, stdin=stdin, timeout=timeout)}

@@ -31,7 +31,8 @@ async def set_sessions(runner: Runner, fleet: Fleet, router: str, gateway: str, 
         raise LabError(f"{router} is no upstream of {gateway}")
     # A pattern, so that both families go with one process: what a drill starts is part of what it measures.
     sessions = f'"{session_name(gateway, "*")}"'
-    await _run(runner, router, ("birdc", "-s", "/run/bird.ctl", "enable" if up else "disable", sessions))
+    node = router if fleet.lab is None else fleet.lab.machine_of(router)
+    await _run(runner, node, ("birdc", "-s", "/run/bird.ctl", "enable" if up else "disable", sessions))
 
 
 async def alarm_in_status(runner: Runner, gateway: str, reason: Reason) -> bool:

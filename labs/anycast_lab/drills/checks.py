@@ -10,7 +10,17 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
-from anycast_lab.drills import alarms, drill, mirror_checks, mirror_steps, pair_checks, pair_steps, screens
+from anycast_lab.drills import (
+    alarms,
+    coordinator_checks,
+    coordinator_steps,
+    drill,
+    mirror_checks,
+    mirror_steps,
+    pair_checks,
+    pair_steps,
+    screens,
+)
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.strangers import Flooded, Stranger
@@ -88,6 +98,10 @@ class Observation:
     """What captures and probes saw at the victim's site; None where the drill made none."""
     mirror: mirror_checks.MirrorSeen | None = None
     """What was seen of tunnels that are to outlive a gateway; None where the drill did not look."""
+    sites: tuple[str, ...] = ()
+    """All of the fleet."""
+    answers: dict[str, coordinator_checks.Answer] = dataclasses.field(default_factory=dict)
+    """What the `run` steps said, by name."""
 
 
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
@@ -151,6 +165,16 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
                 f"route {'up' if up else 'missing'}, {'unknown' if count is None else count} CHILD_SAs",
                 "route up, 0 CHILD_SAs",
                 up and count == 0,
+            )
+        case _ if isinstance(check, coordinator_steps.CoordinatorCheck):
+            return coordinator_checks.judge(
+                check,
+                seen.moments,
+                seen.answers,
+                sites=seen.sites,
+                fault_ns=seen.fault_ns,
+                kernel=seen.kernel,
+                limits=limits,
             )
         case _ if isinstance(check, mirror_steps.MirrorCheck):
             return _judge_mirror(check, seen, limits)

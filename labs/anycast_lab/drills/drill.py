@@ -14,6 +14,7 @@ import pydantic
 
 from anycast.errors import ConfigError, Problem
 from anycast.reasons import Reason
+from anycast_lab.drills.coordinator_steps import CoordinatorCheck, CoordinatorStep
 from anycast_lab.drills.kernel_steps import KernelStep
 from anycast_lab.drills.limits import LIMITS as LIMITS
 from anycast_lab.drills.limits import Limit as Limit
@@ -230,6 +231,7 @@ Step = Annotated[
     | PairStep
     | MirrorStep
     | TunnelStep
+    | CoordinatorStep
     | StartAgent
     | StopClients
     | StartClients
@@ -398,7 +400,8 @@ Check = Annotated[
     | QuietUntilVerdict
     | NoClients
     | PairCheck
-    | MirrorCheck,
+    | MirrorCheck
+    | CoordinatorCheck,
     pydantic.Field(discriminator="check"),
 ]
 

@@ -9,7 +9,7 @@ import asyncio
 import time
 
 from anycast.fleet.schema import Fleet
-from anycast_lab.drills import mirrors, pairs
+from anycast_lab.drills import coordinators, mirrors, pairs
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.witnesses import Probes, Witnesses
 from anycast_lab.runner import LabError, Progress, Runner
@@ -27,7 +27,7 @@ async def wait(runner: Runner, fleet: Fleet, limits: dict[str, Limit], progress:
     if probes is not None:
         await probes.start()
     try:
-        await ready(runner, fleet, witnesses, probes, timeout_s)
+        await ready(runner, fleet, witnesses, probes, timeout_s, progress)
     finally:
         if probes is not None:
             await probes.stop()
@@ -47,8 +47,16 @@ async def wait(runner: Runner, fleet: Fleet, limits: dict[str, Limit], progress:
         progress(f"{client}: IKE_SA established (no ESP in this kernel, so no packets)")
 
 
-async def ready(runner: Runner, fleet: Fleet, witnesses: Witnesses, probes: Probes | None, timeout_s: float) -> None:
-    """Health as a drill wants it: all routes at the transit, and where there are `probes`, every client's good packet."""
+async def ready(
+    runner: Runner,
+    fleet: Fleet,
+    witnesses: Witnesses,
+    probes: Probes | None,
+    timeout_s: float,
+    progress: Progress = lambda _: None,
+) -> None:
+    """Health as a drill wants it: all routes at the transit, the coordinator knows it, and where there are `probes`, every
+    client's good packet."""
     assert fleet.lab is not None
     end = time.monotonic() + timeout_s
     routes = [route for site in fleet.sites.values() for gateway in site.gateways for route in witnesses.routes_of(gateway)]
@@ -60,6 +68,7 @@ async def ready(runner: Runner, fleet: Fleet, witnesses: Witnesses, probes: Prob
         raise LabError(f"the lab is not healthy: no route {', '.join(missing())} within {timeout_s:.0f} s")
     if not await witnesses.until(lambda: not unsettled(runner, fleet), end - time.monotonic()):
         raise LabError(f"the lab is not healthy: {'; '.join(unsettled(runner, fleet))} after {timeout_s:.0f} s")
+    await coordinators.known(runner, fleet, end, progress)
     if probes is not None:
         await _first_packets(fleet, witnesses, probes, end, timeout_s)
     while missing_mirrors := await mirrors.unmirrored(runner, fleet):

@@ -114,6 +114,8 @@ _STORY = {
     "FlapCleared",
     "ProtectionStarted",
     "ProtectionEnded",
+    "site_state",
+    "coordinator_silent",
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import time
@@ -22,10 +21,12 @@ from anycast_lab.drills import (
     alarms,
     around,
     canaries,
+    coordinator_faults,
+    coordinator_steps,
+    coordinators,
     kernel_faults,
     mirror_checks,
     operator,
-    pair_checks,
     pair_faults,
     pair_steps,
     processes,
@@ -35,6 +36,7 @@ from anycast_lab.drills import drill as d
 from anycast_lab.drills import kernel_steps as steps
 from anycast_lab.drills import tunnel_steps as tunnels
 from anycast_lab.drills.checks import ClientSeen, Observation, judge
+from anycast_lab.drills.coordinator_checks import Answer
 from anycast_lab.drills.mirror_steps import Download, ForgetNumbers
 from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.report import Checked, Report, story
@@ -54,7 +56,7 @@ _HEALS = (
     *(d.Thaw, d.PowerOn, d.AddVips, steps.LinkUp, steps.UnmuteClients),
     *(d.StartAgent, d.StartClients, d.DnsRight, d.SessionUp, d.CanaryRight, d.FlapClear),
     *(d.EndFlood, d.EmptyConntrack, d.FreeVici),
-    *(pair_steps.ContinueAll, pair_steps.UnmuteLink, pair_steps.Join),
+    *(pair_steps.ContinueAll, pair_steps.UnmuteLink, pair_steps.Join, *coordinator_steps.HEALS),
 )
 
 
@@ -88,6 +90,8 @@ class _DrillRun:
         self._sites_after: dict[str, str] = {}
         self._screens: list[ScreensSeen] = []
         self._right_fleet: bytes | None = None
+        self._answers: dict[str, Answer] = {}
+        self._watch = coordinators.FleetWatch(runner, fleet, self._witnesses.moments)
 
     async def run(self) -> Report:
         drill, runner = self._drill, self._runner
@@ -104,6 +108,7 @@ class _DrillRun:
         except LabError as error:  # a drill that could not be carried out is red, and the next one may still be run
             checked.append(Checked("every step of the drill could be taken", str(error), "no obstacle", False))
         finally:
+            await self._watch.close()
             await self._strain.close()
             await self._vici.close()
             if self._tunnels is not None:
@@ -148,6 +153,7 @@ class _DrillRun:
         await readiness.ready(runner, self._fleet, self._witnesses, probes, self._bound("lab_ready"))
         self._sites_before = await self._sites()
         withdraws = {gateway: await self._witnesses.withdraws(gateway) for gateway in self._gateways}
+        await self._watch.start()
         if self._site is not None:
             await self._site.start()
         if self._mirror is not None:
@@ -155,7 +161,8 @@ class _DrillRun:
         for step in drill.steps:
             await self._step(step)
         mirror = await self._mirror.end(self._fault_ns) if self._mirror is not None else None
-        at_site = await self._site.end(self._fault_ns, await self._all_reasons()) if self._site is not None else None
+        reasons = await operator.all_reasons(runner, (drill.victim, self._peer), self._fault_ns) if self._site else {}
+        at_site = await self._site.end(self._fault_ns, reasons) if self._site is not None else None
         self._sites_after = self._sites_after or await self._sites()
         self._witnesses.read()
         withdrawn = {gateway: await self._withdraws_since(gateway, before) for gateway, before in withdraws.items()}
@@ -170,7 +177,7 @@ class _DrillRun:
             moments=tuple(sorted(self._witnesses.moments)),
             routes=self._witnesses.routes_of(drill.victim),
             withdraws=withdrawn[drill.victim],
-            first_reason=await self._first_reason(),
+            first_reason=await operator.first_reason(runner, drill.victim, self._fault_ns),
             clients={},
             screens=tuple(self._screens),
             child_sas_at_announcement=self._child_sas,
@@ -180,6 +187,8 @@ class _DrillRun:
             strangers=self._strain.strangers,
             at_site=at_site,
             mirror=mirror,
+            sites=tuple(self._fleet.sites),
+            answers=self._answers,
         )
 
     def _with_packets(self, seen: Observation, records: dict[str, dict[str, Any]]) -> Observation:
@@ -238,6 +247,8 @@ class _DrillRun:
                 self._progress(f"{await self._mirror.forget_numbers(self._peer)} SAs at {self._peer} count from 1 again")
             case _ if isinstance(step, tunnels.TunnelStep):
                 await self._tunnel_step(step)
+            case _ if isinstance(step, coordinator_steps.CoordinatorStep):
+                await self._coordinator_step(step)
             case pair_steps.WaitRole():
                 await self._wait_role(step)
             case _ if isinstance(step, pair_steps.PairStep):
@@ -345,7 +356,8 @@ class _DrillRun:
         return {client: await self._witnesses.site_of_client(client) for client in self._clients}
 
     def _note(self, step: d.Step, text: str) -> None:
-        at = self._witnesses.note(step.do, self._drill.victim, text)
+        whom = "" if isinstance(step, coordinator_steps.CoordinatorStep) else self._drill.victim
+        at = self._witnesses.note(step.do, whom, text)
         if not self._fault_ns:
             self._fault_ns, self._fault_boot_ns = at, boottime_ns()
         elif isinstance(step, _HEALS) or (isinstance(step, d.Signal) and step.signal == "CONT"):
@@ -417,6 +429,16 @@ class _DrillRun:
                 raise LabError("without a mirror not every client has a tunnel again")
             await self._mirror.begin_anew()
 
+    async def _coordinator_step(self, step: coordinator_steps.CoordinatorStep) -> None:
+        if not isinstance(step, coordinator_steps.WaitStatus):
+            self._note(step, coordinator_faults.words(step))
+            return await coordinator_faults.cause(step, self._runner, self._fleet, self._answers)
+        bound, who = self._bound(step.limit), ", ".join(step.sites) or "all sites"
+        self._progress(f"waiting for {who} to be shown {step.state} (at most {bound:g} s)")
+        if not await self._witnesses.until(lambda: self._watch.shows(step.sites, step.state), 2 * bound):
+            text, limit = f"status shows {who} {step.state} at all", f"{2 * bound:g} s after the last step"
+            self._failed_waits.append(Checked(text, "not seen", limit, False))
+
     async def _mend_fleet(self) -> None:
         """Also after a drill that could not be carried out: the next one starts agents by that file."""
         if self._right_fleet is not None:
@@ -472,24 +494,3 @@ class _DrillRun:
         """BIRD's counters start anew with a session, so a lower number means: all of them are ours."""
         now = await self._witnesses.withdraws(gateway)
         return now - before if now >= before else now
-
-    async def _first_reason(self) -> str:
-        """What `site-agent why` names at the victim for the first thing that went wrong after the fault."""
-        if not self._runner.power(self._drill.victim):
-            return ""
-        done = await self._runner.exec(self._drill.victim, ("site-agent", "why", "--json", "--since", str(self._fault_ns)))
-        try:
-            answer = json.loads(done.text)
-            return str(answer["first"]["reason"]) if answer.get("first") else ""
-        except (ValueError, KeyError, TypeError):
-            return ""
-
-    async def _all_reasons(self) -> dict[str, tuple[str, ...]]:
-        """Every reason that `site-agent why` names since the fault, at each gateway of the victim's site."""
-        found = {}
-        for gateway in filter(None, (self._drill.victim, self._peer)):
-            if self._runner.power(gateway):
-                since = str(self._fault_ns)
-                done = await self._runner.exec(gateway, ("site-agent", "why", "--json", "--since", since))
-                found[gateway] = pair_checks.reasons_named(done.text, self._fault_ns)
-        return found

@@ -86,7 +86,8 @@ class Strain:
         """Ask from the victim's upstream router."""
         router = next(iter(self._fleet.sites[self._fleet.site_of(self._victim)].upstreams))
         address = self._targets(self._victim, target)[0]
-        done = await self._runner.exec(router, ("python", "-m", "anycast_lab.flood.stranger", address))
+        node = self._fleet.lab.machine_of(router) if self._fleet.lab is not None else router
+        done = await self._runner.exec(node, ("python", "-m", "anycast_lab.flood.stranger", address))
         try:
             said = json.loads(done.text)
             self.strangers += (Stranger(echo=said["echo"], ike=said["ike"]),)

@@ -56,7 +56,8 @@ class Witnesses:
             raise LabError("the fleet file has no lab section")
         self._runner, self._fleet, self._lab = runner, fleet, fleet.lab
         transit = () if fleet.lab.transit is None else (fleet.lab.transit.node,)
-        self._routers = [*transit, *(r for site in fleet.sites.values() for r in site.upstreams)]
+        upstreams = (self._lab.machine_of(router) for site in fleet.sites.values() for router in site.upstreams)
+        self._routers = list(dict.fromkeys([*transit, *upstreams]))
         self._birds = {name: _Tail(self.out(name) / "bird.log") for name in self._routers}
         self._agents: dict[str, _Tail] = {}
         self.moments: list[Moment] = []
@@ -96,8 +97,9 @@ class Witnesses:
             for family in self._fleet.service.prefixes.families:
                 if on_link(upstream, site.gateways[gateway], family):
                     prefix = str(self._fleet.service.prefixes.of(family))
-                    watched.append(Watched(node=router, protocol=session_name(gateway, family), prefix=prefix))
-                    if transit is not None and family in transit.links[router].families:
+                    node = self._lab.machine_of(router)
+                    watched.append(Watched(node=node, protocol=session_name(gateway, family), prefix=prefix))
+                    if transit is not None and node == router and family in transit.links[router].families:
                         watched.append(Watched(node=transit.node, protocol=session_name(router, family), prefix=prefix))
         return tuple(watched)
 
@@ -118,7 +120,7 @@ class Witnesses:
         for router, upstream in site.upstreams.items():
             for family in (f for f in FAMILIES if on_link(upstream, site.gateways[gateway], f)):
                 command = ("birdc", "-s", "/run/bird.ctl", "show", "protocols", "all", session_name(gateway, family))
-                done = await self._runner.exec(router, command)
+                done = await self._runner.exec(self._lab.machine_of(router), command)
                 total += import_withdraws(done.text)
         return total
 

@@ -1,4 +1,4 @@
-"""A lab's management root, and what each gateway of a pair has of it: what operators do with `anycast pki`, done at once.
+"""A lab's management root, and what each machine has of it that is spoken to: what operators do with `anycast pki`, at once.
 
     lab_dir/.management/          the root's folder, as docs/pki.md has it; no node can be named so, and none sees it
     lab_dir/NODE/etc/pki/         the machine's: /etc/anycast/pki in the node, mode 700
@@ -23,21 +23,25 @@ LIFETIME = datetime.timedelta(days=90)
 """Longer than the alarm of a certificate that ends soon (`sync.channel.EXPIRING_DAYS`)."""
 
 
-def of_pairs(fleet: Fleet) -> Iterator[str]:
-    """The gateways that have another one to speak to, by a management network."""
+def machines(fleet: Fleet) -> Iterator[tuple[str, str, Role]]:
+    """Node, name and role of each machine that shows another one who it is: gateways that have another one to speak to by a
+    management network, or a coordinator; and that."""
     for site in fleet.sites.values():
-        if len(site.gateways) == 2 and all(gateway.management is not None for gateway in site.gateways.values()):
-            yield from site.gateways
+        paired = len(site.gateways) == 2 and all(gateway.management is not None for gateway in site.gateways.values())
+        if paired or fleet.coordinator is not None:
+            yield from ((name, name, Role.GATEWAY) for name in site.gateways)
+    if fleet.coordinator is not None and fleet.lab is not None and fleet.lab.coordinator is not None:
+        yield fleet.lab.coordinator.node, fleet.coordinator.name, Role.COORDINATOR
 
 
 def write(fleet: Fleet, lab_dir: Path) -> None:
-    """Make the root and a certificate for every gateway of `of_pairs`; nothing where there is none. Raises AnycastError."""
-    if not (names := list(of_pairs(fleet))):
+    """Make the root and a certificate for every one of `machines`; nothing where there is none. Raises AnycastError."""
+    if not (wanted := list(machines(fleet))):
         return
     root, now = RootFolder(lab_dir / ROOT), datetime.datetime.now(datetime.UTC)
     root.init(fleet.fleet, now, LIFETIME.days, None)
-    for name in names:
-        machine = MachineFolder(lab_dir / name / "etc" / "pki")
-        request = certificates.pem(machine.request(name, Role.GATEWAY))
-        signed = root.issue(name, Role.GATEWAY, request, now, LIFETIME.days, None, renew=False)
+    for node, name, role in wanted:
+        machine = MachineFolder(lab_dir / node / "etc" / "pki")
+        request = certificates.pem(machine.request(name, role))
+        signed = root.issue(name, role, request, now, LIFETIME.days, None, renew=False)
         machine.install(certificates.pem(signed, root.root, root.revocations))

@@ -5,7 +5,7 @@
         ip.batch sysctl.conf bird.conf nat.nft knot.conf zone start-client swanctl/ strongswan.conf   as its role needs
         fleet.yaml           on gateways
         secrets/             root only; the same vrrp.keys at both gateways of a site
-        pki/                 at the gateways of a pair: who they are on the management network (`management.py`)
+        pki/                 at the gateways of a pair, and where there is a coordinator: who they are (`management.py`)
         out/                 what the machine writes for the drill to read: logs and the probe's record
 
 Nothing here depends on which runner starts the nodes.

@@ -53,7 +53,7 @@ class NodePlan:
 
     node: str
     role: str
-    """gateway, router, switch, nat, server or client."""
+    """gateway, router, switch, nat, server, client or coordinator."""
     bridge: tuple[str, ...] = ()
     """Interfaces that are ports of the bridge `br0`."""
     addresses: tuple[tuple[str, str], ...] = ()
@@ -88,13 +88,16 @@ class _Planner:
             for gateway_name, gateway in site.gateways.items():
                 plans[gateway_name] = self._gateway(gateway_name, gateway, name, site)
             for router in site.upstreams:
-                plans[router] = self._router(router, name, site)
+                if self._lab.machine_of(router) == router:
+                    plans[router] = self._router(router, name, site)
         if (transit := self._lab.transit) is not None:
             plans[transit.node] = self._transit(transit)
         for name, plain in self._lab.routers.items():
             plans[name] = self._plain_router(name, plain)
         for name, switch in self._lab.switches.items():
             plans[name] = self._switch(name, switch)
+        if self._lab.coordinator is not None:
+            plans[self._lab.coordinator.node] = self._coordinator(self._lab.coordinator.node)
         for name, nat in self._lab.nat.items():
             plans[name] = self._nat(name, nat)
         for name, server in self._lab.servers.items():
@@ -129,11 +132,21 @@ class _Planner:
         return BRIDGE, self._ports(node, machines)
 
     def _switch_of(self, site: str, side: str) -> str:
+        if side == "management" and self._lab.coordinator is not None:
+            return self._lab.coordinator.node
         found = (name for name, switch in self._lab.switches.items() if (switch.site, switch.side) == (site, side))
         return next(found, "")
 
     def _switch(self, name: str, switch: Switch) -> NodePlan:
         return NodePlan(node=name, role="switch", site=switch.site, bridge=tuple(self._cables.get(name, {})))
+
+    def _coordinator(self, name: str) -> NodePlan:
+        """All gateways' management interfaces are cabled to it: it is their switch, and an address on it."""
+        section, subnets = self._fleet.coordinator, next(iter(self._fleet.sites.values())).management
+        assert section is not None, "the fleet file was checked"
+        own = section.addresses
+        addresses = tuple((BRIDGE, f"{own.of(family)}/{subnets.of(family).prefixlen}") for family in own.families)
+        return NodePlan(node=name, role="coordinator", bridge=tuple(self._cables.get(name, {})), addresses=addresses)
 
     def _gateway(self, name: str, gateway: Gateway, site_name: str, site: Site) -> NodePlan:
         addresses: list[tuple[str, str]] = []
@@ -199,24 +212,7 @@ class _Planner:
         port, bridge = self._lan(name, site_name, "uplink", site.gateways)
         addresses = [(port, f"{upstream.address.of(f)}/{site.uplink.of(f).prefixlen}") for f in upstream.address.families]
         routes: list[tuple[str, str]] = []
-        sessions = [
-            BirdSession(
-                name=session_name(gateway_name, family),
-                local=str(upstream.address.of(family)),
-                local_asn=upstream.asn,
-                peer=str(gateway.uplink.of(family)),
-                peer_asn=site.asn or 0,
-                families=(family,),
-                passive=True,
-                md5_key=str(upstream.md5_key_file or ""),
-                gtsm=upstream.gtsm,
-                service_only=True,
-                bfd=upstream.bfd,
-            )
-            for gateway_name, gateway in site.gateways.items()
-            for family in upstream.address.families
-            if on_link(upstream, gateway, family)
-        ]
+        sessions = list(_with_gateways(site, upstream))
         if transit is None or name not in transit.links:
             self._problems.append(Problem(f"lab.transit.links.{name}", "is missing: the router has no way to the transit"))
         else:
@@ -270,12 +266,19 @@ class _Planner:
         for name, nat in self._lab.nat.items():
             addresses += [(self._port(transit.node, name), str(nat.outside.of(f)[0])) for f in nat.outside.families]
         addresses += self._towards_clients(transit.node)
-        first = next(iter(transit.links.values()))
+        for site_name, site in self._fleet.sites.items():
+            for name in filter(transit.upstreams.__contains__, site.upstreams):
+                upstream = site.upstreams[name]
+                port = self._port(transit.node, self._switch_of(site_name, "uplink") or next(iter(site.gateways)))
+                addresses += [(port, f"{upstream.address.of(f)}/{site.uplink.of(f).prefixlen}")
+                              for f in upstream.address.families]  # fmt: skip
+                sessions += _with_gateways(site, upstream)
+        first = next((session.local for session in sessions if "." in session.local), "")
         return NodePlan(
             node=transit.node,
             role="router",
             addresses=tuple(addresses),
-            router_id=str(first.ipv4[0].ip) if first.ipv4 else "",
+            router_id=first,
             asn=transit.asn,
             sessions=tuple(sessions),
         )
@@ -328,6 +331,26 @@ class _Planner:
             addresses=tuple((port, str(client.of(f)[1])) for f in client.families),
             routes=tuple((_default(f), str(client.of(f)[0].ip)) for f in client.families),
         )
+
+
+def _with_gateways(site: Site, upstream: Upstream) -> Iterator[BirdSession]:
+    """The upstream router's end of its sessions with a site's gateways."""
+    for gateway_name, gateway in site.gateways.items():
+        for family in upstream.address.families:
+            if on_link(upstream, gateway, family):
+                yield BirdSession(
+                    name=session_name(gateway_name, family),
+                    local=str(upstream.address.of(family)),
+                    local_asn=upstream.asn,
+                    peer=str(gateway.uplink.of(family)),
+                    peer_asn=site.asn or 0,
+                    families=(family,),
+                    passive=True,
+                    md5_key=str(upstream.md5_key_file or ""),
+                    gtsm=upstream.gtsm,
+                    service_only=True,
+                    bfd=upstream.bfd,
+                )
 
 
 def on_link(router: Upstream, gateway: Gateway, family: Family) -> bool:

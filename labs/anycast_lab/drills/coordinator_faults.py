@@ -1,0 +1,101 @@
+"""What a drill does to the lab's coordinator and to the way there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+
+from anycast.fleet.schema import Fleet
+from anycast_lab.drills import coordinator_steps as steps
+from anycast_lab.drills import coordinators, processes
+from anycast_lab.drills.coordinator_checks import Answer
+from anycast_lab.runner import LabError, Runner
+
+STATE = "/var/lib/anycast"
+COPY = "/tmp/anycast-state"  # in the machine's own memory
+RUN_S = 60.0
+_PUT_BACK = f"test -d {COPY} && rm -rf {STATE}/* && cp -a {COPY}/. {STATE}/"
+_SAVE = f"rm -rf {COPY} && cp -a {STATE} {COPY}"
+
+
+async def cause(step: steps.CoordinatorStep, runner: Runner, fleet: Fleet, answers: dict[str, Answer]) -> None:
+    """Take one step; a command's answer goes into `answers`. Raises LabError where it cannot be taken."""
+    if (node := coordinators.node_of(fleet)) is None:
+        raise LabError("this lab has no coordinator")
+    match step:
+        case steps.CoordinatorSignal(signal=name):
+            pid = processes.by_pid_file(runner, node, coordinators.PID_FILE)
+            os.kill(pid, getattr(signal, f"SIG{name}"))
+            if name in ("KILL", "TERM"):
+                await _gone(runner, node)
+        case steps.CoordinatorStart():
+            await _must(runner, node, start_command(runner, node))
+        case steps.CutOff(sites=sites) | steps.Rejoin(sites=sites):
+            act = runner.link_mute if isinstance(step, steps.CutOff) else runner.link_unmute
+            for gateway, interface in _management(fleet, sites):
+                await act(gateway, interface)
+        case steps.SaveState() | steps.PutBackState():
+            if _runs(runner, node):
+                raise LabError(
+                    f"the coordinator runs; its state folder is {step.do.replace('_', ' ')} only while it is stopped"
+                )
+            await _must(runner, node, ("sh", "-c", _SAVE if isinstance(step, steps.SaveState) else _PUT_BACK))
+        case steps.Run(name=name, command=command, at=at):
+            done = await runner.exec(at or node, command, timeout=RUN_S)
+            answers[name] = Answer(done.rc, done.text + done.stderr.decode(errors="replace"))
+        case steps.WaitStatus():
+            raise LabError("wait_status is waited for by the drill itself")
+
+
+def words(step: steps.CoordinatorStep) -> str:
+    """For the timeline."""
+    match step:
+        case steps.CoordinatorSignal(signal=name):
+            return f"SIG{name} → coordinator"
+        case steps.Run(command=command):
+            return f"`{' '.join(command)}`"
+        case steps.CutOff(sites=sites) | steps.Rejoin(sites=sites):
+            return f"{step.do.replace('_', ' ')} {', '.join(sites)}"
+        case _:
+            return step.do.replace("_", " ")
+
+
+def start_command(runner: Runner, node: str) -> tuple[str, ...]:
+    """The topology's own. Raises LabError where it starts no coordinator there."""
+    for command in runner.topology.nodes[node].exec:
+        if command[:2] == ("anycast", "serve"):
+            return command
+    raise LabError(f"the topology's exec list of {node} has no `anycast serve`")
+
+
+def _management(fleet: Fleet, sites: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(gateway, interface). Raises LabError where a site is none."""
+    if unknown := [site for site in sites if site not in fleet.sites]:
+        raise LabError(f"there is no site {', '.join(unknown)}")
+    gateways = [item for site in sites for item in fleet.sites[site].gateways.items()]
+    return [(name, gateway.management.interface) for name, gateway in gateways if gateway.management is not None]
+
+
+def _runs(runner: Runner, node: str) -> bool:
+    with contextlib.suppress(LabError):
+        processes.by_pid_file(runner, node, coordinators.PID_FILE)
+        return True
+    return False
+
+
+async def _gone(runner: Runner, node: str) -> None:
+    end = time.monotonic() + processes.CLEAN_END_S
+    while _runs(runner, node):
+        if time.monotonic() > end:
+            raise LabError(f"{node}: the coordinator runs still, {processes.CLEAN_END_S:g} s after it was told to end")
+        await asyncio.sleep(0.05)
+
+
+async def _must(runner: Runner, node: str, command: tuple[str, ...]) -> None:
+    done = await runner.exec(node, command, timeout=RUN_S)
+    if done.rc:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise LabError(f"`{' '.join(command)}` at {node}: {said}")

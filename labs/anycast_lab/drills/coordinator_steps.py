@@ -1,0 +1,102 @@
+"""Steps and checks of drill files about the coordinator (`coordinator_faults` takes them, `coordinator_checks` judges)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+from anycast_lab.drills.limits import Strict
+
+State = Literal["announcing", "dark", "unknown", "unheard"]
+"""Of a site, as `anycast status --json` has it; ``unheard``: it does not stand there."""
+
+
+class CoordinatorSignal(Strict):
+    """Send it one signal; after KILL and TERM go on when it is gone."""
+
+    do: Literal["coordinator_signal"]
+    signal: Literal["KILL", "STOP", "CONT", "TERM"]
+
+
+class CoordinatorStart(Strict):
+    """As the topology starts it; go on when it answers."""
+
+    do: Literal["coordinator_start"]
+
+
+class CutOff(Strict):
+    """The gateways of these sites lose the management network, with carrier."""
+
+    do: Literal["cut_off"]
+    sites: tuple[str, ...] = pydantic.Field(min_length=1)
+
+
+class Rejoin(Strict):
+    do: Literal["rejoin"]
+    sites: tuple[str, ...] = pydantic.Field(min_length=1)
+
+
+class SaveState(Strict):
+    """An operator's copy of its state folder, while it is stopped."""
+
+    do: Literal["save_state"]
+
+
+class PutBackState(Strict):
+    """The copy in place of its state folder, while it is stopped."""
+
+    do: Literal["put_back_state"]
+
+
+class Run(Strict):
+    """Run a command in a machine, the coordinator's unless `at` says another, and keep its answer by `name` (`said`)."""
+
+    do: Literal["run"]
+    name: str
+    command: tuple[str, ...] = pydantic.Field(min_length=1)
+    at: str = ""
+
+
+class WaitStatus(Strict):
+    """Go on when these sites, or all, are shown in that state."""
+
+    do: Literal["wait_status"]
+    state: State
+    sites: tuple[str, ...] = ()
+    limit: str
+
+
+CoordinatorStep = CoordinatorSignal | CoordinatorStart | CutOff | Rejoin | SaveState | PutBackState | Run | WaitStatus
+HEALS = (CoordinatorStart, Rejoin)
+
+
+class StatusShows(Strict):
+    """These sites, or all, are shown in that state within the limit of the fault, or of the last step of that name."""
+
+    check: Literal["status_shows"]
+    state: State
+    sites: tuple[str, ...] = ()
+    limit: str
+    after: Literal["fault", "coordinator_start", "rejoin"] = "fault"
+
+
+class StatusOnly(Strict):
+    """From the fault to the end, whenever the coordinator answers, these sites, or all, are shown in no other state."""
+
+    check: Literal["status_only"]
+    states: tuple[State, ...] = pydantic.Field(min_length=1)
+    sites: tuple[str, ...] = ()
+
+
+class Said(Strict):
+    """The `run` step of this name ended with this status, and said this."""
+
+    check: Literal["said"]
+    name: str
+    rc: int = 0
+    text: str = ""
+    """Somewhere in standard output or standard error."""
+
+
+CoordinatorCheck = StatusShows | StatusOnly | Said
