@@ -52,6 +52,8 @@ class AdvertReceived:
     """Without a seal only an Active speaks."""
     router_id: int | None = None
     """From the seal."""
+    term: int = 0
+    """From the seal: `VirtualRouter.term`. 0: without a seal, or of a version that has none."""
     local: Address | None = None
     """Own address where it was heard, which breaks ties: of the same family. `Parameters.primary` where not given."""
 
