@@ -52,6 +52,13 @@ class GivenUp:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """Process: two Actives have each gone on with this IKE_SA, and it was ended here."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Process: how it stands. At every change that somebody could wait for, and with each second."""
 
@@ -92,10 +99,10 @@ class Status:
     """Of a Backup: what it held and the Active did not, since the start."""
 
 
-Message = RoleIs | StepTaken | Settled | GivenUp | Status
+Message = RoleIs | StepTaken | Settled | GivenUp | Ended | Status
 _MESSAGES = Messages(
     VERSION,
-    {"role": RoleIs, "step": StepTaken, "settled": Settled, "given_up": GivenUp, "status": Status},
+    {"role": RoleIs, "step": StepTaken, "settled": Settled, "given_up": GivenUp, "ended": Ended, "status": Status},
 )
 
 

@@ -55,21 +55,12 @@ from site_agent.sync.promotion import Do, Promotion, RoleIs, Step, StepDone, Ste
 from site_agent.sync.refreshed import Refreshed
 from site_agent.sync.repairs import GaveUp
 from site_agent.sync.requests import Requests
+from site_agent.sync.reunion import Reunite
+from site_agent.sync.reuniter import Reuniter
 from site_agent.sync.sad import Sad
 from site_agent.sync.taken_over import TakenOver
 from site_agent.sync.tasks import Tasks
-from site_agent.sync.words import (
-    Action,
-    Compared,
-    Deliver,
-    Down,
-    Dropped,
-    RoomAgain,
-    Submit,
-    Up,
-    VersionsChanged,
-    WorkedOff,
-)
+from site_agent.sync.words import Action, Compared, Deliver, Down, Dropped, RoomAgain, Submit, Up, VersionsChanged, WorkedOff
 
 TELL_EVERY_S = 1.0
 VERSION_LIMIT_S = 1.0
@@ -114,7 +105,14 @@ class Process:
             ready=self._on_ready,
             rekey=self._on_rekey,
             gap=self._on_gap,
+            reunite=self._on_reunite,
             clock=boottime,
+        )
+        self._reuniter = Reuniter(
+            self._vici,
+            adopt=self._mirror.adopt,
+            forget=self._mirror.forget,
+            ended=lambda name: self._tell(agent_wire.Ended(name=name)),
         )
         self._comparison = Comparison(
             Role.ACTIVE if plan.active else Role.BACKUP,
@@ -388,7 +386,11 @@ class Process:
                 self._segment.switch(True)
             case Step.CONFIRM_ACTIVE:
                 return await self._segment.confirm_active()
+            case Step.ADOPT:
+                mirror.stand_back()
+                return f"{self._reuniter.adopt_pending()} messages"
             case Step.REKEY:
+                self._tasks.begin(self._reuniter.finish())
                 return self._rekey_taken_over()
             case Step.CEASE:
                 self._doorkeeper.close()
@@ -403,6 +405,7 @@ class Process:
             case Step.CONFIRM_PASSIVE:
                 return await self._segment.confirm_passive()
             case Step.OPEN:
+                self._reuniter.drop()
                 mirror.demoted()
                 self._now_is(Role.BACKUP)
         return ""
@@ -439,6 +442,14 @@ class Process:
         self._gaps += missing
         self._comparison.events_lost()
         self._channel.feed(Submit(Kind.STATE, bodies.encode_gap(missing)))
+
+    def _on_reunite(self, reunite: Reunite) -> None:
+        if self._reuniter.take(reunite):
+            self._promote(promotion.AdoptionAsked())
+        else:
+            self._tasks.begin(self._reuniter.finish())
+        if reunite.apart:
+            self._refreshed.needed()
 
     def _on_gave_up(self, gave_up: GaveUp) -> None:
         self._tell(agent_wire.GivenUp(name=gave_up.name, cause=gave_up.cause.name.lower(), refused=gave_up.refused))

@@ -28,6 +28,7 @@ from anycast.events import (
     HolderStarted,
     PromotionSettled,
     PromotionStepTaken,
+    TunnelEnded,
     TunnelNotMirrored,
 )
 from anycast.pki import machine_folder
@@ -189,6 +190,8 @@ class Supervisor:
                     self._happened(PromotionStepTaken(step=step, took_us=took_us, detail=detail))
                 case agent_wire.GivenUp(name=name, cause=cause, refused=refused):
                     self._happened(TunnelNotMirrored(tunnel=name, cause=cause, client_refuses=refused))
+                case agent_wire.Ended(name=name):
+                    self._happened(TunnelEnded(tunnel=name, reason=Reason.TUNNEL_DIVERGED))
                 case agent_wire.Settled(active=active, took_us=took_us):
                     self._settled_active = active
                     self._happened(PromotionSettled(role="active" if active else "backup", took_us=took_us))
