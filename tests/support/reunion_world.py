@@ -1,8 +1,8 @@
 """Two gateways that are both Active for a while, their clients' IKE exchanges, and the meeting: one seed, no clock.
 
-`Mirror`, `Promotion` and the codecs are the product's; kernel and channel are lists. charon and the clients' IKE are modelled
-as RFC 7296 section 2.1 to 2.3 have them: a window of one each way, a request of another message ID is ignored, the last one
-again is answered again from memory. Neighbours send what comes from clients to one of the two, and change their minds.
+`Mirror`, `Promotion` and the codecs are the product's; kernel and channel are lists. charon and the clients' IKE are as RFC
+7296 sections 2.1 to 2.3 have them: a window of one each way, a request of another message ID is ignored, the last one again
+is answered again from memory. Neighbours send what comes from clients to one of the two, and change their minds.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ class Half:
     asked: tuple[str, bytes] | None = None
     """The request of `next_request` that is not answered: what, and what it would make."""
     tries: int = 0
+    old: frozenset[bytes] = frozenset()
+    """What a rekey that is asked for takes the place of."""
+
+    def begin(self, what: str, new: bytes) -> None:
+        self.asked, self.old = (what, new), frozenset(self.children)
     answer: tuple[str, bytes] | None = None
     """The last request that was handled, for who asks again."""
 
@@ -63,13 +68,13 @@ class Charon:
     def say(self, kind: MessageType, ike: bytes, rest: bytes = b"") -> None:
         self.said.append(ha(kind, ike, rest))
 
-    def made(self, half: Half, what: str, new: bytes, *, began: bool) -> None:
+    def made(self, half: Half, what: str, new: bytes, replaced: frozenset[bytes], *, began: bool) -> None:
         """An exchange has come to its end."""
         if what == CHILD:
             self.say(MessageType.CHILD_ADD, half.ike, bytes([14, began, 27]) + new[:4][::-1] + b"\x1c" + new[:4][::-1])
-            for old in half.children:
+            for old in half.children & replaced:
                 self.say(MessageType.CHILD_DELETE, half.ike, b"\x1b" + old[:4][::-1])
-            half.children = {new}
+            half.children = (half.children - replaced) | {new}
         elif what == IKE:
             self.say(MessageType.IKE_ADD, new, bytes([2, 2]) + half.ike + b"\0")
             self.say(MessageType.IKE_UPDATE, new)
@@ -85,14 +90,14 @@ class Charon:
         if mid == half.expects:
             half.expects, half.answer = mid + 1, (what, new)
             self.say(MessageType.IKE_MID_RESPONDER, ike, b"\x22" + struct.pack(">I", mid + 1))
-            self.made(half, what, new, began=False)
+            self.made(half, what, new, self.world.client_of(ike).half.old, began=False)
             return True
         return mid == half.expects - 1 and half.answer is not None
 
     def ask(self, half: Half, what: str) -> None:
         """Send a request, or send it again."""
         if half.asked is None:
-            half.asked = what, self.world.name(half.ike if what == IKE else None)
+            half.begin(what, self.world.name(half.ike if what == IKE else None))
             self.say(MessageType.IKE_MID_INITIATOR, half.ike, b"\x22" + struct.pack(">I", half.next_request + 1))
         answered = self.world.client_of(half.ike).request(half.ike, half.next_request, *half.asked)
         half.tries += 1
@@ -103,18 +108,17 @@ class Charon:
             return
         half.tries = 0
         (did, _new), (wanted, new) = answered, half.asked
-        if did != wanted:  # task_manager_v2.c: "received %N response, but expected %N", and the IKE_SA is destroyed
-            if {did, wanted} & {DPD}:
-                del self.sas[half.ike]
-                self.say(MessageType.IKE_DELETE, half.ike)
-                return
+        if did != wanted and DPD in (did, wanted):  # task_manager_v2.c: "received %N response, but expected %N"
+            del self.sas[half.ike]
+            self.say(MessageType.IKE_DELETE, half.ike)
+            return
         half.asked, half.next_request = None, half.next_request + 1
         if wanted == IKE and answered != (wanted, new):
             self.sas.pop(half.ike)  # keys of two exchanges: nothing that follows is understood, and the client meets silence
             return
         if wanted == CHILD:
-            self.world.client_of(half.ike).half.children -= half.children  # the DELETE that ends a rekey
-        self.made(half, wanted, new, began=True)
+            self.world.client_of(half.ike).half.children -= half.old  # the DELETE that ends a rekey
+        self.made(half, wanted, new, half.old, began=True)
 
     def handed(self, datagram: bytes) -> None:
         """ha_dispatcher.c."""
@@ -152,16 +156,13 @@ class Client:
             return self.half.answer if what == IKE and half.answer is not None and half.answer[0] == IKE else None
         if mid == half.expects:
             half.expects, half.answer = mid + 1, (what, new)
-            if what == CHILD:
-                half.children.add(new)  # the old one stays until who began the rekey deletes it
-            else:
-                self.made(what, new)
+            self.made(what, new, frozenset())  # what is old stays until who began the rekey deletes it
             return what, new
         return half.answer if mid == half.expects - 1 else None
 
-    def made(self, what: str, new: bytes) -> None:
+    def made(self, what: str, new: bytes, replaced: frozenset[bytes]) -> None:
         if what == CHILD:
-            self.half.children = {new}
+            self.half.children = (self.half.children - replaced) | {new}
         elif what == IKE:
             self.names.add(new)
             self.half = Half(new, self.half.children)
@@ -170,12 +171,12 @@ class Client:
         """Whether it is answered."""
         half = self.half
         if half.asked is None:
-            half.asked = what, self.world.name(half.ike if what == IKE else None)
+            half.begin(what, self.world.name(half.ike if what == IKE else None))
         if not self.world.nearest.charon.request(half.ike, half.next_request, *half.asked):
             return False
         (did, new), half.asked = half.asked, None
         half.next_request += 1
-        self.made(did, new)
+        self.made(did, new, half.old)
         return True
 
     def deleted(self, ike: bytes, mid: int) -> None:
@@ -308,6 +309,8 @@ class World:
         self.gateways = [Gateway(self, 0), Gateway(self, 1)]
         self.nearest = self.gateways[0]
         """To whom neighbours send what clients say."""
+        self.silent: Gateway | None = None
+        """Asks nobody anything."""
         self.impatient = False
         """Who asks in vain gives up. Not at the end: it would take minutes."""
         for _ in range(CLIENTS):
@@ -359,7 +362,8 @@ class World:
         if self.random.random() < 0.5:
             self.random.choice(self.clients).ask(what)
             return
-        charon = self.random.choice([gateway.charon for gateway in self.gateways if gateway.charon.active])
+        asking = [gateway for gateway in self.gateways if gateway.charon.active and gateway is not self.silent]
+        charon = self.random.choice(asking).charon
         if charon.sas:
             charon.ask(self.random.choice(list(charon.sas.values())), what)
 
@@ -397,9 +401,9 @@ class World:
         return sum(client.told or not any(client.ask(DPD) for _ in range(3)) for client in self.clients)
 
 
-def run(seed: int, *, flips: bool, stays: int | None = None, channel: bool = False) -> World:
-    """Both are Active, the second one from silence, and meet. `flips`: neighbours change their minds meanwhile. `stays`: who,
-    where it is not who took over. `channel`: the sync channel stands all the time."""
+def run(seed: int, *, flips: bool, stays: int = 1, channel: bool = False, quiet: bool = False) -> World:
+    """Both are Active, the second one (1) from silence, and meet. `flips`: neighbours change their minds meanwhile. `stays`:
+    who. `channel`: the sync channel stands all the time. `quiet`: the first one asks no client anything meanwhile."""
     world = World(seed)
     world.busy(10)
     if not channel:
@@ -409,12 +413,13 @@ def run(seed: int, *, flips: bool, stays: int | None = None, channel: bool = Fal
     world.impatient = world.random.random() < 0.5
     world.quiet()
     world.nearest = second
+    world.silent = world.gateways[0] if quiet else None
     for _ in range(world.random.randrange(1, 4)):
         world.busy(world.random.randrange(0, 12))
         if flips and world.random.random() < 0.5:
             world.nearest = world.nearest.peer
     world.impatient = False
-    stayer = second if stays is None else world.gateways[stays]
+    stayer = world.gateways[stays]
     first_joined = world.random.random() < 0.5
     if first_joined and not channel:
         world.connect()

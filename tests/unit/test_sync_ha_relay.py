@@ -122,7 +122,8 @@ def test_everything_is_counted_by_type_and_all_bytes_are_given_back() -> None:
     for n in range(relay.MAX_KEPT + 1):
         last = core.handle(spoken(n, MessageType.CHILD_ADD))
     assert last == [relay.Forget(handle=0), relay.Carry(epoch=1, number=relay.MAX_KEPT + 1, handle=relay.MAX_KEPT)]
-    assert core.handle(carried(9, 1, handle=70)) == [relay.SetAside(epoch=9, number=1, handle=70)], "an Active's charon is handed nothing"
+    aside = relay.SetAside(epoch=9, number=1, handle=70)
+    assert core.handle(carried(9, 1, handle=70)) == [aside], "an Active's charon is handed nothing"
     assert core.handle(carried(9, 1, handle=71)) == [relay.Forget(handle=71)], "nor twice"
     child, update = MessageType.CHILD_ADD, MessageType.IKE_UPDATE
     assert core.counts == {("carried", child): relay.MAX_KEPT + 1, ("lost", child): 1, ("refused_active", update): 1}
@@ -198,7 +199,8 @@ def test_what_was_dropped_is_a_gap_as_soon_as_it_is_backup_again(role: Role) -> 
     core.handle(carried(9, 1))
     assert core.handle(RoleChanged(role=role)) == []
     assert core.handle(carried(9, 2, handle=2)) == [relay.SetAside(epoch=9, number=2, handle=2)]
-    assert core.handle(carried(9, 4, handle=4)) == [relay.SetAside(epoch=9, number=4, handle=4)], "what is missing counts, but not for an Active"
+    aside = relay.SetAside(epoch=9, number=4, handle=4)
+    assert core.handle(carried(9, 4, handle=4)) == [aside], "what is missing counts, but not for an Active"
     assert core.handle(RoleChanged(role=Role.ACTIVE)) == [], "an Active lacks nothing"
     assert core.handle(RoleChanged(role=Role.BACKUP)) == [MirrorGap(missing=3)]
     assert core.handle(RoleChanged(role=Role.BACKUP)) == []

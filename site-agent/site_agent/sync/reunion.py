@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 
 from site_agent.sync.ha_relay import MAX_KEPT, Forget
@@ -106,7 +107,7 @@ class End:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reunite:
-    """Hand charon what `adopt` names, in order; then end `end`, and rekey `renew`. The bytes of both are whoever's that does it."""
+    """Hand charon what `adopt` names, in order; then end `end`, and rekey `renew`. The bytes are whoever's that does it."""
 
     adopt: tuple[int, ...] = ()
     passive: bool = False
@@ -135,6 +136,8 @@ class _Half:
     """A CHILD_SA, whoever began."""
     whole: bool = False
     """The IKE_SA itself was made, rekeyed, or ended by the client."""
+    gone: bool = False
+    """This charon has given it up. Its CHILD_SAs were inherited by no other, so there is nothing to put together."""
     last: int = 0
     """Kind of the message before."""
     replaced: set[bytes] = dataclasses.field(default_factory=set)
@@ -143,9 +146,10 @@ class _Half:
     """Our requests by IKE_SA."""
 
     def take(self, said: Said) -> bool:
-        """Whether it says something of the client: an IKE_DELETE that follows no request of its and no rekey was given up."""
+        """Whether it says something of the client: an IKE_DELETE after no request of its own and no rekey was given up."""
         last, self.last = self.last, said.kind
         if said.kind == MessageType.IKE_DELETE and said.ike not in self.replaced and last != MessageType.IKE_MID_RESPONDER:
+            self.gone = True
             return False
         if said.kind != MessageType.IKE_DELETE or not self.now:  # the old one's comes last
             self.now = said.ike
@@ -291,10 +295,13 @@ def decide(theirs: Iterable[tuple[int, Said | None]], ours: Iterable[Said | None
         lines.take(said)
     for said in said_ours:
         own.setdefault(lines.of(said.ike), _Half()).take(said)
-    said_theirs = [(handle, said) for handle, said in said_theirs if other.setdefault(lines.of(said.ike), _Half()).take(said)]
+    told = [other.setdefault(lines.of(said.ike), _Half()).take(said) for _handle, said in said_theirs]
+    said_theirs = list(itertools.compress(said_theirs, told))
     ends, renew, adopted = list[End](), list[bytes](), set[bytes]()
     for line, half in other.items():
         mine = own.get(line, _Half())
+        if mine.gone:
+            continue
         clash = (half.whole and mine.spoke) or (mine.whole and half.spoke) or (half.asked and mine.asked)
         if half.ever & mine.ever and not clash:
             renew.append(half.now if half.whole else mine.now)

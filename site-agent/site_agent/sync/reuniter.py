@@ -21,7 +21,7 @@ HANDED_S = 0.05
 
 
 class Reuniter:
-    """See `take`. `adopt` hands charon messages by handle, `forget` drops them; `ended` is told each tunnel that was ended."""
+    """`adopt` hands charon messages by handle, `forget` drops them; `ended` is told each tunnel that was ended."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class Reuniter:
         self._pending.clear()
 
     async def finish(self) -> None:
-        """What is to be ended and renewed. Each client is told by a DELETE with the message ID that it expects, as far as anybody knows. Who does not take it
-        finds nobody that answers, and comes back by its own dead peer detection."""
+        """End and renew. Each client is told by a DELETE with the message ID that it expects, as far as anybody knows. Who
+        does not take it finds nobody that answers, and comes back by its own dead peer detection."""
         ends = [end for reunite in self._pending for end in reunite.end]
         renew = {ike for reunite in self._pending for ike in reunite.renew}
         self._pending = [reunite for reunite in self._pending if reunite.adopt]
