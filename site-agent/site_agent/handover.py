@@ -40,7 +40,7 @@ async def hand_over(site: SiteVerdict, sync: SyncSupervisor | None = None) -> di
         return {"error": f"not handed over, tunnels would be lost: {lost}; this gateway is Active still"}
     limit = boottime() + LIMIT_S
     finished = None if sync is None else await sync.finish()
-    left = {} if sync is None else {"open_exchanges": None if finished is None else finished.open}
+    left = {} if sync is None else {"open_exchanges": -1 if finished is None else finished.open}
     supervisor.hand_over()
     began = boottime()
     while boottime() < limit:

@@ -32,8 +32,8 @@ class Finish:
 class Finished:
     """Process: what was begun with clients has ended, or has had its time."""
 
-    open: int | None
-    """IKE_SAs with an exchange that has not ended; None where charon could not be asked."""
+    open: int
+    """IKE_SAs with an exchange that has not ended; -1: charon could not be asked."""
     took_us: int
 
 

@@ -35,11 +35,11 @@ class OpenExchanges:
         """Nothing is to be begun with a client now."""
         return self._clock() < self._paused_until
 
-    async def end(self) -> int | None:
-        """Begin nothing more, and wait until nothing is open; how many IKE_SAs are still busy after that. None: charon
-        cannot be asked."""
+    async def end(self) -> int:
+        """Begin nothing more, and wait until nothing is open; how many IKE_SAs are still busy after that. -1: charon cannot
+        be asked."""
         self._paused_until = self._clock() + PAUSE_S
-        left: int | None = None
+        left = -1
         with contextlib.suppress(PeerError, TimeoutError):
             async with asyncio.timeout(ENDED_WITHIN_S):
                 while (left := await self._busy()) > 0:

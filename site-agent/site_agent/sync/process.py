@@ -136,7 +136,7 @@ class Process:
         )
         self._fault: BaseException | None = None
         self._taken_over = TakenOver(
-            self._vici, plan.connections, lambda: [spi_of(key) for key in self._mirror.numbers.taken_over if self._may_begin()]
+            self._vici, plan.connections, lambda: map(spi_of, self._mirror.numbers.taken_over if self._may_begin() else ())
         )
         self._charon = ""
         """Which one runs, by the agent's word; empty: none, or not said yet."""

@@ -24,7 +24,7 @@ class Cause(enum.StrEnum):
     PEER_RELEASED = "peer_released"
     """Priority 0 was heard."""
     PEER_PREFERRED = "peer_preferred"
-    """Another Active with higher priority, or the same and the higher address."""
+    """Another Active that took over later; without a seal one with higher priority, or the same and the higher address."""
     HANDED_OVER = "handed_over"
     UNFIT = "unfit"
     """The gateway's verdict took the priority away."""
