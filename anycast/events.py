@@ -222,6 +222,15 @@ class TunnelNotMirrored:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelEnded:
+    """We ended a client's tunnel, so that it connects anew."""
+
+    tunnel: str
+    """With its client's identity."""
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HolderKilled:
     """We ended a holder because it did not answer."""
 
@@ -368,6 +377,7 @@ Event = (
     | PromotionStepTaken
     | PromotionSettled
     | TunnelNotMirrored
+    | TunnelEnded
     | HolderStarted
     | HolderKilled
     | HolderExited

@@ -130,6 +130,8 @@ class Reason(enum.StrEnum):
     DOCUMENTS_DIFFER = "documents_differ"
     """The two gateways run by documents that promise clients different things, or of different generations."""
 
+    TUNNEL_DIVERGED = "tunnel_diverged"
+    """Two Active gateways have each gone on with this client's IKE_SA: it was ended, and the client connects anew."""
     PROMOTION_STUCK = "promotion_stuck"
     """charon could not be made to follow the gateway's role: a step is tried again and again."""
     MIRROR_IMPAIRED = "mirror_impaired"

@@ -1,7 +1,8 @@
 """`site-agent handover`: have the other gateway serve, and say what came of it.
 
 The vrrp process does it, make before break: it offers the addresses, keeps them until the other one has them, and stays
-Active where nobody takes them in time. This waits for the one or the other.
+Active where nobody takes them in time. This waits for the one or the other. Where there is a mirror, what this gateway has
+begun with clients ends first (`sync.open_exchanges`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from site_agent.site_verdict import SiteVerdict
 from site_agent.sync.supervisor import Supervisor as SyncSupervisor
 
 LIMIT_S = 4.0
-"""The process gives up after a second at most, and tells within another; less than a client of the socket waits."""
+"""Open exchanges have a second, the process gives up after another and tells within a third; less than a client of the
+socket waits."""
 LOOK_S = 0.005
 
 
@@ -36,15 +38,18 @@ async def hand_over(site: SiteVerdict, sync: SyncSupervisor | None = None) -> di
     if sync is not None and sync.mismatches:
         lost = "; ".join(sync.mismatches)
         return {"error": f"not handed over, tunnels would be lost: {lost}; this gateway is Active still"}
+    limit = boottime() + LIMIT_S
+    finished = None if sync is None else await sync.finish()
+    left = {} if sync is None else {"open_exchanges": -1 if finished is None else finished.open}
     supervisor.hand_over()
     began = boottime()
-    while boottime() - began < LIMIT_S:
+    while boottime() < limit:
         await asyncio.sleep(LOOK_S)
         status = supervisor.status
         if status is None:
             return {"error": "the vrrp process ended meanwhile; `site-agent why` says why"}
         if status.role != ACTIVE:
-            return {"peer": peer, "cause": status.cause, "took_ms": round((boottime() - began) * 1000, 1)}
+            return {"peer": peer, "cause": status.cause, "took_ms": round((boottime() - began) * 1000, 1)} | left
         if status is not before and status.handover:
             return {"error": f"not handed over: {status.handover}; this gateway is Active still"}
     return {"error": f"{peer} did not take over within {LIMIT_S:g} s; this gateway is Active still"}

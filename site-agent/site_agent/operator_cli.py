@@ -110,6 +110,10 @@ def handover(as_json: Json = False, run_dir: RunDir = DEFAULTS.run_dir) -> None:
         typer.echo(views.to_json(answer))
     else:
         typer.echo(f"{answer['peer']} serves now; this gateway is Backup ({answer['cause']}, {answer['took_ms']} ms).")
+        if answer.get("open_exchanges"):
+            count = answer["open_exchanges"]
+            many = "it is not known how many" if count < 0 else f"{count}"
+            typer.echo(f"IKE_SAs with an exchange that had not ended within a second: {many}.")
 
 
 def restart_vrrp(run_dir: RunDir = DEFAULTS.run_dir) -> None:

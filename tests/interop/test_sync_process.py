@@ -319,3 +319,31 @@ def send_to_a_client(gateway: Gateway) -> str:
         except OSError as exc:
             return errno.errorcode[exc.errno or 0]
     return "sent"
+
+
+@in_namespace
+def test_of_two_actives_the_one_that_stays_takes_what_the_client_said_to_the_other() -> None:
+    """It did not hear of it: the channel is down meanwhile, too. The client has rekeyed its IKE_SA and asked since."""
+    with mirror_pair() as (one, two, client):
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        before = client.spis()
+        ip("-n gw1 link set eth3 down")
+        two.forget()
+        two.role(active=True)
+        wait(lambda: two.is_settled(active=True), "promoted beside the other one")
+        move_vip(one, two)
+        client.ask("rekey", {"ike": "vpn"})
+        wait(lambda: client.spis() != before and client.spis() == two.charon.spis(), "rekeyed with the second one")
+        assert one.charon.spis() == before and one.charon.states() == {"ESTABLISHED": 1}
+        wait(lambda: one.status and not one.status.connected, "the channel is down")
+        one.forget()
+        two.role(active=False)
+        move_vip(two, one)
+        ip("-n gw1 link set eth3 up")
+        wait(lambda: "adopt" in one.steps() and one.is_settled(active=True), "put together", within=40)
+        assert one.steps() == ["cease", "passivate", "confirm_passive", "adopt", *PROMOTION]
+        assert one.charon.spis() == client.spis() and one.charon.states() == {"ESTABLISHED": 1} and not one.blocked()
+        now = client.spis()
+        client.ask("rekey", {"ike": "vpn"})
+        wait(lambda: client.spis() != now and client.spis() == one.charon.spis(), "and it goes on with the first one")

@@ -150,6 +150,55 @@ def test_neighbours_believe_the_active_that_is_left(sealed: bool) -> None:
     assert met > 10, "hardly ever were there two"
 
 
+def part(world: World, *, one_way: bool) -> int:
+    """Cut the two off, or the Backup only from what the Active says, until both are Active; returns who took over."""
+    (was,) = world.active()
+    ways = [(was, 1 - was)] if one_way else [(was, 1 - was), (1 - was, was)]
+    world.cut = {(*way, path) for way in ways for path in world.paths}
+    world.run(world.random.uniform(intervals(5), intervals(30)))
+    return 1 - was
+
+
+@pytest.mark.parametrize("priorities", [[100, 100], [110, 100], [100, 110]], ids=str)
+@pytest.mark.parametrize("one_way", [False, True])
+def test_of_two_actives_the_one_stays_that_took_over_last(priorities: list[int], one_way: bool) -> None:
+    """Neighbours believe it, so clients have spoken to it since; priority says nothing of that. And it goes on staying."""
+    for seed in range(40):
+        world = World(seed, priorities, interval=INTERVAL, sealed=True)
+        world.run(intervals(20))
+        if seed % 2:  # not always who was there first
+            world.nodes[world.active()[0]].priority = 0
+            world.run(intervals(10))
+            for node, priority in zip(world.nodes, priorities, strict=True):
+                node.priority = priority
+            world.run(intervals(10))
+        for _ in range(3):
+            took_over = part(world, one_way=one_way)
+            assert took_over in world.active(), f"seed {seed}"
+            # The one that it was taken from hears it: it has given way before anything is healed.
+            assert not one_way or world.active() == [took_over], f"seed {seed}"
+            world.cut.clear()
+            world.run(intervals(2))
+            assert world.active() == [took_over], f"seed {seed}"
+            changes = world.changes
+            world.run(intervals(40))
+            assert world.active() == [took_over] and world.changes == changes, f"seed {seed}: it does not stay"
+
+
+@pytest.mark.parametrize("older", [0, 1])
+def test_beside_a_version_without_terms_priority_decides(older: int) -> None:
+    """It goes by priority itself: two that stay by two rules would both stay."""
+    for seed in range(40):
+        world = World(seed, [110, 100], interval=INTERVAL, sealed=True)
+        world.nodes[older].says_term = False
+        world.run(intervals(20))
+        part(world, one_way=False)
+        assert len(world.active()) == 2
+        world.cut.clear()
+        world.run(intervals(2))
+        assert world.active() == [0], f"seed {seed}"
+
+
 @pytest.mark.parametrize("sealed", [False, True], ids=["rfc", "pair"])
 @settings(max_examples=max(10, SEEDS // 5), deadline=None)
 @given(seed=st.integers(0, 2**32))

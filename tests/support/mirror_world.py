@@ -217,7 +217,7 @@ class Gateway:
                     self.post(action)
                 case relay.HandToCharon(handle=handle):
                     self.check.handed(self.rank, self.bytes.pop(handle))
-                case relay.Forget(handle=handle):
+                case relay.Forget(handle=handle) | relay.SetAside(handle=handle) | relay.NotAcknowledged(handle=handle):
                     del self.bytes[handle]
                 case relay.MirrorGap(missing=missing):
                     self.check.gap(self.rank, missing)

@@ -40,6 +40,8 @@ class Node:
     """It has the virtual addresses in its kernel."""
     wake_at: float = 0.0
     granted_at: float = float("-inf")
+    says_term: bool = True
+    """False: of a version that knows of none, and hears none."""
 
 
 class World:
@@ -154,6 +156,7 @@ class World:
                     max_advertise_interval=self.interval,
                     flags=sent.flags,
                     router_id=node.params.router_id if node.params.sealed else None,
+                    term=node.core.term if node.says_term and self.nodes[m].says_term else 0,
                 )
                 arrives = self.now + self.random.uniform(0.2, 1.0) * self.delay_s
                 heapq.heappush(self._wire, (arrives, next(self._order), m, advert))

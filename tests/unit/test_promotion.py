@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from anycast.timer import TimerExpired
 from site_agent.sync.promotion import (
+    ADOPTION,
     ALARM_AFTER_S,
     DEMOTION,
     FIRST_RETRY_S,
     LONGEST_RETRY_S,
     PROMOTION,
     Action,
+    AdoptionAsked,
     CharonStarted,
     Do,
     Input,
@@ -86,6 +88,37 @@ def test_the_order_of_the_steps() -> None:
         "close", "ready", "serve", "addresses", "activate", "confirm_active", "rekey",
     ]  # fmt: skip
     assert list(DEMOTION) == ["cease", "passivate", "confirm_passive", "open"]
+
+
+def adopt(core: Promotion, now: float) -> list[Step]:
+    return [action.step for action in finish(core, core.handle(AdoptionAsked(), now), now) if isinstance(action, Do)]
+
+
+def test_an_adoption_is_a_demotion_to_the_point_where_charon_takes_messages_and_then_a_promotion() -> None:
+    core = Promotion()
+    assert core.handle(AdoptionAsked(), 0.0) == [], "the role is not known"
+    finish(core, core.handle(RoleIs(False), 0.0), 0.0)
+    assert core.handle(AdoptionAsked(), 0.0) == [], "a Backup takes messages anyhow"
+    finish(core, core.handle(RoleIs(True), 1.0), 1.0)
+    assert adopt(core, 2.0) == ["cease", "passivate", "confirm_passive", "adopt", *PROMOTION]
+    assert core.settled and not core.takes_messages, "the relay is not opened: what is adopted was chosen"
+
+
+def test_an_adoption_waits_for_the_promotion_under_way_and_ends_with_the_role() -> None:
+    core = Promotion()
+    first = core.handle(RoleIs(True), 0.0)
+    assert core.handle(AdoptionAsked(), 0.1) == []
+    steps = [action.step for action in finish(core, first, 0.2) if isinstance(action, Do)]
+    assert steps == [*PROMOTION, *ADOPTION]
+    first = core.handle(CharonStarted(), 1.0)
+    core.handle(AdoptionAsked(), 1.1)
+    core.handle(RoleIs(False), 1.2)
+    do = doing(first)
+    assert do is not None
+    rest = finish(core, core.handle(StepDone(attempt=do.attempt), 1.3), 1.3)
+    assert [action.step for action in rest if isinstance(action, Do)] == list(DEMOTION)
+    steps = [action.step for action in finish(core, core.handle(RoleIs(True), 2.0), 2.0) if isinstance(action, Do)]
+    assert steps == list(PROMOTION), "it was for another time"
 
 
 def test_the_peers_messages_are_taken_only_when_all_is_done() -> None:
@@ -236,6 +269,7 @@ def test_an_answer_to_an_earlier_attempt_means_nothing() -> None:
 Move = st.one_of(
     st.booleans().map(RoleIs),
     st.just(CharonStarted()),
+    st.just(AdoptionAsked()),
     st.sampled_from(["done", "fails", "late", "time"]),
 )
 
@@ -271,6 +305,8 @@ def test_never_does_charon_serve_and_take_messages_and_the_last_role_is_reached(
         match move:
             case RoleIs(active=active):
                 role = active
+                take(move)
+            case AdoptionAsked():
                 take(move)
             case CharonStarted():
                 charon.active = False

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anycast.errors import DecodeError
 from site_agent.netlink.xfrm_keys import SaKey
-from site_agent.sync import agent_wire, bodies, marks_wire
+from site_agent.sync import agent_wire, bodies, ha_wire, marks_wire
 from site_agent.sync import plan as plans
 from site_agent.sync.versions import Versions
 
@@ -40,6 +40,46 @@ def test_bodies_both_ways() -> None:
     assert [len(bodies.decode_marks(body)[1]) for body in many] == [marks_wire.MAX_RECORDS, 1]
 
 
+def test_what_is_said_late_both_ways() -> None:
+    assert bodies.decode_ha(bodies.encode_late(1, 2, b"\x03\x06rest")) == bodies.Late(1, 2, b"\x03\x06rest")
+    assert bodies.encode_settled(1, 0).hex() == "04" + "0000000000000001" + "0000000000000001"
+    for late in (0, 7):
+        assert bodies.decode_ha(bodies.encode_settled(2**63, late)) == bodies.Settled(late)
+    for body in (bodies.encode_late(1, 2, b""), bodies.encode_settled(1, 0) + b"x"):
+        with pytest.raises(DecodeError):
+            bodies.decode_ha(body)
+
+
+IKE = bytes(range(16))
+
+
+@pytest.mark.parametrize(
+    ("datagram", "said"),
+    [
+        ("0303" "0102" f"{IKE.hex()}" "01" "2200000007", ha_wire.Said(3, IKE, True, mid=7)),
+        ("0304" "0102" f"{IKE.hex()}" "00" "2200000001", ha_wire.Said(4, IKE, False, mid=1)),
+        ("0304" "0102" f"{IKE.hex()}" "00" "22000000", None),
+        ("0301" "0102" f"{IKE.hex()}" "00" "0202" + "ff" * 16 + "00", ha_wire.Said(1, IKE, False, replaces=b"\xff" * 16)),
+        ("0301" "0102" f"{IKE.hex()}" "00" "0f0004", ha_wire.Said(1, IKE, False)),
+        ("0306" "0102" f"{IKE.hex()}" "00" "0e01" "1b01020304", ha_wire.Said(6, IKE, False, began=True)),
+        ("0306" "0102" f"{IKE.hex()}" "00" "0e00" "1b01020304", ha_wire.Said(6, IKE, False)),
+        ("0305" "0102" f"{IKE.hex()}" "00", ha_wire.Said(5, IKE, False)),
+        ("0305" "0102" f"{IKE.hex()}", None),
+        ("0305" "0202" f"{IKE.hex()}" "00", None),
+        ("030a" "0102" f"{IKE.hex()}" "00", None),
+        ("", None),
+    ],
+)
+def test_which_ike_sa_a_message_of_charons_is_about(datagram: str, said: ha_wire.Said | None) -> None:
+    assert ha_wire.decode_said(bytes.fromhex(datagram)) == said
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_are_about_an_ike_sa_or_not(data: bytes) -> None:
+    said = ha_wire.decode_said(data)
+    assert said is None or len(said.ike) == 16
+
+
 def test_a_gap_is_told_and_what_a_later_version_tells_is_passed_over() -> None:
     assert bodies.decode_state(bodies.encode_gap(7)) == 7
     assert bodies.decode_state(bodies.encode_gap(1 << 40)) == 0xFFFF_FFFF
@@ -59,7 +99,7 @@ def test_a_gap_is_told_and_what_a_later_version_tells_is_passed_over() -> None:
         bodies.encode_have(1, 0),
         bodies.encode_carry(1, 1, b""),
         bodies.encode_carry(1, 1, b"\x03"),
-        b"\x03" + bodies.encode_carry(1, 1, b"\x03\x06")[1:],
+        b"\x05" + bodies.encode_carry(1, 1, b"\x03\x06")[1:],
     ],
 )
 def test_an_ha_body_that_means_nothing_is_refused(body: bytes) -> None:
@@ -80,6 +120,9 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
     "message",
     [
         agent_wire.RoleIs(active=True, charon="7 9"),
+        agent_wire.Finish(),
+        agent_wire.Finished(open=2, took_us=5),
+        agent_wire.Ended(name="vpn[1] of a"),
         agent_wire.StepTaken(step="close", took_us=5, detail=""),
         agent_wire.Settled(active=False, took_us=6),
         agent_wire.GivenUp(name="vpn{1} of a", cause="missing", refused=True),

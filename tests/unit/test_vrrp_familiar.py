@@ -60,6 +60,7 @@ ODD: dict[str, Callable[[], bytes]] = {
     "from elsewhere": lambda: header()[:12] + GW4.packed + GW4.packed + payload(9),
     "another priority": lambda: header() + ADVERT[:2] + b"\x65" + payload(9)[3:],
     "another flag": lambda: header() + payload(9, flags=0),
+    "another term": lambda: header() + payload(seal.numbered(1, 9)),
     "another router": lambda: header() + payload(9, router_id=3),
     "another key": lambda: header() + payload(9, key=b"o" * 32),
     "more behind it": lambda: header() + payload(9) + b"\0",

@@ -152,3 +152,21 @@ def test_a_backup_answers_its_actives_tick_and_speaks_by_itself_where_none_comes
         assert router.handle(TimerExpired(), 0.1 * n + 0.09) == []
     assert router.handle(TimerExpired(), 0.4 + 0.125) == [presence]
     assert router.handle(TimerExpired(), 0.4 + 0.225) == [presence], "on its own again, every interval"
+
+
+def test_a_clean_restart_keeps_its_term_which_the_backup_knows() -> None:
+    """Else the one before it, met in a split, would come first."""
+    router = VirtualRouter(Parameters(primary=OWN, router_id=1, sealed=True), now=0.0, resume_until=1.0)
+    backups = heard(100, flags=Flag(0), router_id=7, term=5)
+    router.handle(backups, 0.1)
+    router.handle(PriorityGranted(priority=100, until=NEVER), 0.2)
+    assert (router.role, router.term) == (Role.ACTIVE, 5)
+    other = VirtualRouter(Parameters(primary=OWN, router_id=1, sealed=True), now=0.0, resume_until=1.0)
+    other.handle(PriorityGranted(priority=100, until=NEVER), 0.1)
+    assert (other.role, other.term) == (Role.ACTIVE, 1)
+    other.handle(backups, 0.2)
+    assert (other.role, other.term) == (Role.ACTIVE, 5), "also where it hears it later"
+    other.handle(heard(200, router_id=7, term=4), 0.3)
+    assert other.role is Role.ACTIVE, "an earlier one, whatever its priority"
+    other.handle(heard(1, router_id=7, term=6), 0.4)
+    assert (other.role, other.term) == (Role.BACKUP, 6)

@@ -18,7 +18,7 @@ from site_agent.vrrp.packet import (
     decode,
     encode,
 )
-from site_agent.vrrp.seal import SEAL_BYTES, Flag, Path, Seal, Window, seal, unseal
+from site_agent.vrrp.seal import MAX_TERM, SEAL_BYTES, Flag, Path, Seal, Window, numbered, seal, unseal
 
 GW4, VIP4, PEER4 = ip_address("198.51.100.2"), ip_address("198.51.100.10"), ip_address("198.51.100.3")
 GW6, LL6, VIP6 = ip_address("fe80::2"), ip_address("fe80::10"), ip_address("2001:db8:1::10")
@@ -144,6 +144,14 @@ def test_nor_can_it_be_sent_on_to_another_path() -> None:
 def test_any_trailer_is_proven_or_discarded(trailer: bytes) -> None:
     with pytest.raises(DiscardError):
         unseal(GOOD, trailer, GW4, PEER4, {1: KEY})
+
+
+@pytest.mark.parametrize("term", [0, 1, MAX_TERM])
+def test_a_term_stands_before_the_sequence_and_an_older_version_reads_one_number(term: int) -> None:
+    said = Seal(flags=Flag.ACTIVE, heard=Path(0), router_id=1, boot=1, sequence=numbered(term, 5))
+    again = unseal(GOOD, seal(GOOD, said, GW4, PEER4, 1, KEY)[len(GOOD) :], GW4, PEER4, {1: KEY})
+    assert again == said and again.term == term
+    assert numbered(term, 2**48 - 1) < numbered(term + 1, 0), "a later term is never a replay"
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 20)), max_size=40))

@@ -41,6 +41,8 @@ class Takeover:
     """The highest number that had been sent until then."""
     first: int
     """The number of this packet."""
+    own: int | None = None
+    """The last number of this gateway's own before it, of two Actives that send by turns; None: it sent none."""
     elsewhere: Address | None = None
     """Where the client was, as the packet before this one under that SPI was sent there; None: where this one goes."""
 
@@ -48,9 +50,10 @@ class Takeover:
     def jump(self) -> int:
         """How many numbers were skipped, and 1; not above 0 where the new one began too low.
 
-        Too low is a number twice, seen or not: an SA counts from 1, and a capture rarely begins with it.
+        Too low is a number twice, seen or not: an SA counts from 1, and a capture rarely begins with it. Who goes on from a
+        number of its own goes on where it was.
         """
-        return self.first - self.before
+        return self.first - (self.before if self.own is None else self.own)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +89,12 @@ def numbers(captures: Mapping[str, Iterable[Sealed]], sources: Container[Address
                     gateway=name,
                     before=sa.highest,
                     first=one.sequence,
+                    own=sa.last.get(name),
                     elsewhere=None if was == one.destination else was,
                 )
             )
             sa.sender = name
+        sa.last[name] = one.sequence
         sa.highest = max(sa.highest, one.sequence)
         for first, found in ((sa.numbers.get(one.sequence), numbers_twice), (sa.ivs.get(one.iv), ivs_twice)):
             if first is not None:
@@ -112,5 +117,7 @@ class _Sa:
 
     sender: str
     highest: int
+    last: dict[str, int] = dataclasses.field(default_factory=dict)
+    """By gateway."""
     numbers: dict[int, tuple[str, int]] = dataclasses.field(default_factory=dict)
     ivs: dict[bytes, tuple[str, int]] = dataclasses.field(default_factory=dict)

@@ -123,7 +123,9 @@ def no_number_twice(seen: MirrorSeen) -> Checked:
     packets = ", ".join(f"{count:,} packets of {gateway}" for gateway, count in found.packets.items())
     said = [f"{packets} under {found.sas} SAs; {len(found.numbers_twice)} numbers and {len(found.ivs_twice)} IVs twice"]
     said += [_reuse(one) for one in (*found.numbers_twice[:_SHOWN], *found.ivs_twice[:_SHOWN])]
-    said += [_takeover(one) for one in found.takeovers]
+    said += [_takeover(one) for one in found.takeovers if one.own is None]
+    if by_turns := sum(one.own is not None for one in found.takeovers):
+        said.append(f"{by_turns} times one went on where it had been itself")
     if not found.takeovers:
         said.append("no gateway went on under an SA of the other one")
     passed = not found.numbers_twice and not found.ivs_twice and not seen.problems
@@ -166,7 +168,7 @@ def same_ike_sa(seen: MirrorSeen) -> Checked:
 
 def moments(seen: MirrorSeen) -> Iterator[Moment]:
     """For the timeline: where another gateway went on under an SA, and the longest stall of each download."""
-    for one in seen.numbers.takeovers:
+    for one in (one for one in seen.numbers.takeovers if one.own is None):
         yield Moment(one.at_ns, one.gateway, "first_packet_of_takeover", str(one.destination), _takeover(one))
     for client, download in seen.downloads.items():
         if download.connection and download.stall_from_ns:

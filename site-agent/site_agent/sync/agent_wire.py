@@ -23,6 +23,20 @@ class RoleIs:
     """As `Charon.identity`; empty while none runs. Another one than before knows of no SA and is PASSIVE."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finish:
+    """Agent: the other gateway is to take over in a moment. Begin nothing more with clients; answered by Finished."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Process: what was begun with clients has ended, or has had its time."""
+
+    open: int
+    """IKE_SAs with an exchange that has not ended; -1: charon could not be asked."""
+    took_us: int
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StepTaken:
     """Process: one step of a promotion or demotion is done."""
@@ -49,6 +63,13 @@ class GivenUp:
     cause: str
     refused: bool
     """Its client takes no rekey from a gateway."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """Process: two Actives have each gone on with this IKE_SA, and it was ended here."""
+
+    name: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +113,14 @@ class Status:
     """Of a Backup: what it held and the Active did not, since the start."""
 
 
-Message = RoleIs | StepTaken | Settled | GivenUp | Status
+Message = RoleIs | Finish | Finished | StepTaken | Settled | GivenUp | Ended | Status
 _MESSAGES = Messages(
     VERSION,
-    {"role": RoleIs, "step": StepTaken, "settled": Settled, "given_up": GivenUp, "status": Status},
-)
+    {
+        "role": RoleIs, "finish": Finish, "finished": Finished, "step": StepTaken, "settled": Settled,
+        "given_up": GivenUp, "ended": Ended, "status": Status,
+    },
+)  # fmt: skip
 
 
 def encode(message: Message) -> bytes:

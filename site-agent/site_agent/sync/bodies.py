@@ -2,6 +2,8 @@
 
     HA       CARRY        epoch (8 bytes) number (8 bytes) the datagram, as charon sent it
              HAVE         epoch (8 bytes) number (8 bytes)
+             LATE         as CARRY: what a Backup said as Active, and had no acknowledgement of
+             SETTLED      epoch (8 bytes) number (8 bytes): the sender is Backup; so many LATE precede it, and 1
     NUMBERS  ASKED, TOLD  the records of `marks_wire`
     STATE    GAP          how many messages are missing (4 bytes)
              WORD         of inner addresses (`ike.inner_address_words`)
@@ -19,7 +21,7 @@ from anycast.errors import DecodeError
 from site_agent.netlink.xfrm_keys import SaKey
 from site_agent.sync import ha_wire, marks_wire
 
-CARRY, HAVE = 1, 2
+CARRY, HAVE, LATE, SETTLED = 1, 2, 3, 4
 ASKED, TOLD = 1, 2
 GAP, WORD = 1, 2
 _GAP = struct.Struct(">BI")
@@ -30,6 +32,16 @@ class Carried(NamedTuple):
     epoch: int
     number: int
     datagram: bytes
+
+
+class Late(NamedTuple):
+    epoch: int
+    number: int
+    datagram: bytes
+
+
+class Settled(NamedTuple):
+    late: int
 
 
 class Has(NamedTuple):
@@ -45,7 +57,15 @@ def encode_have(epoch: int, number: int) -> bytes:
     return _PLACE.pack(HAVE, epoch, number)
 
 
-def decode_ha(body: bytes) -> Carried | Has:
+def encode_late(epoch: int, number: int, datagram: bytes) -> bytes:
+    return _PLACE.pack(LATE, epoch, number) + datagram
+
+
+def encode_settled(epoch: int, late: int) -> bytes:
+    return _PLACE.pack(SETTLED, epoch, late + 1)
+
+
+def decode_ha(body: bytes) -> Carried | Late | Has | Settled:
     """Raises DecodeError."""
     if len(body) < _PLACE.size:
         raise DecodeError("ha record", len(body), f"shorter than {_PLACE.size} bytes")
@@ -55,9 +75,11 @@ def decode_ha(body: bytes) -> Carried | Has:
     rest = body[_PLACE.size :]
     if kind == HAVE and not rest:
         return Has(epoch, number)
-    if kind == CARRY:
+    if kind == SETTLED and not rest:
+        return Settled(number - 1)
+    if kind in (CARRY, LATE):
         ha_wire.decode_header(rest)
-        return Carried(epoch, number, rest)
+        return (Carried if kind == CARRY else Late)(epoch, number, rest)
     raise DecodeError("kind", 0, f"{kind} with {len(rest)} bytes")
 
 

@@ -75,12 +75,13 @@ class Comparison:
         hand_over: Callable[[bytes], bool],
         submit: Callable[[Kind, bytes], None],
         gave_up: Callable[[GaveUp], None],
+        paused: Callable[[], bool],
     ) -> None:
         """`vici` is this object's alone: a list of 20,000 tunnels keeps others waiting."""
         self._vips, self._pools = frozenset(vips), tuple(pools)
         self._families = {pack_address(ip): AF_INET if ip.version == 4 else AF_INET6 for ip in map(ip_address, self._vips)}
         self._vici, self._requests = vici, requests
-        self._hand_over, self._submit, self._gave_up = hand_over, submit, gave_up
+        self._hand_over, self._submit, self._gave_up, self._paused = hand_over, submit, gave_up, paused
         self._core = Digests(role, REKEYS_PER_SECOND, now=boottime(), first_round=secrets.randbits(32))
         self.removed = 0
         """SAs and policies that this Backup held and the Active did not."""
@@ -191,6 +192,8 @@ class Comparison:
             self._hand_over(encode_virtual_ips(self.ha_version, lacking))
 
     async def _rekey(self, repair: Repair) -> None:
+        while self._paused():
+            await asyncio.sleep(1 / REKEYS_PER_SECOND)
         which = {"child-id": repair.child_id} if repair.child_id else {"ike-id": repair.ike_id}
         with contextlib.suppress(PeerError, TimeoutError):  # gone meanwhile; what it has changed a round will see
             await self._vici.request("rekey", which, timeout_s=REKEY_LIMIT_S)

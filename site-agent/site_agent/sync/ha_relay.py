@@ -108,6 +108,23 @@ class Forget:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """The peer said it as Active, and our charon is not handed it. The bytes are for whoever judges it (`reunion`)."""
+
+    epoch: int
+    number: int
+    handle: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NotAcknowledged:
+    """We said it as Active, and are Backup now: the peer may never have had it. As SetAside."""
+
+    number: int
+    handle: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledge:
     epoch: int
     number: int
@@ -120,7 +137,7 @@ class MirrorGap:
     missing: int
 
 
-Action = Carry | HandToCharon | Forget | Acknowledge | MirrorGap
+Action = Carry | HandToCharon | Forget | SetAside | NotAcknowledged | Acknowledge | MirrorGap
 
 
 class HaRelay:
@@ -142,6 +159,11 @@ class HaRelay:
         self._held: list[HandToCharon] = []
         self._not_handed = 0
         """Messages that were dropped, or found missing, since this gateway was Backup last."""
+
+    @property
+    def last(self) -> int:
+        """Number of the last message that our charon said as Active."""
+        return self._last
 
     @property
     def waiting(self) -> int:
@@ -175,7 +197,9 @@ class HaRelay:
             case RoleChanged(role=role):
                 self.role = role
                 while self._kept and role is not Role.ACTIVE:
-                    yield Forget(handle=self._kept.popleft()[1])
+                    number, handle, _kind = self._kept.popleft()
+                    unheard = role is Role.BACKUP
+                    yield NotAcknowledged(number=number, handle=handle) if unheard else Forget(handle=handle)
                 yield from self._let_go(role)
                 if role is Role.BACKUP and self._not_handed:
                     yield MirrorGap(missing=self._not_handed)
@@ -223,7 +247,7 @@ class HaRelay:
         else:
             self.counts["refused_active", event.kind] += 1
             self._not_handed += missing + 1
-            yield Forget(handle=event.handle)
+            yield SetAside(epoch=event.epoch, number=event.number, handle=event.handle)
         if self._peer_has_given - self._acknowledged >= ACK_EVERY:
             yield from self._acknowledge()
 

@@ -13,6 +13,7 @@ before anything is carried. Any bytes decode or raise DecodeError.
 from __future__ import annotations
 
 import enum
+import struct
 from typing import NamedTuple
 
 from anycast.errors import DecodeError
@@ -51,9 +52,12 @@ CARRIED = frozenset(
 """State of SAs. Not DROP, TAKE, STATUS and RESYNC: with them one charon makes the other active or has everything rekeyed,
 and VRRP is the only authority. Not IKE_IV, which is IKEv1's. Not what a later charon invents."""
 
-HA_IKE_ID, HA_INITIATOR, HA_INBOUND_SPI, HA_OUTBOUND_SPI = 1, 14, 27, 28
+HA_IKE_ID, HA_IKE_REKEY_ID, HA_INITIATOR, HA_INBOUND_SPI, HA_OUTBOUND_SPI = 1, 2, 14, 27, 28
 IKE_ID_BYTES = 18
 """The IKE version, both IKE SPIs, and who was the initiator."""
+_ID_AT = 3
+_MID = struct.Struct(">BI")
+"""An attribute of 32 bits."""
 
 
 class Header(NamedTuple):
@@ -67,6 +71,22 @@ class ChildSpis(NamedTuple):
 
     inbound: bytes
     outbound: bytes
+
+
+class Said(NamedTuple):
+    """What a message says of which IKE_SA, as far as `reunion` asks."""
+
+    kind: int
+    ike: bytes
+    """Both SPIs, the initiator's first."""
+    initiator: bool
+    """The gateway began this IKE_SA."""
+    mid: int | None = None
+    """Of IKE_MID_INITIATOR and IKE_MID_RESPONDER: the message ID that comes next."""
+    replaces: bytes | None = None
+    """Of an IKE_ADD: the IKE_SA that was rekeyed."""
+    began: bool = False
+    """Of a CHILD_ADD: the gateway began the exchange."""
 
 
 def decode_header(data: bytes | memoryview) -> Header:
@@ -91,3 +111,24 @@ def decode_child_spis(data: bytes | memoryview) -> ChildSpis:
         found[kind] = bytes(data[offset + 1 : offset + 1 + size])
         offset += 1 + size
     return ChildSpis(found[HA_INBOUND_SPI][::-1], found[HA_OUTBOUND_SPI][::-1])
+
+
+def decode_said(data: bytes | memoryview) -> Said | None:
+    """None where it says nothing of one IKE_SA of IKEv2 that is read here. As charon writes it: HA_IKE_ID comes first, of an
+    IKE_ADD HA_IKE_REKEY_ID second, of a CHILD_ADD HA_INITIATOR (ha_ike.c, ha_child.c); a message ID is all that follows."""
+    data = bytes(data)
+    kind = data[1] if len(data) > 1 else 0
+    after = _ID_AT + IKE_ID_BYTES
+    if kind not in CARRIED or len(data) < after or data[2] != HA_IKE_ID:
+        return None
+    ike, initiator, rest = data[_ID_AT + 1 : after - 1], bool(data[after - 1]), data[after:]
+    match kind:
+        case MessageType.IKE_MID_INITIATOR | MessageType.IKE_MID_RESPONDER:
+            if len(rest) != _MID.size:
+                return None
+            return Said(kind, ike, initiator, mid=_MID.unpack(rest)[1])
+        case MessageType.IKE_ADD if rest[:1] == bytes([HA_IKE_REKEY_ID]) and len(rest) > IKE_ID_BYTES:
+            return Said(kind, ike, initiator, replaces=rest[2:IKE_ID_BYTES])
+        case MessageType.CHILD_ADD:
+            return Said(kind, ike, initiator, began=rest[:2] == bytes([HA_INITIATOR, 1]))
+    return Said(kind, ike, initiator)

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from anycast.errors import DecodeError
 from anycast.timer import TimerExpired
 from site_agent.netlink.xfrm_keys import SaKey
-from site_agent.sync import bodies, ha_relay, ha_wire, marks_wire, numbers, windows
+from site_agent.sync import bodies, ha_relay, ha_wire, marks_wire, numbers, reunion, windows
 from site_agent.sync import numbers_words as words
 from site_agent.sync.kinds import Kind
 from site_agent.sync.numbers_words import Role
@@ -32,7 +32,8 @@ class Mirror:
     """Use from one thread. `first` is to be called once before anything else.
 
     `submit` sends a message to the peer. `ready(retired)` is called when a promotion that was asked for may serve,
-    `rekey(keys)` with SAs that near the end of their numbers, `gap(missing)` when `ha` messages are known to be lost.
+    `rekey(keys)` with SAs that near the end of their numbers, `gap(missing)` when `ha` messages are known to be lost,
+    `reunite(reunite)` when what another Active has said is to be put together with ours: by `adopt`.
     """
 
     def __init__(
@@ -47,18 +48,21 @@ class Mirror:
         ready: Callable[[int], None],
         rekey: Callable[[list[SaKey]], None],
         gap: Callable[[int], None],
+        reunite: Callable[[reunion.Reunite], None],
         clock: Callable[[], float],
     ) -> None:
         self.numbers = numbers.Numbers(rank, role, now=clock())
         self.windows = windows.Windows(role)
         # Who is not Active for certain may have a charon that is: nothing is handed over before the steps have opened it.
         self.relay = ha_relay.HaRelay(epoch, role if role is Role.ACTIVE else Role.PROMOTING)
+        self.reunion = reunion.Reunion(role if role is Role.ACTIVE else Role.PROMOTING)
         self.garbled = 0
         """Messages of the peer that mean nothing."""
         self.not_taken = 0
         """Datagrams that charon's socket did not take."""
         self._sad, self._plugin, self._submit, self._clock = sad, plugin, submit, clock
-        self._ready, self._rekey, self._gap = ready, rekey, gap
+        self._ready, self._rekey, self._gap, self._reunite = ready, rekey, gap, reunite
+        self._epoch = epoch
         self._inbox: collections.deque[words.Input] = collections.deque()
         self._busy = False
         self._handles = itertools.count(1)
@@ -105,8 +109,29 @@ class Mirror:
         self._feed(words.Demoted())
         self._role(Role.BACKUP)
 
+    def stand_back(self) -> None:
+        """charon is PASSIVE for a moment in our time as Active, and is handed what another Active has said: `adopt` next. No
+        number is used of what it installs before the promotion that follows has placed it."""
+        self.read_charon(everything=True)
+        self._relay(words.RoleChanged(role=Role.PROMOTING))
+        self._feed(words.Demoted())
+
+    def adopt(self, handles: Iterable[int]) -> None:
+        """Hand these to our charon."""
+        for handle in handles:
+            datagram = self._datagrams.pop(handle)
+            if datagram[1] == ha_wire.MessageType.CHILD_ADD:
+                self._feed(words.MirrorHandedOver(spi=ha_wire.decode_child_spis(datagram).outbound))
+            self.not_taken += not self._plugin.send(datagram)
+
+    def forget(self, handles: Iterable[int]) -> None:
+        """Drop the bytes of what is not adopted after all."""
+        for handle in handles:
+            self._datagrams.pop(handle, None)
+
     def _role(self, role: Role) -> None:
         self._relay(words.RoleChanged(role=role))
+        self._reunion(words.RoleChanged(role=role))
         self._windows(words.RoleChanged(role=role))
         self._turn()
 
@@ -126,8 +151,10 @@ class Mirror:
                 header = ha_wire.decode_header(datagram)
             except DecodeError:
                 continue
-            handle = self._keep(datagram)
+            handle, before = self._keep(datagram), self.relay.last
             self._relay(ha_relay.FromCharon(kind=header.kind, size=len(datagram), handle=handle))
+            if self.relay.last > before:
+                self._reunion(reunion.OwnSaid(number=self.relay.last, said=ha_wire.decode_said(datagram)))
 
     def connected(self) -> None:
         """Messages flow to the peer; what was said before counts for nothing."""
@@ -163,10 +190,20 @@ class Mirror:
         """For now the peer has said no more."""
         self._relay(ha_relay.InboxEmpty())
 
-    def _from_peer(self, record: bodies.Carried | bodies.Has) -> None:
-        if isinstance(record, bodies.Has):
-            self._relay(ha_relay.PeerHas(epoch=record.epoch, number=record.number))
-            return
+    def _from_peer(self, record: bodies.Carried | bodies.Late | bodies.Settled | bodies.Has) -> None:
+        match record:
+            case bodies.Has():
+                self._relay(ha_relay.PeerHas(epoch=record.epoch, number=record.number))
+                if record.epoch == self._epoch:
+                    self._reunion(reunion.PeerHas(number=record.number))
+                return
+            case bodies.Settled():
+                self.read_charon(everything=True)
+                self._reunion(reunion.PeerSettled(late=record.late))
+                return
+            case bodies.Late():
+                self._peer_said(record.epoch, record.number, self._keep(record.datagram), late=True)
+                return
         kind, spi = record.datagram[1], None
         if kind == ha_wire.MessageType.CHILD_ADD:
             spi = ha_wire.decode_child_spis(record.datagram).outbound
@@ -197,6 +234,7 @@ class Mirror:
 
     def _everyone(self, event: words.PeerConnected | words.PeerLost) -> None:
         self._relay(event)
+        self._reunion(event)
         self._windows(event)
         self._feed(event)
 
@@ -285,6 +323,27 @@ class Mirror:
                     self._submit(Kind.HA, bodies.encode_have(epoch, number))
                 case ha_relay.MirrorGap(missing=missing):
                     self._gap(missing)
+
+                case ha_relay.SetAside(epoch=epoch, number=number, handle=handle):
+                    self._peer_said(epoch, number, handle, late=False)
+                case ha_relay.NotAcknowledged(number=number, handle=handle):
+                    self._reunion(reunion.Unheard(number=number, handle=handle))
+
+    def _peer_said(self, epoch: int, number: int, handle: int, *, late: bool) -> None:
+        said = ha_wire.decode_said(self._datagrams[handle])
+        self._reunion(reunion.PeerSaid(epoch=epoch, number=number, handle=handle, said=said, late=late))
+
+    def _reunion(self, event: reunion.Input) -> None:
+        for action in self.reunion.handle(event):
+            match action:
+                case reunion.SayLate(number=number, handle=handle):
+                    self._submit(Kind.HA, bodies.encode_late(self._epoch, number, self._datagrams[handle]))
+                case reunion.SaySettled(late=late):
+                    self._submit(Kind.HA, bodies.encode_settled(self._epoch, late))
+                case reunion.Reunite():
+                    self._reunite(action)
+                case ha_relay.Forget(handle=handle):
+                    self._datagrams.pop(handle, None)
 
     def _keep(self, datagram: bytes) -> int:
         handle = next(self._handles)

@@ -50,26 +50,18 @@ from site_agent.sync.mirror import Mirror
 from site_agent.sync.moved import Moved
 from site_agent.sync.numbers import spi_of
 from site_agent.sync.numbers_words import Role, RoleChanged
+from site_agent.sync.open_exchanges import OpenExchanges
 from site_agent.sync.plugin_socket import PluginSocket
 from site_agent.sync.promotion import Do, Promotion, RoleIs, Step, StepDone, StepFailed, StepStuck, StepTook
 from site_agent.sync.refreshed import Refreshed
 from site_agent.sync.repairs import GaveUp
 from site_agent.sync.requests import Requests
+from site_agent.sync.reunion import Reunite
+from site_agent.sync.reuniter import Reuniter
 from site_agent.sync.sad import Sad
 from site_agent.sync.taken_over import TakenOver
-from site_agent.sync.tasks import Tasks
-from site_agent.sync.words import (
-    Action,
-    Compared,
-    Deliver,
-    Down,
-    Dropped,
-    RoomAgain,
-    Submit,
-    Up,
-    VersionsChanged,
-    WorkedOff,
-)
+from site_agent.sync.tasks import Tasks, armed
+from site_agent.sync.words import Action, Compared, Deliver, Down, Dropped, RoomAgain, Submit, Up, VersionsChanged, WorkedOff
 
 TELL_EVERY_S = 1.0
 VERSION_LIMIT_S = 1.0
@@ -114,7 +106,14 @@ class Process:
             ready=self._on_ready,
             rekey=self._on_rekey,
             gap=self._on_gap,
+            reunite=self._on_reunite,
             clock=boottime,
+        )
+        self._reuniter = Reuniter(
+            self._vici,
+            adopt=self._mirror.adopt,
+            forget=self._mirror.forget,
+            ended=lambda name: self._tell(agent_wire.Ended(name=name)),
         )
         self._comparison = Comparison(
             Role.ACTIVE if plan.active else Role.BACKUP,
@@ -125,6 +124,7 @@ class Process:
             hand_over=self._plugin.send,
             submit=lambda kind, payload: self._channel.feed(Submit(kind, payload)),
             gave_up=self._on_gave_up,
+            paused=lambda: self._open.paused,
         )
         self._flows = ConntrackShell(
             ConntrackMirror(
@@ -136,7 +136,7 @@ class Process:
         )
         self._fault: BaseException | None = None
         self._taken_over = TakenOver(
-            self._vici, plan.connections, lambda: [spi_of(key) for key in self._mirror.numbers.taken_over]
+            self._vici, plan.connections, lambda: map(spi_of, self._mirror.numbers.taken_over if self._may_begin() else ())
         )
         self._charon = ""
         """Which one runs, by the agent's word; empty: none, or not said yet."""
@@ -150,11 +150,12 @@ class Process:
         )
         door = Door(lambda: self._charon, plan.vips)
         self._doorkeeper = Doorkeeper(door, closed=not plan.active, happened=self._on_event)
-        self._refreshed = Refreshed(ViciClient(plan.vici), plan.connections)
+        self._refreshed = Refreshed(ViciClient(plan.vici), plan.connections, lambda: self._open.paused)
+        self._open = OpenExchanges(ViciClient(plan.vici), plan.connections)
         if plan.active:
             self._refreshed.needed()  # charon has spoken to nobody meanwhile
         self._moved = Moved(
-            ViciClient(plan.vici), self._vici, plan.connections, lambda: self._mirror.numbers.role is Role.ACTIVE
+            ViciClient(plan.vici), self._vici, plan.connections, self._may_begin
         )
         names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
         self._channel = channel.Channel(
@@ -219,6 +220,17 @@ class Process:
                     if not active:
                         self._doorkeeper.close()  # a step in flight delays CEASE
                     self._promote(RoleIs(active=active))
+                case agent_wire.Finish():
+                    self._tasks.begin(self._finish())
+
+    async def _finish(self) -> None:
+        began = boottime()
+        left = await self._open.end()
+        self._tell(agent_wire.Finished(open=left, took_us=round((boottime() - began) * 1e6)))
+
+    def _may_begin(self) -> bool:
+        """An exchange with a client."""
+        return self._mirror.numbers.role is Role.ACTIVE and not self._open.paused
 
     def _charon_started(self) -> None:
         self._vici.close()
@@ -355,7 +367,7 @@ class Process:
                 case promotion.Settled(active=active, took_s=took_s):
                     self._tell(agent_wire.Settled(active=active, took_us=round(took_s * 1e6)))
                     self._tell_status()
-        self._retry = _armed(self._retry, self._promotion.deadline, lambda: self._promote(TimerExpired()))
+        self._retry = armed(self._retry, self._promotion.deadline, lambda: self._promote(TimerExpired()))
 
     async def _do(self, todo: Do) -> None:
         try:
@@ -388,7 +400,11 @@ class Process:
                 self._segment.switch(True)
             case Step.CONFIRM_ACTIVE:
                 return await self._segment.confirm_active()
+            case Step.ADOPT:
+                mirror.stand_back()
+                return f"{self._reuniter.adopt_pending()} messages"
             case Step.REKEY:
+                self._tasks.begin(self._reuniter.finish())
                 return self._rekey_taken_over()
             case Step.CEASE:
                 self._doorkeeper.close()
@@ -403,6 +419,7 @@ class Process:
             case Step.CONFIRM_PASSIVE:
                 return await self._segment.confirm_passive()
             case Step.OPEN:
+                self._reuniter.drop()
                 mirror.demoted()
                 self._now_is(Role.BACKUP)
         return ""
@@ -433,12 +450,20 @@ class Process:
 
     def _on_rekey(self, keys: list[SaKey]) -> None:
         """They near the end of their block, and are among what was taken over or made here: all the same to charon."""
-        self._tasks.begin(self._taken_over.rekey([spi_of(key) for key in keys]))
+        self._tasks.begin(self._taken_over.rekey([spi_of(key) for key in keys]))  # a limit of the kernel's waits for nobody
 
     def _on_gap(self, missing: int) -> None:
         self._gaps += missing
         self._comparison.events_lost()
         self._channel.feed(Submit(Kind.STATE, bodies.encode_gap(missing)))
+
+    def _on_reunite(self, reunite: Reunite) -> None:
+        if self._reuniter.take(reunite):
+            self._promote(promotion.AdoptionAsked())
+        else:
+            self._tasks.begin(self._reuniter.finish())
+        if reunite.apart:
+            self._refreshed.needed()
 
     def _on_gave_up(self, gave_up: GaveUp) -> None:
         self._tell(agent_wire.GivenUp(name=gave_up.name, cause=gave_up.cause.name.lower(), refused=gave_up.refused))
@@ -467,16 +492,8 @@ class Process:
             self._stuck[Reason.MIRROR_IMPAIRED] = str(exc)
 
     def _arm(self) -> None:
-        self._timer = _armed(self._timer, self._mirror.deadline, self._on_timer)
+        self._timer = armed(self._timer, self._mirror.deadline, self._on_timer)
 
     def _on_timer(self) -> None:
         self._mirror.timer()
         self._arm()
-
-
-def _armed(old: asyncio.TimerHandle | None, at: float | None, call: Callable[[], None]) -> asyncio.TimerHandle | None:
-    if old is not None:
-        old.cancel()
-    if at is None:
-        return None
-    return asyncio.get_running_loop().call_later(max(at - boottime(), 0), call)

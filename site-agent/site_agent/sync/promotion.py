@@ -15,6 +15,8 @@ again in the middle leaves what is to be done and begins the other way as soon a
                 ACTIVATE  `+1` to charon's `ha` FIFO; after the addresses, or every client gets a MOBIKE message
                 CONFIRM   read back through VICI: no IKE_SA is PASSIVE
                 REKEY     what was taken over is rekeyed, paced; packets flow already
+    adoption    CEASE, PASSIVATE, CONFIRM   as below
+                ADOPT     charon is handed what another Active has said (`reunion`); then a promotion
     demotion    CEASE     the gate is closed
                 PASSIVATE `-1`; its DROP would activate the peer, and is not carried
                 CONFIRM   no IKE_SA is ESTABLISHED
@@ -54,10 +56,12 @@ class Step(enum.StrEnum):
     CEASE = "cease"
     PASSIVATE = "passivate"
     CONFIRM_PASSIVE = "confirm_passive"
+    ADOPT = "adopt"
     OPEN = "open"
 
 
 PROMOTION = (Step.CLOSE, Step.READY, Step.SERVE, Step.ADDRESSES, Step.ACTIVATE, Step.CONFIRM_ACTIVE, Step.REKEY)
+ADOPTION = (Step.CEASE, Step.PASSIVATE, Step.CONFIRM_PASSIVE, Step.ADOPT, *PROMOTION)
 DEMOTION = (Step.CEASE, Step.PASSIVATE, Step.CONFIRM_PASSIVE, Step.OPEN)
 
 
@@ -73,6 +77,11 @@ class CharonStarted:
     """It knows of no SA and is PASSIVE, whatever was done before."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class AdoptionAsked:
+    """An Active's charon is to be handed what another Active has said. Means nothing to a Backup."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StepDone:
     attempt: int
@@ -85,7 +94,7 @@ class StepFailed:
     why: str
 
 
-Input = RoleIs | CharonStarted | StepDone | StepFailed | TimerExpired
+Input = RoleIs | CharonStarted | AdoptionAsked | StepDone | StepFailed | TimerExpired
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +147,8 @@ class Promotion:
         self._retry_at: float | None = None
         self._retry_s = FIRST_RETRY_S
         self._told_stuck = False
+        self._adopt = False
+        """It was asked for; begins when the steps under way have ended, so that each promotion is a whole one."""
 
     @property
     def deadline(self) -> float | None:
@@ -162,6 +173,11 @@ class Promotion:
                     return []
                 self._active = active
                 return self._begin(now)
+            case AdoptionAsked():
+                if not self._active:
+                    return []
+                self._adopt = True
+                return self._begin_adoption(now) if self.settled else []
             case CharonStarted():
                 return [] if self._active is None else self._begin(now)
             case StepDone(attempt=attempt, detail=detail):
@@ -176,6 +192,14 @@ class Promotion:
 
     def _begin(self, now: float) -> list[Action]:
         self._left = PROMOTION if self._active else DEMOTION
+        self._adopt = False  # what was said is for another charon, or another time
+        return self._start(now)
+
+    def _begin_adoption(self, now: float) -> list[Action]:
+        self._left, self._adopt = ADOPTION, False
+        return self._start(now)
+
+    def _start(self, now: float) -> list[Action]:
         self._began, self._void, self._retry_at = now, self._in_flight, None
         self._start_step(now)
         return self._next(now)
@@ -203,7 +227,8 @@ class Promotion:
         self._start_step(now)
         if not self._left:
             assert self._active is not None
-            return [*actions, Settled(active=self._active, took_s=now - self._began)]
+            actions.append(Settled(active=self._active, took_s=now - self._began))
+            return actions + (self._begin_adoption(now) if self._adopt else [])
         return actions + self._next(now)
 
     def _failed(self, why: str, now: float) -> list[Action]:

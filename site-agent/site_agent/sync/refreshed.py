@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from anycast.errors import PeerError
 from site_agent.ike.vici_client import Section, ViciClient
@@ -23,8 +23,9 @@ FIRST_S = 3.0
 class Refreshed:
     """`run` as a task while Active; `needed` whenever something was lost."""
 
-    def __init__(self, vici: ViciClient, connections: Collection[str]) -> None:
-        self._vici, self._connections = vici, frozenset(connections)
+    def __init__(self, vici: ViciClient, connections: Collection[str], paused: Callable[[], bool]) -> None:
+        """`paused()`: begin nothing now."""
+        self._vici, self._connections, self._paused = vici, frozenset(connections), paused
         self._needed = asyncio.Event()
 
     def needed(self) -> None:
@@ -51,6 +52,8 @@ class Refreshed:
 
         await self._vici.stream("list-sas", "list-sa", take, timeout_s=LIST_LIMIT_S)
         for unique_id in found:
+            while self._paused():
+                await asyncio.sleep(1 / PER_SECOND)
             with contextlib.suppress(PeerError):  # gone meanwhile
                 await self._vici.request("rekey", {"ike-id": unique_id}, timeout_s=REKEY_LIMIT_S)
             await asyncio.sleep(1 / PER_SECOND)

@@ -28,6 +28,7 @@ from anycast.events import (
     HolderStarted,
     PromotionSettled,
     PromotionStepTaken,
+    TunnelEnded,
     TunnelNotMirrored,
 )
 from anycast.reasons import Reason
@@ -48,6 +49,8 @@ START_LIMIT_S = 60.0
 """Until its first report: 0.3 s natively, 20 s in User Mode Linux beside everything else that starts. One that is killed for
 being slow would be slow again."""
 REPEAT_S = 1.0
+FINISH_LIMIT_S = 1.3
+"""More than `open_exchanges.ENDED_WITHIN_S`; a process that hangs keeps no handover waiting."""
 
 
 class Supervisor:
@@ -65,6 +68,7 @@ class Supervisor:
         self._settled_active = False
         self._alarms: dict[Reason, str] = {}
         self._ended = asyncio.Event()
+        self._finished: asyncio.Future[agent_wire.Finished] | None = None
 
     def role(self, active: bool) -> None:
         """This gateway holds the site's addresses, or does not."""
@@ -90,6 +94,17 @@ class Supervisor:
         elif not status.settled:
             found.append("charon does not follow this gateway's role yet")
         return found
+
+    async def finish(self) -> agent_wire.Finished | None:
+        """Before a planned handover: what is open with clients ends. None: the process did not say so in time."""
+        if self._child is None:
+            return None
+        self._finished = asyncio.get_running_loop().create_future()
+        self._child.send(agent_wire.encode(agent_wire.Finish()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_LIMIT_S):
+                return await self._finished
+        return None
 
     def describe(self) -> dict[str, Any]:
         """For `status` and metrics."""
@@ -188,6 +203,11 @@ class Supervisor:
                     self._happened(PromotionStepTaken(step=step, took_us=took_us, detail=detail))
                 case agent_wire.GivenUp(name=name, cause=cause, refused=refused):
                     self._happened(TunnelNotMirrored(tunnel=name, cause=cause, client_refuses=refused))
+                case agent_wire.Finished() as finished:
+                    if self._finished is not None and not self._finished.done():
+                        self._finished.set_result(finished)
+                case agent_wire.Ended(name=name):
+                    self._happened(TunnelEnded(tunnel=name, reason=Reason.TUNNEL_DIVERGED))
                 case agent_wire.Settled(active=active, took_us=took_us):
                     self._settled_active = active
                     self._happened(PromotionSettled(role="active" if active else "backup", took_us=took_us))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from anycast.errors import PeerError
 from anycast.runtime import boottime
@@ -27,7 +27,7 @@ TRIES = 3
 class TakenOver:
     """`outbound()` tells which SPIs (four bytes) are to be rekeyed still. `run` as a task while Active."""
 
-    def __init__(self, vici: ViciClient, connections: Collection[str], outbound: Callable[[], Collection[bytes]]) -> None:
+    def __init__(self, vici: ViciClient, connections: Collection[str], outbound: Callable[[], Iterable[bytes]]) -> None:
         self._vici, self._connections, self._outbound = vici, frozenset(connections), outbound
         self._asked: dict[bytes, tuple[int, float]] = {}
         """How often, and when last (CLOCK_BOOTTIME), by SPI."""

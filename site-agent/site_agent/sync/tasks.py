@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+
+from anycast.runtime import boottime
 
 
 class Tasks:
@@ -21,3 +23,12 @@ class Tasks:
     def cancel(self) -> None:
         for task in self._running:
             task.cancel()
+
+
+def armed(old: asyncio.TimerHandle | None, at: float | None, call: Callable[[], None]) -> asyncio.TimerHandle | None:
+    """A timer in the place of `old` that calls at `at` (CLOCK_BOOTTIME); None: none."""
+    if old is not None:
+        old.cancel()
+    if at is None:
+        return None
+    return asyncio.get_running_loop().call_later(max(at - boottime(), 0), call)

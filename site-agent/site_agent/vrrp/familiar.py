@@ -1,8 +1,8 @@
 """The last good advertisement of one sender, by which its next one is known: only the seal is proven anew. Pure.
 
 An Active repeats the same bytes a hundred times a second, and a Backup answers them as often. What equals the last good one
-in everything but the seal's sequence and digest needs no decoding; whatever is odd is no repetition and goes the long way
-(`voice_socket`), which is the only one that discards.
+in everything but the seal's boot, sequence and digest needs no decoding; whatever is odd is no repetition and goes the long
+way (`voice_socket`), which is the only one that discards.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _TTL_AT, _ADDRESSES_AT = 8, 12
 """In an IPv4 header; with the shortest one the payload follows the addresses."""
 _SAID_BEFORE = 8
 """Bytes of the seal that one sender repeats: format, key id, flags, heard, router id."""
+_TERM = slice(16, 18)
+"""And it repeats its term."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class Familiar:
     """IPv6: ancillary data and sender, which hold hop limit and addresses."""
     said: bytes
     """How its seal began."""
+    term: bytes
     stamp: Stamp | None
     """None without a seal."""
     event: AdvertReceived
@@ -51,6 +54,7 @@ class Familiar:
         fields = data[end : end + FIELDS_BYTES]
         return (
             fields[:_SAID_BEFORE] == self.said
+            and fields[_TERM] == self.term
             and compare_digest(data[end + FIELDS_BYTES :], self.stamp.digest(fields))
             and window.take_fields(fields)
         )
@@ -69,6 +73,7 @@ def familiar(
         end=end,
         beside=(ancillary, sender),
         said=data[end : end + _SAID_BEFORE],
+        term=data[end:][_TERM],
         stamp=stamp,
         event=event,
     )

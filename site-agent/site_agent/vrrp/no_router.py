@@ -20,7 +20,7 @@ class NoRouter:
     role = NoRole.NONE
     deadline: float | None = None
     keeps = False
-    priority = 0
+    priority = term = 0
 
     def __init__(self) -> None:
         self.discarded: dict[tuple[Path, Discard], int] = {}

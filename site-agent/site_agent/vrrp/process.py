@@ -60,7 +60,7 @@ from site_agent.vrrp.router_words import (
     Shutdown,
     UplinkProven,
 )
-from site_agent.vrrp.seal import newest, pack_fields
+from site_agent.vrrp.seal import newest, numbered, pack_fields
 from site_agent.vrrp.voice_socket import VoiceSocket
 
 STATUS_EVERY_S = 1.0
@@ -347,7 +347,8 @@ class VrrpProcess:
         fields = b""
         if self._plan.sealed:
             self._sequence += 1  # one for all: each voice has a window of its own, and each digest its own addresses
-            said = self._core.heard(_now()), self._plan.router_id, self._boot, self._sequence
+            sequence = numbered(self._core.term, self._sequence)
+            said = self._core.heard(_now()), self._plan.router_id, self._boot, sequence
             fields = pack_fields(self._plan.key_in_use, advert.flags, *said, self._newest)
         for voice in self._voices:
             voice.send(advert.priority, fields)

@@ -27,12 +27,12 @@ Units: intervals are centiseconds, as on the wire; `now` and deadlines are secon
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 
 from anycast.timer import TimerExpired
 from site_agent.vrrp.election import Choice, Peer, Role, choose
 from site_agent.vrrp.packet import OWNER, Discard
+from site_agent.vrrp.router_states import Active, Backup, Initialize, Release, State
 from site_agent.vrrp.router_words import (
     Action,
     AddAddresses,
@@ -55,7 +55,7 @@ from site_agent.vrrp.router_words import (
     is_active,
     send_advert,
 )
-from site_agent.vrrp.seal import PATHS, Flag, Path
+from site_agent.vrrp.seal import MAX_TERM, PATHS, Flag, Path
 
 SHORTEST_GAP_S = 0.03
 """Less than this between two turns is never a gap: three intervals of a centisecond."""
@@ -77,51 +77,6 @@ other one may announce its takeover later than it advertised it, after the kerne
 _ACTIVE = Flag.ACTIVE.value
 
 
-@dataclasses.dataclass(slots=True)
-class Initialize:
-    """Waits for its first grant."""
-
-    resume_until: float = float("-inf")
-    """Until then it goes on as Active: the process before this one was, and stopped cleanly without a priority 0. Not beside
-    another Active that serves: then that one has taken over meanwhile."""
-
-
-@dataclasses.dataclass(slots=True)
-class Backup:
-    active_down_timer: float
-    active_adver_interval: int
-    """As learned from the Active; one's own until one was heard (section 6.1)."""
-    since: float
-    presence_timer: float
-    """When to say the next time that one is there (sealed only)."""
-    graced: bool = False
-    """The timer was late once already and has been wound up again."""
-    deferred: bool = False
-    """It has let the other Backup go first once already."""
-
-
-@dataclasses.dataclass(slots=True)
-class Active:
-    adver_timer: float
-    renew_timer: float
-    announce_timers: tuple[float, ...]
-    reasserted_at: float = float("-inf")
-    release: Release | None = None
-
-
-@dataclasses.dataclass(slots=True)
-class Release:
-    """It gives way, and keeps the addresses until the other one has them, or this is over."""
-
-    until: float
-    cause: Cause
-    taken_with: int | None = None
-    """The interval of the other one, once it has them."""
-
-
-State = Initialize | Backup | Active
-
-
 class VirtualRouter:
     """See the module. `handle` takes one input and returns what follows; `deadline` is when TimerExpired is due."""
 
@@ -134,6 +89,10 @@ class VirtualRouter:
         self._granted_until = now
         self._uplink: bool | None = None
         self._refused_until: float | None = None
+        self.term = 0
+        """Sealed: which time this is that one of the two took the addresses, as Active; as Backup, the highest heard of. Who
+        took over last comes first where two Actives meet: the neighbours believe it, so what clients have said since is
+        there. 0: never heard of any."""
         self._heard: dict[Path, tuple[float, AdvertReceived]] = {}
         """Last of the other router on each path, and until when it counts as heard."""
         self._active_heard_at: float | None = None
@@ -310,14 +269,16 @@ class VirtualRouter:
         self._heard[advert.path] = now + self.active_down_interval(interval), advert
         if advert.priority and is_active(advert):
             self._active_heard_at = now
-        if not is_active(advert):
-            return []
+        if not isinstance(self.state, Active):
+            self.term = max(self.term, advert.term)
+        actions: list[Action] = []
         match self.state:
-            case Backup() as backup:
-                return self._heard_as_backup(backup, advert, now)
-            case Active() as active:
-                return self._heard_as_active(active, advert, now)
-        return []
+            case Backup() as backup if is_active(advert):
+                actions = self._heard_as_backup(backup, advert, now)
+            case Active() as active if is_active(advert):
+                actions = self._heard_as_active(active, advert, now)
+        self.term = max(self.term, advert.term)  # of an Active that stays: its own, after a clean restart
+        return actions
 
     def _heard_as_backup(self, backup: Backup, advert: AdvertReceived, now: float) -> list[Action]:
         """Section 6.4.2, "If an ADVERTISEMENT is received"."""
@@ -346,8 +307,7 @@ class VirtualRouter:
                 active.release.taken_with = advert.max_advertise_interval
                 active.release.until = active.adver_timer = now + LINGER_S
             return []
-        outranked = (advert.priority, *self._rank(advert)) > (self.priority, *self._own_rank(advert))
-        if advert.priority and outranked:
+        if advert.priority and self._outranked_by(advert):
             return [*self._demote(now, Cause.PEER_PREFERRED, advert.max_advertise_interval), *self._farewell()]
         # "Send an ADVERTISEMENT immediately to assert the Active state"; and tell the neighbours whose address it is.
         actions = self._answer(active, now)
@@ -356,6 +316,12 @@ class VirtualRouter:
             active.announce_timers = tuple(now + after for after in GARP_AFTER_S)
             actions.append(AnnounceAddresses())
         return actions
+
+    def _outranked_by(self, advert: AdvertReceived) -> bool:
+        """By another Active. A version that knows of no terms goes by priority, and so do both then."""
+        if advert.term and self.term and advert.term != self.term:
+            return advert.term > self.term
+        return (advert.priority, *self._rank(advert)) > (self.priority, *self._own_rank(advert))
 
     def _farewell(self) -> list[Action]:
         """Of an Active that lets go beside another one, which may never have heard it: neighbours believe who spoke last."""
@@ -454,6 +420,8 @@ class VirtualRouter:
 
     def _promote(self, now: float, cause: Cause) -> list[Action]:
         """Section 6.4.2, "If the Active_Down_Timer fires"."""
+        if self._p.sealed and (cause is not Cause.RESUMED or not self.term):
+            self.term = min(self.term + 1, MAX_TERM)
         self.state = Active(
             adver_timer=now + self._own_interval_s,
             renew_timer=now + self._p.address_life_s / 3,

@@ -24,7 +24,7 @@ class Cause(enum.StrEnum):
     PEER_RELEASED = "peer_released"
     """Priority 0 was heard."""
     PEER_PREFERRED = "peer_preferred"
-    """Another Active with higher priority, or the same and the higher address."""
+    """Another Active that took over later; without a seal one with higher priority, or the same and the higher address."""
     HANDED_OVER = "handed_over"
     UNFIT = "unfit"
     """The gateway's verdict took the priority away."""
@@ -52,6 +52,8 @@ class AdvertReceived:
     """Without a seal only an Active speaks."""
     router_id: int | None = None
     """From the seal."""
+    term: int = 0
+    """From the seal: `VirtualRouter.term`. 0: without a seal, or of a version that has none."""
     local: Address | None = None
     """Own address where it was heard, which breaks ties: of the same family. `Parameters.primary` where not given."""
 

@@ -4,7 +4,7 @@
     | Format (1)    | Key id        | Newest  |Flags| Newest  |Heard|
     |                       Router id                               |
     |                       Boot (64 bits)                          |
-    |                       Sequence (64 bits)                      |
+    |   Term (16)   |         Sequence (48 bits)                    |
     |                       HMAC-SHA-256 (32 bytes)                 |
 
 VRRP itself has no authentication (RFC 9568 section 9): whoever can send to the link becomes Active with priority 255. The
@@ -14,6 +14,9 @@ on to another path. Unsealed or wrongly sealed packets act on nothing.
 Replay: a sender counts up from `sequence` within one `boot`, and a later process begins a later boot (its wall clock when
 it began, in nanoseconds). A receiver takes only what is later than the last it took from that router (`Window`): every
 advertisement supersedes the ones before it, so what the network reorders or repeats may be dropped.
+
+Term and sequence are one number of 64 bits to whoever compares: a term never falls within a boot, and a version that knows
+of none reads a long sequence. `router.VirtualRouter.term` says what it is.
 
 Rotation: keys have ids. A router seals with the one that its key file says is in use and accepts every key of its file:
 add the new key on both, switch both, remove the old one, and no advertisement is ever refused. *Newest* says which key a
@@ -41,6 +44,10 @@ SEAL_BYTES = FIELDS_BYTES + DIGEST_BYTES
 KEY_BYTES = 32
 """As long as the digest (RFC 2104 section 3)."""
 LARGEST_KEY_ID = 255
+_SEQUENCE_BITS = 48
+"""Of an advertisement every 10 ms: 89,000 years."""
+MAX_TERM = 0xFFFF
+"""It stays there: then priorities decide."""
 _SAID_BITS, _NEWEST_HALF = 3, 5
 """Of the bytes `flags` and `heard`, which share what is left of them."""
 
@@ -81,6 +88,16 @@ class Seal:
     """32 bits, unique in the fleet: breaks ties alike on every path."""
     boot: int
     sequence: int
+    """With the term before it."""
+
+    @property
+    def term(self) -> int:
+        return self.sequence >> _SEQUENCE_BITS
+
+
+def numbered(term: int, count: int) -> int:
+    """The `sequence` of a router's advertisement number `count`."""
+    return term << _SEQUENCE_BITS | count
 
 
 def check_keys(keys: Mapping[int, bytes], in_use: int) -> None:

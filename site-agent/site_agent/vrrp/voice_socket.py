@@ -142,10 +142,10 @@ class VoiceSocket:
                 raise DiscardError(Discard.OWN, "router id", 4, "is ours")
             self._window.take(said)
             self.peer_key, self.peer_newest = rest[1], newest_in(rest)
-            flags, router_id = said.flags, said.router_id
+            flags, router_id, term = said.flags, said.router_id, said.term
             stamp = Stamp(bare, source, destination, self._plan.keys[rest[1]])
         else:
-            flags, router_id = Flag.ACTIVE, None
+            flags, router_id, term = Flag.ACTIVE, None, 0
         if frozenset(advert.addresses) != self._announced:
             raise DiscardError(Discard.ADDRESSES, "addresses", 8, "are not ours")
         event = AdvertReceived(
@@ -155,6 +155,7 @@ class VoiceSocket:
             max_advertise_interval=advert.max_advertise_interval,
             flags=flags,
             router_id=router_id,
+            term=term,
             local=self._voice.source,
         )
         return event, stamp
