@@ -105,6 +105,8 @@ class Account:
     """The last `VrrpStateChanged`: Active or Backup, and why; None without a virtual router."""
     mirror: Record | None = None
     """The last `PromotionSettled`: charon followed the role; None without a mirror."""
+    rekeys: Record | None = None
+    """The last `RekeysProgressed` while some waited; None where none waits."""
 
 
 def read_records(lines: Iterable[bytes | str]) -> Iterator[Record]:
@@ -372,6 +374,8 @@ class _Fold:
                 self.role = record
             case {"event": "PromotionSettled"}:
                 self.mirror = record
+            case {"event": "RekeysProgressed", "waiting": dict() as waiting}:
+                self.rekeys = record if waiting else None
             case {"event": "SessionChanged", "neighbor": str(n), "state": str(state)}:
                 self.sessions[n] = state
             case {"event": "EvidenceChanged", "check": str(check)}:
@@ -416,6 +420,7 @@ class _Fold:
             protection=self.protection,
             role=self.role,
             mirror=self.mirror,
+            rekeys=self.rekeys,
             hold=self.hold[1] if self.hold is not None and moment < self.hold[0] else None,
         )
 

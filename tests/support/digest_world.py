@@ -14,13 +14,17 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from anycast.reasons import Reason
 from anycast.timer import TimerExpired
 from site_agent.ike.mirror_view import CharonView, IkeSa, Tunnel
+from site_agent.ike.rekey_queue import Ask, Rekeyed, RekeyQueue, SaId, Stopped, Wish, Wished
+from site_agent.ike.rekey_queue import Input as QueueInput
 from site_agent.netlink.xfrm_digest import Owned
 from site_agent.sync import digest_wire
 from site_agent.sync import digest_words as words
 from site_agent.sync.digests import Digests
 from site_agent.sync.numbers_words import EventsLost, PeerConnected, PeerLost, Role, RoleChanged
+from site_agent.sync.rekey_wishes import looked_of
 from site_agent.sync.repairs import FORGET_S, GaveUp, Repair
 
 VIP = bytes([203, 0, 113, 1]) + bytes(12)
@@ -65,6 +69,10 @@ class Ike:
     port: int
 
 
+def _sa_of(repair: Repair) -> SaId:
+    return SaId("child", repair.child_id) if repair.child_id else SaId("ike", repair.ike_id)
+
+
 class Side:
     def __init__(self, world: World, rank: int, role: Role) -> None:
         self.world, self.rank, self.role = world, rank, role
@@ -84,7 +92,9 @@ class Side:
         """A process that knows nothing."""
         self.life += 1
         self.looks.append([])
-        self.core = Digests(self.role, BUDGET, now=self.world.now, first_round=self.world.random.randrange(1 << 32))
+        self.wanted: dict[SaId, Repair] = {}
+        self.queue = RekeyQueue(BUDGET)
+        self.core = Digests(self.role, now=self.world.now, first_round=self.world.random.randrange(1 << 32))
         if self.world.joined:
             self.tell(PeerConnected())
 
@@ -186,16 +196,20 @@ class World:
         """Let time pass: what is due, in its order, and each core's deadline."""
         end = self.now + seconds
         while True:
-            due = [(side.core.deadline, side) for side in self.sides if side.core.deadline is not None]
-            at, side = min(due, key=lambda each: each[0], default=(end + 1, None))
+            cores = [(core, side) for side in self.sides for core in (side.core, side.queue)]
+            due = [(core.deadline, core, side) for core, side in cores if core.deadline is not None]
+            at, core, side = min(due, key=lambda each: each[0], default=(end + 1, None, None))
             if self.agenda and self.agenda[0][0] <= at:
                 at, side = self.agenda[0][0], None
             if at > end:
                 break
             self.now = max(self.now, at)
             if side is not None:
-                side.tell(TimerExpired())
-                assert side.core.deadline is None or side.core.deadline > self.now, "it would spin"
+                if core is side.queue:
+                    self.queue(side, TimerExpired())
+                else:
+                    side.tell(TimerExpired())
+                assert core.deadline is None or core.deadline > self.now, "it would spin"
             else:
                 heapq.heappop(self.agenda)[2]()
         self.now = end
@@ -209,9 +223,10 @@ class World:
             case words.Send(message=message):
                 self.sent.append(message)
                 self.send(side, message)
-            case Repair():
-                self.repairs.append((self.now, action))
-                self.later(self.random.uniform(0.01, 1.5), lambda: self.repair(side, action))
+            case words.Wanted(repairs):
+                side.wanted = {_sa_of(repair): repair for repair in repairs}
+                wishes = tuple(Wish(sa=sa, ike=repair.ike_id, name=repair.name) for sa, repair in side.wanted.items())
+                self.queue(side, Wished(reason=Reason.TUNNEL_UNPROTECTED, wishes=wishes))
             case GaveUp():
                 self.gave_up.append(action)
             case words.RemoveSa(key=key):
@@ -229,11 +244,30 @@ class World:
                 if (number := side.child(int.from_bytes(spi))) is not None:
                     side.uninstall(number, policies=True)
 
+    def queue(self, side: Side, event: QueueInput) -> None:
+        """The gateway's rekeys, as `sync.rekeys` feeds the queue."""
+        for action in side.queue.handle(event, self.now):
+            if isinstance(action, Ask):
+                self.asked(side, side.wanted[action.sa])
+
+    def asked(self, side: Side, repair: Repair) -> None:
+        life = side.life
+
+        def tell() -> None:
+            if side.life == life:
+                side.tell(words.RepairAsked(repair.line))
+
+        self.repairs.append((self.now, repair))
+        self.later(0.0, tell)  # after this turn: the core is not entered twice
+        self.later(self.random.uniform(0.01, 1.5), lambda: self.repair(side, repair))
+
     def answer(self, side: Side, life: int, kernel: tuple[list[bytes], dict[bytes, Owned]]) -> None:
         if side.life == life:
             failed = side is self.blind or self.random.random() < self.look_fails
             sas, policies = kernel
             charon = None if failed else side.charon_look()
+            if charon is not None and side.role is Role.ACTIVE:
+                self.queue(side, looked_of(charon, self.now))
             side.tell(words.Looked(sas=sas, policies=policies, charon=charon))
 
     def send(self, side: Side, message: digest_wire.Message) -> None:
@@ -277,6 +311,7 @@ class World:
     def change_roles(self) -> None:
         active, backup = self.active, self.backup
         active.role, backup.role = Role.BACKUP, Role.ACTIVE
+        self.queue(active, Stopped())
         active.tell(RoleChanged(role=Role.BACKUP))
         backup.tell(RoleChanged(role=Role.ACTIVE))
 
@@ -376,8 +411,10 @@ class World:
             spis = bytes.fromhex(asked.ike_id)
             if not any(child.reqid in self.refusing for child in children if child.ike == spis):
                 self.rekey_ike(spis)
+                self.queue(side, Rekeyed(_sa_of(asked)))
         elif (child := side.children.get(int(asked.child_id))) is not None and child.reqid not in self.refusing:
             self.rekey_child(child.reqid)
+            self.queue(side, Rekeyed(_sa_of(asked)))
 
     FAULTS = ("sa", "extra", "address", "ports", "settings", "policy", "child", "ike", "orphan", "spare policy")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anycast.errors import DecodeError
 from site_agent.netlink.xfrm_keys import SaKey
-from site_agent.sync import agent_wire, bodies, marks_wire
+from site_agent.sync import agent_wire, bodies, kinds, marks_wire
 from site_agent.sync import plan as plans
 from site_agent.sync.versions import Versions
 
@@ -43,9 +43,15 @@ def test_bodies_both_ways() -> None:
 def test_a_gap_is_told_and_what_a_later_version_tells_is_passed_over() -> None:
     assert bodies.decode_state(bodies.encode_gap(7)) == 7
     assert bodies.decode_state(bodies.encode_gap(1 << 40)) == 0xFFFF_FFFF
-    assert bodies.decode_state(b"\x03whatever") is None
+    assert bodies.decode_state(b"\x04whatever") is None
+    ages = [bodies.Age(bytes([number % 256]) * 16, number) for number in range(bodies.MOST_AGES + 1)]
+    assert [age for body in bodies.encode_ages(ages) for age in bodies.decode_state(body) or ()] == ages
+    assert max(map(len, bodies.encode_ages(ages))) < kinds.LARGEST
+    assert list(bodies.encode_ages([])) == []
+    (body,) = bodies.encode_ages([bodies.Age(bytes(16), 1 << 40)])
+    assert bodies.decode_state(body) == [bodies.Age(bytes(16), 0xFFFF_FFFF)]
     assert bodies.decode_state(bodies.encode_word(b"word")) == b"word"
-    for body in (b"", b"\x01", b"\x01\0\0\0\0\0"):
+    for body in (b"", b"\x01", b"\x01\0\0\0\0\0", b"\x03whatever"):
         with pytest.raises(DecodeError):
             bodies.decode_state(body)
 

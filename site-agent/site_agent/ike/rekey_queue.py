@@ -34,7 +34,7 @@ import collections
 import dataclasses
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from anycast.reasons import Reason
@@ -45,8 +45,8 @@ PER_SECOND = 50
 UNANSWERED = 100
 """Twice what a second brings: with clients that all answer within 2 s it holds up nobody."""
 ANSWER_S = 4.0
-"""A client that has not answered by then does not count as unanswered any more. charon repeats its request after 2 s, 3.6 s
-and then later. So with nobody answering at all, UNANSWERED / ANSWER_S = 25 are asked a second."""
+"""A client that has not answered by then does not count as unanswered any more. charon repeats its request after 2 s, 5.6 s
+and later. So with nobody answering at all, UNANSWERED / ANSWER_S = 25 are asked a second."""
 IKE_FIRST_S = 0.3
 """For the IKE_SA's own rekey. One that takes longer hands the CHILD_SA's, which waits behind it, on to the new IKE_SA."""
 FAIR_EVERY, PATIENCE_S = 5, 30.0
@@ -58,7 +58,7 @@ LONGEST_PAUSE_S = 3600.0
 MAX_REFUSED = 3
 LAST_CALL_S, END_BEFORE_S = 90.0, 30.0
 SWEEP_S = ANSWER_S
-"""After a request for everything by name, which is outside of the budget (`ike.tunnel_repair`), nothing else is asked for."""
+"""Nothing is asked for so long after a request for everything by name, which is outside of the budget (`tunnel_repair`)."""
 RUN_ENDS_S = 30.0
 """Without a request for so long, what follows is counted anew."""
 MOST_WAITING = 1 << 18
@@ -93,6 +93,8 @@ class Wish:
     """Unique id of its IKE_SA, or its own."""
     name: str = ""
     """For people, with the client's identity."""
+    client: str = ""
+    """The client's identity alone."""
     deadline: float = _NEVER
     """For the order: the nearer the earlier."""
     end_at: float = _NEVER
@@ -169,6 +171,7 @@ class Refused:
 
     sa: SaId
     name: str
+    client: str
     reason: Reason
 
 
@@ -217,6 +220,7 @@ class _Asked:
     last: float
     reason: Reason
     name: str
+    client: str
     refused: int = 0
     counted: bool = False
     """Its last request is known to be refused."""
@@ -397,7 +401,7 @@ class RekeyQueue:
                 asked.refused += 1
                 if asked.refused >= MAX_REFUSED and not asked.said:
                     asked.said = True
-                    yield Refused(sa=sa, name=asked.name, reason=asked.reason)
+                    yield Refused(sa=sa, name=asked.name, client=asked.client, reason=asked.reason)
 
     # Asking
 
@@ -405,8 +409,10 @@ class RekeyQueue:
         while self._open and next(iter(self._open.values())) + ANSWER_S <= now:
             self._open.popitem(last=False)
         if not self._waiting:
-            for heap in (*self._ready.values(), self._by_age, self._later):
-                heap.clear()
+            for ready in self._ready.values():
+                ready.clear()
+            self._by_age.clear()
+            self._later.clear()
         if now >= self._forget_at:
             self._forget_at = now + LONGEST_PAUSE_S
             old = now - 2 * LONGEST_PAUSE_S
@@ -468,7 +474,7 @@ class RekeyQueue:
         self._free_at = now + self._interval
         if len(self._recent) == self._recent.maxlen:
             self._free_at = max(self._free_at, self._recent[0] + 1.0)
-        asked = self._asked.setdefault(sa, _Asked(0, now, waiting.reason, waiting.wish.name))
+        asked = self._asked.setdefault(sa, _Asked(0, now, waiting.reason, waiting.wish.name, waiting.wish.client))
         asked.times, asked.last, asked.counted, asked.reason = asked.times + 1, now, False, waiting.reason
         self._open[sa] = now
         self._open.move_to_end(sa)
@@ -491,7 +497,3 @@ class RekeyQueue:
             else:
                 self._marked.discard(sa)
                 yield End(sa=sa, name=waiting.wish.name)
-
-
-def wishes_of(reason: Reason, wishes: Iterable[Wish], *, more: bool = False) -> Wished:
-    return Wished(reason=reason, wishes=tuple(wishes), more=more)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from anycast.errors import AnycastError, BugError, DecodeError, KernelError, PeerError
-from anycast.events import AlarmCleared, AlarmRaised, Event
+from anycast.events import AlarmCleared, AlarmRaised, ClientRefusedRekey, Event
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
 from anycast.pki.names import Role as Office
@@ -31,6 +31,7 @@ from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 from site_agent.ike.door import Door
 from site_agent.ike.ha_segment import Segment
+from site_agent.ike.rekey_queue import Refused
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink.messages import NETLINK_XFRM
 from site_agent.netlink.xfrm_keys import SaKey, pack_address
@@ -47,16 +48,14 @@ from site_agent.sync.gate import Gate
 from site_agent.sync.identity import PinFile
 from site_agent.sync.kinds import LARGEST, Kind, Lane
 from site_agent.sync.mirror import Mirror
-from site_agent.sync.moved import Moved
 from site_agent.sync.numbers import spi_of
 from site_agent.sync.numbers_words import Role, RoleChanged
 from site_agent.sync.plugin_socket import PluginSocket
 from site_agent.sync.promotion import Do, Promotion, RoleIs, Step, StepDone, StepFailed, StepStuck, StepTook
-from site_agent.sync.refreshed import Refreshed
+from site_agent.sync.rekeys import Rekeys
 from site_agent.sync.repairs import GaveUp
 from site_agent.sync.requests import Requests
 from site_agent.sync.sad import Sad
-from site_agent.sync.taken_over import TakenOver
 from site_agent.sync.tasks import Tasks
 from site_agent.sync.words import (
     Action,
@@ -100,7 +99,6 @@ class Process:
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
-        self._rekeys: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
         self._unacknowledged = False
         self._dropped: set[Kind] = set()
@@ -116,6 +114,18 @@ class Process:
             gap=self._on_gap,
             clock=boottime,
         )
+        numbers = self._mirror.numbers
+        self._rekeys = Rekeys(
+            plan.vici,
+            plan.connections,
+            active=lambda: numbers.role is Role.ACTIVE,
+            taken_over=lambda: [spi_of(key) for key in numbers.taken_over],
+            spent=lambda: [spi_of(key) for key in numbers.spent],
+            refused=self._on_refused,
+            tell_ages=lambda body: self._channel.feed(Submit(Kind.STATE, body)),
+            ike_rekey_s=plan.ike_rekey_s,
+            ike_over_s=plan.ike_over_s,
+        )
         self._comparison = Comparison(
             Role.ACTIVE if plan.active else Role.BACKUP,
             vips=plan.vips,
@@ -125,7 +135,10 @@ class Process:
             hand_over=self._plugin.send,
             submit=lambda kind, payload: self._channel.feed(Submit(kind, payload)),
             gave_up=self._on_gave_up,
+            wanted=self._rekeys.repairs,
+            looked=self._rekeys.looked,
         )
+        self._rekeys.repair_asked = self._comparison.repair_asked
         self._flows = ConntrackShell(
             ConntrackMirror(
                 MirroredFlows(plan.pools, (*plan.vips, *plan.own)), Role.ACTIVE if plan.active else Role.BACKUP
@@ -135,9 +148,6 @@ class Process:
             self._has_room,
         )
         self._fault: BaseException | None = None
-        self._taken_over = TakenOver(
-            self._vici, plan.connections, lambda: [spi_of(key) for key in self._mirror.numbers.taken_over]
-        )
         self._charon = ""
         """Which one runs, by the agent's word; empty: none, or not said yet."""
         self._clients = EventLog(Path(plan.clients), max_bytes=plan.clients_max_bytes, gateway=plan.gateway)
@@ -150,12 +160,8 @@ class Process:
         )
         door = Door(lambda: self._charon, plan.vips)
         self._doorkeeper = Doorkeeper(door, closed=not plan.active, happened=self._on_event)
-        self._refreshed = Refreshed(ViciClient(plan.vici), plan.connections)
         if plan.active:
-            self._refreshed.needed()  # charon has spoken to nobody meanwhile
-        self._moved = Moved(
-            ViciClient(plan.vici), self._vici, plan.connections, lambda: self._mirror.numbers.role is Role.ACTIVE
-        )
+            self._rekeys.messages_lost()  # charon has spoken to nobody meanwhile
         names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
         self._channel = channel.Channel(
             channel.Plan(
@@ -180,9 +186,8 @@ class Process:
             running = [
                 group.create_task(self._channel.run()),
                 group.create_task(self._tell_again()),
-                group.create_task(self._refreshed.run()),
+                group.create_task(self._rekeys.run()),
                 group.create_task(self._addresses.run()),
-                group.create_task(self._moved.run()),
                 group.create_task(self._doorkeeper.run()),
             ]
             await self._over.wait()
@@ -219,9 +224,14 @@ class Process:
                     if not active:
                         self._doorkeeper.close()  # a step in flight delays CEASE
                     self._promote(RoleIs(active=active))
+                case agent_wire.LostTunnels(wishes=wishes):
+                    self._rekeys.without_state(wishes)
+                case agent_wire.Swept():
+                    self._rekeys.swept()
 
     def _charon_started(self) -> None:
         self._vici.close()
+        self._rekeys.stopped()
         self._doorkeeper.close()
         self._addresses.charon_started()
         self._promote(promotion.CharonStarted())
@@ -244,14 +254,14 @@ class Process:
     def _tell_status(self) -> None:
         mirror, session = self._mirror, self._channel.session
         active, fresh = mirror.numbers.role is Role.ACTIVE, self._comparison.freshness
-        alarms = {reason.value: detail for reason, detail in (self._channel.alarms | self._stuck).items()}
+        alarms = self._channel.alarms | self._stuck | self._rekeys.alarms
         self._tell(
             agent_wire.Status(
                 role=mirror.numbers.role.value,
                 settled=self._promotion.settled,
                 connected=session.is_up,
                 mismatches=[str(mismatch) for mismatch in session.mismatches],
-                alarms=alarms,
+                alarms={reason.value: detail for reason, detail in alarms.items()},
                 waiting=mirror.relay.waiting,
                 gaps=self._gaps + mirror.not_taken,
                 messages={f"{what}:{kind}": count for (what, kind), count in mirror.relay.counts.items()},
@@ -266,6 +276,7 @@ class Process:
                 given_up=fresh.given_up if active else 0,
                 causes=fresh.causes if active else {},
                 removed=self._comparison.removed,
+                **self._rekeys.status,
             )
         )
 
@@ -277,6 +288,7 @@ class Process:
                 self._mirror.connected()
                 self._comparison.connected()
                 self._addresses.peer_connected()
+                self._rekeys.connected()
                 self._flows.connected(resumed=resumed)
                 self._tell_status()
             case Down():
@@ -319,11 +331,13 @@ class Process:
         except DecodeError:
             self._mirror.garbled += 1
 
-    def _hear_state(self, state: int | bytes | None) -> None:
+    def _hear_state(self, state: int | bytes | list[bodies.Age] | None) -> None:
         if isinstance(state, bytes):
             self._addresses.peer_said(state)
+        elif isinstance(state, list):
+            self._rekeys.peer_said(state)
         elif state and self._mirror.numbers.role is Role.ACTIVE:
-            self._refreshed.needed()
+            self._rekeys.messages_lost()
 
     def _acknowledge(self) -> None:
         self._unacknowledged = False
@@ -388,8 +402,8 @@ class Process:
                 self._segment.switch(True)
             case Step.CONFIRM_ACTIVE:
                 return await self._segment.confirm_active()
-            case Step.REKEY:
-                return self._rekey_taken_over()
+            case Step.REKEY:  # by the look that the change of roles begins
+                return f"{len(mirror.numbers.taken_over)} SAs"
             case Step.CEASE:
                 self._doorkeeper.close()
                 self._tasks.begin(self._addresses.role(False))
@@ -397,8 +411,6 @@ class Process:
                 mirror.demoting()
                 self._gate.close()
             case Step.PASSIVATE:
-                if self._rekeys is not None:
-                    self._rekeys.cancel()
                 self._segment.switch(False)
             case Step.CONFIRM_PASSIVE:
                 return await self._segment.confirm_passive()
@@ -408,6 +420,8 @@ class Process:
         return ""
 
     def _now_is(self, role: Role) -> None:
+        if role is not Role.ACTIVE:
+            self._rekeys.stopped()
         self._comparison.role(role)
         self._flows.feed(RoleChanged(role=role))
 
@@ -424,16 +438,10 @@ class Process:
         if self._ready is not None and not self._ready.done():
             self._ready.set_result(retired)
 
-    def _rekey_taken_over(self) -> str:
-        if self._rekeys is not None:
-            self._rekeys.cancel()
-        count = len(self._mirror.numbers.taken_over)
-        self._rekeys = self._tasks.begin(self._taken_over.run())
-        return f"{count} SAs"
-
     def _on_rekey(self, keys: list[SaKey]) -> None:
         """They near the end of their block, and are among what was taken over or made here: all the same to charon."""
-        self._tasks.begin(self._taken_over.rekey([spi_of(key) for key in keys]))
+        self._rekeys.near_end(spi_of(key) for key in keys)
+        self._comparison.events_lost()  # a look, now
 
     def _on_gap(self, missing: int) -> None:
         self._gaps += missing
@@ -442,6 +450,10 @@ class Process:
 
     def _on_gave_up(self, gave_up: GaveUp) -> None:
         self._tell(agent_wire.GivenUp(name=gave_up.name, cause=gave_up.cause.name.lower(), refused=gave_up.refused))
+
+    def _on_refused(self, refused: Refused) -> None:
+        self._tell(agent_wire.RekeyRefused(name=refused.name, reason=refused.reason.value))
+        self._clients.write(ClientRefusedRekey(identity=refused.client, sa=refused.name, reason=refused.reason))
 
     # Parts
 
