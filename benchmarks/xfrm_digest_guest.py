@@ -32,7 +32,7 @@ from site_agent.sync import digest_wire  # noqa: E402
 from site_agent.sync import digest_words as words  # noqa: E402
 from site_agent.sync.digests import Digests  # noqa: E402
 from site_agent.sync.numbers_words import PeerConnected, Role  # noqa: E402
-from site_agent.sync.repairs import Repair
+from site_agent.sync.repairs import Repair  # noqa: E402
 
 VIP = bytes([203, 0, 113, 1]) + bytes(12)
 NEWSA, DELSA, GETSA, NEWPOLICY, GETPOLICY = 0x10, 0x11, 0x12, 0x13, 0x15

@@ -10,7 +10,8 @@ from site_agent.sync.digest_compare import Cause, Finding
 from site_agent.sync.digest_table import Of
 from site_agent.sync.numbers_words import EventsLost
 from site_agent.sync.repairs import MAX_REFUSED, MAX_TRIES
-from tests.support.digest_world import BUDGET, VIP, Side, World, check_budget, check_mirror, happen, quiet
+from tests.support.digest_checks import check_budget, check_mirror, happen, quiet
+from tests.support.digest_world import BUDGET, VIP, Side, World
 
 SEEDS = [*range(12), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(12, 24))]
 

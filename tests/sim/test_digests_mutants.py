@@ -119,7 +119,7 @@ MUTANTS: dict[str, tuple[object, str, str, str, Found]] = {
         Repairs, "found", "history.tries < (", "0 < (",
         sim.test_a_client_that_refuses_is_given_up_by_name_and_holds_up_nobody),
     "asked again in every round": (
-        Repairs, "found", "if now >= due:\n                    wanted", "if True:\n                    wanted",
+        Repairs, "found", "if now >= due:\n                wanted", "if True:\n                wanted",
         asked_once),
     "a rekeyed tunnel begins anew": (
         repairs, "line_of", "tunnel.reqid.to_bytes(4)", "tunnel.record",

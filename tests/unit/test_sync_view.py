@@ -10,6 +10,8 @@ WELL: dict[str, Any] = {
     "role": "backup", "settled": True, "connected": True, "mismatches": [], "alarms": {}, "waiting": 0, "gaps": 0,
     "messages": {}, "outbound": 12, "unconfirmed": 0, "taken_over": 0, "retired": 0, "conflicts": 0,
             "tunnels": 10, "unprotected": 4, "repairs": 2, "given_up": 1, "causes": {"missing": 3}, "removed": 0,
+    "rekeys_waiting": {}, "rekeys_unanswered": 0, "rekeys_done": 0, "rekeys_total": 0, "rekeys_left_s": 0,
+    "rekeys_refused": 0,
 }  # fmt: skip
 
 

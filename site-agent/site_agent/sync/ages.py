@@ -1,7 +1,7 @@
 """How old IKE_SAs are, whoever made them: a charon that takes one over counts from that moment. Pure.
 
 charon's `ha` plugin tells no lifetimes, and its timers begin anew with a promotion (strongSwan 5.9.8, ike_sa.c, where
-IKE_PASSIVE becomes IKE_ESTABLISHED), so an IKE_SA that is taken over again and again would never be rekeyed, and keep its keys for ever. Each
+IKE_PASSIVE becomes IKE_ESTABLISHED), so an IKE_SA that is taken over again and again would keep its keys for ever. Each
 gateway therefore knows when the IKE_SAs of both were made, as times of its own clock: by its own charon's word, by when it
 saw a copy first, and by the peer's word, which tells ages, because no two clocks agree. The oldest one counts. What both
 gateways' sync processes have forgotten (both killed after a takeover) is as young as charon says.
