@@ -120,7 +120,9 @@ MUTANTS: dict[str, tuple[object, str, str, str, Found]] = {
         sim.test_a_client_that_refuses_is_given_up_by_name_and_holds_up_nobody),
     "asked again in every round": (
         Repairs, "found", "if now >= due:\n                wanted", "if True:\n                wanted",
-        asked_once),
+        sim.test_a_backup_that_lies_costs_each_client_a_few_rekeys_an_hour),
+    "asked again while charon asks": (
+        RekeyQueue, "_not_before", "min(at, last_call) if asked.last < last_call else at", "asked.last", asked_once),
     "a rekeyed tunnel begins anew": (
         repairs, "line_of", "tunnel.reqid.to_bytes(4)", "tunnel.record",
         sim.test_a_backup_that_lies_costs_each_client_a_few_rekeys_an_hour),

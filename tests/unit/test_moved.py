@@ -17,7 +17,6 @@ from site_agent.sync import moved
 from site_agent.sync.rekeys import Rekeys
 
 
-
 def client(ike: str) -> Section:
     """CHILD_SAs 7 and 8 of IKE_SA 3 are 37 and 38."""
     return {"child-sas": {
