@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from anycast.errors import PeerError
 from site_agent.ike.child_sa import CARRYING, PROTOCOLS
+from site_agent.ike.clients import printable
 from site_agent.netlink.xfrm_keys import pack_address
 
 IKE_RECORD_BYTES = 50
@@ -96,7 +97,7 @@ class CharonView:
         ike_id = ike_sa["uniqueid"].decode()
         remote = pack_address(ip_address(ike_sa["remote-host"].decode()))
         spis = ike_spis(ike_sa)
-        identity = ike_sa.get("remote-id", b"").decode(errors="replace")
+        identity = printable(ike_sa.get("remote-id", b""))
         if ike_sa["state"] in _STANDING:
             ours = ike_sa.get("initiator") == b"yes"
             self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = IkeSa(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 
 from anycast.errors import PeerError
 from anycast.reasons import Reason
+from site_agent.ike.clients import printable
 from site_agent.ike.rekey_queue import SaId, Wish, Wished
 from site_agent.ike.vici_client import Section, ViciClient
 
@@ -76,7 +77,7 @@ class Moved:
 
         def take(event: Section) -> None:
             for ike_sa in event.values():
-                client = ike_sa.get("remote-id", b"").decode(errors="replace")
+                client = printable(ike_sa.get("remote-id", b""))
                 name = client or "an unnamed client"
                 wishes.append(Wish(sa=SaId("ike", ike), ike=ike, name=f"the IKE_SA of {name}", client=client))
                 for child in ike_sa.get("child-sas", {}).values():

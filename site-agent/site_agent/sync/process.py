@@ -118,7 +118,6 @@ class Process:
         self._rekeys = Rekeys(
             plan.vici,
             plan.connections,
-            active=lambda: numbers.role is Role.ACTIVE,
             taken_over=lambda: [spi_of(key) for key in numbers.taken_over],
             spent=lambda: [spi_of(key) for key in numbers.spent],
             refused=self._on_refused,
@@ -402,7 +401,9 @@ class Process:
                 self._segment.switch(True)
             case Step.CONFIRM_ACTIVE:
                 return await self._segment.confirm_active()
-            case Step.REKEY:  # by the look that the change of roles begins
+            case Step.REKEY:
+                self._rekeys.begin()
+                self._comparison.events_lost()  # a look, now: it finds what is to be rekeyed
                 return f"{len(mirror.numbers.taken_over)} SAs"
             case Step.CEASE:
                 self._doorkeeper.close()

@@ -38,7 +38,6 @@ class Rekeys:
         vici: str,
         connections: Collection[str],
         *,
-        active: Callable[[], bool],
         taken_over: Callable[[], Collection[bytes]],
         spent: Callable[[], Collection[bytes]],
         refused: Callable[[Refused], None],
@@ -49,11 +48,11 @@ class Rekeys:
         """`taken_over` and `spent`: outbound SPIs (`numbers`). `tell_ages`: to the peer."""
         self.repair_asked: Callable[[Line], None] = lambda line: None
         """Told of each repair that charon was asked for."""
-        self._active, self._taken_over, self._spent = active, taken_over, spent
+        self._taken_over, self._spent = taken_over, spent
         self._tell_ages = tell_ages
         self._ike_rekey_s, self._ike_over_s = ike_rekey_s, ike_over_s
         self._ages = Ages()
-        self._moved = Moved(ViciClient(vici), connections, active, self._wish)
+        self._moved = Moved(ViciClient(vici), connections, lambda: self._begun_at is not None, self._wish)
         self._rekeyer = Rekeyer(
             ViciClient(vici),
             ViciClient(vici),
@@ -64,6 +63,8 @@ class Rekeys:
         self._repairs: dict[SaId, Line] = {}
         self._near_end: set[bytes] = set()
         self._lost_at: float | None = None
+        self._begun_at: float | None = None
+        """Since when this gateway rekeys."""
 
     @property
     def status(self) -> dict[str, Any]:
@@ -90,8 +91,14 @@ class Rekeys:
             group.create_task(self._rekeyer.run())
             group.create_task(self._moved.run())
 
+    def begin(self) -> None:
+        """charon is Active, which was read back: while an IKE_SA is PASSIVE it takes a request, and does nothing. A look is to
+        follow."""
+        self._begun_at = boottime()
+
     def stopped(self) -> None:
         """Not Active, or charon is another one."""
+        self._begun_at = None
         self._near_end.clear()
         self._rekeyer.feed(Stopped())
 
@@ -102,7 +109,7 @@ class Rekeys:
         established = {record[:IKE_NAME_BYTES]: ike_sa.established_s for record, ike_sa in view.ike.items()}
         self._ages.looked(established, began)
         self._say_ages()
-        if not self._active():
+        if self._begun_at is None or began < self._begun_at:
             return
         there = {rekey_wishes.spi_out(tunnel) for tunnel in view.tunnels}
         self._near_end &= there
@@ -154,7 +161,7 @@ class Rekeys:
             self._tell_ages(body)
 
     def _wish(self, wished: Wished) -> None:
-        if self._active():
+        if self._begun_at is not None:
             self._rekeyer.feed(wished)
 
     def _on_asked(self, ask: Ask) -> None:
