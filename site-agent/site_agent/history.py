@@ -314,6 +314,7 @@ class _Fold:
         """With its end, which nobody may have been there to record."""
         self.role: Record | None = None
         self.mirror: Record | None = None
+        self.rekeys: Record | None = None
 
     def take(self, record: Record, when: datetime.datetime) -> None:
         self.heard_until, self.gateway = when, str(record.get("gateway", ""))
@@ -324,7 +325,7 @@ class _Fold:
                 self._let_go(when + datetime.timedelta(seconds=self.lease_s or 0), "unknown")
                 self.agent, self.grace_s, self.stopped_at, self.verdict = "running", None, None, None
                 self.started_at, self.lease_s = when, _seconds(record.get("lease_s"))
-                self.intent = self.protection = None
+                self.intent = self.protection = self.rekeys = None
                 self.checks.clear()
                 self.alarms.clear()
             case {"event": "AgentStopping"}:
@@ -334,6 +335,8 @@ class _Fold:
                 self.agent, self.lease_s = "running", _seconds(record.get("lease_s"))
                 if self.verdict is None and isinstance(record.get("serving"), bool):
                     self.verdict = when, record
+            case {"event": "HolderStarted", "name": "sync"}:
+                self.rekeys = None  # it begins with none
             case {"event": "HolderStarted", "name": "exabgp", "adopted": False}:
                 # Nobody could write down the end of the one before: power was lost, or its agent had ended first.
                 for key, route in self.routes.items():

@@ -106,8 +106,8 @@ def test_after_a_takeover_overdue_ones_are_first_and_no_second_has_more_than_the
         wait(lambda: two.charon.states() == {"PASSIVE": OLD + YOUNG}, "mirrored")
         take_over(one, two)
         with rekeyed(two.charon) as events:
-            # Messages of the plugin count as lost with the process, so all are wished for; some are overdue by the same look,
-            # though charon here took them for new ones a moment ago.
+            # Messages of the plugin count as lost with the process, so all are wished for; some are overdue by the same
+            # look, though charon here took them for new ones a moment ago.
             restart(two, rekey_s=time.monotonic() - made + 5.0)
             wait(lambda: len(events) >= OLD + YOUNG, "all are rekeyed", within=40)
             wait(lambda: two.status and not two.status.rekeys_waiting, "and nobody waits")

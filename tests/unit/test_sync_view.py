@@ -47,6 +47,17 @@ def test_an_active_says_what_a_failover_would_end() -> None:
     assert well[1] == (True, "unprotected: 0 of 10")
 
 
+def test_rekeys_that_wait_and_clients_that_refuse_are_told() -> None:
+    clean = {"role": "active", "unprotected": 0, "repairs": 0, "given_up": 0, "causes": {}}
+    waiting = lines(**clean, rekeys_waiting={"client_moved": 2, "taken_over": 318}, rekeys_done=80, rekeys_left_s=7)
+    assert waiting[2] == (True, "rekeys: 320 wait (client_moved 2, taken_over 318), 80 done, 7 s left")
+    assert lines(**clean, rekeys_unanswered=3, rekeys_done=400)[2] == (True, "rekeys: 0 wait, 400 done, 0 s left")
+    assert lines(**clean, rekeys_refused=1)[2] == (
+        False, "rekeys: the client of 1 SA refuses (`site-agent clients` names them)"
+    )  # fmt: skip
+    assert len(lines(**clean, rekeys_done=400, rekeys_total=400)) == 2, "a run that is over is no news"
+
+
 def test_a_process_that_is_not_there_or_says_nothing() -> None:
     for pid, why in ((None, "no sync process runs"), (7, "it has not spoken yet")):
         (found,) = view.lines({"peer_gateway": "fra-gw2", "pid": pid, "status": None})

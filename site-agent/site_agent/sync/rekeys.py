@@ -92,8 +92,8 @@ class Rekeys:
             group.create_task(self._moved.run())
 
     def begin(self) -> None:
-        """charon is Active, which was read back: while an IKE_SA is PASSIVE it takes a request, and does nothing. A look is to
-        follow."""
+        """charon is Active, which was read back: while an IKE_SA is PASSIVE it takes a request, and does nothing. A look
+        follows."""
         self._begun_at = boottime()
 
     def stopped(self) -> None:
