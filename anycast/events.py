@@ -231,6 +231,27 @@ class TunnelEnded:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RekeyRefused:
+    """A client has refused this gateway's rekeys of one SA, several times; it is asked ever more seldom from now on."""
+
+    tunnel: str
+    """With its client's identity."""
+    reason: Reason
+    """Why it was to be rekeyed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RekeysProgressed:
+    """How far the rekeys that this gateway asks for have come: at the beginning, every minute, and at the end."""
+
+    waiting: dict[str, int]
+    """SAs, by the reason of their rekey."""
+    done: int
+    left_s: int
+    """At the budget."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HolderKilled:
     """We ended a holder because it did not answer."""
 
@@ -331,6 +352,16 @@ class ClientMoved:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClientRefusedRekey:
+    """It refuses this gateway's rekeys of one of its SAs."""
+
+    identity: str
+    sa: str
+    reason: Reason
+    """Why it was to be rekeyed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ClientGone:
     """Its tunnel has ended; its inner addresses will be others'."""
 
@@ -378,6 +409,8 @@ Event = (
     | PromotionSettled
     | TunnelNotMirrored
     | TunnelEnded
+    | RekeyRefused
+    | RekeysProgressed
     | HolderStarted
     | HolderKilled
     | HolderExited
@@ -390,6 +423,7 @@ Event = (
     | ClientStands
     | ClientWatchStarted
     | ClientMoved
+    | ClientRefusedRekey
     | ClientGone
     | ClientsServed
     | RecordsDropped

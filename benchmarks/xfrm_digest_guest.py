@@ -32,6 +32,7 @@ from site_agent.sync import digest_wire  # noqa: E402
 from site_agent.sync import digest_words as words  # noqa: E402
 from site_agent.sync.digests import Digests  # noqa: E402
 from site_agent.sync.numbers_words import PeerConnected, Role  # noqa: E402
+from site_agent.sync.repairs import Repair  # noqa: E402
 
 VIP = bytes([203, 0, 113, 1]) + bytes(12)
 NEWSA, DELSA, GETSA, NEWPOLICY, GETPOLICY = 0x10, 0x11, 0x12, 0x13, 0x15
@@ -141,12 +142,12 @@ class Pair:
     def __init__(self, kernels: tuple[Kernel, Kernel], view: CharonView, *, policies: bool) -> None:
         self.kernels, self.view, self.policies = kernels, view, policies
         self.now = 0.0
-        self.cores = Digests(Role.ACTIVE, 50, now=0.0), Digests(Role.BACKUP, 50, now=0.0)
+        self.cores = Digests(Role.ACTIVE, now=0.0), Digests(Role.BACKUP, now=0.0)
         self.took = [0.0, 0.0]
         """Dumping and reading, by side."""
         self.bytes = 0
         self.entries: dict[str, int] = {}
-        self.repairs: list[words.Action] = []
+        self.repairs: list[Repair] = []
         for place in (0, 1):
             self.perform(place, self.cores[place].handle(PeerConnected(), 0.0))
 
@@ -172,8 +173,10 @@ class Pair:
                     self.bytes += len(body)
                     heard = words.Heard(digest_wire.decode(body))
                     self.perform(1 - place, self.cores[1 - place].handle(heard, self.now))
+                case words.Wanted(repairs):
+                    self.repairs += repairs
                 case _:
-                    self.repairs.append(action)
+                    raise AssertionError(f"equal kernels, and {action}")
 
     def round(self) -> float:
         """Seconds of everything, both sides one after the other."""

@@ -78,7 +78,8 @@ from site_agent.ike.charon_process import Charon
 from site_agent.ike.lost_tunnels import LostTunnels
 from site_agent.ike.pool_keeper import OfferRecord
 from site_agent.ike.prober import Prober
-from site_agent.ike.rekeyer import CharonRekeyer
+from site_agent.ike.rekey_queue import Stopped
+from site_agent.ike.rekeyer import CharonRekeyer, Rekeyer
 from site_agent.ike.vici_client import ViciClient
 from site_agent.life_sign import LifeSign
 from site_agent.metrics import Metrics
@@ -141,10 +142,11 @@ class Agent:
         self._own_vips = () if document.vip_moves else (VipCheck(vips),)
         self._links_check = LinksCheck((document.uplink.name, document.inside.name))
         self._canary = Canary(document, etc_dir=paths.etc_dir) if document.service.checks.canary else None
+        self._rekeyer = Rekeyer(ViciClient(vici.path), ViciClient(vici.path))
         self._child_sas_check = ChildSaCheck(
             vici,
             vips,
-            rekeyer=CharonRekeyer(vici),
+            rekeyer=CharonRekeyer(vici, self._rekeyer, lambda: self._sync),
             happened=self._happened,
             rendered=frozenset({document.service.name}),
             canary=self._canary.identity if self._canary else None,
@@ -272,6 +274,7 @@ class Agent:
                     group.create_task(self._runner.run()),
                     group.create_task(drive(self._verdicts, self._evidence, self._perform)),
                     group.create_task(self._holder.run()),
+                    group.create_task(self._around_repair.keep(self._rekeyer.run)),
                     group.create_task(self._site.run()),
                     *([group.create_task(self._around_sync.keep(self._sync.run))] if self._sync else []),
                     *([group.create_task(self._around_canary.keep(self._canary.run))] if self._canary else []),
@@ -300,6 +303,7 @@ class Agent:
 
     def _on_charon_exit(self, pid: int, status: int | None) -> None:
         self._runner.found(self._charon_check.exited(pid, status))
+        self._around_repair.call(self._rekeyer.feed, Stopped())
 
     def _on_charon_ready(self) -> None:
         self._runner.look_now()

@@ -30,6 +30,8 @@ class ClientAt:
     since: datetime.datetime
     """When its IKE_SA came up, as far as this gateway knows."""
     session: str
+    refused_rekey: datetime.datetime | None = None
+    """When it was last found to refuse this gateway's rekeys; None: not since it came."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,11 @@ def account_at(records: Iterable[Record], moment: datetime.datetime) -> ClientsA
                 sessions.clear()
                 serving = None
                 continue
+            if record["event"] == "ClientRefusedRekey":
+                for named in [named for named in sessions if named[0] == str(record["identity"])]:
+                    said, client = sessions[named]
+                    sessions[named] = said, dataclasses.replace(client, refused_rekey=when)
+                continue
             key = str(record["identity"]), tuple(map(str, record["inner"]))
             if record["event"] in STANDS:
                 since = when - datetime.timedelta(seconds=float(record["since_s"]))
@@ -77,6 +84,7 @@ def account_at(records: Iterable[Record], moment: datetime.datetime) -> ClientsA
                         outer=str(record["outer"]),
                         since=since if known is None else min(since, known[1].since),
                         session=str(record["session"]),
+                        refused_rekey=None if known is None else known[1].refused_rekey,
                     ),
                 )
             elif record["event"] == "ClientMoved" and key in sessions:

@@ -98,9 +98,11 @@ def _show(account: ClientsAccount, who: str | None) -> None:
     if not account.clients:
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("INNER ADDRESS", "CLIENT", "FROM", "SINCE"):
+    refusing = any(client.refused_rekey is not None for client in account.clients)
+    for heading in ("INNER ADDRESS", "CLIENT", "FROM", "SINCE", *(["REFUSED A REKEY"] if refusing else [])):
         table.add_column(heading, overflow="fold")
     for client in account.clients:
         name = client.identity if not client.eap_identity else f"{client.eap_identity} ({client.identity})"
-        table.add_row("\n".join(client.inner), escape(name), escape(client.outer), local_time(client.since))
+        refused = [local_time(client.refused_rekey)] if refusing else []
+        table.add_row("\n".join(client.inner), escape(name), escape(client.outer), local_time(client.since), *refused)
     console.print(table)

@@ -105,6 +105,8 @@ class Account:
     """The last `VrrpStateChanged`: Active or Backup, and why; None without a virtual router."""
     mirror: Record | None = None
     """The last `PromotionSettled`: charon followed the role; None without a mirror."""
+    rekeys: Record | None = None
+    """The last `RekeysProgressed` while some waited; None where none waits."""
 
 
 def read_records(lines: Iterable[bytes | str]) -> Iterator[Record]:
@@ -312,6 +314,7 @@ class _Fold:
         """With its end, which nobody may have been there to record."""
         self.role: Record | None = None
         self.mirror: Record | None = None
+        self.rekeys: Record | None = None
 
     def take(self, record: Record, when: datetime.datetime) -> None:
         self.heard_until, self.gateway = when, str(record.get("gateway", ""))
@@ -322,7 +325,7 @@ class _Fold:
                 self._let_go(when + datetime.timedelta(seconds=self.lease_s or 0), "unknown")
                 self.agent, self.grace_s, self.stopped_at, self.verdict = "running", None, None, None
                 self.started_at, self.lease_s = when, _seconds(record.get("lease_s"))
-                self.intent = self.protection = None
+                self.intent = self.protection = self.rekeys = None
                 self.checks.clear()
                 self.alarms.clear()
             case {"event": "AgentStopping"}:
@@ -332,6 +335,8 @@ class _Fold:
                 self.agent, self.lease_s = "running", _seconds(record.get("lease_s"))
                 if self.verdict is None and isinstance(record.get("serving"), bool):
                     self.verdict = when, record
+            case {"event": "HolderStarted", "name": "sync"}:
+                self.rekeys = None  # it begins with none
             case {"event": "HolderStarted", "name": "exabgp", "adopted": False}:
                 # Nobody could write down the end of the one before: power was lost, or its agent had ended first.
                 for key, route in self.routes.items():
@@ -372,6 +377,8 @@ class _Fold:
                 self.role = record
             case {"event": "PromotionSettled"}:
                 self.mirror = record
+            case {"event": "RekeysProgressed", "waiting": dict() as waiting}:
+                self.rekeys = record if waiting else None
             case {"event": "SessionChanged", "neighbor": str(n), "state": str(state)}:
                 self.sessions[n] = state
             case {"event": "EvidenceChanged", "check": str(check)}:
@@ -416,6 +423,7 @@ class _Fold:
             protection=self.protection,
             role=self.role,
             mirror=self.mirror,
+            rekeys=self.rekeys,
             hold=self.hold[1] if self.hold is not None and moment < self.hold[0] else None,
         )
 

@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from anycast.errors import KernelError
 from anycast.events import Event
 from anycast.model import Status
+from site_agent.ike.rekey_queue import ORDER as REKEY_ORDER
 
 Snapshot = Mapping[str, Any]
 
@@ -222,6 +223,21 @@ def _sync(sync: Snapshot | None) -> Iterator[Metric]:
         ("conflicts", "Marks that the other gateway asked for while both were Active"),
     ):
         yield _gauge(f"anycast_sync_{field}", text, [], [([], status[field]) for status in known])
+    yield _gauge(
+        "anycast_rekeys_waiting",
+        "SAs that wait for a rekey that this gateway asks for, by reason",
+        ["reason"],
+        [([reason.value], status["rekeys_waiting"].get(reason.value, 0)) for status in known for reason in REKEY_ORDER],
+    )
+    for field, text in (
+        ("unanswered", "Rekeys asked for within the last 4 s and not answered"),
+        ("done", "SAs rekeyed since the last pause of half a minute"),
+        ("total", "SAs rekeyed at this gateway's request since the sync process began"),
+        ("left_seconds", "Until all SAs that wait are asked for, at the budget"),
+        ("refused", "SAs whose clients refuse a rekey"),
+    ):
+        key = f"rekeys_{field.replace('left_seconds', 'left_s')}"
+        yield _gauge(f"anycast_rekeys_{field}", text, [], [([], status[key]) for status in known])
     yield _gauge(
         "anycast_sync_messages",
         "Messages of charon's plugin since the sync process began, by what was done and the plugin's type",

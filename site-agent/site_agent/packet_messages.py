@@ -17,6 +17,7 @@ from anycast.errors import DecodeError
 
 _ALLOWED: dict[str, type | tuple[type, ...]] = {
     "int": int, "bool": bool, "str": str, "bool | None": (bool, type(None)), "list[str]": list, "list[int]": list,
+    "list[list[str]]": list,
     "dict[str, str]": dict, "dict[str, int]": dict, "dict[str, float]": dict, "dict[str, list[int]]": dict,
     "dict[int, bytes]": dict, "dict[str, dict[str, int | str]]": dict,
 }  # fmt: skip

@@ -203,6 +203,10 @@ def show_account(account: Account) -> None:
         role, took_us = str(account.mirror.get("role", "")), account.mirror.get("took_us", 0)
         when = _time_text(str(account.mirror["at"]))
         _console().print(f"  tunnels follow as {escape(role)} since {when}: it took {took_us / 1000:.1f} ms", soft_wrap=True)
+    if account.rekeys is not None:
+        told = account.rekeys
+        text = sync_view.rekeys_text(told["waiting"], told.get("done", 0), told.get("left_s", 0))
+        _console().print(f"  {escape(text)}, at {_time_text(str(told['at']))}", soft_wrap=True)
     if account.hold is not None:
         _console().print(
             f"  [bold yellow]hold {escape(str(account.hold['kind']))}[/] in force: {escape(str(account.hold['detail']))}"

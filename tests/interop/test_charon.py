@@ -30,7 +30,7 @@ from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import NAME as VIP
 from site_agent.checks.vip import VipCheck, place_vips
 from site_agent.ike.charon_process import Charon, remove_client_state
-from site_agent.ike.rekeyer import CharonRekeyer
+from site_agent.ike.rekeyer import CharonRekeyer, Rekeyer
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink import xfrm
 from site_agent.netlink.messages import NETLINK_XFRM, Message
@@ -75,7 +75,8 @@ class Machine:
         )
         self.charon_check = CharonCheck(self.charon, stop_limit_s=1.0)
         self.vip_check = VipCheck(VIPS)
-        self.child_sas = ChildSaCheck(vici, VIPS, rekeyer=CharonRekeyer(vici), happened=self.events.append)
+        rekeyer = CharonRekeyer(vici, Rekeyer(ViciClient(vici.path), ViciClient(vici.path)), lambda: None)
+        self.child_sas = ChildSaCheck(vici, VIPS, rekeyer=rekeyer, happened=self.events.append)
         checks = [self.charon_check, self.vip_check, ViciCheck(vici), self.child_sas]
         self.runner = CheckRunner(checks, self._report, self.events.append)
         self.addresses = self.vip_check.watch(lambda: self.runner.look_now(self.vip_check))

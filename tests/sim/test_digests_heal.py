@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from site_agent.sync import digest_wire
@@ -9,8 +11,9 @@ from site_agent.sync import digest_words as words
 from site_agent.sync.digest_compare import Cause, Finding
 from site_agent.sync.digest_table import Of
 from site_agent.sync.numbers_words import EventsLost
-from site_agent.sync.repairs import MAX_REFUSED, MAX_TRIES
-from tests.support.digest_world import BUDGET, VIP, Side, World, check_budget, check_mirror, happen, quiet
+from site_agent.sync.repairs import MAX_REFUSED, MAX_TRIES, SETTLE_S
+from tests.support.digest_checks import check_budget, check_mirror, happen, quiet
+from tests.support.digest_world import BUDGET, VIP, Side, World
 
 SEEDS = [*range(12), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(12, 24))]
 
@@ -136,6 +139,18 @@ def test_everything_gone_comes_back_at_the_budget() -> None:
 
 def test_a_backup_that_lies_costs_each_client_a_few_rekeys_an_hour() -> None:
     world = pair(10)
+    lying(world)
+    world.run(1500.0)
+    assert world.repairs and len(world.repairs) <= 10 * MAX_TRIES
+    assert len(world.gave_up) == 10 and not any(gone.refused for gone in world.gave_up)
+    check_budget(world)
+    for number in range(10):
+        times = [at for at, repair in world.repairs if repair.line[1] == world.repairs[number][1].line[1]]
+        assert all(later >= at + SETTLE_S for at, later in itertools.pairwise(times)), "a rekey is given time to take effect"
+
+
+def lying(world: World) -> None:
+    """Its Backup says in every round that it has no SA at all."""
 
     def lie(side: Side, message: digest_wire.Message) -> digest_wire.Message:
         if side is world.backup and isinstance(message, digest_wire.Done):
@@ -145,10 +160,6 @@ def test_a_backup_that_lies_costs_each_client_a_few_rekeys_an_hour() -> None:
         return message
 
     world.lie = lie
-    world.run(1500.0)
-    assert world.repairs and len(world.repairs) <= 10 * MAX_TRIES
-    assert len(world.gave_up) == 10 and not any(gone.refused for gone in world.gave_up)
-    check_budget(world)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])

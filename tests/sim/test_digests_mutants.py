@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from site_agent.ike.rekey_queue import RekeyQueue
 from site_agent.sync import digest_backup, digests, repairs
 from site_agent.sync.digest_backup import BackupRounds
 from site_agent.sync.digests import Digests
@@ -107,7 +108,8 @@ MUTANTS: dict[str, tuple[object, str, str, str, Found]] = {
         sim.test_a_client_that_refuses_is_given_up_by_name_and_holds_up_nobody),
     "what is on its way out is told": (
         digests, "_tell", "if tunnel.carrying]", "]", rekeys_cost_nothing),
-    "no budget": (Repairs, "take", ", self._free_at)", ", 0.0)", sim.test_everything_gone_comes_back_at_the_budget),
+    "no budget": (
+        RekeyQueue, "_go_on", "while now >= self._free_at and", "while", sim.test_everything_gone_comes_back_at_the_budget),
     "CHILD_SAs do not wait for their IKE_SA": (
         Repairs, "found", "or want.ike_id in first", "", ike_first),
     "nobody is given up": (
@@ -117,8 +119,10 @@ MUTANTS: dict[str, tuple[object, str, str, str, Found]] = {
         Repairs, "found", "history.tries < (", "0 < (",
         sim.test_a_client_that_refuses_is_given_up_by_name_and_holds_up_nobody),
     "asked again in every round": (
-        Repairs, "found", "max(due, now)", "now",
-        asked_once),
+        Repairs, "found", "if now >= due:\n                wanted", "if True:\n                wanted",
+        sim.test_a_backup_that_lies_costs_each_client_a_few_rekeys_an_hour),
+    "asked again while charon asks": (
+        RekeyQueue, "_not_before", "min(at, last_call) if asked.last < last_call else at", "asked.last", asked_once),
     "a rekeyed tunnel begins anew": (
         repairs, "line_of", "tunnel.reqid.to_bytes(4)", "tunnel.record",
         sim.test_a_backup_that_lies_costs_each_client_a_few_rekeys_an_hour),

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import itertools
 import random
 from collections.abc import Callable
 from typing import Any
 
+from anycast.reasons import Reason
 from anycast.timer import TimerExpired
 from site_agent.ike.mirror_view import CharonView, IkeSa, Tunnel
+from site_agent.ike.rekey_queue import Ask, Rekeyed, RekeyQueue, SaId, Stopped, Wish, Wished
+from site_agent.ike.rekey_queue import Input as QueueInput
 from site_agent.netlink.xfrm_digest import Owned
 from site_agent.sync import digest_wire
 from site_agent.sync import digest_words as words
 from site_agent.sync.digests import Digests
 from site_agent.sync.numbers_words import EventsLost, PeerConnected, PeerLost, Role, RoleChanged
-from site_agent.sync.repairs import FORGET_S, GaveUp, Repair
+from site_agent.sync.rekey_wishes import looked_of
+from site_agent.sync.repairs import GaveUp, Repair
 
 VIP = bytes([203, 0, 113, 1]) + bytes(12)
 BUDGET = 3
@@ -65,6 +68,10 @@ class Ike:
     port: int
 
 
+def _sa_of(repair: Repair) -> SaId:
+    return SaId("child", repair.child_id) if repair.child_id else SaId("ike", repair.ike_id)
+
+
 class Side:
     def __init__(self, world: World, rank: int, role: Role) -> None:
         self.world, self.rank, self.role = world, rank, role
@@ -84,7 +91,9 @@ class Side:
         """A process that knows nothing."""
         self.life += 1
         self.looks.append([])
-        self.core = Digests(self.role, BUDGET, now=self.world.now, first_round=self.world.random.randrange(1 << 32))
+        self.wanted: dict[SaId, Repair] = {}
+        self.queue = RekeyQueue(BUDGET)
+        self.core = Digests(self.role, now=self.world.now, first_round=self.world.random.randrange(1 << 32))
         if self.world.joined:
             self.tell(PeerConnected())
 
@@ -186,16 +195,20 @@ class World:
         """Let time pass: what is due, in its order, and each core's deadline."""
         end = self.now + seconds
         while True:
-            due = [(side.core.deadline, side) for side in self.sides if side.core.deadline is not None]
-            at, side = min(due, key=lambda each: each[0], default=(end + 1, None))
+            cores = [(core, side) for side in self.sides for core in (side.core, side.queue)]
+            due = [(core.deadline, core, side) for core, side in cores if core.deadline is not None]
+            at, core, side = min(due, key=lambda each: each[0], default=(end + 1, None, None))
             if self.agenda and self.agenda[0][0] <= at:
                 at, side = self.agenda[0][0], None
             if at > end:
                 break
             self.now = max(self.now, at)
             if side is not None:
-                side.tell(TimerExpired())
-                assert side.core.deadline is None or side.core.deadline > self.now, "it would spin"
+                if core is side.queue:
+                    self.queue(side, TimerExpired())
+                else:
+                    side.tell(TimerExpired())
+                assert core.deadline is None or core.deadline > self.now, "it would spin"
             else:
                 heapq.heappop(self.agenda)[2]()
         self.now = end
@@ -209,9 +222,10 @@ class World:
             case words.Send(message=message):
                 self.sent.append(message)
                 self.send(side, message)
-            case Repair():
-                self.repairs.append((self.now, action))
-                self.later(self.random.uniform(0.01, 1.5), lambda: self.repair(side, action))
+            case words.Wanted(repairs):
+                side.wanted = {_sa_of(repair): repair for repair in repairs}
+                wishes = tuple(Wish(sa=sa, ike=repair.ike_id, name=repair.name) for sa, repair in side.wanted.items())
+                self.queue(side, Wished(reason=Reason.TUNNEL_UNPROTECTED, wishes=wishes))
             case GaveUp():
                 self.gave_up.append(action)
             case words.RemoveSa(key=key):
@@ -229,11 +243,30 @@ class World:
                 if (number := side.child(int.from_bytes(spi))) is not None:
                     side.uninstall(number, policies=True)
 
+    def queue(self, side: Side, event: QueueInput) -> None:
+        """The gateway's rekeys, as `sync.rekeys` feeds the queue."""
+        for action in side.queue.handle(event, self.now):
+            if isinstance(action, Ask):
+                self.asked(side, side.wanted[action.sa])
+
+    def asked(self, side: Side, repair: Repair) -> None:
+        life = side.life
+
+        def tell() -> None:
+            if side.life == life:
+                side.tell(words.RepairAsked(repair.line))
+
+        self.repairs.append((self.now, repair))
+        self.later(0.0, tell)  # after this turn: the core is not entered twice
+        self.later(self.random.uniform(0.01, 1.5), lambda: self.repair(side, repair))
+
     def answer(self, side: Side, life: int, kernel: tuple[list[bytes], dict[bytes, Owned]]) -> None:
         if side.life == life:
             failed = side is self.blind or self.random.random() < self.look_fails
             sas, policies = kernel
             charon = None if failed else side.charon_look()
+            if charon is not None and side.role is Role.ACTIVE:
+                self.queue(side, looked_of(charon, self.now))
             side.tell(words.Looked(sas=sas, policies=policies, charon=charon))
 
     def send(self, side: Side, message: digest_wire.Message) -> None:
@@ -277,6 +310,7 @@ class World:
     def change_roles(self) -> None:
         active, backup = self.active, self.backup
         active.role, backup.role = Role.BACKUP, Role.ACTIVE
+        self.queue(active, Stopped())
         active.tell(RoleChanged(role=Role.BACKUP))
         backup.tell(RoleChanged(role=Role.ACTIVE))
 
@@ -376,8 +410,10 @@ class World:
             spis = bytes.fromhex(asked.ike_id)
             if not any(child.reqid in self.refusing for child in children if child.ike == spis):
                 self.rekey_ike(spis)
+                self.queue(side, Rekeyed(_sa_of(asked)))
         elif (child := side.children.get(int(asked.child_id))) is not None and child.reqid not in self.refusing:
             self.rekey_child(child.reqid)
+            self.queue(side, Rekeyed(_sa_of(asked)))
 
     FAULTS = ("sa", "extra", "address", "ports", "settings", "policy", "child", "ike", "orphan", "spare policy")
 
@@ -414,72 +450,3 @@ class World:
 
     def lose_events(self) -> None:
         self.random.choice(self.sides).tell(EventsLost())
-
-
-def happen(world: World, clients: list[int]) -> None:
-    """One thing, by chance."""
-    chance, reqid = world.random.random(), world.random.choice(clients) if clients else 0
-    if chance < 0.2:
-        clients.append(world.connect())
-    elif chance < 0.25:
-        world.leave(reqid)
-    elif chance < 0.35:
-        world.rekey_child(reqid)
-    elif chance < 0.4 and (found := world.client(reqid)) is not None:
-        world.rekey_ike(found[1].ike)
-    elif chance < 0.5:
-        world.move(reqid, address=world.random.random() < 0.5)
-    elif chance < 0.75:
-        world.break_backup(world.random.choice(World.FAULTS))
-    elif chance < 0.8:
-        world.part()
-    elif chance < 0.9:
-        world.join()
-    elif chance < 0.94:
-        world.restart(world.random.choice(world.sides))
-    elif chance < 0.97:
-        world.lose_events()
-
-
-def quiet(world: World, seconds: float = 700.0) -> None:
-    world.loss = world.look_fails = 0.0
-    world.join()
-    world.run(seconds)
-    if world.gave_up:
-        world.run(FORGET_S)
-
-
-def check_budget(world: World) -> None:
-    times = [at for at, _repair in world.repairs]
-    for first, at in enumerate(times):
-        if first + BUDGET < len(times) and times[first + BUDGET] < at + 1.0:
-            raise Diverged(f"{BUDGET + 1} rekeys within a second at {at}")
-    for looks in (*world.sides[0].looks, *world.sides[1].looks):
-        if any(later < at + 1.0 for at, later in itertools.pairwise(looks)):
-            raise Diverged("two looks within a second")
-
-
-def check_mirror(world: World) -> None:
-    """Also that nothing goes on: neither repairs, nor removals, nor questions."""
-    names = "SAs", "policies", "CHILD_SAs", "IKE_SAs"
-    for name, ours, theirs in zip(names, world.active.mirror(), world.backup.mirror(), strict=True):
-        if ours != theirs:
-            raise Diverged(f"{name}: {_first_difference(ours, theirs)}")
-    fresh = world.active.core.freshness(world.now)
-    if (fresh.unprotected, fresh.of, fresh.waiting) != (0, len(world.active.sas), 0):
-        raise Diverged(f"{fresh}")
-    before = len(world.repairs), len(world.removed)
-    world.sent.clear()
-    world.run(200.0)
-    if (len(world.repairs), len(world.removed)) != before:
-        raise Diverged("what is equal was repaired")
-    told = {type(message) for message in world.sent}
-    if told != {digest_wire.Sums, digest_wire.Done}:
-        raise Diverged(f"of what is equal was said {told}")
-
-
-def _first_difference(ours: Any, theirs: Any) -> str:
-    if isinstance(ours, set):
-        return f"only the Active has {list(ours - theirs)[:2]}, only the Backup {list(theirs - ours)[:2]}"
-    differing = [key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)]
-    return f"{len(differing)} of {len(ours)}: " + "; ".join(f"{k}: {ours.get(k)} / {theirs.get(k)}" for k in differing[:2])

@@ -151,7 +151,7 @@ DONE = Done(round=1, kernel_seen=True, charon_seen=True, removes_nothing=False, 
      Findings(round=1, of=Of.SAS, findings=((Finding(Of.SAS, bytes(51), Cause.PORTS), True),))],
 )  # fmt: skip
 def test_a_word_out_of_turn_changes_nothing(role: Role, message: object) -> None:
-    core = Digests(role, 5, now=0.0)
+    core = Digests(role, now=0.0)
     core.handle(PeerConnected(), 0.0)
     actions = core.handle(words.Heard(message), 1.0)  # type: ignore[arg-type]
     assert actions == ([words.Look()] if role is Role.BACKUP and message is SUMS else [])
@@ -173,7 +173,7 @@ def test_a_bucket_is_told_once_a_round() -> None:
 
 def test_a_look_is_answered_to_who_asked_for_it() -> None:
     """Also where the role has changed meanwhile."""
-    core = Digests(Role.ACTIVE, 5, now=0.0)
+    core = Digests(Role.ACTIVE, now=0.0)
     assert core.handle(PeerConnected(), 0.0) == [words.Look()]
     core.handle(RoleChanged(role=Role.BACKUP), 0.1)
     assert core.handle(words.Heard(SUMS), 0.2) == [words.Look()]

@@ -25,7 +25,7 @@ from site_agent.checks.child_sas import NAME, PARTIAL, ChildSaCheck
 from site_agent.ike import tunnel_repair
 from site_agent.ike.child_sa import client_child_sas
 from site_agent.ike.lost_tunnels import LostTunnels
-from site_agent.ike.rekeyer import CharonRekeyer
+from site_agent.ike.rekeyer import CharonRekeyer, Rekeyer
 from site_agent.netlink import xfrm
 from site_agent.netlink.messages import Message
 from tests.support.tunnels import VIP, child, event
@@ -83,7 +83,8 @@ def look(charon: Charon, patch: pytest.MonkeyPatch) -> tuple[dict[str, Finding],
     """One look of the check, and how long it took."""
     patch.setattr(child_sas, "dump", charon.dump)
     events: list[Event] = []
-    check = ChildSaCheck(charon, [VIP], rekeyer=CharonRekeyer(charon), happened=events.append)  # type: ignore[arg-type]
+    rekeyer = CharonRekeyer(charon, Rekeyer(charon, charon), lambda: None)  # type: ignore[arg-type]
+    check = ChildSaCheck(charon, [VIP], rekeyer=rekeyer, happened=events.append)  # type: ignore[arg-type]
     began = time.monotonic()
     found = asyncio.run(check.look())
     return {finding.name: finding for finding in found}, events, time.monotonic() - began
@@ -124,9 +125,8 @@ def test_policies_that_were_never_there_are_not_lost_unless_the_connection_is_ou
     charon.in_kernel = {(VIP, 0xC1), ("198.51.100.66", 0xC2)}
     found, _, _ = look(charon, monkeypatch)
     assert found[NAME].status is Status.PASSING, "`policies = no` is somebody else's right"
-    check = ChildSaCheck(
-        charon, [VIP], rekeyer=CharonRekeyer(charon), happened=lambda event: None, rendered=frozenset({"vpn"})
-    )  # type: ignore[arg-type]
+    rekeyer = CharonRekeyer(charon, Rekeyer(charon, charon), lambda: None)  # type: ignore[arg-type]
+    check = ChildSaCheck(charon, [VIP], rekeyer=rekeyer, happened=lambda event: None, rendered=frozenset({"vpn"}))  # type: ignore[arg-type]
     found = {finding.name: finding for finding in asyncio.run(check.look())}
     assert (found[NAME].status, found[NAME].reason) == (Status.FAILING, Reason.SA_STATE_LOST)
 

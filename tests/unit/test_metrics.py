@@ -42,6 +42,8 @@ SNAPSHOT = {
             "role": "active", "settled": True, "connected": False, "mismatches": [], "alarms": {}, "waiting": 3, "gaps": 2,
             "messages": {"carried:6": 4}, "outbound": 5, "unconfirmed": 1, "taken_over": 1, "retired": 0, "conflicts": 0,
             "tunnels": 10, "unprotected": 4, "repairs": 2, "given_up": 1, "causes": {"missing": 3}, "removed": 0,
+    "rekeys_waiting": {}, "rekeys_unanswered": 0, "rekeys_done": 0, "rekeys_total": 0, "rekeys_left_s": 0,
+    "rekeys_refused": 0,
         },
     },
     "alarm_hooks": [{"target": "command", "queued": 1, "delivered": 2, "lost": 0}],

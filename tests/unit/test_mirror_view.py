@@ -43,7 +43,7 @@ def view(*events: dict[str, Any]) -> CharonView:
 
 def test_records_are_what_both_charons_say() -> None:
     seen = view(event())
-    assert seen.ike == {SPIS + VIP + CLIENT + b"\x04\x00": IkeSa("3", False)}
+    assert seen.ike == {SPIS + VIP + CLIENT + b"\x04\x00": IkeSa("3", False, identity="anna")}
     (tunnel,) = seen.tunnels
     assert tunnel.record == bytes.fromhex("0000123432000000c2") + SPIS
     assert (len(tunnel.record), len(next(iter(seen.ike)))) == (CHILD_RECORD_BYTES, IKE_RECORD_BYTES)

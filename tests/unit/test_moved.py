@@ -5,27 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from vici.protocol import Message, Packet
 
-from site_agent.ike.vici_client import Section, ViciClient
+from site_agent.ike import rekey_queue, rekeyer
+from site_agent.ike.vici_client import Section
 from site_agent.sync import moved
-from site_agent.sync.moved import Moved
+from site_agent.sync.rekeys import Rekeys
 
-CLIENT = {"child-sas": {"vpn-7": {"uniqueid": "7", "state": "INSTALLED"}, "vpn-8": {"uniqueid": "8", "state": "REKEYED"}}}
+
+def client(ike: str) -> Section:
+    """CHILD_SAs 7 and 8 of IKE_SA 3 are 37 and 38."""
+    return {"child-sas": {
+        "vpn-7": {"uniqueid": f"{ike}7", "state": "INSTALLED"}, "vpn-8": {"uniqueid": f"{ike}8", "state": "REKEYED"},
+    }}  # fmt: skip
 
 
 class Charon:
-    """Speaks VICI (src/libcharon/plugins/vici/README.md). Every tunnel looks like `CLIENT`."""
+    """Speaks VICI (src/libcharon/plugins/vici/README.md). Every tunnel looks like `client`."""
 
     def __init__(self) -> None:
         self.rekeyed: list[tuple[str, str]] = []
         self.listeners: list[asyncio.StreamWriter] = []
         self.registered = asyncio.Event()
         self.done = asyncio.Event()
+        self.rekeys: Rekeys | None = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
@@ -41,7 +48,7 @@ class Charon:
                     continue
                 which = Message.deserialize(_reader(packet[2 + packet[1] :]))
                 if name == "list-sas":
-                    self._send(writer, _event("list-sa", {"vpn": CLIENT}))
+                    self._send(writer, _event("list-sa", {"vpn": client(which["ike-id"].decode())}))
                 else:
                     self.rekeyed += [(key, value.decode()) for key, value in which.items()]
                     if "child-id" in which:
@@ -66,11 +73,17 @@ def _event(name: str, section: Section) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *, active: Callable[[], bool] = lambda: True) -> AsyncIterator[Charon]:
+async def running(folder: Path, *, active: bool = True) -> AsyncIterator[Charon]:
     charon, path = Charon(), str(folder / "vici")
     server = await asyncio.start_unix_server(charon.serve, path)
-    requests = ViciClient(path)
-    task = asyncio.create_task(Moved(ViciClient(path), requests, ["vpn"], active).run())
+    rekeys = Rekeys(
+        path, ["vpn"], taken_over=list, spent=list, refused=lambda refused: None, tell_ages=lambda body: None,
+        ike_rekey_s=14_400, ike_over_s=1_440,
+    )  # fmt: skip
+    if active:
+        rekeys.begin()
+    charon.rekeys = rekeys
+    task = asyncio.create_task(rekeys.run())
     try:
         async with asyncio.timeout(5):
             await charon.registered.wait()
@@ -79,14 +92,13 @@ async def running(folder: Path, *, active: Callable[[], bool] = lambda: True) ->
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        requests.close()
         server.close()
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moved, "SETTLE_S", 0.02)
-    monkeypatch.setattr(moved, "IKE_FIRST_S", 0.0)
+    monkeypatch.setattr(moved, "SETTLE_S", 0.05)
+    monkeypatch.setattr(rekey_queue, "IKE_FIRST_S", 0.0)
 
 
 def told(name: str = "vpn", unique: str = "3") -> Section:
@@ -98,7 +110,7 @@ def test_ike_sa_then_child_sas(tmp_path: Path) -> None:
         async with running(tmp_path) as charon:
             charon.tell(told())
             await charon.done.wait()
-            assert charon.rekeyed == [("ike-id", "3"), ("child-id", "7")], (
+            assert charon.rekeyed == [("ike-id", "3"), ("child-id", "37")], (
                 "the IKE_SA first; nothing that is replaced already"
             )
 
@@ -124,15 +136,18 @@ def test_many_paths_are_one_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("roles", "name"),
-    [([False, True], "vpn"), ([True, False], "vpn"), ([True], "somebody-elses")],
+    [([False, True], "vpn"), ([True, False], "vpn"), ([True, True], "somebody-elses")],
     ids=["heard as Backup", "Backup meanwhile", "not the service's"],
 )
 def test_not_a_backup_and_not_a_foreign_connection(tmp_path: Path, roles: list[bool], name: str) -> None:
-    """The last role that is asked for stays."""
+    """`roles`: when the client moves, and a moment later."""
 
     async def run() -> None:
-        async with running(tmp_path, active=lambda: roles.pop(0) if len(roles) > 1 else roles[0]) as charon:
+        async with running(tmp_path, active=roles[0]) as charon:
             charon.tell(told(name))
+            await asyncio.sleep(0.01)
+            assert charon.rekeys is not None
+            charon.rekeys.begin() if roles[1] else charon.rekeys.stopped()
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(charon.done.wait(), 0.3)
             assert charon.rekeyed == []
@@ -141,7 +156,7 @@ def test_not_a_backup_and_not_a_foreign_connection(tmp_path: Path, roles: list[b
 
 
 def test_another_charon_is_listened_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moved, "AGAIN_S", 0.02)
+    monkeypatch.setattr(rekeyer, "AGAIN_S", 0.02)
 
     async def run() -> None:
         async with running(tmp_path) as charon:

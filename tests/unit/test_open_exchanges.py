@@ -32,11 +32,9 @@ def busy(name: str = "vpn", **tasks: list[bytes]) -> dict[str, Any]:
     return {name: {"state": b"ESTABLISHED", **{key.replace("_", "-"): value for key, value in tasks.items()}}}
 
 
-def end(vici: Vici) -> tuple[int, bool]:
-    async def run() -> tuple[int, bool]:
-        core = OpenExchanges(vici, ["vpn"])  # type: ignore[arg-type]
-        assert not core.paused
-        return await core.end(), core.paused
+def end(vici: Vici) -> int:
+    async def run() -> int:
+        return await OpenExchanges(vici, ["vpn"]).end()  # type: ignore[arg-type]
 
     return asyncio.run(run())
 
@@ -44,29 +42,20 @@ def end(vici: Vici) -> tuple[int, bool]:
 @pytest.mark.parametrize("tasks", [{"tasks_active": [b"CHILD_REKEY"]}, {"tasks_queued": [b"IKE_DPD"]}], ids=str)
 def test_it_waits_for_what_is_open(tasks: dict[str, list[bytes]]) -> None:
     vici = Vici(busy(**tasks), busy(**tasks), busy())
-    assert end(vici) == (0, True) and vici.asked == 3
+    assert end(vici) == 0 and vici.asked == 3
 
 
 def test_what_clients_have_begun_and_other_connections_are_not_waited_for() -> None:
     vici = Vici(busy(tasks_passive=[b"IKE_REKEY"]) | busy("own", tasks_active=[b"IKE_DPD"]))
-    assert end(vici) == (0, True) and vici.asked == 1
+    assert end(vici) == 0 and vici.asked == 1
 
 
 def test_a_client_that_does_not_answer_is_waited_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_exchanges, "ENDED_WITHIN_S", 0.1)
     vici = Vici(busy(tasks_active=[b"IKE_DPD"]))
-    assert end(vici) == (1, True) and vici.asked > 1
+    assert end(vici) == 1 and vici.asked > 1
 
 
 def test_a_charon_that_cannot_be_asked_keeps_nobody_waiting() -> None:
-    assert end(Vici(None)) == (-1, True)
+    assert end(Vici(None)) == -1
 
-
-def test_the_pause_is_over_by_itself() -> None:
-    now = 10.0
-    core = OpenExchanges(Vici(busy()), ["vpn"], clock=lambda: now)  # type: ignore[arg-type]
-    asyncio.run(core.end())
-    now += open_exchanges.PAUSE_S - 0.1
-    assert core.paused
-    now += 0.2
-    assert not core.paused

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anycast.errors import DecodeError
 from site_agent.netlink.xfrm_keys import SaKey
-from site_agent.sync import agent_wire, bodies, ha_wire, marks_wire
+from site_agent.sync import agent_wire, bodies, ha_wire, kinds, marks_wire
 from site_agent.sync import plan as plans
 from site_agent.sync.versions import Versions
 
@@ -18,6 +18,8 @@ STATUS = agent_wire.Status(
     role="active", settled=True, connected=False, mismatches=["a"], alarms={"channel_down": "why"}, waiting=1, gaps=2,
     messages={"carried:6": 3}, outbound=4, unconfirmed=5, taken_over=6, retired=7, conflicts=8, tunnels=9, unprotected=10,
     repairs=11, given_up=12, causes={"missing": 13}, removed=14,
+    rekeys_waiting={"taken_over": 15}, rekeys_unanswered=16, rekeys_done=17, rekeys_total=18, rekeys_left_s=19,
+    rekeys_refused=20,
 )  # fmt: skip
 PLAN = plans.Plan(
     fleet="e", gateway="fra-gw1", peer="fra-gw2", rank=0, own_address="192.0.2.65", peer_address="192.0.2.66", port=4517,
@@ -83,9 +85,15 @@ def test_any_bytes_are_about_an_ike_sa_or_not(data: bytes) -> None:
 def test_a_gap_is_told_and_what_a_later_version_tells_is_passed_over() -> None:
     assert bodies.decode_state(bodies.encode_gap(7)) == 7
     assert bodies.decode_state(bodies.encode_gap(1 << 40)) == 0xFFFF_FFFF
-    assert bodies.decode_state(b"\x03whatever") is None
+    assert bodies.decode_state(b"\x04whatever") is None
+    ages = [bodies.Age(bytes([number % 256]) * 16, number) for number in range(bodies.MOST_AGES + 1)]
+    assert [age for body in bodies.encode_ages(ages) for age in bodies.decode_state(body) or ()] == ages
+    assert max(map(len, bodies.encode_ages(ages))) < kinds.LARGEST
+    assert list(bodies.encode_ages([])) == []
+    (body,) = bodies.encode_ages([bodies.Age(bytes(16), 1 << 40)])
+    assert bodies.decode_state(body) == [bodies.Age(bytes(16), 0xFFFF_FFFF)]
     assert bodies.decode_state(bodies.encode_word(b"word")) == b"word"
-    for body in (b"", b"\x01", b"\x01\0\0\0\0\0"):
+    for body in (b"", b"\x01", b"\x01\0\0\0\0\0", b"\x03whatever"):
         with pytest.raises(DecodeError):
             bodies.decode_state(body)
 

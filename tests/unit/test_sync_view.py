@@ -10,6 +10,8 @@ WELL: dict[str, Any] = {
     "role": "backup", "settled": True, "connected": True, "mismatches": [], "alarms": {}, "waiting": 0, "gaps": 0,
     "messages": {}, "outbound": 12, "unconfirmed": 0, "taken_over": 0, "retired": 0, "conflicts": 0,
             "tunnels": 10, "unprotected": 4, "repairs": 2, "given_up": 1, "causes": {"missing": 3}, "removed": 0,
+    "rekeys_waiting": {}, "rekeys_unanswered": 0, "rekeys_done": 0, "rekeys_total": 0, "rekeys_left_s": 0,
+    "rekeys_refused": 0,
 }  # fmt: skip
 
 
@@ -43,6 +45,17 @@ def test_an_active_says_what_a_failover_would_end() -> None:
     )
     well = lines(role="active", unprotected=0, repairs=0, given_up=0, causes={})
     assert well[1] == (True, "unprotected: 0 of 10")
+
+
+def test_rekeys_that_wait_and_clients_that_refuse_are_told() -> None:
+    clean = {"role": "active", "unprotected": 0, "repairs": 0, "given_up": 0, "causes": {}}
+    waiting = lines(**clean, rekeys_waiting={"client_moved": 2, "taken_over": 318}, rekeys_done=80, rekeys_left_s=7)
+    assert waiting[2] == (True, "rekeys: 320 wait (client_moved 2, taken_over 318), 80 done, 7 s left")
+    assert lines(**clean, rekeys_unanswered=3, rekeys_done=400)[2] == (True, "rekeys: 0 wait, 400 done, 0 s left")
+    assert lines(**clean, rekeys_refused=1)[2] == (
+        False, "rekeys: the client of 1 SA refuses (`site-agent clients` names them)"
+    )  # fmt: skip
+    assert len(lines(**clean, rekeys_done=400, rekeys_total=400)) == 2, "a run that is over is no news"
 
 
 def test_a_process_that_is_not_there_or_says_nothing() -> None:

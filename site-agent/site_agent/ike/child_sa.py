@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from anycast.errors import PeerError
+from site_agent.ike.clients import printable
 from site_agent.netlink.xfrm_keys import (
     FORWARD,
     IN,
@@ -89,7 +90,7 @@ def client_child_sas(event: dict[str, Any], vips: frozenset[str]) -> list[ChildS
                         policies=_policies(reqid, child) if child["mode"] == b"TUNNEL" else frozenset(),
                         carrying=state in CARRYING,
                         rekeying=state == b"REKEYING",
-                        identity=ike_sa.get("remote-id", b"").decode(errors="replace"),
+                        identity=printable(ike_sa.get("remote-id", b"")),
                     )
                 )
     except (KeyError, ValueError, AttributeError, TypeError, OverflowError, struct.error) as exc:

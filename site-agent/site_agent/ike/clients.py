@@ -35,8 +35,8 @@ def client_of(ike_sa: dict[str, Any]) -> Client | None:
         state = ike_sa["state"]
         if state not in SERVING and state != b"PASSIVE":
             return None
-        identity = _text(ike_sa.get("remote-id", b""))
-        eap = _text(ike_sa.get("remote-eap-id", b""))
+        identity = printable(ike_sa.get("remote-id", b""))
+        eap = printable(ike_sa.get("remote-eap-id", b""))
         host, port = ip_address(ike_sa["remote-host"].decode()), int(ike_sa["remote-port"])
         return Client(
             spis=f"{ike_sa['initiator-spi'].decode()}_{ike_sa['responder-spi'].decode()}",
@@ -65,7 +65,7 @@ def _inner(ike_sa: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(address) for address in sorted(found, key=lambda address: (address.version, int(address))))
 
 
-def _text(value: bytes) -> str:
+def printable(value: bytes) -> str:
     """What a stranger wrote, printable: it stands in logs and on terminals."""
     text = value.decode(errors="replace")[:LONGEST_IDENTITY]
     return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from anycast.errors import PeerError
 from site_agent.ike.child_sa import CARRYING, PROTOCOLS
+from site_agent.ike.clients import printable
 from site_agent.netlink.xfrm_keys import pack_address
 
 IKE_RECORD_BYTES = 50
@@ -43,6 +44,11 @@ class IkeSa(NamedTuple):
     """Unique id."""
     initiator: bool
     """We began it, for example by a rekey."""
+    established_s: int | None = None
+    """For how long, by this charon, which counts from its own promotion; None for one that is PASSIVE."""
+    rekeying: bool = False
+    identity: str = ""
+    """Its client's."""
 
 
 class Tunnel(NamedTuple):
@@ -61,6 +67,11 @@ class Tunnel(NamedTuple):
     carrying: bool
     """Neither being made nor on its way out."""
     rekeying: bool
+    rekey_in_s: int | None = None
+    """Until this charon rekeys it by itself, negative where that time has passed; None where it never will."""
+    life_in_s: int | None = None
+    """Until it ends by its lifetime. A mirrored one counts from its own installation, which is the Active's as well."""
+    identity: str = ""
 
 
 @dataclasses.dataclass(slots=True)
@@ -86,10 +97,12 @@ class CharonView:
         ike_id = ike_sa["uniqueid"].decode()
         remote = pack_address(ip_address(ike_sa["remote-host"].decode()))
         spis = ike_spis(ike_sa)
+        identity = printable(ike_sa.get("remote-id", b""))
         if ike_sa["state"] in _STANDING:
             ours = ike_sa.get("initiator") == b"yes"
-            self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = IkeSa(ike_id, ours)
-        identity = ike_sa.get("remote-id", b"").decode(errors="replace")
+            self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = IkeSa(
+                ike_id, ours, _seconds(ike_sa, "established"), ike_sa["state"] == b"REKEYING", identity
+            )
         for child in ike_sa.get("child-sas", {}).values():
             if "spi-in" not in child:  # a trap, or one that is still negotiated
                 continue
@@ -106,5 +119,12 @@ class CharonView:
                     ends=(spi_in + protocol + local + remote, spi_out + protocol + remote + local),
                     carrying=child["state"] in CARRYING,
                     rekeying=child["state"] == b"REKEYING",
+                    rekey_in_s=_seconds(child, "rekey-time"),
+                    life_in_s=_seconds(child, "life-time"),
+                    identity=identity,
                 )
             )
+
+
+def _seconds(section: dict[str, Any], name: str) -> int | None:
+    return int(section[name]) if name in section else None

@@ -6,12 +6,13 @@ A *look* compares charon's CHILD_SAs with the kernel's SAs and policies. The two
 CHILD_SA counts as lost only when two looks, `SECOND_LOOK_S` apart, miss state of the same one. A CREATE_CHILD_SA rekey makes
 SAs and policies anew and costs the client one exchange (measured with strongSwan 5.9.8: flushed policies return too).
 
-*Some lost:* each is rekeyed, at most `REKEYS_PER_BATCH` a second, and not again within `ASK_AGAIN_S`, because charon
-repeats its request by itself. Nothing is withdrawn.
+*Some lost:* each is wished for at the gateway's rekey queue (`rekey_queue`), and not again within `ASK_AGAIN_S`, because
+charon repeats its request by itself. No more are handed over than its budget lets through meanwhile: what only waits there
+was not asked, and its client's silence says nothing. Nothing is withdrawn.
 
 *All lost, at least one of them newly:* this is a flushed SAD or SPD, and the gateway serves nobody. All are rekeyed at
-once, and looked at every `REPAIR_LOOK_S`. `REPAIR_LIMIT_S` after the first look that saw it, it is judged, whether a look
-could be had by then or not, and the fact stands when the repair has not worked:
+once, outside of the budget, and looked at every `REPAIR_LOOK_S`. `REPAIR_LIMIT_S` after the first look that saw it, it is
+judged, whether a look could be had by then or not, and the fact stands when the repair has not worked:
 
 * still all of them are lost, or charon could not be asked; or
 * charon has not even begun with more than half of them: there are more tunnels than it rekeys in time, and their
@@ -38,16 +39,16 @@ from collections.abc import Sequence
 
 from anycast.reasons import Reason
 from site_agent.ike.child_sa import ChildSa
+from site_agent.ike.rekey_queue import PER_SECOND
 
 SECOND_LOOK_S = 0.3
 """A rekey is one exchange and a MOBIKE move one more: tens of milliseconds, plus the client's round trip."""
 REPAIR_LIMIT_S = 2.0
 """From the first look that missed everything to the judgement; as long as a client waits before it suspects its gateway."""
 REPAIR_LOOK_S = 0.2
-REKEYS_PER_BATCH = 50
-"""A rekey costs charon about 1 ms of a core, so this is 5 % of one."""
 BATCH_PERIOD_S = 1.0
-"""Between two batches, and between two rekeys of everything: something that flushes again and again makes no storm."""
+"""Between two batches of what the budget lets through meanwhile, and between two rekeys of everything: something that
+flushes again and again makes no storm."""
 ASK_AGAIN_S = 10.0
 
 
@@ -203,7 +204,7 @@ class TunnelRepair:
 
     def _partial(self, listed: dict[str, ChildSa], lost: dict[str, ChildSa], now: float) -> Judgement:
         due = [child for name, child in lost.items() if now >= self._asked.get(name, -ASK_AGAIN_S) + ASK_AGAIN_S]
-        batch = due[:REKEYS_PER_BATCH] if now >= self._next_batch_at else []
+        batch = due[: int(PER_SECOND * BATCH_PERIOD_S)] if now >= self._next_batch_at else []
         if batch:
             self._next_batch_at = now + BATCH_PERIOD_S
             self._ask({child.unique_id: child for child in batch}, now)

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
 
 from vici.exception import DeserializationException
@@ -73,18 +73,31 @@ class ViciClient:
             if done.response_type != Packet.EVENT_CONFIRM:
                 raise PeerError("charon", f"does not let go of the event {event}")
 
-    async def listen(self, event: str, take: Callable[[Section], None], *, register_s: float) -> NoReturn:
-        """Call `take` with each event of a kind that charon tells by itself. Nothing else can be asked meanwhile.
+    async def listen(self, listeners: Mapping[str, Callable[[Section], None]], *, register_s: float) -> NoReturn:
+        """Call who listens with each event of its name, which charon tells by itself. Nothing else can be asked meanwhile.
 
         Raises PeerError when the connection has ended, TimeoutError where charon does not answer for `register_s`.
         """
         async with self._lock, self._guarded() as (reader, writer):
+            early: list[Any] = []
             async with asyncio.timeout(register_s):
-                confirmed = await self._exchange(reader, writer, Packet.register_event(event))
-            if confirmed.response_type != Packet.EVENT_CONFIRM:
-                raise PeerError("charon", f"does not know the event {event}")
+                for event in listeners:
+                    answer = await self._exchange(reader, writer, Packet.register_event(event))
+                    while answer.response_type == Packet.EVENT:
+                        early.append(answer)  # of a kind that is registered already
+                        answer = await self._receive(reader)
+                    if answer.response_type != Packet.EVENT_CONFIRM:
+                        raise PeerError("charon", f"does not know the event {event}")
+            for packet in early:
+                self._tell(packet, listeners)
             while True:
-                take(_section(await self._receive(reader), Packet.EVENT, event))
+                self._tell(await self._receive(reader), listeners)
+
+    @staticmethod
+    def _tell(packet: Any, listeners: Mapping[str, Callable[[Section], None]]) -> None:
+        section = _section(packet, Packet.EVENT, "an event")
+        if (take := listeners.get(packet.event_type.decode(errors="replace"))) is not None:
+            take(section)
 
     def close(self) -> None:
         """Drop the connection; the next call opens a new one."""

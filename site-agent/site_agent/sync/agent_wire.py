@@ -7,7 +7,9 @@ charon; the process reports. It decides nothing that attracts traffic, so nothin
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
+from site_agent.ike.rekey_queue import SaId, Wish
 from site_agent.packet_messages import Messages
 
 VERSION = 1
@@ -35,6 +37,31 @@ class Finished:
     open: int
     """IKE_SAs with an exchange that has not ended; -1: charon could not be asked."""
     took_us: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LostTunnels:
+    """Agent: these CHILD_SAs lack kernel state; have them rekeyed, within the gateway's budget."""
+
+    tunnels: list[list[str]]
+    """Unique id, that of the IKE_SA, name, client."""
+
+    @classmethod
+    def of(cls, wishes: Iterable[Wish]) -> LostTunnels:
+        return cls(tunnels=[[wish.sa.unique, wish.ike, wish.name, wish.client] for wish in wishes])
+
+    @property
+    def wishes(self) -> tuple[Wish, ...]:
+        return tuple(
+            Wish(sa=SaId("child", each[0]), ike=each[1], name=each[2], client=each[3])
+            for each in self.tunnels
+            if len(each) == 4 and all(isinstance(word, str) for word in each)
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """Agent: charon was asked to rekey everything; ask for nothing yourself for a moment."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +97,14 @@ class Ended:
     """Process: two Actives have each gone on with this IKE_SA, and it was ended here."""
 
     name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RekeyRefused:
+    """Process: this SA's client refuses rekeys."""
+
+    name: str
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,16 +146,39 @@ class Status:
     """What the last comparison has found, by cause (`digest_compare.Cause`)."""
     removed: int
     """Of a Backup: what it held and the Active did not, since the start."""
+    rekeys_waiting: dict[str, int]
+    """Of an Active: SAs that wait for their rekey, by the reason (`rekey_queue.ORDER`)."""
+    rekeys_unanswered: int
+    """Asked for a moment ago, and not answered."""
+    rekeys_done: int
+    """Of this run: since the last pause of half a minute."""
+    rekeys_total: int
+    """Since the start."""
+    rekeys_left_s: int
+    """Until all that wait were asked for, at the budget."""
+    rekeys_refused: int
+    """SAs whose clients refuse."""
 
 
-Message = RoleIs | Finish | Finished | StepTaken | Settled | GivenUp | Ended | Status
+Message = (
+    RoleIs | Finish | Finished | LostTunnels | Swept | StepTaken | Settled | GivenUp | RekeyRefused | Ended | Status
+)
 _MESSAGES = Messages(
     VERSION,
     {
-        "role": RoleIs, "finish": Finish, "finished": Finished, "step": StepTaken, "settled": Settled,
-        "given_up": GivenUp, "ended": Ended, "status": Status,
+        "role": RoleIs,
+        "finish": Finish,
+        "finished": Finished,
+        "lost": LostTunnels,
+        "swept": Swept,
+        "step": StepTaken,
+        "settled": Settled,
+        "given_up": GivenUp,
+        "refused": RekeyRefused,
+        "ended": Ended,
+        "status": Status,
     },
-)  # fmt: skip
+)
 
 
 def encode(message: Message) -> bytes:

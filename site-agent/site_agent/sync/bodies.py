@@ -7,6 +7,7 @@
     NUMBERS  ASKED, TOLD  the records of `marks_wire`
     STATE    GAP          how many messages are missing (4 bytes)
              WORD         of inner addresses (`ike.inner_address_words`)
+             AGES         of IKE_SAs: both SPIs (16 bytes), for how many seconds it has been up (4 bytes), for each
 
 Bounds-checked: any bytes decode or raise DecodeError. A kind of record that is not known is refused and nothing else is.
 """
@@ -14,7 +15,7 @@ Bounds-checked: any bytes decode or raise DecodeError. A kind of record that is 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from anycast.errors import DecodeError
@@ -23,7 +24,10 @@ from site_agent.sync import ha_wire, marks_wire
 
 CARRY, HAVE, LATE, SETTLED = 1, 2, 3, 4
 ASKED, TOLD = 1, 2
-GAP, WORD = 1, 2
+GAP, WORD, AGES = 1, 2, 3
+MOST_AGES = 3000
+"""In one message: 60 kB."""
+_AGE = struct.Struct(">16sI")
 _GAP = struct.Struct(">BI")
 _PLACE = struct.Struct(">BQQ")
 
@@ -104,12 +108,32 @@ def encode_word(word: bytes) -> bytes:
     return bytes([WORD]) + word
 
 
-def decode_state(body: bytes) -> int | bytes | None:
-    """How much is missing, or a word; None for a kind of state that is not known: a later version's. Raises DecodeError."""
+class Age(NamedTuple):
+    spis: bytes
+    """The initiator's and the responder's."""
+    seconds: int
+
+
+def encode_ages(ages: Sequence[Age]) -> Iterator[bytes]:
+    for start in range(0, len(ages), MOST_AGES):
+        yield bytes([AGES]) + b"".join(
+            _AGE.pack(age.spis, min(max(age.seconds, 0), 0xFFFF_FFFF)) for age in ages[start : start + MOST_AGES]
+        )
+
+
+def decode_state(body: bytes) -> int | bytes | list[Age] | None:
+    """How much is missing, a word, or ages; None for a kind of state that is not known: a later version's.
+
+    Raises DecodeError.
+    """
     if not body:
         raise DecodeError("kind", 0, "nothing")
     if body[0] == WORD:
         return body[1:]
+    if body[0] == AGES:
+        if (len(body) - 1) % _AGE.size or len(body) > 1 + MOST_AGES * _AGE.size:
+            raise DecodeError("ages", len(body), f"not a number of records of {_AGE.size} bytes")
+        return [Age(*record) for record in _AGE.iter_unpack(body[1:])]
     if body[0] != GAP:
         return None
     if len(body) != _GAP.size:

@@ -1,7 +1,7 @@
-"""The shell of the digests: looks at the kernel and at charon, sends and hears, has tunnels rekeyed, removes what is extra.
+"""The shell of the digests: looks at the kernel and at charon, sends and hears, says what to rekey, removes what is extra.
 
     Digests ──Look──▶ dumps of SAD and SPD, list-sas ──Looked──▶ Digests
-            ──Send──▶ channel                   ──Repair──▶ VICI
+            ──Send──▶ channel                   ──Wanted──▶ the rekey queue (`rekeys`)
             ──Remove…, Drop…──▶ kernel, charon's plugin
 
 A look reads in slices, between which the loop does everything else.
@@ -45,20 +45,19 @@ from site_agent.sync.digest_words import (
     Looked,
     RemovePolicy,
     RemoveSa,
+    RepairAsked,
     Send,
+    Wanted,
 )
 from site_agent.sync.digests import Digests
 from site_agent.sync.ha_virtual_ips import Network, VirtualIps, encode_virtual_ips
 from site_agent.sync.kinds import Kind
 from site_agent.sync.numbers_words import EventsLost, PeerConnected, PeerLost, Role, RoleChanged
-from site_agent.sync.repairs import GaveUp, Repair
+from site_agent.sync.repairs import GaveUp, Line, Repair
 from site_agent.sync.requests import Requests
 from site_agent.sync.tasks import Tasks
 
-REKEYS_PER_SECOND = 20
-"""To feed a Backup that came back: 20,000 tunnels in 17 minutes, at some 2 % of a core for charon."""
 LOOK_LIMIT_S = 10.0
-REKEY_LIMIT_S = 2.0
 
 
 class Comparison:
@@ -75,14 +74,17 @@ class Comparison:
         hand_over: Callable[[bytes], bool],
         submit: Callable[[Kind, bytes], None],
         gave_up: Callable[[GaveUp], None],
-        paused: Callable[[], bool],
+        wanted: Callable[[tuple[Repair, ...]], None],
+        looked: Callable[[CharonView, float], None],
     ) -> None:
-        """`vici` is this object's alone: a list of 20,000 tunnels keeps others waiting."""
+        """`vici` is this object's alone: a list of 20,000 tunnels keeps others waiting. `looked` is called with each list
+        that charon gave, in every role, and with when it was asked."""
         self._vips, self._pools = frozenset(vips), tuple(pools)
         self._families = {pack_address(ip): AF_INET if ip.version == 4 else AF_INET6 for ip in map(ip_address, self._vips)}
         self._vici, self._requests = vici, requests
-        self._hand_over, self._submit, self._gave_up, self._paused = hand_over, submit, gave_up, paused
-        self._core = Digests(role, REKEYS_PER_SECOND, now=boottime(), first_round=secrets.randbits(32))
+        self._hand_over, self._submit, self._gave_up = hand_over, submit, gave_up
+        self._wanted, self._told_of_look = wanted, looked
+        self._core = Digests(role, now=boottime(), first_round=secrets.randbits(32))
         self.removed = 0
         """SAs and policies that this Backup held and the Active did not."""
         self.ha_version = 0
@@ -110,6 +112,10 @@ class Comparison:
         """The kernel dropped events, or messages of the plugin's are known to be lost: look now."""
         self._feed(EventsLost())
 
+    def repair_asked(self, line: Line) -> None:
+        """charon was asked for a rekey that was `wanted`."""
+        self._feed(RepairAsked(line))
+
     def deliver(self, payload: bytes) -> None:
         """A message of the peer's. Raises DecodeError."""
         self._feed(Heard(digest_wire.decode(payload)))
@@ -131,8 +137,8 @@ class Comparison:
                 self._looks.put_nowait(None)
             case Send(message):
                 self._submit(Kind.DIGEST, digest_wire.encode(message))
-            case Repair():
-                self._tasks.begin(self._rekey(action))
+            case Wanted(repairs):
+                self._wanted(repairs)
             case GaveUp():
                 self._gave_up(action)
             case RemoveSa(key, source):
@@ -171,6 +177,7 @@ class Comparison:
                 seen_sas = True
                 await dump(NETLINK_XFRM, XFRM_MSG_GETPOLICY, lambda message: policies.take(message.payload))
                 seen_policies = True
+        began = boottime()
         with contextlib.suppress(PeerError, TimeoutError):
 
             def take(event: Section) -> None:
@@ -180,6 +187,7 @@ class Comparison:
             await self._vici.stream("list-sas", "list-sa", take, timeout_s=LOOK_LIMIT_S)
             seen_charon = True
             self._tell_virtual_ips(inner)
+            self._told_of_look(charon, began)
         return Looked(
             sas=sas.records if seen_sas else None,
             policies=policies.records if seen_policies else None,
@@ -190,13 +198,6 @@ class Comparison:
         """In every role: it changes nothing but what charon believes of a client that it has already."""
         for lacking in seen.lacking if self.ha_version else ():
             self._hand_over(encode_virtual_ips(self.ha_version, lacking))
-
-    async def _rekey(self, repair: Repair) -> None:
-        while self._paused():
-            await asyncio.sleep(1 / REKEYS_PER_SECOND)
-        which = {"child-id": repair.child_id} if repair.child_id else {"ike-id": repair.ike_id}
-        with contextlib.suppress(PeerError, TimeoutError):  # gone meanwhile; what it has changed a round will see
-            await self._vici.request("rekey", which, timeout_s=REKEY_LIMIT_S)
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -10,7 +10,7 @@ from site_agent.netlink.xfrm_digest import Owned
 from site_agent.netlink.xfrm_keys import SaKey
 from site_agent.sync.digest_wire import Message
 from site_agent.sync.numbers_words import EventsLost, PeerConnected, PeerLost, RoleChanged
-from site_agent.sync.repairs import GaveUp, Repair
+from site_agent.sync.repairs import GaveUp, Line, Repair
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,14 @@ class Heard:
     message: Message
 
 
-Input = Looked | Heard | RoleChanged | PeerConnected | PeerLost | EventsLost | TimerExpired
+@dataclasses.dataclass(frozen=True, slots=True)
+class RepairAsked:
+    """charon was asked to rekey what `Wanted` had named so."""
+
+    line: Line
+
+
+Input = Looked | Heard | RepairAsked | RoleChanged | PeerConnected | PeerLost | EventsLost | TimerExpired
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,7 +89,14 @@ class DropChildSa:
     spi_in: bytes
 
 
-Action = Look | Send | Repair | GaveUp | RemoveSa | RemovePolicy | DropIkeSa | DropChildSa
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """All that is to be rekeyed now for the Backup's sake, in place of what was said before."""
+
+    repairs: tuple[Repair, ...]
+
+
+Action = Look | Send | Wanted | GaveUp | RemoveSa | RemovePolicy | DropIkeSa | DropChildSa
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

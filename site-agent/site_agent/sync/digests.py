@@ -45,7 +45,7 @@ from site_agent.sync.digest_backup import BackupRounds, soonest_after
 from site_agent.sync.digest_compare import Cause, Finding
 from site_agent.sync.digest_table import Of, Table
 from site_agent.sync.digest_wire import Ask, Done, Findings, Message, Records, Sums, cut_records
-from site_agent.sync.digest_words import Action, Freshness, Heard, Input, Look, Looked, Send
+from site_agent.sync.digest_words import Action, Freshness, Heard, Input, Look, Looked, RepairAsked, Send, Wanted
 from site_agent.sync.numbers_words import EventsLost, PeerConnected, PeerLost, Role, RoleChanged
 from site_agent.sync.repairs import GaveUp, Repairs, Want, want_of, want_of_ike
 
@@ -118,15 +118,15 @@ class _Told:
 
 
 class Digests:
-    """See the module. `budget`: rekeys a second. `first_round`: where to count from; a process that starts anew shall not go
-    on with a number that its peer has heard last (a random one will do)."""
+    """See the module. `first_round`: where to count from; a process that starts anew shall not go on with a number that its
+    peer has heard last (a random one will do)."""
 
-    def __init__(self, role: Role, budget: int, *, now: float, first_round: int = 0) -> None:
+    def __init__(self, role: Role, *, now: float, first_round: int = 0) -> None:
         self.role = role
         self.connected = False
         self.conflicts = 0
         """SUMS heard while not a Backup: the peer thinks that it is the Active."""
-        self._repairs = Repairs(budget)
+        self._repairs = Repairs()
         self._round = first_round
         self._looks: collections.deque[Role] = collections.deque()
         """As what we were when we asked for those that are not answered."""
@@ -147,7 +147,7 @@ class Digests:
     def deadline(self) -> float | None:
         if self.role is not Role.ACTIVE:
             return self._backup.deadline
-        return min((at for at in (self._repairs.deadline, self._next_round) if at is not None), default=None)
+        return self._next_round
 
     @property
     def _next_round(self) -> float | None:
@@ -169,9 +169,10 @@ class Digests:
 
     def handle(self, event: Input, now: float) -> list[Action]:
         """Take one input."""
+        before = self._repairs.wanted
         actions = list(self._dispatch(event, now))
-        if self.role is Role.ACTIVE:
-            actions += self._repairs.take(now)
+        if self._repairs.wanted != before:
+            actions.append(Wanted(self._repairs.wanted))
         return actions
 
     def _dispatch(self, event: Input, now: float) -> Iterator[Action]:
@@ -191,6 +192,8 @@ class Digests:
                 self.connected, self._told = False, None
                 self._repairs.stop()
                 self._backup.end()
+            case RepairAsked(line):
+                self._repairs.asked(line, now)
             case EventsLost():
                 self._reason_to_look = True
                 self._next_look = min(self._next_look, max(now, self._soonest))

@@ -162,6 +162,15 @@ class Numbers:
         return [key for key, copy in self._copies.items() if copy.block > 0] if self.role is Role.ACTIVE else []
 
     @property
+    def spent(self) -> list[SaKey]:
+        """Of those taken over: where no block would be left to us after the next takeover and the one that follows it."""
+        return [
+            key
+            for key in self.taken_over
+            if own_above(self._rank, own_above(1 - self._rank, self._copies[key].block)) > LAST_BLOCK
+        ]
+
+    @property
     def unconfirmed(self) -> int:
         """Of an Active: SAs whose Backup is not known to stand above. A takeover would lose them, but use nothing twice."""
         return sum(copy.block > 0 and copy.peer <= copy.block for copy in self._copies.values())

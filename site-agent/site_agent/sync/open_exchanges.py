@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from anycast.errors import PeerError
-from anycast.runtime import boottime
 from site_agent.ike.vici_client import Section, ViciClient
 
 ENDED_WITHIN_S = 1.0
@@ -26,19 +25,12 @@ LOOK_AGAIN_S = 0.02
 class OpenExchanges:
     """Of IKE_SAs of these connections. `vici` is this object's alone."""
 
-    def __init__(self, vici: ViciClient, connections: Collection[str], clock: Callable[[], float] = boottime) -> None:
-        self._vici, self._connections, self._clock = vici, frozenset(connections), clock
-        self._paused_until = float("-inf")
-
-    @property
-    def paused(self) -> bool:
-        """Nothing is to be begun with a client now."""
-        return self._clock() < self._paused_until
+    def __init__(self, vici: ViciClient, connections: Collection[str]) -> None:
+        self._vici, self._connections = vici, frozenset(connections)
 
     async def end(self) -> int:
-        """Begin nothing more, and wait until nothing is open; how many IKE_SAs are still busy after that. -1: charon cannot
-        be asked."""
-        self._paused_until = self._clock() + PAUSE_S
+        """Wait until nothing is open; how many IKE_SAs are still busy after that. -1: charon cannot be asked. Whoever calls
+        it sees to it that nothing more is begun, for `PAUSE_S`."""
         left = -1
         with contextlib.suppress(PeerError, TimeoutError):
             async with asyncio.timeout(ENDED_WITHIN_S):

@@ -11,6 +11,9 @@ from anycast.errors import DecodeError
 from site_agent.sync import versions
 from site_agent.sync.versions import Versions
 
+IKE_REKEY_S, IKE_OVER_S = 14_400.0, 1_440.0
+"""`rekey_time = 4h`, as rendered, and charon's default for `over_time`, a tenth of it."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -48,6 +51,9 @@ class Plan:
     clients: str
     """Path of the clients' log, and its longest size."""
     clients_max_bytes: int
+    ike_rekey_s: float = IKE_REKEY_S
+    ike_over_s: float = IKE_OVER_S
+    """Of the rendered connection's IKE_SAs: rekeyed so long after they were made, ended so much later."""
     active: bool = False
     """The process before this one had settled as Active, and this gateway holds the addresses still."""
 

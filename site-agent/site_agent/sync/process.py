@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from anycast.errors import AnycastError, BugError, DecodeError, KernelError, PeerError
-from anycast.events import AlarmCleared, AlarmRaised, Event
+from anycast.events import AlarmCleared, AlarmRaised, ClientRefusedRekey, Event
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
 from anycast.pki.names import Role as Office
@@ -31,6 +31,7 @@ from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 from site_agent.ike.door import Door
 from site_agent.ike.ha_segment import Segment
+from site_agent.ike.rekey_queue import Refused
 from site_agent.ike.vici_client import ViciClient
 from site_agent.netlink.messages import NETLINK_XFRM
 from site_agent.netlink.xfrm_keys import SaKey, pack_address
@@ -47,19 +48,17 @@ from site_agent.sync.gate import Gate
 from site_agent.sync.identity import PinFile
 from site_agent.sync.kinds import LARGEST, Kind, Lane
 from site_agent.sync.mirror import Mirror
-from site_agent.sync.moved import Moved
 from site_agent.sync.numbers import spi_of
 from site_agent.sync.numbers_words import Role, RoleChanged
-from site_agent.sync.open_exchanges import OpenExchanges
+from site_agent.sync.open_exchanges import PAUSE_S, OpenExchanges
 from site_agent.sync.plugin_socket import PluginSocket
 from site_agent.sync.promotion import Do, Promotion, RoleIs, Step, StepDone, StepFailed, StepStuck, StepTook
-from site_agent.sync.refreshed import Refreshed
+from site_agent.sync.rekeys import Rekeys
 from site_agent.sync.repairs import GaveUp
 from site_agent.sync.requests import Requests
 from site_agent.sync.reunion import Reunite
 from site_agent.sync.reuniter import Reuniter
 from site_agent.sync.sad import Sad
-from site_agent.sync.taken_over import TakenOver
 from site_agent.sync.tasks import Tasks, armed
 from site_agent.sync.words import Action, Compared, Deliver, Down, Dropped, RoomAgain, Submit, Up, VersionsChanged, WorkedOff
 
@@ -84,18 +83,14 @@ class Process:
         self._plugin = PluginSocket()
         self._promotion = Promotion()
         self._segment = Segment(self._vici, Path(plan.fifo), plan.connections)
-        self._serving = plan.active
-        """The gate is open, as far as this process knows; the first role that it is told makes it so."""
+        self._serving = plan.active  # the gate is open, as far as this process knows; the first role makes it so
         self._ready: asyncio.Future[int] | None = None
         self._gaps, self._stuck = 0, dict[Reason, str]()
         self._versions = plan.versions
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._tasks = Tasks()
-        self._rekeys: asyncio.Task[None] | None = None
-        self._over = asyncio.Event()
-        self._unacknowledged = False
-        self._dropped: set[Kind] = set()
+        self._tasks, self._over = Tasks(), asyncio.Event()
+        self._unacknowledged, self._dropped = False, set[Kind]()
         self._mirror = Mirror(
             rank=plan.rank,
             role=Role.ACTIVE if plan.active else Role.BACKUP,
@@ -115,6 +110,17 @@ class Process:
             forget=self._mirror.forget,
             ended=lambda name: self._tell(agent_wire.Ended(name=name)),
         )
+        numbers = self._mirror.numbers
+        self._rekeys = Rekeys(
+            plan.vici,
+            plan.connections,
+            taken_over=lambda: [spi_of(key) for key in numbers.taken_over],
+            spent=lambda: [spi_of(key) for key in numbers.spent],
+            refused=self._on_refused,
+            tell_ages=lambda body: self._channel.feed(Submit(Kind.STATE, body)),
+            ike_rekey_s=plan.ike_rekey_s,
+            ike_over_s=plan.ike_over_s,
+        )
         self._comparison = Comparison(
             Role.ACTIVE if plan.active else Role.BACKUP,
             vips=plan.vips,
@@ -124,8 +130,10 @@ class Process:
             hand_over=self._plugin.send,
             submit=lambda kind, payload: self._channel.feed(Submit(kind, payload)),
             gave_up=self._on_gave_up,
-            paused=lambda: self._open.paused,
+            wanted=self._rekeys.repairs,
+            looked=self._rekeys.looked,
         )
+        self._rekeys.repair_asked = self._comparison.repair_asked
         self._flows = ConntrackShell(
             ConntrackMirror(
                 MirroredFlows(plan.pools, (*plan.vips, *plan.own)), Role.ACTIVE if plan.active else Role.BACKUP
@@ -135,9 +143,6 @@ class Process:
             self._has_room,
         )
         self._fault: BaseException | None = None
-        self._taken_over = TakenOver(
-            self._vici, plan.connections, lambda: map(spi_of, self._mirror.numbers.taken_over if self._may_begin() else ())
-        )
         self._charon = ""
         """Which one runs, by the agent's word; empty: none, or not said yet."""
         self._clients = EventLog(Path(plan.clients), max_bytes=plan.clients_max_bytes, gateway=plan.gateway)
@@ -150,13 +155,9 @@ class Process:
         )
         door = Door(lambda: self._charon, plan.vips)
         self._doorkeeper = Doorkeeper(door, closed=not plan.active, happened=self._on_event)
-        self._refreshed = Refreshed(ViciClient(plan.vici), plan.connections, lambda: self._open.paused)
         self._open = OpenExchanges(ViciClient(plan.vici), plan.connections)
         if plan.active:
-            self._refreshed.needed()  # charon has spoken to nobody meanwhile
-        self._moved = Moved(
-            ViciClient(plan.vici), self._vici, plan.connections, self._may_begin
-        )
+            self._rekeys.messages_lost()  # charon has spoken to nobody meanwhile
         names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
         self._channel = channel.Channel(
             channel.Plan(
@@ -181,9 +182,8 @@ class Process:
             running = [
                 group.create_task(self._channel.run()),
                 group.create_task(self._tell_again()),
-                group.create_task(self._refreshed.run()),
+                group.create_task(self._rekeys.run()),
                 group.create_task(self._addresses.run()),
-                group.create_task(self._moved.run()),
                 group.create_task(self._doorkeeper.run()),
             ]
             await self._over.wait()
@@ -222,18 +222,19 @@ class Process:
                     self._promote(RoleIs(active=active))
                 case agent_wire.Finish():
                     self._tasks.begin(self._finish())
+                case agent_wire.LostTunnels(wishes=wishes):
+                    self._rekeys.without_state(wishes)
+                case agent_wire.Swept():
+                    self._rekeys.swept()
 
     async def _finish(self) -> None:
-        began = boottime()
-        left = await self._open.end()
+        self._rekeys.hold(PAUSE_S)
+        began, left = boottime(), await self._open.end()
         self._tell(agent_wire.Finished(open=left, took_us=round((boottime() - began) * 1e6)))
-
-    def _may_begin(self) -> bool:
-        """An exchange with a client."""
-        return self._mirror.numbers.role is Role.ACTIVE and not self._open.paused
 
     def _charon_started(self) -> None:
         self._vici.close()
+        self._rekeys.stopped()
         self._doorkeeper.close()
         self._addresses.charon_started()
         self._promote(promotion.CharonStarted())
@@ -256,14 +257,14 @@ class Process:
     def _tell_status(self) -> None:
         mirror, session = self._mirror, self._channel.session
         active, fresh = mirror.numbers.role is Role.ACTIVE, self._comparison.freshness
-        alarms = {reason.value: detail for reason, detail in (self._channel.alarms | self._stuck).items()}
+        alarms = self._channel.alarms | self._stuck | self._rekeys.alarms
         self._tell(
             agent_wire.Status(
                 role=mirror.numbers.role.value,
                 settled=self._promotion.settled,
                 connected=session.is_up,
                 mismatches=[str(mismatch) for mismatch in session.mismatches],
-                alarms=alarms,
+                alarms={reason.value: detail for reason, detail in alarms.items()},
                 waiting=mirror.relay.waiting,
                 gaps=self._gaps + mirror.not_taken,
                 messages={f"{what}:{kind}": count for (what, kind), count in mirror.relay.counts.items()},
@@ -278,6 +279,7 @@ class Process:
                 given_up=fresh.given_up if active else 0,
                 causes=fresh.causes if active else {},
                 removed=self._comparison.removed,
+                **self._rekeys.status,
             )
         )
 
@@ -289,6 +291,7 @@ class Process:
                 self._mirror.connected()
                 self._comparison.connected()
                 self._addresses.peer_connected()
+                self._rekeys.connected()
                 self._flows.connected(resumed=resumed)
                 self._tell_status()
             case Down():
@@ -331,11 +334,13 @@ class Process:
         except DecodeError:
             self._mirror.garbled += 1
 
-    def _hear_state(self, state: int | bytes | None) -> None:
+    def _hear_state(self, state: int | bytes | list[bodies.Age] | None) -> None:
         if isinstance(state, bytes):
             self._addresses.peer_said(state)
+        elif isinstance(state, list):
+            self._rekeys.peer_said(state)
         elif state and self._mirror.numbers.role is Role.ACTIVE:
-            self._refreshed.needed()
+            self._rekeys.messages_lost()
 
     def _acknowledge(self) -> None:
         self._unacknowledged = False
@@ -405,7 +410,9 @@ class Process:
                 return f"{self._reuniter.adopt_pending()} messages"
             case Step.REKEY:
                 self._tasks.begin(self._reuniter.finish())
-                return self._rekey_taken_over()
+                self._rekeys.begin()
+                self._comparison.events_lost()  # a look, now: it finds what is to be rekeyed
+                return f"{len(mirror.numbers.taken_over)} SAs"
             case Step.CEASE:
                 self._doorkeeper.close()
                 self._tasks.begin(self._addresses.role(False))
@@ -413,8 +420,6 @@ class Process:
                 mirror.demoting()
                 self._gate.close()
             case Step.PASSIVATE:
-                if self._rekeys is not None:
-                    self._rekeys.cancel()
                 self._segment.switch(False)
             case Step.CONFIRM_PASSIVE:
                 return await self._segment.confirm_passive()
@@ -425,6 +430,8 @@ class Process:
         return ""
 
     def _now_is(self, role: Role) -> None:
+        if role is not Role.ACTIVE:
+            self._rekeys.stopped()
         self._comparison.role(role)
         self._flows.feed(RoleChanged(role=role))
 
@@ -434,23 +441,14 @@ class Process:
                 self._stuck[reason] = detail
             case AlarmCleared(reason=reason):
                 self._stuck.pop(reason, None)
-            case _:
-                pass
 
     def _on_ready(self, retired: int) -> None:
         if self._ready is not None and not self._ready.done():
             self._ready.set_result(retired)
 
-    def _rekey_taken_over(self) -> str:
-        if self._rekeys is not None:
-            self._rekeys.cancel()
-        count = len(self._mirror.numbers.taken_over)
-        self._rekeys = self._tasks.begin(self._taken_over.run())
-        return f"{count} SAs"
-
     def _on_rekey(self, keys: list[SaKey]) -> None:
-        """They near the end of their block, and are among what was taken over or made here: all the same to charon."""
-        self._tasks.begin(self._taken_over.rekey([spi_of(key) for key in keys]))  # a limit of the kernel's waits for nobody
+        self._rekeys.near_end(spi_of(key) for key in keys)
+        self._comparison.events_lost()  # a look, now
 
     def _on_gap(self, missing: int) -> None:
         self._gaps += missing
@@ -463,10 +461,14 @@ class Process:
         else:
             self._tasks.begin(self._reuniter.finish())
         if reunite.apart:
-            self._refreshed.needed()
+            self._rekeys.messages_lost()
 
     def _on_gave_up(self, gave_up: GaveUp) -> None:
         self._tell(agent_wire.GivenUp(name=gave_up.name, cause=gave_up.cause.name.lower(), refused=gave_up.refused))
+
+    def _on_refused(self, refused: Refused) -> None:
+        self._tell(agent_wire.RekeyRefused(name=refused.name, reason=refused.reason.value))
+        self._clients.write(ClientRefusedRekey(identity=refused.client, sa=refused.name, reason=refused.reason))
 
     # Parts
 
@@ -475,8 +477,7 @@ class Process:
         return session.room(Lane.BULK) >= LARGEST and session.lag(Lane.BULK, boottime()) < BULK_LAG_S
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Something of ours crashed in a callback: a bug, and nobody knows what it left undone. The next process looks at
-        everything anew."""
+        """Something of ours crashed in a callback: a bug. The next process looks at everything anew."""
         self._fault = context.get("exception") or BugError(str(context.get("message")))
         self._over.set()
 

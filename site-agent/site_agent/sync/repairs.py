@@ -3,22 +3,21 @@
 A rekey is the only repair: it costs the client one exchange and makes keys, SAs, policies and charon's own state on both
 gateways as if the tunnel were new. It is asked for
 
-* at most `budget` times in any second, IKE_SAs first: a CHILD_SA's message is refused without its IKE_SA, so its own rekey
-  waits for the round that finds the IKE_SA in order;
+* through the gateway's rekey queue, which has the budget (`ike.rekey_queue`), IKE_SAs first: a CHILD_SA's message is refused
+  without its IKE_SA, so its own rekey waits for the round that finds the IKE_SA in order;
 * of one SA once. A request that changed nothing is repeated after ASK_AGAIN_S (charon repeats it by itself before), one
   that brought a new SA which differs again after SETTLE_S, each time twice as long;
 * MAX_REFUSED times of one SA, MAX_TRIES times of one tunnel (a reqid, over all its rekeys) within FORGET_S. Then it is given
   up, by name: a client that refuses a gateway's rekey, or a Backup on which it does not stand. So a Backup that lies costs
   each client MAX_TRIES exchanges an hour.
 
-Given sets, not changes: what the last complete round has found is what is wanted.
+Given sets, not changes: what the last complete round has found is what is wanted, and `wanted` is what the queue shall have
+of it. What the queue has asked for is told with `asked`.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import heapq
 from collections.abc import Iterable, Sequence
 
 from site_agent.ike.mirror_view import IKE_NAME_BYTES, Tunnel
@@ -47,16 +46,20 @@ class Want:
     now: tuple[bytes, ...]
     """What it is called by SPIs: another one after a rekey."""
     cause: Cause
+    client: str = ""
+    """The client's identity."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
     """VICI `rekey` by `child_id`, or by `ike_id` where that is empty."""
 
+    line: Line
     ike_id: str
     child_id: str
     name: str
     cause: Cause
+    client: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +86,12 @@ class _History:
 
 
 class Repairs:
-    """See the module. `budget`: rekeys a second, at least 1."""
+    """See the module."""
 
-    def __init__(self, budget: int) -> None:
-        self._recent: collections.deque[float] = collections.deque(maxlen=max(budget, 1))
+    def __init__(self) -> None:
         self._wanted: dict[Line, Want] = {}
-        self._queue: list[tuple[float, bool, Line]] = []
-        """A heap: when each may be asked for, whether it is a CHILD_SA, which. One that was asked for waits for `found`."""
+        self.wanted: tuple[Repair, ...] = ()
+        """What is to be asked for now."""
         self._histories: dict[Line, _History] = {}
 
     @property
@@ -102,59 +104,50 @@ class Repairs:
         """SAs that differ and are."""
         return len(self._wanted) - self.waiting
 
-    @property
-    def deadline(self) -> float | None:
-        """When the next one may be asked for."""
-        return max(self._queue[0][0], self._free_at) if self._queue else None
-
     def stop(self) -> None:
         """No longer Active, or nobody to repair for. What was tried stays known."""
-        self._wanted, self._queue = {}, []
+        self._wanted, self.wanted = {}, ()
 
     def found(self, wants: Iterable[Want], now: float) -> list[GaveUp]:
         """What a complete round has found."""
         self._wanted = {want.line: want for want in wants}
         self._histories = {line: history for line, history in self._histories.items() if now < history.last + FORGET_S}
         first = {want.ike_id for want in self._wanted.values() if want.tunnel is None}
-        gave_up = list[GaveUp]()
-        self._queue = []
+        gave_up, wanted = list[GaveUp](), list[Want]()
         for line, want in self._wanted.items():
             if want.tunnel is not None and (want.tunnel.rekeying or want.ike_id in first):
                 continue
             history = self._histories.get(line)
             if history is None:
-                self._queue.append((now, want.tunnel is not None, line))
+                wanted.append(want)
                 continue
             due, refused = history.due(want), history.asked == want.now
             if history.tries < (MAX_REFUSED if refused else MAX_TRIES):
                 history.given_up = False
-                self._queue.append((max(due, now), want.tunnel is not None, line))
+                if now >= due:
+                    wanted.append(want)
             elif not history.given_up and now >= due:
                 history.given_up = True
                 gave_up.append(GaveUp(name=want.name, cause=want.cause, refused=refused))
-        heapq.heapify(self._queue)
+        self.wanted = tuple(_repair_of(want) for want in wanted)
         return gave_up
 
-    def take(self, now: float) -> list[Repair]:
-        """Those that may be asked for now."""
-        repairs = []
-        while self._queue and now >= max(self._queue[0][0], self._free_at):
-            _due, _child, line = heapq.heappop(self._queue)
-            want, history = self._wanted[line], self._histories.get(line)
+    def asked(self, line: Line, now: float) -> None:
+        """charon was asked to rekey it."""
+        if (want := self._wanted.get(line)) is not None:
+            history = self._histories.get(line)
             self._histories[line] = _History(tries=history.tries + 1 if history else 1, last=now, asked=want.now)
-            self._recent.append(now)
-            child_id = want.tunnel.child_id if want.tunnel else ""
-            repairs.append(Repair(ike_id=want.ike_id, child_id=child_id, name=want.name, cause=want.cause))
-        return repairs
-
-    @property
-    def _free_at(self) -> float:
-        """From when on the budget has room."""
-        return self._recent[0] + 1.0 if len(self._recent) == self._recent.maxlen else float("-inf")
 
     def _is_given_up(self, line: Line) -> bool:
         history = self._histories.get(line)
         return history is not None and history.given_up
+
+
+def _repair_of(want: Want) -> Repair:
+    child_id = want.tunnel.child_id if want.tunnel else ""
+    return Repair(
+        line=want.line, ike_id=want.ike_id, child_id=child_id, name=want.name, cause=want.cause, client=want.client
+    )  # fmt: skip
 
 
 def line_of(tunnel: Tunnel) -> Line:
@@ -163,8 +156,14 @@ def line_of(tunnel: Tunnel) -> Line:
 
 def want_of(tunnel: Tunnel, cause: Cause) -> Want:
     return Want(
-        line=line_of(tunnel), ike_id=tunnel.ike_id, tunnel=tunnel, name=tunnel.name, now=tunnel.ends, cause=cause
-    )  # fmt: skip
+        line=line_of(tunnel),
+        ike_id=tunnel.ike_id,
+        tunnel=tunnel,
+        name=tunnel.name,
+        now=tunnel.ends,
+        cause=cause,
+        client=tunnel.identity,
+    )
 
 
 def want_of_ike(record: bytes, ike_id: str, tunnels: Sequence[Tunnel], cause: Cause) -> Want:
@@ -178,4 +177,5 @@ def want_of_ike(record: bytes, ike_id: str, tunnels: Sequence[Tunnel], cause: Ca
         name=f"the IKE_SA of {owner}" if owner else f"IKE_SA {ike_id}",
         now=(record[:IKE_NAME_BYTES],),
         cause=cause,
+        client=min((tunnel.identity for tunnel in tunnels), default=""),
     )

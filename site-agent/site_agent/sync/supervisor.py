@@ -28,6 +28,8 @@ from anycast.events import (
     HolderStarted,
     PromotionSettled,
     PromotionStepTaken,
+    RekeyRefused,
+    RekeysProgressed,
     TunnelEnded,
     TunnelNotMirrored,
 )
@@ -36,6 +38,7 @@ from anycast.runtime import boottime
 from site_agent import priority
 from site_agent.daemon_process import Backoff, open_log
 from site_agent.ike.ha_segment import FIFO
+from site_agent.ike.rekey_queue import Wish
 from site_agent.paths import Paths
 from site_agent.socket_child import SocketChild
 from site_agent.sync import agent_wire
@@ -51,6 +54,13 @@ being slow would be slow again."""
 REPEAT_S = 1.0
 FINISH_LIMIT_S = 1.3
 """More than `open_exchanges.ENDED_WITHIN_S`; a process that hangs keeps no handover waiting."""
+SPEAKS_S = 2.5
+"""It reports every second. One that does not takes no wishes, either."""
+WISHES_AT_ONCE = 20
+"""In one message: names are at most a few hundred bytes."""
+KNOWN = {reason.value: reason for reason in Reason}
+PROGRESS_EVERY_S = 60.0
+"""Between two lines in the log about rekeys that wait."""
 
 
 class Supervisor:
@@ -67,6 +77,8 @@ class Supervisor:
         self._heard_at = 0.0
         self._settled_active = False
         self._alarms: dict[Reason, str] = {}
+        self._progress_at: float | None = None
+        """When the log was last told of rekeys that wait; None where none waited."""
         self._ended = asyncio.Event()
         self._finished: asyncio.Future[agent_wire.Finished] | None = None
 
@@ -110,6 +122,19 @@ class Supervisor:
         """For `status` and metrics."""
         status = None if self._status is None else dataclasses.asdict(self._status)
         return {"peer_gateway": self._sync.peer, "pid": None if self._child is None else self._child.pid, "status": status}
+
+    def wish(self, wishes: tuple[Wish, ...]) -> bool:
+        """Have these tunnels rekeyed by the process's queue. False: it does not speak, and the agent has the queue."""
+        if self._child is None or self._status is None or boottime() > self._heard_at + SPEAKS_S:
+            return False
+        for start in range(0, len(wishes), WISHES_AT_ONCE):
+            self._child.send(agent_wire.encode(agent_wire.LostTunnels.of(wishes[start : start + WISHES_AT_ONCE])))
+        return True
+
+    def swept(self) -> None:
+        """charon was asked to rekey everything."""
+        if self._child is not None:
+            self._child.send(agent_wire.encode(agent_wire.Swept()))
 
     async def run(self) -> None:
         """Keep a process running until cancelled."""
@@ -199,6 +224,7 @@ class Supervisor:
                 case agent_wire.Status() as status:
                     self._status, self._heard_at = status, boottime()
                     self._compare_alarms(status)
+                    self._tell_progress(status)
                 case agent_wire.StepTaken(step=step, took_us=took_us, detail=detail):
                     self._happened(PromotionStepTaken(step=step, took_us=took_us, detail=detail))
                 case agent_wire.GivenUp(name=name, cause=cause, refused=refused):
@@ -208,13 +234,14 @@ class Supervisor:
                         self._finished.set_result(finished)
                 case agent_wire.Ended(name=name):
                     self._happened(TunnelEnded(tunnel=name, reason=Reason.TUNNEL_DIVERGED))
+                case agent_wire.RekeyRefused(name=name, reason=word) if word in KNOWN:
+                    self._happened(RekeyRefused(tunnel=name, reason=KNOWN[word]))
                 case agent_wire.Settled(active=active, took_us=took_us):
                     self._settled_active = active
                     self._happened(PromotionSettled(role="active" if active else "backup", took_us=took_us))
 
     def _compare_alarms(self, status: agent_wire.Status) -> None:
-        known = {reason.value: reason for reason in Reason}
-        now = {known[word]: detail for word, detail in status.alarms.items() if word in known}
+        now = {KNOWN[word]: detail for word, detail in status.alarms.items() if word in KNOWN}
         for reason, detail in now.items():
             if reason not in self._alarms:
                 self._happened(AlarmRaised(reason=reason, detail=detail))
@@ -222,10 +249,20 @@ class Supervisor:
             self._happened(AlarmCleared(reason=reason))
         self._alarms = now
 
+    def _tell_progress(self, status: agent_wire.Status) -> None:
+        now, waiting = boottime(), status.rekeys_waiting
+        if waiting and (self._progress_at is None or now >= self._progress_at + PROGRESS_EVERY_S):
+            self._progress_at = now
+        elif waiting or self._progress_at is None:
+            return
+        else:
+            self._progress_at = None
+        self._happened(RekeysProgressed(waiting=waiting, done=status.rekeys_done, left_s=status.rekeys_left_s))
+
     def _on_exit(self, status: int) -> None:
         assert self._child is not None
         self._happened(HolderExited(name=NAME, pid=self._child.pid, status=status))
-        self._child, self._status = None, None
+        self._child, self._status, self._progress_at = None, None, None
         self._ended.set()
 
 

@@ -20,8 +20,19 @@ def lines(sync: Mapping[str, Any]) -> list[tuple[bool, str]]:
     found = [(status["connected"] and status["settled"], f"mirror: {connected} {peer}, {follows}; {_load(status)}")]
     if status["role"] == "active":
         found.append((status["unprotected"] == 0, _protection(status)))
+        if status["rekeys_waiting"] or status["rekeys_unanswered"]:
+            found.append((True, rekeys_text(status["rekeys_waiting"], status["rekeys_done"], status["rekeys_left_s"])))
+        if refused := status["rekeys_refused"]:
+            text = f"rekeys: the {'client' if refused == 1 else 'clients'} of {refused} {_plural(refused, 'SA')}"
+            found.append((False, f"{text} {'refuses' if refused == 1 else 'refuse'} (`site-agent clients` names them)"))
     found += [(False, f"a handover is refused: {mismatch}") for mismatch in status["mismatches"]]
     return found
+
+
+def rekeys_text(waiting: Mapping[str, int], done: int, left_s: int) -> str:
+    """The words of `status` and `why`."""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in waiting.items())
+    return f"rekeys: {sum(waiting.values())} wait{f' ({reasons})' if reasons else ''}, {done} done, {left_s} s left"
 
 
 def _load(status: Mapping[str, Any]) -> str:
