@@ -88,6 +88,8 @@ class Observation:
     """What captures and probes saw at the victim's site; None where the drill made none."""
     mirror: mirror_checks.MirrorSeen | None = None
     """What was seen of tunnels that are to outlive a gateway; None where the drill did not look."""
+    told: mirror_checks.Told | None = None
+    """Secrets that were found where none must be; None where the drill did not look."""
 
 
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
@@ -152,6 +154,10 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
                 "route up, 0 CHILD_SAs",
                 up and count == 0,
             )
+        case mirror_steps.NoSecretTold(at=at) if seen.told is not None:
+            return mirror_checks.no_secret_told(seen.told, at)
+        case mirror_steps.NoCore() if seen.told is not None:
+            return mirror_checks.no_core(seen.told)
         case _ if isinstance(check, mirror_steps.MirrorCheck):
             return _judge_mirror(check, seen, limits)
         case _:
@@ -191,6 +197,8 @@ def _judge_mirror(check: mirror_steps.MirrorCheck, seen: Observation, limits: di
             return mirror_checks.sent_to_client(seen.mirror)
         case mirror_steps.SameIkeSa():
             return mirror_checks.same_ike_sa(seen.mirror)
+        case mirror_steps.NoSecretTold() | mirror_steps.NoCore():
+            return Checked(f"{check.check} is watched", "nobody looked", "kernel: esp", False)
 
 
 def _ms(from_ns: int, to_ns: int) -> float:

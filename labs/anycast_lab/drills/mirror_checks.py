@@ -55,6 +55,31 @@ class Download:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A secret where none must be."""
+
+    place: str
+    """A gateway and a path, or whatever else it was."""
+    name: str
+    """Its kind: esp, ike or key."""
+    form: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What was looked for, where, and what was found."""
+
+    secrets: Mapping[str, int]
+    """How many of each kind were known."""
+    places: int
+    found: tuple[Found, ...]
+    cores: tuple[str, ...]
+    """Which processes with keys would leave a core dump."""
+    problems: tuple[str, ...]
+    """Why a look that found nothing proves nothing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorSeen:
     """Everything that was seen of the tunnels, by client or gateway."""
 
@@ -162,6 +187,21 @@ def same_ike_sa(seen: MirrorSeen) -> Checked:
         parts.append(f"{client}: {same} ({len(before)} before, {len(after)} after, {ike.built} built anew)")
         passed = passed and len(before) == 1 and len(after) == 1 and ike.built == 0
     return Checked("each client keeps its IKE_SA", "; ".join(parts) or "no client", "0 built anew", passed)
+
+
+def no_secret_told(told: Told, at: str = "") -> Checked:
+    """`at`: only what was found in this file counts."""
+    found = [one for one in told.found if one.place.partition(" ")[2].startswith(at)]
+    known = ", ".join(f"{count} {name}" for name, count in told.secrets.items()) or "none"
+    said = [f"{one.name} as {one.form} in {one.place}" for one in found] or [f"in none of {told.places} places"]
+    text = f"no secret of the tunnels and gateways is told{f' in {at}' if at else ''}"
+    passed = not found and not told.problems and told.places > 0
+    return Checked(text, "; ".join([f"known: {known}", *said, *told.problems]), "0 found", passed)
+
+
+def no_core(told: Told) -> Checked:
+    found = "; ".join((*told.cores, *told.problems)) or "none would"
+    return Checked("no process with keys leaves a core dump", found, "none", not told.cores and not told.problems)
 
 
 def moments(seen: MirrorSeen) -> Iterator[Moment]:

@@ -25,7 +25,22 @@ class ForgetNumbers(Strict):
     do: Literal["forget_numbers"]
 
 
-MirrorStep = Download | ForgetNumbers
+class PlantSecret(Strict):
+    """A secret of the victim's is written where none must be: the key of an SA, what IKE keys are made of, or a private key.
+
+    For red drills. The file is as before when the drill has ended.
+    """
+
+    do: Literal["plant_secret"]
+    what: Literal["esp", "ike", "key"]
+    form: Literal["raw", "hex", "base64"]
+    path: str
+    """At its end, where it is there already."""
+    readable: bool = False
+    """By everybody, from then on."""
+
+
+MirrorStep = Download | ForgetNumbers | PlantSecret
 
 
 class TcpContinues(Strict):
@@ -53,4 +68,22 @@ class SameIkeSa(Strict):
     check: Literal["same_ike_sa"]
 
 
-MirrorCheck = TcpContinues | NoNumberTwice | SentToClient | SameIkeSa
+class NoSecretTold(Strict):
+    """No SA's key, no IKE_SA's secret and no private key of either gateway stands in anything that the drill has left.
+
+    In files below /run, /var and /etc (key files, which only their owner reads, aside), on screens, in the process table,
+    beside the captures, in the report.
+    """
+
+    check: Literal["no_secret_told"]
+    at: str = ""
+    """Only what is found in this file counts; for red drills, each of whose checks must see its own."""
+
+
+class NoCore(Strict):
+    """No process of either gateway through which keys pass would leave a core dump, in a file or to a program."""
+
+    check: Literal["no_core"]
+
+
+MirrorCheck = TcpContinues | NoNumberTwice | SentToClient | SameIkeSa | NoSecretTold | NoCore

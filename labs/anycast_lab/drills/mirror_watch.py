@@ -20,6 +20,9 @@ from anycast_lab.capture.frames import Address, Sealed
 from anycast_lab.capture.numbers import numbers
 from anycast_lab.drills.cables import far_end
 from anycast_lab.drills.mirror_checks import Download, IkeSa, IkeSeen, MirrorSeen, ike_sas, ike_sas_built, judge_download
+from anycast_lab.drills.mirror_steps import Download as DownloadStep
+from anycast_lab.drills.mirror_steps import ForgetNumbers, MirrorStep, PlantSecret
+from anycast_lab.drills.secret_watch import SecretWatch
 from anycast_lab.drills.wiretaps import ESP, Place, Wiretaps
 from anycast_lab.runner import LabError, Process, Runner
 
@@ -41,6 +44,7 @@ class MirrorWatch:
         name = fleet.site_of(victim)
         self._site = fleet.sites[name]
         self._server = next((n for n, one in fleet.lab.servers.items() if one.site == name and one.ipv4 is not None), "")
+        self.secrets = SecretWatch(runner, fleet, tuple(self._site.gateways))
         self._taps = Wiretaps(runner, {gateway: self._place(gateway) for gateway in self._site.gateways})
         self._ike: dict[str, tuple[IkeSa, ...]] = {}
         self._logged: dict[str, int] = {}
@@ -56,6 +60,7 @@ class MirrorWatch:
 
     async def start(self) -> None:
         """Return when both gateways are captured and every client's IKE_SA is known. Raises LabError."""
+        await self.secrets.start()
         await self._taps.start()
         await self.begin_anew()
 
@@ -72,6 +77,18 @@ class MirrorWatch:
         with contextlib.suppress(OSError):
             return self._out(client, "charon.log").read_text(errors="replace")
         raise LabError(f"{client}'s charon has left no log")
+
+    async def cause(self, step: MirrorStep, victim: str, peer: str) -> str:
+        """Do it, and say what was done. Raises LabError."""
+        match step:
+            case DownloadStep():
+                await self.download()
+                return "every client receives its download"
+            case ForgetNumbers():
+                return f"{await self.forget_numbers(peer)} SAs at {peer} count from 1 again"
+            case PlantSecret():
+                await self.secrets.plant(victim, step)
+                return f"{step.path} of {victim} holds a secret"
 
     async def download(self) -> None:
         """Return when every client receives. Raises LabError."""
@@ -150,6 +167,7 @@ class MirrorWatch:
     async def close(self) -> None:
         """Whatever still runs after a drill that could not be carried out."""
         await self._taps.close()
+        await self.secrets.close()
         for process in self._downloads.values():
             process.send_signal(signal.SIGKILL)
         self._downloads.clear()

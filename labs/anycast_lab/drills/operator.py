@@ -40,12 +40,16 @@ async def break_fleet(runner: Runner, node: str) -> bytes:
 
 
 async def look(runner: Runner, node: str, reason: str, metrics: str, since_ns: int) -> ScreensSeen:
-    """All screens at once, for one word. A screen that does not come has nothing on it."""
+    """All screens at once, for one word."""
+    return read(reason, **await screens(runner, node, metrics), since_ns=since_ns)
+
+
+async def screens(runner: Runner, node: str, metrics: str) -> dict[str, str]:
+    """What stands on each. A screen that does not come has nothing on it."""
     asked = {
         "log": ("site-agent", "events", "--json"),
         "metric": ("python", "-c", _SCRAPE, f"http://{metrics}/metrics"),
         "status": ("site-agent", "status", "--json"),
         "why": ("site-agent", "why", "--json"),
     }
-    texts = {screen: (await runner.exec(node, words)).text for screen, words in asked.items()}
-    return read(reason, **texts, since_ns=since_ns)
+    return {screen: (await runner.exec(node, words)).text for screen, words in asked.items()}

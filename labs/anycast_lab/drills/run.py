@@ -24,6 +24,7 @@ from anycast_lab.drills import (
     canaries,
     kernel_faults,
     mirror_checks,
+    mirror_steps,
     operator,
     pair_checks,
     pair_faults,
@@ -35,7 +36,6 @@ from anycast_lab.drills import drill as d
 from anycast_lab.drills import kernel_steps as steps
 from anycast_lab.drills import tunnel_steps as tunnels
 from anycast_lab.drills.checks import ClientSeen, Observation, judge
-from anycast_lab.drills.mirror_steps import Download, ForgetNumbers
 from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.report import Checked, Report, story
 from anycast_lab.drills.screens import SCREENS, ScreensSeen
@@ -123,7 +123,7 @@ class _DrillRun:
         if seen is not None:
             seen = self._with_packets(seen, records)
             checked += self._failed_waits + self._judge(seen, notes)
-        return Report(
+        report = Report(
             drill=drill.drill,
             message=drill.message,
             kernel=runner.kernel,
@@ -138,6 +138,7 @@ class _DrillRun:
             floods=self._strain.floods,
             probes=dict(seen.at_site.probes) if seen is not None and seen.at_site is not None else {},
         )
+        return report if self._mirror is None else self._mirror.secrets.judged(report)
 
     async def _break_and_watch(self) -> Observation:
         """From health through the drill's steps to everything that was seen, but for the clients' packets."""
@@ -156,6 +157,8 @@ class _DrillRun:
             await self._step(step)
         mirror = await self._mirror.end(self._fault_ns) if self._mirror is not None else None
         at_site = await self._site.end(self._fault_ns, await self._all_reasons()) if self._site is not None else None
+        end_ns = time.time_ns()
+        told = await self._mirror.secrets.end() if self._mirror is not None else None  # when nothing is watched any more
         self._sites_after = self._sites_after or await self._sites()
         self._witnesses.read()
         withdrawn = {gateway: await self._withdraws_since(gateway, before) for gateway, before in withdraws.items()}
@@ -166,7 +169,7 @@ class _DrillRun:
             esp=runner.esp,
             fault_ns=self._fault_ns,
             heal_ns=self._heal_ns,
-            end_ns=time.time_ns(),
+            end_ns=end_ns,
             moments=tuple(sorted(self._witnesses.moments)),
             routes=self._witnesses.routes_of(drill.victim),
             withdraws=withdrawn[drill.victim],
@@ -180,6 +183,7 @@ class _DrillRun:
             strangers=self._strain.strangers,
             at_site=at_site,
             mirror=mirror,
+            told=told,
         )
 
     def _with_packets(self, seen: Observation, records: dict[str, dict[str, Any]]) -> Observation:
@@ -229,13 +233,11 @@ class _DrillRun:
                 number = getattr(signal, f"SIG{name}")
                 self._note(step, f"SIG{name} → {process}" + (f" at {node}" if node != victim else ""))
                 os.kill(pid, number)
-            case Download():
+            case _ if isinstance(step, mirror_steps.MirrorStep):
                 assert self._mirror is not None, "a drill with this step watches tunnels"
-                self._progress("every client starts a download")
-                await self._mirror.download()
-            case ForgetNumbers():
-                assert self._mirror is not None, "a drill with this step watches tunnels"
-                self._progress(f"{await self._mirror.forget_numbers(self._peer)} SAs at {self._peer} count from 1 again")
+                if isinstance(step, mirror_steps.PlantSecret):
+                    self._note(step, f"{step.what} as {step.form} is written to {step.path}")
+                self._progress(await self._mirror.cause(step, victim, self._peer))
             case _ if isinstance(step, tunnels.TunnelStep):
                 await self._tunnel_step(step)
             case pair_steps.WaitRole():
@@ -250,6 +252,8 @@ class _DrillRun:
                 self._note(step, f"thaw {victim}")
                 await runner.thaw(victim)
             case d.PowerOff():
+                if self._mirror is not None:
+                    self._mirror.secrets.keep(victim)
                 self._note(step, f"power off {victim}")
                 await runner.power_off(victim)
             case d.PowerOn():
