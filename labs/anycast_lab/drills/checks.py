@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
-from anycast_lab.drills import alarms, drill, mirror_checks, mirror_steps, pair_checks, pair_steps, screens
+from anycast_lab.drills import alarms, drill, flow_checks, mirror_checks, mirror_steps, pair_checks, pair_steps, screens
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.strangers import Flooded, Stranger
@@ -94,6 +94,8 @@ class Observation:
 
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
     """Judge one check of a drill file."""
+    if isinstance(check, drill.ClientsStay | mirror_steps.SameIkeSa | mirror_steps.BuiltOnce) and check.clients:
+        seen = _of(seen, check.clients)
     match check:
         case drill.RouteGone(limit=name):
             return _route_gone(seen, limits[name].on(seen.kernel))
@@ -164,6 +166,14 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
             return _judge_pair(check, seen, limits)
 
 
+def _of(seen: Observation, clients: tuple[str, ...]) -> Observation:
+    """What was seen of these. One of whom nothing was seen is missing, and its check red."""
+    mirror, ours = seen.mirror, set(clients)
+    if mirror is not None:
+        mirror = dataclasses.replace(mirror, ike={name: one for name, one in mirror.ike.items() if name in ours})
+    return dataclasses.replace(seen, mirror=mirror, clients={name: c for name, c in seen.clients.items() if name in ours})
+
+
 def _judge_pair(check: pair_steps.PairCheck, seen: Observation, limits: dict[str, Limit]) -> Checked:
     site, fault_ns = seen.at_site, seen.fault_ns
     if site is None:
@@ -197,6 +207,11 @@ def _judge_mirror(check: mirror_steps.MirrorCheck, seen: Observation, limits: di
             return mirror_checks.sent_to_client(seen.mirror)
         case mirror_steps.SameIkeSa():
             return mirror_checks.same_ike_sa(seen.mirror)
+        case mirror_steps.FlowKept(limit=name):
+            return flow_checks.flow_kept(seen.mirror.flows, seen.fault_ns, limits[name].on(seen.kernel))
+        case mirror_steps.BuiltOnce(limit=name):
+            took = {n: (c.packets.gap_to_ns - seen.fault_ns) / 1e6 for n, c in seen.clients.items() if c.packets.gap_to_ns}
+            return mirror_checks.built_once(seen.mirror, took, limits[name].on(seen.kernel))
         case mirror_steps.NoSecretTold() | mirror_steps.NoCore():
             return Checked(f"{check.check} is watched", "nobody looked", "kernel: esp", False)
 

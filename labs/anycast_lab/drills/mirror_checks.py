@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from anycast_lab.capture.numbers import Numbers, Reuse, Takeover
+from anycast_lab.drills.flow_checks import FlowSeen
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.timeline import Moment
 
@@ -86,6 +87,7 @@ class MirrorSeen:
     ike: Mapping[str, IkeSeen]
     downloads: Mapping[str, Download]
     numbers: Numbers
+    flows: Mapping[str, FlowSeen] = dataclasses.field(default_factory=dict)
     problems: tuple[str, ...]
     """Why the captures cannot be trusted; none where all is well."""
 
@@ -187,6 +189,17 @@ def same_ike_sa(seen: MirrorSeen) -> Checked:
         parts.append(f"{client}: {same} ({len(before)} before, {len(after)} after, {ike.built} built anew)")
         passed = passed and len(before) == 1 and len(after) == 1 and ike.built == 0
     return Checked("each client keeps its IKE_SA", "; ".join(parts) or "no client", "0 built anew", passed)
+
+
+def built_once(seen: MirrorSeen, took_ms: Mapping[str, float], limit: float) -> Checked:
+    """`took_ms`: by client, from the fault to its first good packet after its longest gap."""
+    parts, passed = [], bool(seen.ike)
+    for client, ike in seen.ike.items():
+        there = [one for one in ike.after if one.state == "ESTABLISHED"]
+        took = took_ms.get(client)
+        parts.append(f"{client}: {ike.built} built, {len(there)} there, {'never' if took is None else f'{took:.0f} ms'}")
+        passed = passed and ike.built == 1 and len(there) == 1 and took is not None and 0 < took <= limit
+    return Checked("who was about to connect does so once", "; ".join(parts) or "no client", f"1 in {limit:g} ms", passed)
 
 
 def no_secret_told(told: Told, at: str = "") -> Checked:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import pydantic
+
 from anycast_lab.drills.limits import Strict
 
 
@@ -14,6 +16,8 @@ class Download(Strict):
     """
 
     do: Literal["download"]
+    clients: tuple[str, ...] = ()
+    """Only these; all where none is named."""
 
 
 class ForgetNumbers(Strict):
@@ -40,7 +44,20 @@ class PlantSecret(Strict):
     """By everybody, from then on."""
 
 
-MirrorStep = Download | ForgetNumbers | PlantSecret
+class Flow(Strict):
+    """Every client asks a server behind the site and is answered at once, and once more `later_s` later; TCP only then.
+
+    Goes on when it was asked once; ends with the drill. Begin it after `nat_inside`. It is no fault.
+    """
+
+    do: Literal["flow"]
+    kind: Literal["udp", "tcp"]
+    every_s: float = pydantic.Field(default=20, gt=0, le=600)
+    """UDP only: between two questions."""
+    later_s: float = pydantic.Field(gt=0, le=900)
+
+
+MirrorStep = Download | ForgetNumbers | PlantSecret | Flow
 
 
 class TcpContinues(Strict):
@@ -66,6 +83,26 @@ class SameIkeSa(Strict):
     """Each client has the IKE_SA that it had before the fault, or one that this was rekeyed to; none was built anew."""
 
     check: Literal["same_ike_sa"]
+    clients: tuple[str, ...] = ()
+    """Only these; all where none is named."""
+
+
+class BuiltOnce(Strict):
+    """Closed list of exceptions: whose IKE_AUTH was in flight builds its IKE_SA once, and is served within the limit."""
+
+    check: Literal["built_once"]
+    clients: tuple[str, ...] = pydantic.Field(min_length=1)
+    limit: str
+
+
+class FlowKept(Strict):
+    """Each client's flow is translated, to the same address and port before the fault and after it.
+
+    What the server says of itself after the fault, but for `limit`, comes by the translation that was made before it.
+    """
+
+    check: Literal["flow_kept"]
+    limit: str
 
 
 class NoSecretTold(Strict):
@@ -86,4 +123,4 @@ class NoCore(Strict):
     check: Literal["no_core"]
 
 
-MirrorCheck = TcpContinues | NoNumberTwice | SentToClient | SameIkeSa | NoSecretTold | NoCore
+MirrorCheck = TcpContinues | NoNumberTwice | SentToClient | SameIkeSa | BuiltOnce | FlowKept | NoSecretTold | NoCore

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import time
@@ -26,17 +25,18 @@ from anycast_lab.drills import (
     mirror_checks,
     mirror_steps,
     operator,
-    pair_checks,
     pair_faults,
     pair_steps,
     processes,
     readiness,
+    whys,
 )
 from anycast_lab.drills import drill as d
 from anycast_lab.drills import kernel_steps as steps
 from anycast_lab.drills import tunnel_steps as tunnels
 from anycast_lab.drills.checks import ClientSeen, Observation, judge
 from anycast_lab.drills.mirror_watch import MirrorWatch
+from anycast_lab.drills.moments import Moments
 from anycast_lab.drills.report import Checked, Report, story
 from anycast_lab.drills.screens import SCREENS, ScreensSeen
 from anycast_lab.drills.site_watch import SiteWatch, names_a_role, peer_of, resolve
@@ -80,7 +80,8 @@ class _DrillRun:
         known = drill.victim in runner.topology.nodes
         self._site = SiteWatch(runner, fleet, drill.victim) if drill.watches_site and known else None
         self._mirror = MirrorWatch(runner, fleet, drill.victim) if drill.watches_tunnels and known else None
-        self._tunnels = TunnelFaults(runner, fleet, drill.victim, self._peer, progress) if self._mirror else None
+        moments = Moments(runner, fleet, drill.victim, self._peer, self._probes, self._note)
+        self._tunnels = TunnelFaults(runner, fleet, drill.victim, self._peer, progress, moments) if self._mirror else None
         self._fault_ns = self._heal_ns = self._fault_boot_ns = 0
         self._failed_waits: list[Checked] = []
         self._child_sas: int | None = None
@@ -156,7 +157,10 @@ class _DrillRun:
         for step in drill.steps:
             await self._step(step)
         mirror = await self._mirror.end(self._fault_ns) if self._mirror is not None else None
-        at_site = await self._site.end(self._fault_ns, await self._all_reasons()) if self._site is not None else None
+        at_site = None
+        if self._site is not None:
+            reasons = await whys.all_reasons(runner, (drill.victim, self._peer), self._fault_ns)
+            at_site = await self._site.end(self._fault_ns, reasons)
         end_ns = time.time_ns()
         told = await self._mirror.secrets.end() if self._mirror is not None else None  # when nothing is watched any more
         self._sites_after = self._sites_after or await self._sites()
@@ -173,7 +177,7 @@ class _DrillRun:
             moments=tuple(sorted(self._witnesses.moments)),
             routes=self._witnesses.routes_of(drill.victim),
             withdraws=withdrawn[drill.victim],
-            first_reason=await self._first_reason(),
+            first_reason=await whys.first_reason(runner, drill.victim, self._fault_ns),
             clients={},
             screens=tuple(self._screens),
             child_sas_at_announcement=self._child_sas,
@@ -409,6 +413,8 @@ class _DrillRun:
             self._note(step, words)
         else:
             self._progress(words)
+        if isinstance(step, tunnels.PowerOffWhen):
+            self._mirror.secrets.keep(self._drill.victim)
         bound, since = self._bound(step.limit) if hasattr(step, "limit") else 0.0, time.monotonic()
         if problem := await self._tunnels.cause(step, bound):
             limit = f"{2 * bound:g} s after the last step"
@@ -476,24 +482,3 @@ class _DrillRun:
         """BIRD's counters start anew with a session, so a lower number means: all of them are ours."""
         now = await self._witnesses.withdraws(gateway)
         return now - before if now >= before else now
-
-    async def _first_reason(self) -> str:
-        """What `site-agent why` names at the victim for the first thing that went wrong after the fault."""
-        if not self._runner.power(self._drill.victim):
-            return ""
-        done = await self._runner.exec(self._drill.victim, ("site-agent", "why", "--json", "--since", str(self._fault_ns)))
-        try:
-            answer = json.loads(done.text)
-            return str(answer["first"]["reason"]) if answer.get("first") else ""
-        except (ValueError, KeyError, TypeError):
-            return ""
-
-    async def _all_reasons(self) -> dict[str, tuple[str, ...]]:
-        """Every reason that `site-agent why` names since the fault, at each gateway of the victim's site."""
-        found = {}
-        for gateway in filter(None, (self._drill.victim, self._peer)):
-            if self._runner.power(gateway):
-                since = str(self._fault_ns)
-                done = await self._runner.exec(gateway, ("site-agent", "why", "--json", "--since", since))
-                found[gateway] = pair_checks.reasons_named(done.text, self._fault_ns)
-        return found
