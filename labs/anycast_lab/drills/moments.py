@@ -35,6 +35,7 @@ _CHARON_LOG = "/run/site-agent/charon.log"
 _PRELOAD, _OFFSET = "/etc/ld.so.preload", "/etc/faketimerc"
 _STOP_AGENT = "kill -TERM $(cat /run/site-agent/agent.pid)"
 _EXECUTE_AGENT = "exec /opt/anycast-commands/site-agent run --detach --fleet /etc/anycast/fleet.yaml"
+_FORGET = "ip xfrm state flush; ip xfrm policy flush; ip route flush table 220; ip -6 route flush table 220"
 _CLOCK_S = 5.0
 """Between two readings of a clock, one of which starts a process."""
 _REKEY_JOB = re.compile(r"creating rekey job for CHILD_SA")
@@ -107,7 +108,7 @@ class Moments:
 
     async def _provoke(self, step: steps.PowerOffWhen) -> None:
         if step.exchange == "ike_auth":
-            await restart_client(self._runner, step.client)
+            await restart_client(self._runner, step.client, forget=True)
         else:
             await self._runner.exec(step.client, ("swanctl", "--rekey", "--child", self._fleet.service.name))
 
@@ -251,8 +252,11 @@ def _renewed(before: frozenset[object], now: frozenset[object]) -> bool:
     return bool(now) and not before & now
 
 
-async def restart_client(runner: Runner, client: str) -> None:
-    """Its charon is killed and started, and connects by itself."""
+async def restart_client(runner: Runner, client: str, *, forget: bool = False) -> None:
+    """Its charon is killed and started, and connects by itself. `forget`: its kernel has no tunnel any more, either, as after
+    a boot; a charon that is killed leaves everything to go on there."""
     with contextlib.suppress(ProcessLookupError, LabError):
         os.kill(processes.by_pid_file(runner, client, "/run/charon.pid"), signal.SIGKILL)
+    if forget:
+        await runner.exec(client, ("sh", "-c", _FORGET))  # a table without routes is an error
     await runner.exec(client, ("sh", "/etc/anycast/start-client"))

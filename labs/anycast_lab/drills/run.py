@@ -421,10 +421,10 @@ class _DrillRun:
             self._failed_waits.append(Checked(f"{step.do.replace('_', ' ')} comes to its end", problem, limit, False))
         elif isinstance(step, tunnels.WaitMirror):
             self._progress(f"every tunnel is protected after {time.monotonic() - since:.2f} s")
-        elif isinstance(step, tunnels.MirrorOff):
+        elif isinstance(step, tunnels.MirrorOff | tunnels.ClientsDpd):
             asked = time.time_ns()
             if not await self._witnesses.until(lambda: self._probes.all_good_since(asked), self._bound("lab_ready")):
-                raise LabError("without a mirror not every client has a tunnel again")
+                raise LabError("not every client has a tunnel again")
             await self._mirror.begin_anew()
 
     async def _mend_fleet(self) -> None:

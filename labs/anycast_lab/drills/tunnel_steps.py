@@ -7,6 +7,7 @@ from typing import Literal
 import pydantic
 
 from anycast_lab.drills.limits import Strict
+from anycast_lab.drills.moment_steps import ClientsDpd as ClientsDpd
 from anycast_lab.drills.moment_steps import MomentStep
 from anycast_lab.drills.moment_steps import PowerOffWhen as PowerOffWhen
 
