@@ -253,8 +253,8 @@ def _renewed(before: frozenset[object], now: frozenset[object]) -> bool:
 
 
 async def restart_client(runner: Runner, client: str, *, forget: bool = False) -> None:
-    """Its charon is killed and started, and connects by itself. `forget`: its kernel has no tunnel any more, either, as after
-    a boot; a charon that is killed leaves everything to go on there."""
+    """Its charon is killed and started, and connects by itself. `forget`: its kernel has no tunnel any more, as after a boot;
+    a charon that is killed leaves everything to go on there."""
     with contextlib.suppress(ProcessLookupError, LabError):
         os.kill(processes.by_pid_file(runner, client, "/run/charon.pid"), signal.SIGKILL)
     if forget:
