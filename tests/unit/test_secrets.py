@@ -91,6 +91,14 @@ def test_every_form_is_found_wherever_it_begins(form: str, text: bytes, before: 
     assert ("esp", form) in known(KEY, bytes(range(36))[::-1]).search(data)
 
 
+def test_base64_of_either_alphabet_is_found() -> None:
+    """A secret whose every character differs between the two."""
+    secret = b"\xfb\xef\xbe\xff\xff\xff" * 4
+    assert base64.b64encode(secret) != base64.urlsafe_b64encode(secret)
+    for text in (base64.b64encode(secret), base64.urlsafe_b64encode(secret)):
+        assert known(secret).search(text) == {("esp", "base64")}
+
+
 def test_what_is_none_is_not_found() -> None:
     secrets = known(*(os.urandom(36) for _ in range(500)))
     assert (

@@ -75,8 +75,8 @@ class NatInside(Strict):
 class SkewClock(Strict):
     """The Backup boots anew, and to its every process the wall clock is so many seconds ahead. No fault; undone at the end.
 
-    By libfaketime, which every program that is executed there loads; its other clocks begin elsewhere, too. The kernel's own
-    times (captures, BIRD elsewhere) are as ever.
+    By a library that every program loads that is executed there (`skewed_clock.c`): all machines of a lab have one kernel,
+    and that has one clock. Its other clocks are as ever.
     """
 
     do: Literal["skew_clock"]

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
-from pathlib import Path
 
 from anycast.fleet.schema import Fleet
 from anycast_lab.capture.frames import Address, Ike, Sealed
@@ -27,12 +27,14 @@ VICI, CLIENT_VICI = "/run/site-agent/charon.vici", "/run/charon.vici"
 EXCHANGES = {"ike_auth": 35, "create_child_sa": 36}
 INFORMATIONAL = 37
 _LOOK_S = 0.2
+_SHOWN = 4
 _BEGIN_S = 30.0
 """No bound that is asserted, only an end to waiting: a charon starts, a command is started."""
 _CLIENT_CONF = "/etc/anycast/swanctl/swanctl.conf"
 _DPD, _NO_DPD = b"dpd_delay = 2s", b"dpd_delay = 0s"
 _CHARON_LOG = "/run/site-agent/charon.log"
-_PRELOAD, _OFFSET = "/etc/ld.so.preload", "/etc/faketimerc"
+_PRELOAD, _LIBRARY = "/etc/ld.so.preload", "/etc/skewed-clock.so"
+_SOURCE = "/opt/anycast/labs/anycast_lab/drills/skewed_clock.c"
 _STOP_AGENT = "kill -TERM $(cat /run/site-agent/agent.pid)"
 _EXECUTE_AGENT = "exec /opt/anycast-commands/site-agent run --detach --fleet /etc/anycast/fleet.yaml"
 _FORGET = "ip xfrm state flush; ip xfrm policy flush; ip route flush table 220; ip -6 route flush table 220"
@@ -132,7 +134,7 @@ class Moments:
         if expired < 2 * len(self._lab.clients) or not heard:
             problems.append(f"{expired} SAs expired, and the Backup's charon heard of {len(heard)}")
         if tunnel := [one for one in sent if isinstance(one, Ike | Sealed)]:
-            problems.append(f"the Backup sent {len(tunnel)} packets of IKE or ESP")
+            problems.append(f"the Backup sent {len(tunnel)} packets of IKE or ESP: {', '.join(map(_said, tunnel[:_SHOWN]))}")
         if before != after or not all(before):
             problems.append("SAs came or went")
         return "; ".join(problems)
@@ -217,13 +219,13 @@ class Moments:
 
     async def _skew_clock(self, offset: str) -> None:
         """Empty: none. The agent is executed, not forked from the lab's server as elsewhere: only that loads a library."""
-        library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
-        if library is None:
-            raise LabError("no clock can be skewed: the package `libfaketime` is not installed (install/apt-packages-dev)")
+        if shutil.which("tcc") is None:
+            raise LabError("no clock can be skewed: the package `tcc` is not installed (install/apt-packages-dev)")
         runner, node = self._runner, self._peer
         if runner.power(node):
-            await runner.put(node, _PRELOAD, f"{library}\n".encode() if offset else b"")
-            await runner.put(node, _OFFSET, f"{offset or '+0'}\n".encode())
+            if offset:
+                await operator.say(runner, node, "tcc", "-shared", "-nostdlib", f"-DAHEAD={offset}", "-o", _LIBRARY, _SOURCE)
+            await runner.put(node, _PRELOAD, f"{_LIBRARY}\n".encode() if offset else b"")
             await runner.power_off(node)
         await runner.power_on(node)
         self._skewed = bool(offset)
@@ -252,9 +254,14 @@ def _renewed(before: frozenset[object], now: frozenset[object]) -> bool:
     return bool(now) and not before & now
 
 
+def _said(one: Ike | Sealed) -> str:
+    what = f"exchange {one.exchange}, message {one.message}" if isinstance(one, Ike) else f"ESP {one.spi:08x}"
+    return f"{what} from {one.source} to {one.destination}"
+
+
 async def restart_client(runner: Runner, client: str, *, forget: bool = False) -> None:
-    """Its charon is killed and started, and connects by itself. `forget`: its kernel has no tunnel any more, as after a boot;
-    a charon that is killed leaves everything to go on there."""
+    """Its charon is killed and started, and connects by itself. `forget`: its kernel has no tunnel any more, as after
+    a boot; a charon that is killed leaves everything to go on there."""
     with contextlib.suppress(ProcessLookupError, LabError):
         os.kill(processes.by_pid_file(runner, client, "/run/charon.pid"), signal.SIGKILL)
     if forget:
