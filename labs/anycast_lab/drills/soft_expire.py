@@ -1,4 +1,4 @@
-"""Have the kernel tell whoever listens that every SA is past its soft limit (RFC 4301, section 4.4.2.1): rekey it.
+"""Have the kernel tell whoever listens that every SA is past its soft limit (RFC 4301, section 4.4.2): rekey it.
 
     python -m anycast_lab.drills.soft_expire
 
