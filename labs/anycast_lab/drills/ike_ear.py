@@ -30,7 +30,8 @@ def open_ear(runner: Runner, node: str, interface: str) -> Iterator[socket.socke
     netns = os.open(f"/proc/{runner.pid(node)}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         with inside(netns):
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(_ETH_P_ALL))
+            # Protocol 0 hears nothing until it is bound (packet(7)); with one it would hear every interface until then.
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     finally:
         os.close(netns)
     with sock:
