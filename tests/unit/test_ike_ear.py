@@ -50,7 +50,7 @@ def test_what_passes_before_it_is_bound_is_not_heard(monkeypatch: pytest.MonkeyP
             send()
             super().bind(address)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ike_ear.socket, "socket", Slow)
+    monkeypatch.setattr(socket, "socket", Slow)
 
     async def listen() -> list[object]:
         with ike_ear.open_ear(Here(), "node", "lo") as ear:  # type: ignore[arg-type]
