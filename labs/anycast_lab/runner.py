@@ -7,7 +7,7 @@ cannot do what was asked; a command that fails inside a node is not an error but
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -112,9 +112,9 @@ class Runner(Protocol):
         """Whether the node is powered on (a frozen one is)."""
         ...
 
-    async def power_off(self, node: str) -> None:
+    async def power_off(self, node: str, when: Callable[[], Awaitable[None]] | None = None) -> None:
         """Nobody says anything any more, all links lose carrier, every process is killed. Addresses, routes, SAs and /run
-        are gone, disks stay."""
+        are gone, disks stay. `when` is waited for when all is prepared, and that is its moment."""
         ...
 
     async def power_on(self, node: str) -> None:

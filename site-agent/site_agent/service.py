@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from anycast.errors import PeerError
+from site_agent import core_dumps
 from site_agent.agent import Agent
 from site_agent.checks.vip import place_vips
 from site_agent.document_source import Choice, choose, put_in_place
@@ -23,6 +24,7 @@ def run_agent(paths: Paths, *, fleet: Path | None, gateway: str | None, document
 
     Raises ConfigError (nothing was changed), KernelError, or PeerError where an agent is running already.
     """
+    core_dumps.leave_none()
     choice = choose(paths, fleet=fleet, document=document, gateway=gateway)
     make_directories(paths)
     lock = _only_one(paths)

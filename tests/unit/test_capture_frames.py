@@ -9,7 +9,7 @@ import pytest
 
 from anycast.errors import DecodeError
 from anycast_lab.capture import claims, pcap
-from anycast_lab.capture.frames import Advertisement, Arp, NeighbourAdvertisement, Segment, decode
+from anycast_lab.capture.frames import Advertisement, Arp, Ike, NeighbourAdvertisement, Segment, decode
 from anycast_lab.capture.pcap import Frame
 
 GW1, GW2 = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02"
@@ -154,3 +154,18 @@ def test_who_was_announced_to_the_neighbours() -> None:
     asked = Arp(at_ns=6, operation=1, mac=GW2, sender=ip_address("198.51.100.1"), target=address)
     assert claims.announced([told, asked], address, 0) == ((5, GW1),)
     assert claims.announced([told], address, 6) == ()
+
+
+def test_ike_as_scapy_makes_it() -> None:
+    s = pytest.importorskip("scapy.all")
+    isakmp = bytes.fromhex("010203040506070811121314151617182e2024") + b"\x20" + struct.pack("!II", 7, 28)
+    packet = s.Ether() / s.IP(src="203.0.113.1", dst="198.51.100.66") / s.UDP(sport=4500, dport=40000)
+    seen = decode(_scapy(packet / s.Raw(bytes(4) + isakmp), 5))
+    assert seen == Ike(
+        at_ns=5, source=ip_address("203.0.113.1"), destination=ip_address("198.51.100.66"),
+        spis=(0x0102030405060708, 0x1112131415161718), exchange=36, response=True, message=7,
+    )  # fmt: skip
+    asked = decode(_scapy(packet / s.Raw(bytes(4) + isakmp[:19] + b"\x08" + isakmp[20:])))
+    assert isinstance(asked, Ike) and not asked.response
+    with pytest.raises(DecodeError, match="ike"):
+        decode(_scapy(packet / s.Raw(bytes(4) + isakmp[:-1])))

@@ -167,6 +167,15 @@ def test_a_comparison_makes_replaces_refreshes_and_deletes() -> None:
     assert kinds(last) == [DELETE] and backup.copier.extra == 1
 
 
+def test_a_refresh_takes_no_time_away() -> None:
+    """An idle TCP session lives for days at the Active, and no packet of it would give them back after a failover."""
+    backup = mirror(Role.BACKUP)
+    ours = [flow(1, timeout=432_000), flow(2, timeout=100), flow(3)]
+    turn = asked(backup, [flow(1, mark=1), flow(2, mark=1)], ours)  # the buckets differ, so both are asked for
+    (apply,) = backup.handle(content(turn, *ours[:2]), 1.0)  # and are alike after all
+    assert kinds(apply) == [CHANGE] and backup.copier.refreshed == 1, "the second one only"
+
+
 def test_many_extra_flows_are_deleted_in_several_turns() -> None:
     backup = mirror(Role.BACKUP)
     extra = MOST_DELETED + 5

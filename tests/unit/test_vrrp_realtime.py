@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from site_agent.vrrp.realtime import MOST_LATE_MS, TEST_TICKS, TEST_TRIES, fault_of
@@ -47,17 +41,3 @@ def test_two_late_ticks_of_two_hundred_pass_and_three_do_not() -> None:
 def test_one_good_try_of_three_is_enough() -> None:
     machine = Machine(ticks(9), ticks(9), ticks(0))
     assert fault_of(1, [], machine.measure) == "" and machine.tries == []
-
-
-def test_the_process_and_the_unit_leave_no_core_dump() -> None:
-    """Keys are in its memory. It begins with an empty plan, which it refuses."""
-    code = "import resource; from site_agent.vrrp.process import main; print(main(['0']), *resource.getrlimit(4))"
-    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-    limit = "0" if hard == 0 else "1"
-    agent, child = socket.socketpair()
-    agent.close()
-    with child:
-        ran = subprocess.run([sys.executable, "-c", code], stdin=child, capture_output=True, text=True, check=False)
-    assert ran.stdout.split() == ["1", limit, limit], ran.stderr
-    unit = Path(__file__).resolve().parents[2] / "site-agent" / "systemd" / "site-agent.service"
-    assert "LimitCORE=1" in unit.read_text().splitlines()

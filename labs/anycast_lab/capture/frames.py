@@ -1,4 +1,4 @@
-"""What a captured Ethernet frame says, as far as a failover is concerned: ARP, neighbours, VRRP, TCP, ESP. Pure.
+"""What a captured Ethernet frame says, as far as a failover is concerned: ARP, neighbours, VRRP, TCP, ESP, IKE. Pure.
 
 An observer's own reading: nothing of the product's codecs is used here, so that a mistake of theirs cannot hide itself.
 """
@@ -24,6 +24,8 @@ _NEIGHBOUR_ADVERTISEMENT = 136
 _OVERRIDE = 0x20
 _SEAL_BYTES = 56
 _VRRP_HEADER_BYTES = 8
+_IKE = struct.Struct("!QQ2xBBII")
+_IKE_RESPONSE = 0x20
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,23 @@ class Sealed:
     in_udp: bool
 
 
-Seen = Arp | NeighbourAdvertisement | Advertisement | Segment | Sealed
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ike:
+    """What is in the clear of an IKE message on port 4500 (RFC 7296, section 3.1), or of one of its fragments (RFC 7383)."""
+
+    at_ns: int
+    source: Address
+    destination: Address
+    spis: tuple[int, int]
+    """The initiator's and the responder's."""
+    exchange: int
+    """34 IKE_SA_INIT, 35 IKE_AUTH, 36 CREATE_CHILD_SA, 37 INFORMATIONAL."""
+    response: bool
+    message: int
+    """Message ID."""
+
+
+Seen = Arp | NeighbourAdvertisement | Advertisement | Segment | Sealed | Ike
 
 
 def decode(frame: Frame) -> Seen | None:
@@ -196,14 +214,19 @@ def _payload(
     return None
 
 
-def _udp(at_ns: int, source: Address, destination: Address, body: bytes) -> Sealed | None:
+def _udp(at_ns: int, source: Address, destination: Address, body: bytes) -> Sealed | Ike | None:
     _need(body, 0, _UDP_BYTES, "udp")
     source_port, destination_port, length = struct.unpack_from("!HHH", body)
     content = body[_UDP_BYTES:]
     if _ESP_IN_UDP not in (source_port, destination_port) or length <= _UDP_BYTES + 1:
         return None  # one byte, 0xFF, is a keepalive (RFC 3948 section 2.3)
-    if not any(content[:4]) and len(content) >= 4:
-        return None  # IKE (RFC 3948 section 2.2)
+    if not any(content[:4]) and len(content) >= 4:  # the marker before IKE (RFC 3948 section 2.2)
+        _need(content, 4, _IKE.size, "ike")
+        initiator, responder, exchange, flags, message, _length = _IKE.unpack_from(content, 4)
+        return Ike(
+            at_ns=at_ns, source=source, destination=destination, spis=(initiator, responder), exchange=exchange,
+            response=bool(flags & _IKE_RESPONSE), message=message,
+        )  # fmt: skip
     return _sealed(at_ns, source, destination, content, in_udp=True)
 
 

@@ -15,6 +15,7 @@ from anycast_lab.drills import (
     coordinator_checks,
     coordinator_steps,
     drill,
+    flow_checks,
     mirror_checks,
     mirror_steps,
     pair_checks,
@@ -102,10 +103,14 @@ class Observation:
     """All of the fleet."""
     answers: dict[str, coordinator_checks.Answer] = dataclasses.field(default_factory=dict)
     """What the `run` steps said, by name."""
+    told: mirror_checks.Told | None = None
+    """Secrets that were found where none must be; None where the drill did not look."""
 
 
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
     """Judge one check of a drill file."""
+    if isinstance(check, drill.ClientsStay | mirror_steps.SameIkeSa | mirror_steps.BuiltOnce) and check.clients:
+        seen = _of(seen, check.clients)
     match check:
         case drill.RouteGone(limit=name):
             return _route_gone(seen, limits[name].on(seen.kernel))
@@ -176,10 +181,22 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
                 kernel=seen.kernel,
                 limits=limits,
             )
+        case mirror_steps.NoSecretTold(at=at) if seen.told is not None:
+            return mirror_checks.no_secret_told(seen.told, at)
+        case mirror_steps.NoCore() if seen.told is not None:
+            return mirror_checks.no_core(seen.told)
         case _ if isinstance(check, mirror_steps.MirrorCheck):
             return _judge_mirror(check, seen, limits)
         case _:
             return _judge_pair(check, seen, limits)
+
+
+def _of(seen: Observation, clients: tuple[str, ...]) -> Observation:
+    """What was seen of these. One of whom nothing was seen is missing, and its check red."""
+    mirror, ours = seen.mirror, set(clients)
+    if mirror is not None:
+        mirror = dataclasses.replace(mirror, ike={name: one for name, one in mirror.ike.items() if name in ours})
+    return dataclasses.replace(seen, mirror=mirror, clients={name: c for name, c in seen.clients.items() if name in ours})
 
 
 def _judge_pair(check: pair_steps.PairCheck, seen: Observation, limits: dict[str, Limit]) -> Checked:
@@ -215,6 +232,13 @@ def _judge_mirror(check: mirror_steps.MirrorCheck, seen: Observation, limits: di
             return mirror_checks.sent_to_client(seen.mirror)
         case mirror_steps.SameIkeSa():
             return mirror_checks.same_ike_sa(seen.mirror)
+        case mirror_steps.FlowKept(limit=name):
+            return flow_checks.flow_kept(seen.mirror.flows, seen.fault_ns, limits[name].on(seen.kernel))
+        case mirror_steps.BuiltOnce(limit=name):
+            took = {n: (c.packets.gap_to_ns - seen.fault_ns) / 1e6 for n, c in seen.clients.items() if c.packets.gap_to_ns}
+            return mirror_checks.built_once(seen.mirror, took, limits[name].on(seen.kernel))
+        case mirror_steps.NoSecretTold() | mirror_steps.NoCore():
+            return Checked(f"{check.check} is watched", "nobody looked", "kernel: esp", False)
 
 
 def _ms(from_ns: int, to_ns: int) -> float:

@@ -10,7 +10,10 @@ from typing import Any
 
 from anycast.fleet.schema import Fleet
 from anycast_lab.drills import coordinator_checks as seen
+from anycast_lab.drills.coordinator_steps import WaitStatus
+from anycast_lab.drills.report import Checked
 from anycast_lab.drills.timeline import Moment
+from anycast_lab.drills.witnesses import Witnesses
 from anycast_lab.runner import LabError, Progress, Runner
 
 SOCKET = "/run/anycast/coordinator.sock"
@@ -100,6 +103,15 @@ class FleetWatch:
 
     def shows(self, sites: tuple[str, ...], state: str) -> bool:
         return self._shown is not None and all(self._shown.get(site) == state for site in sites or self._fleet.sites)
+
+    async def wait(self, step: WaitStatus, witnesses: Witnesses, bound: float, progress: Progress) -> list[Checked]:
+        """What has failed: nothing, or that it was not shown within twice the bound."""
+        who = ", ".join(step.sites) or "all sites"
+        progress(f"waiting for {who} to be shown {step.state} (at most {bound:g} s)")
+        if await witnesses.until(lambda: self.shows(step.sites, step.state), 2 * bound):
+            return []
+        text, limit = f"status shows {who} {step.state} at all", f"{2 * bound:g} s after the last step"
+        return [Checked(text, "not seen", limit, False)]
 
     async def _look(self, node: str) -> None:
         found = await status(self._runner, node)

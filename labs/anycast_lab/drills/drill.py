@@ -322,6 +322,8 @@ class ClientsStay(Strict):
 
     check: Literal["clients_stay"]
     limit: str
+    clients: tuple[str, ...] = ()
+    """Only these; all where none is named."""
 
 
 class TunnelsRekeyed(Strict):

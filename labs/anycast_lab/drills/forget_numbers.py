@@ -15,13 +15,13 @@ import struct
 from collections.abc import Container, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-_NETLINK_XFRM = 6
-_NEWSA, _GETSA, _NEWAE = 0x10, 0x12, 0x1E
+NETLINK_XFRM = 6
+_NEWSA, GETSA, _NEWAE = 0x10, 0x12, 0x1E
 _ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _REPLACE, _DUMP = 0x1, 0x4, 0x100, 0x300
+_REQUEST, ACK, _REPLACE, DUMP = 0x1, 0x4, 0x100, 0x300
 _HEADER = struct.Struct("=IHHII")
-_SA_INFO_BYTES = 224
-_ID_AT, _SOURCE_AT, _REQID_AT, _FAMILY_AT = 56, 80, 208, 212
+SA_INFO_BYTES = 224
+ID_AT, SOURCE_AT, _REQID_AT, FAMILY_AT = 56, 80, 208, 212
 _REPLAY, _REPLAY_ESN = 10, 23
 _ESN_WORDS = struct.Struct("=6I")
 """xfrm_replay_state_esn: bmp_len, oseq, seq, oseq_hi, seq_hi, replay_window; the bitmap follows."""
@@ -40,12 +40,12 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def forgotten(sa: bytes, sources: Container[IPv4Address | IPv6Address]) -> bytes | None:
     """The XFRM_MSG_NEWAE payload that sets the number of a dumped SA back; None where it does not send from `sources`."""
-    family, protocol = struct.unpack_from("=H", sa, _FAMILY_AT)[0], sa[_ID_AT + 20]
+    family, protocol = struct.unpack_from("=H", sa, FAMILY_AT)[0], sa[ID_AT + 20]
     size = 4 if family == socket.AF_INET else 16
-    if ip_address(sa[_SOURCE_AT : _SOURCE_AT + size]) not in sources:
+    if ip_address(sa[SOURCE_AT : SOURCE_AT + size]) not in sources:
         return None
     attributes = b""
-    at = _SA_INFO_BYTES
+    at = SA_INFO_BYTES
     while at + 4 <= len(sa):
         length, kind = struct.unpack_from("=HH", sa, at)
         if length < 4:
@@ -60,16 +60,16 @@ def forgotten(sa: bytes, sources: Container[IPv4Address | IPv6Address]) -> bytes
         at += (length + 3) & ~3
     if not attributes:
         return None
-    sa_id = sa[_ID_AT : _ID_AT + 20] + struct.pack("=HBx", family, protocol)
+    sa_id = sa[ID_AT : ID_AT + 20] + struct.pack("=HBx", family, protocol)
     reqid = struct.unpack_from("=I", sa, _REQID_AT)[0]
-    return sa_id + sa[_SOURCE_AT : _SOURCE_AT + 16] + struct.pack("=II", 0, reqid) + attributes
+    return sa_id + sa[SOURCE_AT : SOURCE_AT + 16] + struct.pack("=II", 0, reqid) + attributes
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def _ask(sock: socket.socket, kind: int, flags: int, payload: bytes) -> Iterator[bytes]:
+def ask(sock: socket.socket, kind: int, flags: int, payload: bytes) -> Iterator[bytes]:
     """The payloads of a dump; nothing of what is only acknowledged. Raises OSError."""
     sock.send(_HEADER.pack(_HEADER.size + len(payload), kind, _REQUEST | flags, 1, 0) + payload)
     while True:
@@ -88,10 +88,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="anycast-forget-numbers", description=__doc__)
     parser.add_argument("--from", dest="sources", nargs="+", type=ip_address, required=True)
     sources = frozenset(parser.parse_args(argv).sources)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_XFRM) as sock:
-        requests = [found for sa in list(_ask(sock, _GETSA, _DUMP, b"")) if (found := forgotten(sa, sources))]
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM) as sock:
+        requests = [found for sa in list(ask(sock, GETSA, DUMP, b"")) if (found := forgotten(sa, sources))]
         for request in requests:
-            list(_ask(sock, _NEWAE, _ACK | _REPLACE, request))
+            list(ask(sock, _NEWAE, ACK | _REPLACE, request))
     print(len(requests))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from anycast_lab.capture.numbers import Numbers, Reuse, Takeover
+from anycast_lab.drills.flow_checks import FlowSeen
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.timeline import Moment
 
@@ -55,12 +56,38 @@ class Download:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A secret where none must be."""
+
+    place: str
+    """A gateway and a path, or whatever else it was."""
+    name: str
+    """Its kind: esp, ike or key."""
+    form: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What was looked for, where, and what was found."""
+
+    secrets: Mapping[str, int]
+    """How many of each kind were known."""
+    places: int
+    found: tuple[Found, ...]
+    cores: tuple[str, ...]
+    """Which processes with keys would leave a core dump."""
+    problems: tuple[str, ...]
+    """Why a look that found nothing proves nothing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorSeen:
     """Everything that was seen of the tunnels, by client or gateway."""
 
     ike: Mapping[str, IkeSeen]
     downloads: Mapping[str, Download]
     numbers: Numbers
+    flows: Mapping[str, FlowSeen] = dataclasses.field(default_factory=dict)
     problems: tuple[str, ...]
     """Why the captures cannot be trusted; none where all is well."""
 
@@ -164,6 +191,32 @@ def same_ike_sa(seen: MirrorSeen) -> Checked:
         parts.append(f"{client}: {same} ({len(before)} before, {len(after)} after, {ike.built} built anew)")
         passed = passed and len(before) == 1 and len(after) == 1 and ike.built == 0
     return Checked("each client keeps its IKE_SA", "; ".join(parts) or "no client", "0 built anew", passed)
+
+
+def built_once(seen: MirrorSeen, took_ms: Mapping[str, float], limit: float) -> Checked:
+    """`took_ms`: by client, from the fault to its first good packet after its longest gap."""
+    parts, passed = [], bool(seen.ike)
+    for client, ike in seen.ike.items():
+        there = [one for one in ike.after if one.state == "ESTABLISHED"]
+        took = took_ms.get(client)
+        parts.append(f"{client}: {ike.built} built, {len(there)} there, {'never' if took is None else f'{took:.0f} ms'}")
+        passed = passed and ike.built == 1 and len(there) == 1 and took is not None and 0 < took <= limit
+    return Checked("who was about to connect does so once", "; ".join(parts) or "no client", f"1 in {limit:g} ms", passed)
+
+
+def no_secret_told(told: Told, at: str = "") -> Checked:
+    """`at`: only what was found in this file counts."""
+    found = [one for one in told.found if one.place.partition(" ")[2].startswith(at)]
+    known = ", ".join(f"{count} {name}" for name, count in told.secrets.items()) or "none"
+    said = [f"{one.name} as {one.form} in {one.place}" for one in found] or [f"in none of {told.places} places"]
+    text = f"no secret of the tunnels and gateways is told{f' in {at}' if at else ''}"
+    passed = not found and not told.problems and told.places > 0
+    return Checked(text, "; ".join([f"known: {known}", *said, *told.problems]), "0 found", passed)
+
+
+def no_core(told: Told) -> Checked:
+    found = "; ".join((*told.cores, *told.problems)) or "none would"
+    return Checked("no process with keys leaves a core dump", found, "none", not told.cores and not told.problems)
 
 
 def moments(seen: MirrorSeen) -> Iterator[Moment]:

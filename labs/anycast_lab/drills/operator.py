@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from anycast_lab.drills.pair_checks import reasons_named
 from anycast_lab.drills.screens import ScreensSeen, read
 from anycast_lab.runner import LabError, Runner
 
@@ -42,34 +40,16 @@ async def break_fleet(runner: Runner, node: str) -> bytes:
 
 
 async def look(runner: Runner, node: str, reason: str, metrics: str, since_ns: int) -> ScreensSeen:
-    """All screens at once, for one word. A screen that does not come has nothing on it."""
+    """All screens at once, for one word."""
+    return read(reason, **await screens(runner, node, metrics), since_ns=since_ns)
+
+
+async def screens(runner: Runner, node: str, metrics: str) -> dict[str, str]:
+    """What stands on each. A screen that does not come has nothing on it."""
     asked = {
         "log": ("site-agent", "events", "--json"),
         "metric": ("python", "-c", _SCRAPE, f"http://{metrics}/metrics"),
         "status": ("site-agent", "status", "--json"),
         "why": ("site-agent", "why", "--json"),
     }
-    texts = {screen: (await runner.exec(node, words)).text for screen, words in asked.items()}
-    return read(reason, **texts, since_ns=since_ns)
-
-
-async def first_reason(runner: Runner, node: str, since_ns: int) -> str:
-    """What `site-agent why` names there for the first thing that went wrong since; empty where nothing or nobody does."""
-    if not runner.power(node):
-        return ""
-    done = await runner.exec(node, ("site-agent", "why", "--json", "--since", str(since_ns)))
-    try:
-        answer = json.loads(done.text)
-        return str(answer["first"]["reason"]) if answer.get("first") else ""
-    except (ValueError, KeyError, TypeError):
-        return ""
-
-
-async def all_reasons(runner: Runner, nodes: Sequence[str], since_ns: int) -> dict[str, tuple[str, ...]]:
-    """Every reason that `site-agent why` names since, at each of these gateways that has power."""
-    found = {}
-    for node in nodes:
-        if node and runner.power(node):
-            done = await runner.exec(node, ("site-agent", "why", "--json", "--since", str(since_ns)))
-            found[node] = reasons_named(done.text, since_ns)
-    return found
+    return {screen: (await runner.exec(node, words)).text for screen, words in asked.items()}

@@ -26,19 +26,21 @@ from anycast_lab.drills import (
     coordinators,
     kernel_faults,
     mirror_checks,
+    mirror_steps,
     operator,
     pair_faults,
     pair_steps,
     processes,
     readiness,
+    whys,
 )
 from anycast_lab.drills import drill as d
 from anycast_lab.drills import kernel_steps as steps
 from anycast_lab.drills import tunnel_steps as tunnels
 from anycast_lab.drills.checks import ClientSeen, Observation, judge
 from anycast_lab.drills.coordinator_checks import Answer
-from anycast_lab.drills.mirror_steps import Download, ForgetNumbers
 from anycast_lab.drills.mirror_watch import MirrorWatch
+from anycast_lab.drills.moments import Moments
 from anycast_lab.drills.report import Checked, Report, story
 from anycast_lab.drills.screens import SCREENS, ScreensSeen
 from anycast_lab.drills.site_watch import SiteWatch, names_a_role, peer_of, resolve
@@ -82,7 +84,8 @@ class _DrillRun:
         known = drill.victim in runner.topology.nodes
         self._site = SiteWatch(runner, fleet, drill.victim) if drill.watches_site and known else None
         self._mirror = MirrorWatch(runner, fleet, drill.victim) if drill.watches_tunnels and known else None
-        self._tunnels = TunnelFaults(runner, fleet, drill.victim, self._peer, progress) if self._mirror else None
+        moments = Moments(runner, fleet, drill.victim, self._peer, self._probes, self._note)
+        self._tunnels = TunnelFaults(runner, fleet, drill.victim, self._peer, progress, moments) if self._mirror else None
         self._fault_ns = self._heal_ns = self._fault_boot_ns = 0
         self._failed_waits: list[Checked] = []
         self._child_sas: int | None = None
@@ -128,7 +131,7 @@ class _DrillRun:
         if seen is not None:
             seen = self._with_packets(seen, records)
             checked += self._failed_waits + self._judge(seen, notes)
-        return Report(
+        report = Report(
             drill=drill.drill,
             message=drill.message,
             kernel=runner.kernel,
@@ -143,6 +146,7 @@ class _DrillRun:
             floods=self._strain.floods,
             probes=dict(seen.at_site.probes) if seen is not None and seen.at_site is not None else {},
         )
+        return report if self._mirror is None else self._mirror.secrets.judged(report)
 
     async def _break_and_watch(self) -> Observation:
         """From health through the drill's steps to everything that was seen, but for the clients' packets."""
@@ -161,8 +165,12 @@ class _DrillRun:
         for step in drill.steps:
             await self._step(step)
         mirror = await self._mirror.end(self._fault_ns) if self._mirror is not None else None
-        reasons = await operator.all_reasons(runner, (drill.victim, self._peer), self._fault_ns) if self._site else {}
-        at_site = await self._site.end(self._fault_ns, reasons) if self._site is not None else None
+        at_site = None
+        if self._site is not None:
+            reasons = await whys.all_reasons(runner, (drill.victim, self._peer), self._fault_ns)
+            at_site = await self._site.end(self._fault_ns, reasons)
+        end_ns = time.time_ns()
+        told = await self._mirror.secrets.end() if self._mirror is not None else None  # when nothing is watched any more
         self._sites_after = self._sites_after or await self._sites()
         self._witnesses.read()
         withdrawn = {gateway: await self._withdraws_since(gateway, before) for gateway, before in withdraws.items()}
@@ -173,11 +181,11 @@ class _DrillRun:
             esp=runner.esp,
             fault_ns=self._fault_ns,
             heal_ns=self._heal_ns,
-            end_ns=time.time_ns(),
+            end_ns=end_ns,
             moments=tuple(sorted(self._witnesses.moments)),
             routes=self._witnesses.routes_of(drill.victim),
             withdraws=withdrawn[drill.victim],
-            first_reason=await operator.first_reason(runner, drill.victim, self._fault_ns),
+            first_reason=await whys.first_reason(runner, drill.victim, self._fault_ns),
             clients={},
             screens=tuple(self._screens),
             child_sas_at_announcement=self._child_sas,
@@ -189,6 +197,7 @@ class _DrillRun:
             mirror=mirror,
             sites=tuple(self._fleet.sites),
             answers=self._answers,
+            told=told,
         )
 
     def _with_packets(self, seen: Observation, records: dict[str, dict[str, Any]]) -> Observation:
@@ -238,13 +247,11 @@ class _DrillRun:
                 number = getattr(signal, f"SIG{name}")
                 self._note(step, f"SIG{name} → {process}" + (f" at {node}" if node != victim else ""))
                 os.kill(pid, number)
-            case Download():
+            case _ if isinstance(step, mirror_steps.MirrorStep):
                 assert self._mirror is not None, "a drill with this step watches tunnels"
-                self._progress("every client starts a download")
-                await self._mirror.download()
-            case ForgetNumbers():
-                assert self._mirror is not None, "a drill with this step watches tunnels"
-                self._progress(f"{await self._mirror.forget_numbers(self._peer)} SAs at {self._peer} count from 1 again")
+                if isinstance(step, mirror_steps.PlantSecret):
+                    self._note(step, f"{step.what} as {step.form} is written to {step.path}")
+                self._progress(await self._mirror.cause(step, victim, self._peer))
             case _ if isinstance(step, tunnels.TunnelStep):
                 await self._tunnel_step(step)
             case _ if isinstance(step, coordinator_steps.CoordinatorStep):
@@ -261,6 +268,8 @@ class _DrillRun:
                 self._note(step, f"thaw {victim}")
                 await runner.thaw(victim)
             case d.PowerOff():
+                if self._mirror is not None:
+                    self._mirror.secrets.keep(victim)
                 self._note(step, f"power off {victim}")
                 await runner.power_off(victim)
             case d.PowerOn():
@@ -417,27 +426,25 @@ class _DrillRun:
             self._note(step, words)
         else:
             self._progress(words)
+        if isinstance(step, tunnels.PowerOffWhen):
+            self._mirror.secrets.keep(self._drill.victim)
         bound, since = self._bound(step.limit) if hasattr(step, "limit") else 0.0, time.monotonic()
         if problem := await self._tunnels.cause(step, bound):
             limit = f"{2 * bound:g} s after the last step"
             self._failed_waits.append(Checked(f"{step.do.replace('_', ' ')} comes to its end", problem, limit, False))
         elif isinstance(step, tunnels.WaitMirror):
             self._progress(f"every tunnel is protected after {time.monotonic() - since:.2f} s")
-        elif isinstance(step, tunnels.MirrorOff):
+        elif isinstance(step, tunnels.MirrorOff | tunnels.ClientsDpd):
             asked = time.time_ns()
             if not await self._witnesses.until(lambda: self._probes.all_good_since(asked), self._bound("lab_ready")):
-                raise LabError("without a mirror not every client has a tunnel again")
+                raise LabError("not every client has a tunnel again")
             await self._mirror.begin_anew()
 
     async def _coordinator_step(self, step: coordinator_steps.CoordinatorStep) -> None:
         if not isinstance(step, coordinator_steps.WaitStatus):
             self._note(step, coordinator_faults.words(step))
             return await coordinator_faults.cause(step, self._runner, self._fleet, self._answers)
-        bound, who = self._bound(step.limit), ", ".join(step.sites) or "all sites"
-        self._progress(f"waiting for {who} to be shown {step.state} (at most {bound:g} s)")
-        if not await self._witnesses.until(lambda: self._watch.shows(step.sites, step.state), 2 * bound):
-            text, limit = f"status shows {who} {step.state} at all", f"{2 * bound:g} s after the last step"
-            self._failed_waits.append(Checked(text, "not seen", limit, False))
+        self._failed_waits += await self._watch.wait(step, self._witnesses, self._bound(step.limit), self._progress)
 
     async def _mend_fleet(self) -> None:
         """Also after a drill that could not be carried out: the next one starts agents by that file."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import time
 from ipaddress import ip_address
 
 from anycast.fleet.schema import Fleet
-from anycast_lab.drills import mirrors, operator, pairs, processes
+from anycast_lab.drills import mirrors, operator, pairs
 from anycast_lab.drills import tunnel_steps as steps
+from anycast_lab.drills.moment_steps import SkewClock
+from anycast_lab.drills.moments import CLIENT_VICI, VICI, Moments, restart_client
 from anycast_lab.runner import LabError, Process, Progress, Runner
 
-VICI, CLIENT_VICI = "/run/site-agent/charon.vici", "/run/charon.vici"
 _LOOK_S = 0.5
 _SEND_EVERY_S = "0.05"
 _PORTS = "20000-29999"
@@ -33,8 +33,9 @@ _FLUSH = "from anycast_lab.flood.conntrack import flush; flush()"
 class TunnelFaults:
     """One drill's. `close` at the end, whatever happened."""
 
-    def __init__(self, runner: Runner, fleet: Fleet, victim: str, peer: str, progress: Progress) -> None:
+    def __init__(self, runner: Runner, fleet: Fleet, victim: str, peer: str, progress: Progress, moments: Moments) -> None:
         assert fleet.lab is not None
+        self._moments = moments
         self._runner, self._fleet, self._lab = runner, fleet, fleet.lab
         self._victim, self._peer, self._progress = victim, peer, progress
         self._rekeys: list[Process] = []
@@ -71,6 +72,11 @@ class TunnelFaults:
                 await self._without_mirror()
             case steps.MirrorOn():
                 await self._with_mirror()
+            case SkewClock():
+                await self._moments.cause(step, bound_s)
+                return await self.whole(bound_s)
+            case _:
+                return await self._moments.cause(step, bound_s)
         return ""
 
     async def whole(self, bound_s: float, *, noticed: bool = False) -> str:
@@ -247,9 +253,7 @@ class TunnelFaults:
                     raise LabError(f"charon of {gateway} has no connection")
                 await asyncio.sleep(_LOOK_S)
         for client in self._lab.clients:
-            with contextlib.suppress(ProcessLookupError, LabError):
-                os.kill(processes.by_pid_file(self._runner, client, "/run/charon.pid"), signal.SIGKILL)
-            await self._runner.exec(client, ("sh", "/etc/anycast/start-client"))
+            await restart_client(self._runner, client)
 
     def _end(self, processes: list[Process]) -> None:
         for process in processes:
@@ -260,6 +264,7 @@ class TunnelFaults:
         """Undo what a drill has left."""
         self._end(self._rekeys)
         self._end(self._senders)
+        await self._moments.close()
         for step in list(self._moved.values()):
             with contextlib.suppress(LabError):
                 await self.cause(step.model_copy(update={"back": True}), 0)

@@ -7,6 +7,9 @@ from typing import Literal
 import pydantic
 
 from anycast_lab.drills.limits import Strict
+from anycast_lab.drills.moment_steps import ClientsDpd as ClientsDpd
+from anycast_lab.drills.moment_steps import MomentStep
+from anycast_lab.drills.moment_steps import PowerOffWhen as PowerOffWhen
 
 
 class WaitMirror(Strict):
@@ -104,6 +107,7 @@ TunnelStep = (
     | HandOvers
     | MirrorOff
     | MirrorOn
+    | MomentStep
 )
 FAULTS = MoveClient | RebindNat | Terminate | HandOvers
-"""The others are none."""
+"""The others are none, or say themselves when it happens."""

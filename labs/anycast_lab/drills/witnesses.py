@@ -180,6 +180,11 @@ class Probes:
         """Whether every client has had a good packet after `since_ns`."""
         return all(self.last_good_ns(client) > since_ns for client in self._clients)
 
+    def signal(self, number: int) -> None:
+        """To all of them."""
+        for process in self._processes.values():
+            process.send_signal(number)
+
     async def stop(self) -> dict[str, dict[str, Any]]:
         """End the probes and return their records by client."""
         records = {}

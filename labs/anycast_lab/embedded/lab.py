@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -160,11 +160,13 @@ class EmbeddedRunner:
         """One word for people: on, off or frozen."""
         return "off" if not self.power(node) else "frozen" if node in self._frozen else "on"
 
-    async def power_off(self, node: str) -> None:
+    async def power_off(self, node: str, when: Callable[[], Awaitable[None]] | None = None) -> None:
         async with self._shape:
             channel = self._channel(node)
             ends = self._ends(node)
             processes = [self.pid(node), *self.pids(node)]
+            if when is not None:
+                await when()
 
             def stop() -> None:
                 for pid in processes:

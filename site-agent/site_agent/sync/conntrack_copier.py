@@ -9,7 +9,8 @@ flows; a change of one that is missing makes it. The rest is counted by errno an
 A *comparison* follows the Active's sums. One dump of our own finds the buckets that differ. A second one refreshes our flows
 in the others, which are thereby known to live, and holds what is in the differing ones; what the Active then tells of
 these is compared flow by flow: missing ones are made, differing ones replaced, equal ones refreshed, others deleted. A flow
-that an event named meanwhile is left as it is, because the event is newer.
+that an event named meanwhile is left as it is, because the event is newer. One that lives longer than a refresh would let it
+is not refreshed: an idle TCP session has days, and needs them when nobody refreshes it any more.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Comparison:
     """None while the first dump is under way."""
     held: dict[bytes, int] = dataclasses.field(default_factory=dict)
     """Digest by key of what we have in the differing buckets."""
+    lasting: set[bytes] = dataclasses.field(default_factory=set)
+    """Those of them that live longer than any refresh would let them."""
     touched: set[bytes] = dataclasses.field(default_factory=set)
     turn: int = 0
     """Of the WANT; 0 until the second dump has ended and the flows were asked for."""
@@ -165,7 +168,7 @@ class Copier:
             for index, key, message in zip(block.indices, keys(block), block.messages, strict=True):
                 held = found.held.pop(key, None)
                 same = held == sums[index] and key not in found.touched
-                equal.append(same)
+                equal.append(same and key not in found.lasting)
                 if same or key in found.touched:
                     continue
                 number = len(copies)
@@ -219,6 +222,8 @@ class Copier:
                     if bucket in found.differing:
                         found.held[key] = digest
                         if due:
+                            if not due[at]:
+                                found.lasting.add(key)
                             due[at] = False
             if any(due):
                 alive = mirrored.select(due)

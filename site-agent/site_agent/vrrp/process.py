@@ -30,6 +30,7 @@ from functools import partial
 
 from anycast.errors import AnycastError, DecodeError
 from anycast.timer import TimerExpired
+from site_agent import core_dumps
 from site_agent.bfd.sessions import BfdSessions
 from site_agent.bfd.sockets import Heard
 from site_agent.vrrp import boot_mark, realtime, wire
@@ -433,7 +434,7 @@ def _virtual_router(plan: plans.Plan) -> VirtualRouter:
 
 def main(arguments: list[str]) -> int:
     """Entry point of ``python -m site_agent.vrrp``. Exit status 0 after `Stop`, 1 where it could not begin."""
-    realtime.leave_no_core()
+    core_dumps.leave_none()
     number = fcntl.fcntl(int(arguments[0]), fcntl.F_DUPFD_CLOEXEC, 0)  # the lowest there is: select takes none above 1023
     agent = socket.socket(fileno=number)
     try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import resource
 import time
 from collections.abc import Callable
 
@@ -40,14 +39,6 @@ def prepare() -> list[str]:
     gc.freeze()
     gc.disable()  # the loop makes no cycles; what it would find was frozen
     return refused
-
-
-def leave_no_core() -> None:
-    """No core dump, to a file or to a program: it will hold keys. One byte, because a program gets its dump at 0 as well
-    (core(5)); and not PR_SET_DUMPABLE, with which the next agent could not see whose process this is."""
-    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-    limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
-    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def late_ticks_ms(count: int, interval_s: float) -> list[float]:
