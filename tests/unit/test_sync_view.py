@@ -9,7 +9,8 @@ from site_agent.sync import view
 WELL: dict[str, Any] = {
     "role": "backup", "settled": True, "connected": True, "mismatches": [], "alarms": {}, "waiting": 0, "gaps": 0,
     "messages": {}, "outbound": 12, "unconfirmed": 0, "taken_over": 0, "retired": 0, "conflicts": 0,
-            "tunnels": 10, "unprotected": 4, "repairs": 2, "given_up": 1, "causes": {"missing": 3}, "removed": 0,
+    "tunnels": 10, "unprotected": 4, "repairs": 2, "repairs_left_s": 0.1, "given_up": 1, "causes": {"missing": 3},
+    "removed": 0,
 }  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def test_an_active_says_what_a_failover_would_end() -> None:
     said = lines(role="active")[1]
     assert said == (
         False,
-        "unprotected: 4 of 10 (missing 3); 2 to be rekeyed, so that the other gateway learns them; "
+        "unprotected: 4 of 10 (missing 3); 2 to be rekeyed, so that the other gateway learns them (about 1 s); "
         "1 given up (`site-agent events` names them)",
     )
     well = lines(role="active", unprotected=0, repairs=0, given_up=0, causes={})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from anycast_lab.drills.crowd_steps import CrowdCheck
 from anycast_lab.drills.limits import Strict
 
 
@@ -53,4 +54,4 @@ class SameIkeSa(Strict):
     check: Literal["same_ike_sa"]
 
 
-MirrorCheck = TcpContinues | NoNumberTwice | SentToClient | SameIkeSa
+MirrorCheck = TcpContinues | NoNumberTwice | SentToClient | SameIkeSa | CrowdCheck

@@ -80,7 +80,9 @@ class _DrillRun:
         known = drill.victim in runner.topology.nodes
         self._site = SiteWatch(runner, fleet, drill.victim) if drill.watches_site and known else None
         self._mirror = MirrorWatch(runner, fleet, drill.victim) if drill.watches_tunnels and known else None
-        self._tunnels = TunnelFaults(runner, fleet, drill.victim, self._peer, progress) if self._mirror else None
+        self._tunnels = (
+            TunnelFaults(runner, fleet, drill.victim, self._peer, self._mirror.crowd, progress) if self._mirror else None
+        )
         self._fault_ns = self._heal_ns = self._fault_boot_ns = 0
         self._failed_waits: list[Checked] = []
         self._child_sas: int | None = None
@@ -249,12 +251,10 @@ class _DrillRun:
             case d.Thaw():
                 self._note(step, f"thaw {victim}")
                 await runner.thaw(victim)
-            case d.PowerOff():
-                self._note(step, f"power off {victim}")
-                await runner.power_off(victim)
-            case d.PowerOn():
-                self._note(step, f"power on {victim}")
-                await runner.power_on(victim)
+            case d.PowerOff(at=where) | d.PowerOn(at=where):
+                node, off = victim if where == "victim" else self._peer, isinstance(step, d.PowerOff)
+                self._note(step, f"power {'off' if off else 'on'} {node}")
+                await (runner.power_off if off else runner.power_on)(node)
             case d.RemoveVips() | d.AddVips():
                 verb = "delete" if isinstance(step, d.RemoveVips) else "add"
                 self._note(step, f"{verb} the VIPs at {victim}")

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from anycast.fleet.schema import Fleet
 from anycast_lab.drills import mirrors, operator, pairs, processes
 from anycast_lab.drills import tunnel_steps as steps
+from anycast_lab.drills.crowd import Crowd
 from anycast_lab.runner import LabError, Process, Progress, Runner
 
 VICI, CLIENT_VICI = "/run/site-agent/charon.vici", "/run/charon.vici"
@@ -33,10 +34,11 @@ _FLUSH = "from anycast_lab.flood.conntrack import flush; flush()"
 class TunnelFaults:
     """One drill's. `close` at the end, whatever happened."""
 
-    def __init__(self, runner: Runner, fleet: Fleet, victim: str, peer: str, progress: Progress) -> None:
+    def __init__(self, runner: Runner, fleet: Fleet, victim: str, peer: str, crowd: Crowd, progress: Progress) -> None:
         assert fleet.lab is not None
         self._runner, self._fleet, self._lab = runner, fleet, fleet.lab
         self._victim, self._peer, self._progress = victim, peer, progress
+        self._crowd = crowd
         self._rekeys: list[Process] = []
         self._senders: list[Process] = []
         self._refused_before = 0
@@ -71,6 +73,8 @@ class TunnelFaults:
                 await self._without_mirror()
             case steps.MirrorOn():
                 await self._with_mirror()
+            case _:
+                return await self._crowd.cause(step, bound_s, self._progress)
         return ""
 
     async def whole(self, bound_s: float, *, noticed: bool = False) -> str:

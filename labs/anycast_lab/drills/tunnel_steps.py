@@ -6,6 +6,7 @@ from typing import Literal
 
 import pydantic
 
+from anycast_lab.drills.crowd_steps import CrowdStep
 from anycast_lab.drills.limits import Strict
 
 
@@ -104,6 +105,7 @@ TunnelStep = (
     | HandOvers
     | MirrorOff
     | MirrorOn
+    | CrowdStep
 )
 FAULTS = MoveClient | RebindNat | Terminate | HandOvers
 """The others are none."""

@@ -37,7 +37,7 @@ from site_agent.netlink.xfrm_keys import SaKey, pack_address
 from site_agent.record import EventLog
 from site_agent.sync import addresses, agent_wire, bodies, channel, promotion
 from site_agent.sync import plan as plans
-from site_agent.sync.comparison import Comparison
+from site_agent.sync.comparison import REKEYS_PER_SECOND, Comparison
 from site_agent.sync.conntrack_filter import MirroredFlows
 from site_agent.sync.conntrack_mirror import ConntrackMirror
 from site_agent.sync.conntrack_shell import ConntrackShell
@@ -127,9 +127,7 @@ class Process:
             gave_up=self._on_gave_up,
         )
         self._flows = ConntrackShell(
-            ConntrackMirror(
-                MirroredFlows(plan.pools, (*plan.vips, *plan.own)), Role.ACTIVE if plan.active else Role.BACKUP
-            ),
+            ConntrackMirror(MirroredFlows(plan.pools, (*plan.vips, *plan.own)), Role.ACTIVE if plan.active else Role.BACKUP),
             lambda payload: self._channel.feed(Submit(Kind.CONNTRACK, payload)),
             lambda epoch: self._channel.feed(WorkedOff(Lane.BULK, epoch)),
             self._has_room,
@@ -263,6 +261,7 @@ class Process:
                 tunnels=fresh.of if active else 0,
                 unprotected=fresh.unprotected if active else 0,
                 repairs=fresh.waiting if active else 0,
+                repairs_left_s=fresh.waiting / REKEYS_PER_SECOND if active else 0.0,
                 given_up=fresh.given_up if active else 0,
                 causes=fresh.causes if active else {},
                 removed=self._comparison.removed,
