@@ -17,7 +17,7 @@ from site_agent.sync.versions import Versions
 STATUS = agent_wire.Status(
     role="active", settled=True, connected=False, mismatches=["a"], alarms={"channel_down": "why"}, waiting=1, gaps=2,
     messages={"carried:6": 3}, outbound=4, unconfirmed=5, taken_over=6, retired=7, conflicts=8, tunnels=9, unprotected=10,
-    repairs=11, repairs_left_s=0.55, given_up=12, causes={"missing": 13}, removed=14,
+    repairs=11, repairs_left_s=15, given_up=12, causes={"missing": 13}, removed=14,
 )  # fmt: skip
 PLAN = plans.Plan(
     fleet="e", gateway="fra-gw1", peer="fra-gw2", rank=0, own_address="192.0.2.65", peer_address="192.0.2.66", port=4517,

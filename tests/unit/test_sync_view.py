@@ -9,7 +9,7 @@ from site_agent.sync import view
 WELL: dict[str, Any] = {
     "role": "backup", "settled": True, "connected": True, "mismatches": [], "alarms": {}, "waiting": 0, "gaps": 0,
     "messages": {}, "outbound": 12, "unconfirmed": 0, "taken_over": 0, "retired": 0, "conflicts": 0,
-    "tunnels": 10, "unprotected": 4, "repairs": 2, "repairs_left_s": 0.1, "given_up": 1, "causes": {"missing": 3},
+    "tunnels": 10, "unprotected": 4, "repairs": 2, "repairs_left_s": 1, "given_up": 1, "causes": {"missing": 3},
     "removed": 0,
 }  # fmt: skip
 

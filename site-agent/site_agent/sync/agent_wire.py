@@ -85,7 +85,7 @@ class Status:
     """Of these: which the Backup is not known to hold, in kernel and charon."""
     repairs: int
     """Tunnels that wait for a rekey by which the Backup is told anew."""
-    repairs_left_s: float
+    repairs_left_s: int
     """How long these take at the budget of rekeys; one that its client does not answer takes longer."""
     given_up: int
     causes: dict[str, int]

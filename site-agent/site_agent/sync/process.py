@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
 import secrets
 import socket
 from collections.abc import Callable
@@ -127,7 +128,9 @@ class Process:
             gave_up=self._on_gave_up,
         )
         self._flows = ConntrackShell(
-            ConntrackMirror(MirroredFlows(plan.pools, (*plan.vips, *plan.own)), Role.ACTIVE if plan.active else Role.BACKUP),
+            ConntrackMirror(
+                MirroredFlows(plan.pools, (*plan.vips, *plan.own)), Role.ACTIVE if plan.active else Role.BACKUP
+            ),
             lambda payload: self._channel.feed(Submit(Kind.CONNTRACK, payload)),
             lambda epoch: self._channel.feed(WorkedOff(Lane.BULK, epoch)),
             self._has_room,
@@ -261,7 +264,7 @@ class Process:
                 tunnels=fresh.of if active else 0,
                 unprotected=fresh.unprotected if active else 0,
                 repairs=fresh.waiting if active else 0,
-                repairs_left_s=fresh.waiting / REKEYS_PER_SECOND if active else 0.0,
+                repairs_left_s=math.ceil(fresh.waiting / REKEYS_PER_SECOND) if active else 0,
                 given_up=fresh.given_up if active else 0,
                 causes=fresh.causes if active else {},
                 removed=self._comparison.removed,

@@ -5,7 +5,6 @@ It reads the plain data that `status` has under ``sync`` and imports nothing hea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +45,7 @@ def _protection(status: Mapping[str, Any]) -> str:
         text += " (" + ", ".join(f"{cause} {count}" for cause, count in sorted(status["causes"].items())) + ")"
     if status["repairs"]:
         text += f"; {status['repairs']} to be rekeyed, so that the other gateway learns them"
-        text += f" (about {math.ceil(status['repairs_left_s'])} s)"
+        text += f" (about {status['repairs_left_s']} s)"
     if status["given_up"]:
         text += f"; {status['given_up']} given up (`site-agent events` names them)"
     return text
