@@ -18,7 +18,7 @@ from pathlib import Path
 from anycast.fleet.schema import Fleet
 from anycast_lab.drills import crowd_steps as steps
 from anycast_lab.drills import pairs, processes
-from anycast_lab.drills.crowd_checks import CrowdSeen, Look, Sa, Takeover, judge_probes, read_log, sas
+from anycast_lab.drills.crowd_checks import COUNT, CrowdSeen, Look, Sa, Takeover, judge_probes, read_log, sas
 from anycast_lab.machines.client_profile import member_name
 from anycast_lab.runner import LabError, Process, Progress, Runner
 
@@ -48,6 +48,11 @@ class Crowd:
         self.again = 0
         """Connections that came only at another attempt, which the client itself made."""
 
+    @property
+    def size(self) -> int:
+        """How many clients have connected."""
+        return len(self._members)
+
     async def cause(self, step: steps.CrowdStep, bound_s: float, say: Progress) -> str:
         """Do it; empty, or why what is waited for is not so at twice the bound. Raises LabError where it cannot."""
         match step:
@@ -68,12 +73,14 @@ class Crowd:
                 self._rekeys = await self._runner.spawn(self.node, (*_ACTOR, *words, *self._members))
             case steps.EndCrowdRekeys():
                 return await self._end_rekeys(bound_s, say)
-            case steps.CrowdProbe(count=count):
-                say(f"packets of {', '.join(await self.probe(count, 100.0))}")
+            case steps.CrowdProbe(count=count, every_ms=every_ms):
+                say(f"packets of {', '.join(await self.probe(count, every_ms))}")
             case steps.CrowdGoesOn():
                 return await self._goes_on(bound_s)
             case steps.WatchFeed():
                 return await self._watch_feed(bound_s, say)
+            case steps.FillKernel():
+                raise LabError("fill_kernel is for one who knows which gateway is the victim")
         return ""
 
     # Connecting
@@ -214,12 +221,15 @@ class Crowd:
             active = pairs.actives(self._runner, self._fleet, self._site)
             for gateway in active[:1]:
                 shown = await self._runner.exec(gateway, ("site-agent", "status"), env={"COLUMNS": "400"})
-                line = next((line.strip() for line in shown.text.splitlines() if "unprotected: " in line), "")
+                lines = [line.strip() for line in shown.text.splitlines()]
+                line = next((line for line in lines if line.startswith("unprotected: ")), "")
+                if not any(line.startswith("mirror: connected ") for line in lines):
+                    line = ""  # what it says is of a time before
                 if line:
                     self._feed.append((time.time_ns(), line))
                 if line != said:
                     say(said := line)
-                if "unprotected: 0 of " in line:
+                if (found := COUNT.search(line)) and found[1] == "0" and int(found[2]) >= 2 * self.size:
                     return ""
             if time.monotonic() >= end:
                 return f"it says: {said or 'nothing'}"

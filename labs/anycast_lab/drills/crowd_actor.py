@@ -34,6 +34,7 @@ import vici
 from anycast_lab.drills.probe import decode_reply, decode_reply_v6, encode_echo, encode_echo_v6
 
 SOCKET = "/run/charon.vici"
+CONNECTIONS = Path("/etc/anycast/crowd.json")
 PARALLEL = 4
 TRIES = 3
 TIMEOUT_MS = 20_000
@@ -50,8 +51,22 @@ def charon() -> Iterator[vici.Session]:
         yield vici.Session(sock)
 
 
+def load(names: Sequence[str]) -> None:
+    """Tell charon of these (`machines.client_profile.render_crowd`)."""
+    connections = json.loads(CONNECTIONS.read_text())
+    with charon() as session:
+        for name in names:
+            connection = connections[name]
+            certificate = Path(connection["local"]["certs"])
+            connection["local"]["certs"] = certificate.read_bytes()
+            connection["remote"]["cacerts"] = Path(connection["remote"]["cacerts"]).read_bytes()
+            session.load_key({"type": "any", "data": certificate.with_suffix(".key").read_bytes()})
+            session.load_conn({name: connection})
+
+
 def up(names: Sequence[str], child: str) -> dict[str, object]:
     """Connect all of them; who failed for good, and how often one had to try again."""
+    load(names)
     left, lock = iter(names), threading.Lock()
     failed, again = dict[str, str](), dict[str, str]()
 

@@ -17,7 +17,7 @@ _LOCAL = re.compile(r"^  local  '.*' @ \S+\[\d+\](?: \[([^\]]*)\])?$")
 _CHILD = re.compile(r"^  \S+: #\d+, reqid \d+, (\w+), ")
 _LOG = re.compile(r"^(\S+) \d+\[\w+\] <([^|>]+)\|(\d+)> (.*)$", re.MULTILINE)
 _ANSWER = re.compile(r"parsed INFORMATIONAL response \d+ \[ \]")
-_COUNT = re.compile(r"unprotected: (\d+) of (\d+)")
+COUNT = re.compile(r"unprotected: (\d+) of (\d+)")
 _LEFT = re.compile(r"about (\d+) s")
 _SHOWN = 3
 GAP_NS = 250_000_000
@@ -237,7 +237,7 @@ def crowd_packets(seen: CrowdSeen, limit: float) -> Checked:
 
 def fed_with_progress(seen: CrowdSeen, limit: float) -> Checked:
     """`limit` in milliseconds, from the first look at the status."""
-    counts = [(at, int(m[1]), int(m[2])) for at, line in seen.feed if (m := _COUNT.search(line))]
+    counts = [(at, int(m[1]), int(m[2])) for at, line in seen.feed if (m := COUNT.search(line))]
     left = [(int(m[1])) for _at, line in seen.feed if (m := _LEFT.search(line))]
     steps = [count for count, _ in itertools.groupby(count for _at, count, _of in counts)]
     took = (counts[-1][0] - counts[0][0]) / 1e6 if counts else 0.0

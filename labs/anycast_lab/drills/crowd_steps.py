@@ -38,10 +38,12 @@ class EndCrowdRekeys(Strict):
 
 
 class CrowdProbe(Strict):
-    """From now on clients chosen at random send an echo request through their tunnels every 100 ms, to the drill's end."""
+    """From now on clients chosen at random send echo requests through their tunnels, to the drill's end."""
 
     do: Literal["crowd_probe"]
     count: int = pydantic.Field(gt=0, le=50)
+    every_ms: float = pydantic.Field(default=100, ge=5)
+    """Each inner address."""
 
 
 class CrowdGoesOn(Strict):
@@ -58,7 +60,18 @@ class WatchFeed(Strict):
     limit: str
 
 
-CrowdStep = CrowdUp | CrowdRekey | CrowdRekeys | EndCrowdRekeys | CrowdProbe | CrowdGoesOn | WatchFeed
+class FillKernel(Strict):
+    """A gateway's kernel is given so many SAs of clients that no charon knows; they stay until its power ends.
+
+    It is no fault.
+    """
+
+    do: Literal["fill_kernel"]
+    sas: int = pydantic.Field(gt=0, le=40000)
+    at: Literal["victim", "peer"] = "victim"
+
+
+CrowdStep = CrowdUp | CrowdRekey | CrowdRekeys | EndCrowdRekeys | CrowdProbe | CrowdGoesOn | WatchFeed | FillKernel
 
 
 class CrowdStays(Strict):

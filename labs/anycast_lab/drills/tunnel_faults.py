@@ -14,6 +14,7 @@ from anycast.fleet.schema import Fleet
 from anycast_lab.drills import mirrors, operator, pairs, processes
 from anycast_lab.drills import tunnel_steps as steps
 from anycast_lab.drills.crowd import Crowd
+from anycast_lab.drills.crowd_steps import FillKernel
 from anycast_lab.runner import LabError, Process, Progress, Runner
 
 VICI, CLIENT_VICI = "/run/site-agent/charon.vici", "/run/charon.vici"
@@ -73,6 +74,9 @@ class TunnelFaults:
                 await self._without_mirror()
             case steps.MirrorOn():
                 await self._with_mirror()
+            case FillKernel(sas=sas, at=at):
+                words = ("python", "-m", "anycast_lab.drills.kernel_sas", str(sas))
+                await operator.say(self._runner, self._victim if at == "victim" else self._peer, *words)
             case _:
                 return await self._crowd.cause(step, bound_s, self._progress)
         return ""
@@ -80,11 +84,11 @@ class TunnelFaults:
     async def whole(self, bound_s: float, *, noticed: bool = False) -> str:
         """Wait until every tunnel is protected."""
         end = time.monotonic() + 2 * bound_s
-        while noticed and not await mirrors.unmirrored(self._runner, self._fleet):
+        while noticed and not await mirrors.unmirrored(self._runner, self._fleet, self._crowd.size):
             if time.monotonic() >= end:
                 return "no gateway says that anything is missing"
             await asyncio.sleep(_LOOK_S)
-        while missing := await mirrors.unmirrored(self._runner, self._fleet):
+        while missing := await mirrors.unmirrored(self._runner, self._fleet, self._crowd.size):
             if time.monotonic() >= end:
                 return "; ".join(missing)
             await asyncio.sleep(_LOOK_S)

@@ -186,11 +186,12 @@ def _write_crowd(etc: Path, plan: wiring.NodePlan, fleet: Fleet, gateways: pki.R
     for member in client_profile.members(fleet, plan.node, crowd):
         issued = clients.issue(member.identity)
         pki.write_secret(_inside(etc, member.certificate), issued.certificate)
-        pki.write_secret(etc / member.key, issued.private_key)
+        pki.write_secret(_inside(etc, member.key), issued.private_key)
     for name, text in client_profile.render_crowd(fleet, plan.node, crowd).items():
         target = etc / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
+    (etc / "swanctl" / "private").mkdir(exist_ok=True)
     (etc / "start-client").write_text(_render("start-client.j2"))
 
 
