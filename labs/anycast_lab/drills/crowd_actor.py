@@ -58,8 +58,8 @@ def load(names: Sequence[str]) -> None:
         for name in names:
             connection = connections[name]
             certificate = Path(connection["local"]["certs"])
-            connection["local"]["certs"] = certificate.read_bytes()
-            connection["remote"]["cacerts"] = Path(connection["remote"]["cacerts"]).read_bytes()
+            connection["local"]["certs"] = [certificate.read_bytes()]
+            connection["remote"]["cacerts"] = [Path(connection["remote"]["cacerts"]).read_bytes()]
             session.load_key({"type": "any", "data": certificate.with_suffix(".key").read_bytes()})
             session.load_conn({name: connection})
 

@@ -13,8 +13,8 @@ import socket
 import struct
 import sys
 
-from site_agent.netlink.messages import HEADER, NETLINK_XFRM
-
+HEADER, NETLINK_XFRM = struct.Struct("=IHHII"), 6
+"""linux/netlink.h."""
 VIP = bytes([203, 0, 113, 1]) + bytes(12)
 NEWSA, DELSA, GETSA, NEWPOLICY, GETPOLICY = 0x10, 0x11, 0x12, 0x13, 0x15
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
