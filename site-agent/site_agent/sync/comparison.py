@@ -59,6 +59,7 @@ REKEYS_PER_SECOND = 20
 """To feed a Backup that came back: 20,000 tunnels in 17 minutes, at some 2 % of a core for charon."""
 LOOK_LIMIT_S = 10.0
 REKEY_LIMIT_S = 2.0
+"""From when it is sent. One that waited for others, or for a list, has not been refused."""
 
 
 class Comparison:
@@ -71,12 +72,13 @@ class Comparison:
         vips: Iterable[str],
         pools: Iterable[Network],
         vici: ViciClient,
+        rekeys: ViciClient,
         requests: Requests,
         hand_over: Callable[[bytes], bool],
         submit: Callable[[Kind, bytes], None],
         gave_up: Callable[[GaveUp], None],
     ) -> None:
-        """`vici` is this object's alone: a list of 20,000 tunnels keeps others waiting."""
+        """`vici` and `rekeys` are this object's alone: a list of 20,000 tunnels keeps others waiting, rekeys too."""
         self._vips, self._pools = frozenset(vips), tuple(pools)
         self._families = {pack_address(ip): AF_INET if ip.version == 4 else AF_INET6 for ip in map(ip_address, self._vips)}
         self._vici, self._requests = vici, requests
@@ -89,7 +91,9 @@ class Comparison:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
         self._looks: asyncio.Queue[None] = asyncio.Queue()
+        self._rekeys, self._repairs = rekeys, asyncio.Queue[Repair]()
         self._tasks.begin(self._look_when_asked())
+        self._tasks.begin(self._rekey_when_asked())
         self._arm()
 
     @property
@@ -97,12 +101,14 @@ class Comparison:
         return self._core.freshness(boottime())
 
     def role(self, role: Role) -> None:
+        self._forget_repairs()
         self._feed(RoleChanged(role=role))
 
     def connected(self) -> None:
         self._feed(PeerConnected())
 
     def lost(self) -> None:
+        self._forget_repairs()
         self._feed(PeerLost())
 
     def events_lost(self) -> None:
@@ -118,6 +124,12 @@ class Comparison:
             self._timer.cancel()
         self._tasks.cancel()
         self._vici.close()
+        self._rekeys.close()
+
+    def _forget_repairs(self) -> None:
+        """Nobody is fed any more; the core asks again for whom it still wants then."""
+        while not self._repairs.empty():
+            self._repairs.get_nowait()
 
     def _feed(self, event: Input) -> None:
         for action in self._core.handle(event, boottime()):
@@ -131,7 +143,7 @@ class Comparison:
             case Send(message):
                 self._submit(Kind.DIGEST, digest_wire.encode(message))
             case Repair():
-                self._tasks.begin(self._rekey(action))
+                self._repairs.put_nowait(action)
             case GaveUp():
                 self._gave_up(action)
             case RemoveSa(key, source):
@@ -190,10 +202,13 @@ class Comparison:
         for lacking in seen.lacking if self.ha_version else ():
             self._hand_over(encode_virtual_ips(self.ha_version, lacking))
 
-    async def _rekey(self, repair: Repair) -> None:
-        which = {"child-id": repair.child_id} if repair.child_id else {"ike-id": repair.ike_id}
-        with contextlib.suppress(PeerError, TimeoutError):  # gone meanwhile; what it has changed a round will see
-            await self._vici.request("rekey", which, timeout_s=REKEY_LIMIT_S)
+    async def _rekey_when_asked(self) -> None:
+        """One after the other, as one connection takes them. What charon cannot do in time is not lost, only late."""
+        while True:
+            repair = await self._repairs.get()
+            which = {"child-id": repair.child_id} if repair.child_id else {"ike-id": repair.ike_id}
+            with contextlib.suppress(PeerError, TimeoutError):  # gone meanwhile; what it has changed a round will see
+                await self._rekeys.request("rekey", which, timeout_s=REKEY_LIMIT_S)
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -122,6 +122,7 @@ class Process:
             vips=plan.vips,
             pools=[ip_network(pool) for pool in plan.pools],
             vici=ViciClient(plan.vici),
+            rekeys=ViciClient(plan.vici),
             requests=self._requests,
             hand_over=self._plugin.send,
             submit=lambda kind, payload: self._channel.feed(Submit(kind, payload)),
