@@ -98,6 +98,18 @@ class Client(DualStack):
     """The one ESP cipher it proposes."""
 
 
+class Crowd(Client):
+    """One machine with many VPN clients in one charon, each with an identity, a certificate and inner addresses of its own.
+
+    None of them connects by itself: a drill says which and when.
+    """
+
+    members: int = pydantic.Field(ge=1, le=5000)
+    dual: int = pydantic.Field(ge=0)
+    """So many ask for inner addresses of every family that the pools have, the others for IPv6 alone: documentation space
+    has no IPv4 pool for hundreds."""
+
+
 class Lab(Section):
     """What only a lab has."""
 
@@ -112,6 +124,12 @@ class Lab(Section):
     servers: dict[Name, Server] = pydantic.Field(default_factory=dict)
     nat: dict[Name, Nat] = pydantic.Field(default_factory=dict)
     clients: dict[Name, Client] = pydantic.Field(default_factory=dict)
+    crowds: dict[Name, Crowd] = pydantic.Field(default_factory=dict)
+
+    @property
+    def connected(self) -> dict[str, Client]:
+        """Every machine that VPN clients are on, by name."""
+        return {**self.clients, **self.crowds}
 
     def machine_of(self, upstream: str) -> str:
         """The node that is the upstream router of that name."""

@@ -18,13 +18,19 @@ def lab_only_in_a_lab(fleet: Fleet) -> Iterator[Finding]:
         yield Finding(("lab",), f"is only read where environment is lab, not {fleet.environment}", at_key=True)
 
 
+def _clients(lab: Lab) -> Iterator[tuple[Path, Client]]:
+    for name, client in lab.clients.items():
+        yield ("lab", "clients", name), client
+    for name, crowd in lab.crowds.items():
+        yield ("lab", "crowds", name), crowd
+
+
 def _links(lab: Lab) -> Iterator[tuple[Path, Link | Client]]:
     for name, link in lab.transit.links.items() if lab.transit else ():
         yield ("lab", "transit", "links", name), link
     for name, nat in lab.nat.items():
         yield ("lab", "nat", name, "outside"), nat.outside
-    for name, client in lab.clients.items():
-        yield ("lab", "clients", name), client
+    yield from _clients(lab)
 
 
 def link_ends_fit(fleet: Fleet) -> Iterator[Finding]:
@@ -50,9 +56,9 @@ def lab_names_fit(fleet: Fleet) -> Iterator[Finding]:
             if machine.site not in fleet.sites:
                 yield Finding(("lab", kind, name, "site"), f"{machine.site} is no site", judged=sites)
     transit = () if lab.transit is None else (lab.transit.node,)
-    for name, client in lab.clients.items():
+    for place, client in _clients(lab):
         if client.behind not in (*transit, *lab.nat, *lab.routers):
-            path: Path = ("lab", "clients", name, "behind")
+            path: Path = (*place, "behind")
             judged: tuple[Path, ...] = (("lab", "nat"), ("lab", "routers"), ("lab", "transit"))
             yield Finding(path, f"{client.behind} is neither the transit nor a NAT router nor a plain router", judged=judged)
     yield from _machines_once(fleet, lab)
@@ -188,7 +194,7 @@ def _machines_once(fleet: Fleet, lab: Lab) -> Iterator[Finding]:
         machines.append((lab.transit.node, ("lab", "transit", "node")))
     if lab.coordinator is not None:
         machines.append((lab.coordinator.node, ("lab", "coordinator", "node")))
-    for kind in ("routers", "switches", "servers", "nat", "clients"):
+    for kind in ("routers", "switches", "servers", "nat", "clients", "crowds"):
         machines += [(name, ("lab", kind, name)) for name in getattr(lab, kind)]
     for name, path in machines:
         if name in seen:
@@ -220,13 +226,13 @@ def servers_are_inside(fleet: Fleet) -> Iterator[Finding]:
 
 def clients_meet_their_nat(fleet: Fleet) -> Iterator[Finding]:
     """A client behind a NAT router has that router's inside address at the other end of its cable."""
-    for name, client in fleet.lab.clients.items() if fleet.lab else ():
+    for place, client in _clients(fleet.lab) if fleet.lab else ():
         nat = fleet.lab.nat.get(client.behind) if fleet.lab else None
         for family in client.families if nat else ():
             far, inside = client.of(family)[0], nat.inside.of(family) if nat else None
             if far != inside:
                 yield Finding(
-                    ("lab", "clients", name, family, 0),
+                    (*place, family, 0),
                     f"{far} is not the inside address of {client.behind} ({inside or 'which has none'})",
                     judged=(("lab", "nat", client.behind, "inside"),),
                 )

@@ -27,7 +27,7 @@ ANYCAST = str(Path(sys.executable).with_name("anycast"))
 TOPOLOGIES = Path(__file__).resolve().parents[2] / "labs" / "topologies"
 LABS = 2
 UP_S = 300
-DRILL_S = 300
+DRILL_S = 600
 """Neither is a bound that is asserted (those stand in labs/limits.yml), only an end to waiting."""
 
 Lab = Callable[[Drill], str]
@@ -82,7 +82,7 @@ def marks(number: int, drill: Drill) -> list[pytest.MarkDecorator]:
     return [group, *long, *([pytest.mark.pairs] if kind != "lab" else [])]
 
 
-_ALL = load_drills()
+_ALL = {name: drill for name, drill in load_drills().items() if drill.tier is not Tier.BENCH}
 _NUMBERED = {name: i for i, name in enumerate(n for n, d in _ALL.items() if natively(d) or d.topology == SHARED)}
 DRILLS = [pytest.param(drill, id=name, marks=marks(_NUMBERED.get(name, 0), drill)) for name, drill in _ALL.items()]
 

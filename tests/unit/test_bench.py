@@ -8,6 +8,7 @@ import pytest
 from vici.protocol import Message, Packet
 
 from benchmarks import crowd, loud_names
+from benchmarks.bench_promotion import promotions
 from benchmarks.bgp_peer import changes
 from benchmarks.report import compare, percentile, table
 from benchmarks.run import discover
@@ -38,6 +39,7 @@ def test_the_benchmarks_of_the_issue_exist() -> None:
     health = {"false_withdrawals_overload", "lease_renewal_gap_overload", "gateway_memory", "conntrack_check_cost"}
     vrrp = {"failover_gap_10ms", "failover_gap_100ms", "handover_lost", "false_transitions"}
     mirror = {"xfrm_digest_20000_uml", "conntrack_copy_200k", "conntrack_lag_30k"}
+    mirror |= {"promotion_20_uml", "promotion_200_uml", "promotion_500_uml", "promotion_kernel_20000_uml"}
     coordinator = {"plan_500x200"}
     assert skeleton | health | vrrp | mirror | coordinator <= discover().keys()
 
@@ -90,3 +92,28 @@ def test_the_loud_name_server_answers_as_loudly_as_it_says() -> None:
     assert len(decode_reply(whole, query).addresses) == 256, "500 records of 256 addresses"
     other = encode_query("vpn.example.org", "AAAA", 7)
     assert decode_reply(loud_names.longest(other), other) == Reply(rcode=0, authoritative=True, truncated=False)
+
+
+def moment(
+    t_ms: float, source: str, event: str, subject: str = "", detail: str = "", took_us: int | None = None
+) -> dict[str, object]:
+    return {"t_ms": t_ms, "source": source, "event": event, "subject": subject, "detail": detail, "took_us": took_us}
+
+
+def test_a_promotion_is_counted_from_the_decision() -> None:
+    timeline = [
+        moment(-5, "gw1/site-agent", "VrrpStateChanged", "", "active (start)", 10),
+        moment(1000, "gw2/site-agent", "VrrpStateChanged", "", "active (peer_silent)", 40_000),
+        moment(1010, "gw2/site-agent", "PromotionStepTaken", "ready", "2 SAs", 7_000),
+        moment(1011, "gw1/site-agent", "PromotionStepTaken", "serve", "", 9_000),
+        moment(1100, "crowd-0001", "crowd_good_again", "203.0.113.131"),
+        moment(1140, "crowd-0001", "crowd_good_again", "2001:db8:c:1::1"),
+        moment(1900, "crowd-0001", "crowd_good_again", "203.0.113.131"),
+        moment(9960, "crowd", "crowd_answered"),
+        moment(20_000, "gw1/site-agent", "VrrpStateChanged", "", "active (peer_silent)", 10_000),
+        moment(20_090, "crowd-0001", "crowd_good_again", "203.0.113.131"),
+    ]
+    first, second = promotions({"timeline": timeline})
+    assert (first.packets, first.answered, first.addresses) == ((140.0, 180.0), 9000.0, 40.0)
+    assert first.steps == {"ready": 7.0}, "of the gateway that was promoted"
+    assert second.packets == (100.0,)

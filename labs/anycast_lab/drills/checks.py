@@ -14,6 +14,8 @@ from anycast_lab.drills import (
     alarms,
     coordinator_checks,
     coordinator_steps,
+    crowd_checks,
+    crowd_steps,
     drill,
     flow_checks,
     mirror_checks,
@@ -239,6 +241,27 @@ def _judge_mirror(check: mirror_steps.MirrorCheck, seen: Observation, limits: di
             return mirror_checks.built_once(seen.mirror, took, limits[name].on(seen.kernel))
         case mirror_steps.NoSecretTold() | mirror_steps.NoCore():
             return Checked(f"{check.check} is watched", "nobody looked", "kernel: esp", False)
+        case _:
+            return _judge_crowd(check, seen, limits)
+
+
+def _judge_crowd(check: crowd_steps.CrowdCheck, seen: Observation, limits: dict[str, Limit]) -> Checked:
+    crowd = seen.mirror.crowd if seen.mirror is not None else None
+    if crowd is None:
+        return Checked(f"{check.check} is watched", "no crowd has connected", "a crowd_up", False)
+    match check:
+        case crowd_steps.CrowdStays(clients=clients):
+            return crowd_checks.crowd_stays(crowd, clients)
+        case crowd_steps.AddressesOnce(ipv4=ipv4, ipv6=ipv6):
+            return crowd_checks.addresses_once(crowd, ipv4, ipv6)
+        case crowd_steps.CrowdAnswered(limit=name):
+            return crowd_checks.crowd_answered(crowd, limits[name].on(seen.kernel))
+        case crowd_steps.CrowdPackets(limit=name):
+            return crowd_checks.crowd_packets(crowd, limits[name].on(seen.kernel))
+        case crowd_steps.FedWithProgress(limit=name):
+            return crowd_checks.fed_with_progress(crowd, limits[name].on(seen.kernel))
+        case crowd_steps.RekeysPaced(rate=name):
+            return crowd_checks.rekeys_paced(crowd, limits[name].on(seen.kernel))
 
 
 def _ms(from_ns: int, to_ns: int) -> float:

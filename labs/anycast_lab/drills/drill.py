@@ -40,6 +40,8 @@ DRILLS = Path(__file__).resolve().parents[2] / "drills"
 class Tier(enum.StrEnum):
     TEST = "test"
     LONG = "long"
+    BENCH = "bench"
+    """What ./bench measures; no test runs it."""
 
 
 class ProcessName(enum.StrEnum):
@@ -76,10 +78,12 @@ class Thaw(Strict):
 
 class PowerOff(Strict):
     do: Literal["power_off"]
+    at: Where = "victim"
 
 
 class PowerOn(Strict):
     do: Literal["power_on"]
+    at: Where = "victim"
 
 
 class RemoveVips(Strict):

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from anycast_lab.capture.numbers import Numbers, Reuse, Takeover
+from anycast_lab.drills.crowd_checks import CrowdSeen
+from anycast_lab.drills.crowd_checks import moments as crowd_moments
 from anycast_lab.drills.flow_checks import FlowSeen
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.timeline import Moment
@@ -90,6 +92,8 @@ class MirrorSeen:
     flows: Mapping[str, FlowSeen] = dataclasses.field(default_factory=dict)
     problems: tuple[str, ...]
     """Why the captures cannot be trusted; none where all is well."""
+    crowd: CrowdSeen | None = None
+    """None where none has connected."""
 
 
 def ike_sas(listed: str) -> tuple[IkeSa, ...]:
@@ -228,3 +232,5 @@ def moments(seen: MirrorSeen) -> Iterator[Moment]:
             yield Moment(download.stall_from_ns, client, "download_stalls")
             if download.stall_to_ns:
                 yield Moment(download.stall_to_ns, client, "download_goes_on", "", f"after {download.stall_ms:.0f} ms")
+    if seen.crowd is not None:
+        yield from crowd_moments(seen.crowd)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import pydantic
 
+from anycast_lab.drills.crowd_steps import CrowdCheck
 from anycast_lab.drills.limits import Strict
 
 
@@ -123,4 +124,6 @@ class NoCore(Strict):
     check: Literal["no_core"]
 
 
-MirrorCheck = TcpContinues | NoNumberTwice | SentToClient | SameIkeSa | BuiltOnce | FlowKept | NoSecretTold | NoCore
+MirrorCheck = (
+    TcpContinues | NoNumberTwice | SentToClient | SameIkeSa | BuiltOnce | FlowKept | NoSecretTold | NoCore | CrowdCheck
+)

@@ -19,6 +19,7 @@ from anycast.fleet.schema import Fleet
 from anycast_lab.capture.frames import Address, Sealed
 from anycast_lab.capture.numbers import numbers
 from anycast_lab.drills.cables import far_end
+from anycast_lab.drills.crowd import Crowd
 from anycast_lab.drills.flow_checks import FlowSeen
 from anycast_lab.drills.mirror_checks import Download, IkeSa, IkeSeen, MirrorSeen, ike_sas, ike_sas_built, judge_download
 from anycast_lab.drills.mirror_steps import Download as DownloadStep
@@ -55,6 +56,7 @@ class MirrorWatch:
         self._downloads: dict[str, Process] = {}
         self._asking: list[Process] = []
         self._flow: tuple[str, float] | None = None
+        self.crowd = Crowd(runner, fleet, name)
 
     def _place(self, gateway: str) -> Place:
         node, interface = far_end(self._runner, self._fleet, gateway, "uplink")
@@ -138,6 +140,7 @@ class MirrorWatch:
         for client in self._clients:
             built = ike_sas_built(self._log(client)[self._logged[client] :])
             ike[client] = IkeSeen(before=self._ike[client], after=await self._ike_of(client), built=built)
+        crowd = await self.crowd.end(fault_ns)
         captured = await self._taps.end()
         sealed = {gateway: [s for s in one.seen if isinstance(s, Sealed)] for gateway, one in captured.items()}
         return MirrorSeen(
@@ -145,6 +148,7 @@ class MirrorWatch:
             downloads=downloads,
             numbers=numbers(sealed, frozenset(self._sources())),
             flows=self._flows(),
+            crowd=crowd,
             problems=tuple(f"{gateway}: {problem}" for gateway, one in captured.items() for problem in one.problems),
         )
 
@@ -206,6 +210,7 @@ class MirrorWatch:
         """Whatever still runs after a drill that could not be carried out."""
         await self._taps.close()
         await self.secrets.close()
+        await self.crowd.close()
         for process in (*self._downloads.values(), *self._asking):
             process.send_signal(signal.SIGKILL)
         self._asking.clear()

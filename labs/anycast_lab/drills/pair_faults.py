@@ -30,6 +30,10 @@ async def cause(step: steps.PairStep, runner: Runner, fleet: Fleet, victim: str,
             await runner.link_mute(*near_end(fleet, victim if where == "victim" else peer, side))
         case steps.UnmuteLink(interface=side, at=where):
             await runner.link_unmute(*near_end(fleet, victim if where == "victim" else peer, side))
+        case steps.Impair(interface=side, loss_percent=loss, at=where):
+            await _impair(runner, fleet, victim if where == "victim" else peer, side, loss)
+        case steps.EndImpair(interface=side, at=where):
+            await _impair(runner, fleet, victim if where == "victim" else peer, side, None)
         case steps.FlapLink(interface=side, times=times, per_second=rate):
             await _flap(runner, far_end(runner, fleet, victim, side), times, rate)
         case steps.Part() | steps.Join():
@@ -63,6 +67,13 @@ async def _flap(runner: Runner, end: tuple[str, str], times: int, rate: float) -
             await change(*end)
             due += 0.5 / rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+async def _impair(runner: Runner, fleet: Fleet, gateway: str, side: steps.Side, loss_percent: float | None) -> None:
+    """At both ends of the cable: each loses what it sends. None: nothing is lost any more."""
+    for node, interface in (near_end(fleet, gateway, side), far_end(runner, fleet, gateway, side)):
+        verb, what = ("del", ()) if loss_percent is None else ("replace", ("netem", "loss", f"{loss_percent:g}%"))
+        await operator.say(runner, node, "tc", "qdisc", verb, "dev", interface, "root", *what)
 
 
 async def _part(runner: Runner, fleet: Fleet, pair: tuple[str, str], *, parted: bool) -> None:

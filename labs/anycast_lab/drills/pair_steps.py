@@ -39,6 +39,21 @@ class UnmuteLink(Strict):
     at: Where = "victim"
 
 
+class Impair(Strict):
+    """A cable of a gateway loses packets at random, both ways."""
+
+    do: Literal["impair"]
+    interface: Side
+    loss_percent: float = pydantic.Field(gt=0, le=100)
+    at: Where = "victim"
+
+
+class EndImpair(Strict):
+    do: Literal["end_impair"]
+    interface: Side
+    at: Where = "victim"
+
+
 class FlapLink(Strict):
     """Take the carrier of one of the victim's links away and give it back, again and again; it ends up."""
 
@@ -82,7 +97,9 @@ class WaitRole(Strict):
     limit: str
 
 
-PairStep = StopAll | ContinueAll | MuteLink | UnmuteLink | FlapLink | Part | Join | Forge | HandOver | WaitRole
+PairStep = (
+    StopAll | ContinueAll | MuteLink | UnmuteLink | Impair | EndImpair | FlapLink | Part | Join | Forge | HandOver | WaitRole
+)
 
 
 class GapBelow(Strict):

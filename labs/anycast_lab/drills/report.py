@@ -68,6 +68,7 @@ class Report:
                     "event": moment.event,
                     "subject": moment.subject,
                     "detail": moment.detail,
+                    "took_us": moment.data.get("took_us", moment.data.get("installed_us")),
                 }
                 for moment in self.timeline
             ],
@@ -108,6 +109,8 @@ _STORY = {
     "download_goes_on",
     "last_good_packet",
     "first_good_packet",
+    "crowd_good_again",
+    "crowd_answered",
     "RouteIntentChanged",
     "HoldStarted",
     "HoldEnded",

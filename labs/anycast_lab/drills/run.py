@@ -85,15 +85,14 @@ class _DrillRun:
         self._site = SiteWatch(runner, fleet, drill.victim) if drill.watches_site and known else None
         self._mirror = MirrorWatch(runner, fleet, drill.victim) if drill.watches_tunnels and known else None
         moments = Moments(runner, fleet, drill.victim, self._peer, self._probes, self._note)
-        self._tunnels = TunnelFaults(runner, fleet, drill.victim, self._peer, progress, moments) if self._mirror else None
+        self._tunnels = None
+        if (mirror := self._mirror) is not None:
+            self._tunnels = TunnelFaults(runner, fleet, drill.victim, self._peer, mirror.crowd, progress, moments)
         self._fault_ns = self._heal_ns = self._fault_boot_ns = 0
-        self._failed_waits: list[Checked] = []
+        self._failed_waits, self._screens = list[Checked](), list[ScreensSeen]()
         self._child_sas: int | None = None
-        self._sites_before: dict[str, str] = {}
-        self._sites_after: dict[str, str] = {}
-        self._screens: list[ScreensSeen] = []
+        self._sites_before, self._sites_after, self._answers = dict[str, str](), dict[str, str](), dict[str, Answer]()
         self._right_fleet: bytes | None = None
-        self._answers: dict[str, Answer] = {}
         self._watch = coordinators.FleetWatch(runner, fleet, self._witnesses.moments)
 
     async def run(self) -> Report:
@@ -267,14 +266,12 @@ class _DrillRun:
             case d.Thaw():
                 self._note(step, f"thaw {victim}")
                 await runner.thaw(victim)
-            case d.PowerOff():
-                if self._mirror is not None:
-                    self._mirror.secrets.keep(victim)
-                self._note(step, f"power off {victim}")
-                await runner.power_off(victim)
-            case d.PowerOn():
-                self._note(step, f"power on {victim}")
-                await runner.power_on(victim)
+            case d.PowerOff(at=where) | d.PowerOn(at=where):
+                node, off = victim if where == "victim" else self._peer, isinstance(step, d.PowerOff)
+                if off and self._mirror is not None:
+                    self._mirror.secrets.keep(node)
+                self._note(step, f"power {'off' if off else 'on'} {node}")
+                await (runner.power_off if off else runner.power_on)(node)
             case d.RemoveVips() | d.AddVips():
                 verb = "delete" if isinstance(step, d.RemoveVips) else "add"
                 self._note(step, f"{verb} the VIPs at {victim}")

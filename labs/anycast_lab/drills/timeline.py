@@ -60,7 +60,8 @@ def from_event_log(node: str, lines: Iterable[str]) -> Iterator[Moment]:
             event = record["event"]
         except (ValueError, KeyError, TypeError):
             continue
-        subject = record.get("check") or record.get("prefix") or record.get("name") or record.get("neighbor") or ""
+        subject = record.get("check") or record.get("prefix") or record.get("name") or record.get("neighbor")
+        subject = subject or record.get("step") or ""
         detail = _event_detail(record)
         yield Moment(_to_ns(at), f"{node}/site-agent", event, str(subject), detail, record)
 

@@ -12,6 +12,8 @@ from ipaddress import ip_address
 from anycast.fleet.schema import Fleet
 from anycast_lab.drills import mirrors, operator, pairs
 from anycast_lab.drills import tunnel_steps as steps
+from anycast_lab.drills.crowd import Crowd
+from anycast_lab.drills.crowd_steps import CrowdStep, FillKernel
 from anycast_lab.drills.moment_steps import SkewClock
 from anycast_lab.drills.moments import CLIENT_VICI, VICI, Moments, restart_client
 from anycast_lab.runner import LabError, Process, Progress, Runner
@@ -33,11 +35,21 @@ _FLUSH = "from anycast_lab.flood.conntrack import flush; flush()"
 class TunnelFaults:
     """One drill's. `close` at the end, whatever happened."""
 
-    def __init__(self, runner: Runner, fleet: Fleet, victim: str, peer: str, progress: Progress, moments: Moments) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        fleet: Fleet,
+        victim: str,
+        peer: str,
+        crowd: Crowd,
+        progress: Progress,
+        moments: Moments,
+    ) -> None:
         assert fleet.lab is not None
         self._moments = moments
         self._runner, self._fleet, self._lab = runner, fleet, fleet.lab
         self._victim, self._peer, self._progress = victim, peer, progress
+        self._crowd = crowd
         self._rekeys: list[Process] = []
         self._senders: list[Process] = []
         self._refused_before = 0
@@ -75,6 +87,11 @@ class TunnelFaults:
             case SkewClock():
                 await self._moments.cause(step, bound_s)
                 return await self.whole(bound_s)
+            case FillKernel(sas=sas, at=at):
+                words = ("python", "-m", "anycast_lab.drills.kernel_sas", str(sas))
+                await operator.say(self._runner, self._victim if at == "victim" else self._peer, *words)
+            case _ if isinstance(step, CrowdStep):
+                return await self._crowd.cause(step, bound_s, self._progress)
             case _:
                 return await self._moments.cause(step, bound_s)
         return ""
@@ -82,11 +99,11 @@ class TunnelFaults:
     async def whole(self, bound_s: float, *, noticed: bool = False) -> str:
         """Wait until every tunnel is protected."""
         end = time.monotonic() + 2 * bound_s
-        while noticed and not await mirrors.unmirrored(self._runner, self._fleet):
+        while noticed and not await mirrors.unmirrored(self._runner, self._fleet, self._crowd.size):
             if time.monotonic() >= end:
                 return "no gateway says that anything is missing"
             await asyncio.sleep(_LOOK_S)
-        while missing := await mirrors.unmirrored(self._runner, self._fleet):
+        while missing := await mirrors.unmirrored(self._runner, self._fleet, self._crowd.size):
             if time.monotonic() >= end:
                 return "; ".join(missing)
             await asyncio.sleep(_LOOK_S)

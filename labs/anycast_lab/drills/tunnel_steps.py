@@ -6,6 +6,7 @@ from typing import Literal
 
 import pydantic
 
+from anycast_lab.drills.crowd_steps import CrowdStep
 from anycast_lab.drills.limits import Strict
 from anycast_lab.drills.moment_steps import ClientsDpd as ClientsDpd
 from anycast_lab.drills.moment_steps import MomentStep
@@ -108,6 +109,7 @@ TunnelStep = (
     | MirrorOff
     | MirrorOn
     | MomentStep
+    | CrowdStep
 )
 FAULTS = MoveClient | RebindNat | Terminate | HandOvers
 """The others are none, or say themselves when it happens."""

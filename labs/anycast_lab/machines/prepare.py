@@ -90,6 +90,8 @@ def prepare(topology: Topology, lab_dir: Path) -> Fleet:
                 pki.write_secret(_inside(etc, vrrp.keys_file), seals[plan.site])
         if plan.role == "client":
             _write_client(etc, plan, fleet, gateways, clients)
+        if plan.role == "crowd":
+            _write_crowd(etc, plan, fleet, gateways, clients)
     management.write(fleet, lab_dir)
     return fleet
 
@@ -173,6 +175,23 @@ def _write_client(etc: Path, plan: wiring.NodePlan, fleet: Fleet, gateways: pki.
     (etc / link).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     (etc / link).unlink(missing_ok=True)
     (etc / link).symlink_to(target_in_node)
+    (etc / "start-client").write_text(_render("start-client.j2"))
+
+
+def _write_crowd(etc: Path, plan: wiring.NodePlan, fleet: Fleet, gateways: pki.Root, clients: pki.Root) -> None:
+    """Nothing is loaded at boot: a drill that wants the crowd does it, and no other waits for it."""
+    assert fleet.lab is not None
+    crowd = fleet.lab.crowds[plan.node]
+    pki.write_secret(etc / "secrets" / "gateway-ca.crt", gateways.certificate)
+    for member in client_profile.members(fleet, plan.node, crowd):
+        issued = clients.issue(member.identity)
+        pki.write_secret(_inside(etc, member.certificate), issued.certificate)
+        pki.write_secret(_inside(etc, member.key), issued.private_key)
+    for name, text in client_profile.render_crowd(fleet, plan.node, crowd).items():
+        target = etc / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    (etc / "swanctl" / "private").mkdir(exist_ok=True)
     (etc / "start-client").write_text(_render("start-client.j2"))
 
 

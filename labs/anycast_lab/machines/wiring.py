@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 from anycast.errors import ConfigError, Problem
-from anycast.fleet.lab import Client, Nat, Router, Server, Switch, Transit
+from anycast.fleet.lab import Client, Crowd, Nat, Router, Server, Switch, Transit
 from anycast.fleet.pair import Attachment, Bfd
 from anycast.fleet.schema import Fleet, Gateway, Site, Upstream
 from anycast.fleet.section import Prefixes
@@ -53,7 +53,7 @@ class NodePlan:
 
     node: str
     role: str
-    """gateway, router, switch, nat, server, client or coordinator."""
+    """gateway, router, switch, nat, server, client, crowd or coordinator."""
     bridge: tuple[str, ...] = ()
     """Interfaces that are ports of the bridge `br0`."""
     addresses: tuple[tuple[str, str], ...] = ()
@@ -102,7 +102,7 @@ class _Planner:
             plans[name] = self._nat(name, nat)
         for name, server in self._lab.servers.items():
             plans[name] = self._server(name, server)
-        for name, client in self._lab.clients.items():
+        for name, client in self._lab.connected.items():
             plans[name] = self._client(name, client)
         for node in self._cables:
             if node not in plans:
@@ -202,7 +202,7 @@ class _Planner:
 
     def _towards_clients(self, node: str) -> Iterator[tuple[str, str]]:
         """The addresses of a router on the cables of the clients that it is the way out for."""
-        for name, client in self._lab.clients.items():
+        for name, client in self._lab.connected.items():
             if client.behind == node:
                 port = self._port(node, name)
                 yield from ((port, str(client.of(family)[0])) for family in client.families)
@@ -284,7 +284,7 @@ class _Planner:
         )
 
     def _nat(self, name: str, nat: Nat) -> NodePlan:
-        clients = [client for client, one in self._lab.clients.items() if one.behind == name]
+        clients = [client for client, one in self._lab.connected.items() if one.behind == name]
         outside = self._port(name, self._lab.transit.node) if self._lab.transit else "none"
         addresses = [(outside, str(nat.outside.of(f)[1])) for f in nat.outside.families]
         addresses += [(BRIDGE, str(nat.inside.of(f))) for f in nat.inside.families]
@@ -327,7 +327,7 @@ class _Planner:
         port = self._port(name, client.behind)
         return NodePlan(
             node=name,
-            role="client",
+            role="crowd" if isinstance(client, Crowd) else "client",
             addresses=tuple((port, str(client.of(f)[1])) for f in client.families),
             routes=tuple((_default(f), str(client.of(f)[0].ip)) for f in client.families),
         )
