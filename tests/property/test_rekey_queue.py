@@ -392,7 +392,7 @@ MUTANTS: dict[str, tuple[str, str, str, Callable[[], None]]] = {
     "who waits passes at once": (
         "_oldest", "now - PATIENCE_S", "now", test_nobody_starves_behind_a_stream_of_more_urgent_ones),
     "refusals are not counted": (
-        "_on_looked", "asked.refused += 1", "pass", test_who_refuses_is_asked_ever_more_seldom_and_named_once),
+        "_on_looked", "asked.times >= MAX_REFUSED", "False", test_who_refuses_is_asked_ever_more_seldom_and_named_once),
     "asked for ever at one pace": (
         "_not_before", "1 << min(asked.times - 1, 16)", "1", test_who_refuses_is_asked_ever_more_seldom_and_named_once),
     "asked while charon asks": ("_may", "sa in self._rekeying", "False", test_who_sleeps_is_not_asked_again),

@@ -228,9 +228,6 @@ class _Asked:
     reason: Reason
     name: str
     client: str
-    refused: int = 0
-    counted: bool = False
-    """Its last request is known to be refused."""
     said: bool = False
 
 
@@ -405,12 +402,9 @@ class RekeyQueue:
             if sa not in looked.rekeying:
                 del self._asked[sa]
                 self._open.pop(sa, None)
-            elif sa not in self._rekeying and not asked.counted:
-                asked.counted = True
-                asked.refused += 1
-                if asked.refused >= MAX_REFUSED and not asked.said:
-                    asked.said = True
-                    yield Refused(sa=sa, name=asked.name, client=asked.client, reason=asked.reason)
+            elif sa not in self._rekeying and asked.times >= MAX_REFUSED and not asked.said:
+                asked.said = True
+                yield Refused(sa=sa, name=asked.name, client=asked.client, reason=asked.reason)
 
     # Asking
 
@@ -484,7 +478,7 @@ class RekeyQueue:
         if len(self._recent) == self._recent.maxlen:
             self._free_at = max(self._free_at, self._recent[0] + 1.0)
         asked = self._asked.setdefault(sa, _Asked(0, now, waiting.reason, waiting.wish.name, waiting.wish.client))
-        asked.times, asked.last, asked.counted, asked.reason = asked.times + 1, now, False, waiting.reason
+        asked.times, asked.last, asked.reason = asked.times + 1, now, waiting.reason
         self._open[sa] = now
         self._open.move_to_end(sa)
         self._place(sa, waiting, now)  # should the client refuse
