@@ -62,6 +62,7 @@ IKE = bytes(range(16))
         ("0304" "0102" f"{IKE.hex()}" "00" "2200000001", ha_wire.Said(4, IKE, False, mid=1)),
         ("0304" "0102" f"{IKE.hex()}" "00" "22000000", None),
         ("0301" "0102" f"{IKE.hex()}" "00" "0202" + "ff" * 16 + "00", ha_wire.Said(1, IKE, False, replaces=b"\xff" * 16)),
+        ("0301" "2402" "0102" f"{IKE.hex()}" "00" "0f0004", ha_wire.Said(1, IKE, False)),
         ("0301" "0102" f"{IKE.hex()}" "00" "0f0004", ha_wire.Said(1, IKE, False)),
         ("0306" "0102" f"{IKE.hex()}" "00" "0e01" "1b01020304", ha_wire.Said(6, IKE, False, began=True)),
         ("0306" "0102" f"{IKE.hex()}" "00" "0e00" "1b01020304", ha_wire.Said(6, IKE, False)),

@@ -53,6 +53,7 @@ CARRIED = frozenset(
 and VRRP is the only authority. Not IKE_IV, which is IKEv1's. Not what a later charon invents."""
 
 HA_IKE_ID, HA_IKE_REKEY_ID, HA_INITIATOR, HA_INBOUND_SPI, HA_OUTBOUND_SPI = 1, 2, 14, 27, 28
+HA_IKE_VERSION = 36
 IKE_ID_BYTES = 18
 """The IKE version, both IKE SPIs, and who was the initiator."""
 _ID_AT = 3
@@ -118,6 +119,8 @@ def decode_said(data: bytes | memoryview) -> Said | None:
     IKE_ADD HA_IKE_REKEY_ID second, of a CHILD_ADD HA_INITIATOR (ha_ike.c, ha_child.c); a message ID is all that follows."""
     data = bytes(data)
     kind = data[1] if len(data) > 1 else 0
+    if kind == MessageType.IKE_ADD and data[2:3] == bytes([HA_IKE_VERSION]):  # a byte in front of everything else
+        data = data[:2] + data[4:]
     after = _ID_AT + IKE_ID_BYTES
     if kind not in CARRIED or len(data) < after or data[2] != HA_IKE_ID:
         return None

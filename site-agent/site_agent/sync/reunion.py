@@ -132,6 +132,8 @@ class _Half:
     """A request of ours was."""
     handled: int = 0
     """The message ID after the last request of the client's."""
+    first: int = 0
+    """The message ID after the first request of the client's."""
     made: bool = False
     """A CHILD_SA, whoever began."""
     whole: bool = False
@@ -159,6 +161,7 @@ class _Half:
                 self.ever.add((said.ike, said.mid))
             case MessageType.IKE_MID_RESPONDER if said.mid:
                 self.handled = max(self.handled, said.mid)
+                self.first = self.first or said.mid
             case MessageType.CHILD_ADD:
                 self.made = True
                 self.answered |= said.began
@@ -302,7 +305,9 @@ def decide(theirs: Iterable[tuple[int, Said | None]], ours: Iterable[Said | None
         mine = own.get(line, _Half())
         if mine.gone:
             continue
-        clash = (half.whole and mine.spoke) or (mine.whole and half.spoke) or (half.asked and mine.asked)
+        # Requests that we handled before all of those that it did are what the two had in common.
+        before = not (mine.asked or mine.made or mine.whole) and mine.handled < half.first
+        clash = (half.whole and mine.spoke and not before) or (mine.whole and half.spoke) or (half.asked and mine.asked)
         if half.ever & mine.ever and not clash:
             renew.append(half.now if half.whole else mine.now)
         if clash:
