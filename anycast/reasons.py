@@ -152,6 +152,13 @@ class Reason(enum.StrEnum):
     RETURN_FAILED = "return_failed"
     """Sites that a stopped rollout had changed did not come back to the content before."""
 
+    DRAINED = "drained"
+    """A drain has the route worse, or withdrawn; its tunnels were moved to another site before."""
+    DRAIN_WAITS = "drain_waits"
+    """A step of a drain does not come to its end: nobody is cut and nothing is withdrawn for that."""
+    DRAIN_UNREADABLE = "drain_unreadable"
+    """There is a drain's file, but it means nothing: no drain goes on."""
+
     # The lease and its holders.
     LEASE_LAPSED = "lease_lapsed"
     CLOCK_GAP = "clock_gap"
