@@ -112,7 +112,7 @@ class Plan:
     redirects_per_s: float = 20.0
     deletes_per_s: float = 20.0
     follow_s: float = 30.0
-    """How long a redirected client may take, before it counts as one that cannot follow: a handshake with two lost packets."""
+    """How long a redirected client may take before it counts as one that cannot follow: a handshake that loses packets."""
     move_limit_s: float = 600.0
     """For `moving`. Overdue, with `delete` the route moves and who is left is cut; with `wait` people are told."""
     settle_s: float = 10.0
@@ -241,7 +241,7 @@ class Pace:
 
 
 class DrainCore:
-    """Driven by looks (each second, and at changes), a word, and its own deadline. `drain` is to be stored when it changed."""
+    """Driven by looks (each second, and at changes), a word, and its own deadline. Store `drain` when it has changed."""
 
     def __init__(self, drain: Drain) -> None:
         self.drain = drain
@@ -329,7 +329,8 @@ class DrainCore:
             case Step.REFUSING:
                 if seen.closed and seen.route is RouteWord.NONE:
                     return self._step(Step.DONE, now)
-                return self._waits("charon's door is not closed" if seen.route is RouteWord.NONE else "there is a route again")
+                closing = seen.route is RouteWord.NONE
+                return self._waits("charon's door is not closed" if closing else "there is a route again")
             case Step.REOPENING:
                 if not seen.closed or now >= self.drain.since + REOPEN_LIMIT_S:
                     return self._step(Step.REANNOUNCING, now)

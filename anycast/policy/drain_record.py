@@ -56,10 +56,9 @@ def plan_of(fields: dict[str, Any]) -> Plan:
     prepend, community = fields.get("prepend", 0), fields.get("community", True)
     if type(prepend) is not int or type(community) is not bool:
         raise ValueError("prepend is no whole number, or community no flag")
-    return Plan(
-        **{name: _text(fields, name) for name in ("id", "by", "why")}, to=tuple(to), left=Left(fields["left"]),
-        community=community, prepend=prepend, **{name: _number(fields, name) for name in floats if name in fields},
-    )  # fmt: skip
+    texts: dict[str, Any] = {name: _text(fields, name) for name in ("id", "by", "why")}
+    numbers: dict[str, Any] = {name: _number(fields, name) for name in floats if name in fields}
+    return Plan(**texts, **numbers, to=tuple(to), left=Left(fields["left"]), community=community, prepend=prepend)
 
 
 def check(plan: Plan) -> Plan:

@@ -48,7 +48,7 @@ from site_agent.alarms.hook import alarm_hook
 from site_agent.announce.exabgp_process import exabgp_spec
 from site_agent.announce.no_route import NoRoute
 from site_agent.announce.route_holder import RouteHolder
-from site_agent.announce.routes import routes_of
+from site_agent.announce.routes import routes_of, word_of
 from site_agent.apply import apply
 from site_agent.bulkhead import Bulkhead
 from site_agent.canary.process import Canary
@@ -69,12 +69,15 @@ from site_agent.checks.upstreams import UpstreamsCheck
 from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck, present_addresses
 from site_agent.coordinator_link import CoordinatorLink
+from site_agent.drainer import Around, Drainer
 from site_agent.fleet_report import report_of
 from site_agent.handover import hand_over
 from site_agent.ike.charon_process import Charon
+from site_agent.ike.door import Door
 from site_agent.ike.lost_tunnels import LostTunnels
 from site_agent.ike.pool_keeper import OfferRecord
 from site_agent.ike.prober import Prober
+from site_agent.ike.redirector import Redirector
 from site_agent.ike.rekeyer import CharonRekeyer
 from site_agent.ike.vici_client import ViciClient
 from site_agent.life_sign import LifeSign
@@ -110,8 +113,9 @@ class Agent:
         self._around_display = Bulkhead("display", self._happened)
         self._around_sync = Bulkhead("sync", self._happened)
         self._around_link = Bulkhead("coordinator", self._happened)
+        self._around_drain = Bulkhead("drain", self._happened)
         self._evidence: asyncio.Queue[Evidence] = asyncio.Queue()
-        vips = document.service.vips
+        vips, ends = document.service.vips, document.service.ends
         self._lease_s = lease_s = document.lease.duration_ms / 1000
         self._protection = Protection()
         self._life = LifeSign(lease_s=lease_s, now=boottime())
@@ -121,7 +125,7 @@ class Agent:
         self._charon = Charon(
             etc_dir=paths.etc_dir,
             run_dir=paths.run_dir,
-            vips=vips,
+            vips=ends,
             vici=vici,
             on_exit=self._on_charon_exit,
             on_ready=self._on_charon_ready,
@@ -135,7 +139,7 @@ class Agent:
         self._canary = Canary(document, etc_dir=paths.etc_dir) if document.service.checks.canary else None
         self._child_sas_check = ChildSaCheck(
             vici,
-            vips,
+            ends,
             rekeyer=CharonRekeyer(vici),
             happened=self._happened,
             rendered=frozenset({document.service.name}),
@@ -186,6 +190,20 @@ class Agent:
             paths=paths,
             tell=self._holder.verdict,
             happened=self._happened,
+            drained=lambda: self._drainer.says,
+        )
+        self._drainer = Drainer(
+            paths,
+            Around(
+                redirector=Redirector(vici, ends, canary=self._canary.identity if self._canary else None),
+                door=Door(lambda: self._charon.identity, ends),
+                route=lambda plan: word_of(self._holder.lease.announced, document, plan, knows=self._holder.lease.knows),
+                serving=lambda: (site := self._site.reached) is not None and self._intent.held(site).serving,
+                active=lambda: self._site.active,
+                kept_closed=lambda: self._sync is not None and not self._site.active,
+                changed=self._drain_changed,
+            ),
+            self._happened,
         )
         self._sync = None if document.sync is None else SyncSupervisor(document, paths, happened=self._happened)
         if document.coordinator is not None:
@@ -217,6 +235,7 @@ class Agent:
         for alarm in self._early_alarms:
             self._happened(alarm)
         self._intent.start()
+        self._drainer.start()
         self._holder.announce(self._routes())
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
@@ -234,6 +253,9 @@ class Agent:
                 "apply": self._apply,
                 "handover": functools.partial(hand_over, self._site, self._sync),
                 "vrrp-restart": self._site.restart,
+                "drain": self._begin_drain,
+                "drain-abort": self._drainer.abort,
+                "drain-foresee": self._drainer.foresee,
             }
             server = await control.serve(self._paths.control_socket, answers)
             stack.callback(server.close)
@@ -248,6 +270,7 @@ class Agent:
                     *([group.create_task(self._around_canary.keep(self._canary.run))] if self._canary else []),
                     *([group.create_task(self._around_link.keep(self._link.run))] if self._link else []),
                     group.create_task(self._around_hook.keep(self._hook.run)),
+                    group.create_task(self._around_drain.keep(self._drainer.run)),
                 ]
                 notify("READY=1")
                 await stop.wait()
@@ -317,7 +340,17 @@ class Agent:
 
     def _routes(self) -> tuple[Route, ...]:
         """What is announced while serving, which may depend on the role."""
-        return routes_of(self._document, active=self._site.active)
+        worse = None if self._intent.announce_held else self._drainer.worse
+        return routes_of(self._document, active=self._site.active, worse=worse)
+
+    async def _begin_drain(self) -> dict[str, Any]:
+        if not self._document.bgp.neighbors:
+            return {"error": "this site speaks no BGP: there is no route to drain; `handover` moves the other gateway in"}
+        return await self._drainer.begin()
+
+    def _drain_changed(self) -> None:
+        self._holder.announce(self._routes())
+        self._intent.drain_changed()
 
     def _listen_for_metrics(self, stack: contextlib.AsyncExitStack) -> None:
         try:
@@ -334,6 +367,7 @@ class Agent:
             runner=self._runner,
             lease=self._holder.lease,
             intent=self._intent,
+            drainer=self._drainer,
             site=self._site,
             sync=self._sync,
             link=self._link,

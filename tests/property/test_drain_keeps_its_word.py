@@ -50,7 +50,9 @@ looks = st.builds(
     closed=st.booleans(), answers=st.booleans(), seen=st.sampled_from(Seen),
 )  # fmt: skip
 inputs = st.lists(
-    st.tuples(st.sampled_from([0.0, 0.3, 1.0, 5.0, 40.0]), looks | looks | looks | st.just(TimerExpired()) | st.just(Abort())),
+    st.tuples(
+        st.sampled_from([0.0, 0.3, 1.0, 5.0, 40.0]), looks | looks | looks | st.just(TimerExpired()) | st.just(Abort())
+    ),
     max_size=40,
 )
 restarts = st.sets(st.integers(0, 40), max_size=3)
@@ -58,7 +60,9 @@ restarts = st.sets(st.integers(0, 40), max_size=3)
 
 @settings(max_examples=300)
 @given(plans, inputs, restarts)
-def test_a_drain_keeps_its_word(plan: Plan, events: list[tuple[float, Looked | TimerExpired | Abort]], deaths: set[int]) -> None:
+def test_a_drain_keeps_its_word(
+    plan: Plan, events: list[tuple[float, Looked | TimerExpired | Abort]], deaths: set[int]
+) -> None:
     now, core, seen, aborted = 100.0, DrainCore(Drain(plan=plan, since=100.0)), None, False
     sent: dict[type, list[float]] = {Redirect: [], Delete: []}
     for number, (after, event) in enumerate(events):
@@ -77,7 +81,9 @@ def test_a_drain_keeps_its_word(plan: Plan, events: list[tuple[float, Looked | T
         order = (*FORTH, *UNDO)
         assert order.index(step) >= order.index(before), "never back, but by an abort"
         assert (step in UNDO) == aborted
-        assert not wants.refuse or (seen is not None and seen.route is RouteWord.NONE), "refuses only where no route attracts"
+        assert not wants.refuse or (seen is not None and seen.route is RouteWord.NONE), (
+            "refuses only where no route attracts"
+        )
         assert not wants.refuse or wants.withdrawn
         if step is Step.ENDED:
             assert wants == Wants()
@@ -97,7 +103,9 @@ def test_a_drain_keeps_its_word(plan: Plan, events: list[tuple[float, Looked | T
                 assert plan.to
             else:
                 assert plan.left is Left.DELETE, "waiting cuts nobody"
-                assert seen.route is (RouteWord.WORSE if step is Step.DEGRADING else RouteWord.NONE), "it would come back here"
+                assert seen.route is (RouteWord.WORSE if step is Step.DEGRADING else RouteWord.NONE), (
+                    "it would come back here"
+                )
         for kind, rate in ((Redirect, plan.redirects_per_s), (Delete, plan.deletes_per_s)):
             lately = sum(now - moment <= 1.0 for moment in sent[kind])
             assert lately <= rate * 1.25 + 1, "no storm"

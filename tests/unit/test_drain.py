@@ -1,4 +1,4 @@
-"""A drain at one gateway: the order, what each step rests on, who is cut and who never is, undoing, going on after a death."""
+"""A drain at one gateway: the order, what each step rests on, who is cut and who never is, undoing, going on."""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ class World:
         self.seen |= seen
         actions = self.core.handle(Looked(**{"tunnels": tunnels, "route": self.route, **self.seen}), self.now)
         for action in actions:
-            gone = set() if isinstance(action, Tell) else set(action.ids)
-            self.tunnels = [t for t in self.tunnels if t not in gone - (self.deaf if isinstance(action, Redirect) else set())]
+            stay = self.deaf if isinstance(action, Redirect) else set()
+            gone = set() if isinstance(action, Tell) else set(action.ids) - stay
+            self.tunnels = [tunnel for tunnel in self.tunnels if tunnel not in gone]
         self.done += actions
         return actions
 
