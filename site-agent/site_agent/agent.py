@@ -39,6 +39,7 @@ from anycast.events import (
 from anycast.link_wire import Report
 from anycast.model import Evidence, Route
 from anycast.pki.machine_folder import MachineFolder
+from anycast.policy.drain import Plan
 from anycast.policy.protection import Protection
 from anycast.policy.verdict import Action, VerdictCore, VerdictReached
 from anycast.reasons import Reason
@@ -100,6 +101,8 @@ class Agent:
         """`alarms` is what went wrong before there was an agent to say so."""
         self._document, self._paths, self._early_alarms = document, paths, alarms
         self._alarms: dict[Reason, str] = {}
+        self._routes_by: tuple[bool, bool, Plan | None] | None = None
+        """What the routes that the lease knows were made of."""
         self._link: CoordinatorLink | None = None
         self._instance = secrets.token_hex(8)
         self._log = EventLog(paths.events, max_bytes=document.agent.log_max_bytes, gateway=document.gateway)
@@ -188,7 +191,7 @@ class Agent:
             gateway=document.gateway,
             threshold=document.agent.flap_threshold,
             paths=paths,
-            tell=self._holder.verdict,
+            tell=self._tell_lease,
             happened=self._happened,
             drained=lambda: self._drainer.says,
         )
@@ -236,7 +239,7 @@ class Agent:
             self._happened(alarm)
         self._intent.start()
         self._drainer.start()
-        self._holder.announce(self._routes())
+        self._tell_routes()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
             stack.callback(self._charon.process.release)
@@ -324,7 +327,7 @@ class Agent:
             self._runner.look_now(self._upstreams)
         elif isinstance(event, VrrpStateChanged):
             self._tell_sync_the_role()
-            self._holder.announce(self._routes())
+            self._tell_routes()
         elif isinstance(event, HolderStarted) and event.name == self._charon.process.spec.name:
             self._tell_sync_the_role()
         self._log.write(event)
@@ -349,8 +352,18 @@ class Agent:
         return await self._drainer.begin()
 
     def _drain_changed(self) -> None:
-        self._holder.announce(self._routes())
+        self._tell_routes()
         self._intent.drain_changed()
+
+    def _tell_lease(self, verdict: VerdictReached) -> None:
+        self._tell_routes()  # a hold that began or ended changes them, and is known by now
+        self._holder.verdict(verdict)
+
+    def _tell_routes(self) -> None:
+        by = (self._site.active, self._intent.announce_held, self._drainer.worse)
+        if by != self._routes_by:
+            self._routes_by = by
+            self._holder.announce(self._routes())
 
     def _listen_for_metrics(self, stack: contextlib.AsyncExitStack) -> None:
         try:

@@ -152,7 +152,8 @@ class Drainer:
             return None
         drain, progress = self._core.drain, self._core.progress(boottime())
         return {
-            **dataclasses.asdict(drain.plan), "policy": drain.plan.left.value, "step": drain.step.value, "for_s": boottime() - drain.since,
+            **dataclasses.asdict(drain.plan), "policy": drain.plan.left.value, "step": drain.step.value,
+            "for_s": boottime() - drain.since,
             "waits_for": drain.waits_for, "overdue": drain.told, **dataclasses.asdict(progress),
         }  # fmt: skip
 
@@ -189,7 +190,7 @@ class Drainer:
             route=route,
             serving=self._around.serving(),
             active=self._around.active(),
-            closed=self._around.kept_closed() or self._door(route),
+            closed=self._door(route),
             answers=await self._answers(plan),
         )
 
@@ -205,6 +206,8 @@ class Drainer:
         """Have it as it is wanted; whether it is closed. A charon that is new has it open, so this is said at each look."""
         assert self._core is not None
         wants = self._core.wants
+        if self._around.kept_closed():
+            return wants.refuse
         alarm = ""
         try:
             if wants.refuse and route is RouteWord.NONE:
@@ -216,6 +219,7 @@ class Drainer:
                 self._maybe_closed = False
         except PeerError as exc:
             alarm = str(exc)
+            return not wants.refuse
         finally:
             self._alarm(Reason.DOOR_OPEN if wants.refuse else Reason.DOOR_CLOSED, alarm)
         return self._maybe_closed

@@ -50,7 +50,8 @@ class Redirector:
     async def redirect(self, ids: Iterable[str], to: Iterable[str], *, stop: Callable[[], bool] = lambda: False) -> int:
         """How many were asked. One that has gone meanwhile is passed over. Raises TimeoutError where charon says nothing."""
         targets: dict[int, str] = {ip_address(address).version: address for address in to}
-        return await self._each(ids, lambda name: ("redirect", {"gateway": targets[self._families[name]]}), stop)
+        known = [name for name in ids if self._families.get(name) in targets]
+        return await self._each(known, lambda name: ("redirect", {"gateway": targets[self._families[name]]}), stop)
 
     async def delete(self, ids: Iterable[str], *, stop: Callable[[], bool] = lambda: False) -> int:
         """As `redirect`, with a DELETE. What charon waits for afterwards is not waited for."""
