@@ -9,7 +9,7 @@ Theory of operation
     step         wanted of the route  what ends it                                          what is done to tunnels
     moving       as ever              none is left; or only those that cannot follow, and   REDIRECT (RFC 5685)
                                       those may be cut
-    degrading    worse (RFC 8326)     the bridge has said so for `settle_s`, and none is    REDIRECT; DELETE once settled
+    degrading    worse (RFC 8326)     the bridge has said so for `settle_s`, and none is    REDIRECT; soon DELETE
                                       left, or they have had their DELETE
     withdrawing  none                 the bridge says so, and an observer does not see it   REDIRECT, DELETE
                                       (or cannot tell, for `settle_s`)
@@ -17,9 +17,10 @@ Theory of operation
     done         none                 a word
 
 DELETE before the route has moved is no use: a client that keeps its tunnel up is back at this site within milliseconds
-(measured, docs/drain.md). After it the same client connects where the route leads. So who cannot follow a REDIRECT is let go
-while the route is worse, and not before. Refusing while a route attracts is an outage: the door is wanted closed only
-where the bridge says that there is no route, also if that changes afterwards.
+(measured, docs/drain.md). After it the same client connects where the route leads. Long after it the DELETE waits behind a
+DPD whose answer goes elsewhere, for minutes. So who cannot follow a REDIRECT is let go when the route has just become worse.
+Refusing while a route attracts is an outage: the door is wanted closed only where the bridge says that there is no route,
+also if that changes afterwards.
 
 `Left` says what becomes of tunnels that cannot follow: `delete` cuts them, `wait` never does: then the route does not move
 while there is one. No limit turns one into the other; what is overdue is told, once a step, and waits for a word.
@@ -117,6 +118,9 @@ class Plan:
     """For `moving`. Overdue, with `delete` the route moves and who is left is cut; with `wait` people are told."""
     settle_s: float = 10.0
     """How long BGP takes to carry a change to everybody who matters."""
+    cut_after_s: float = 2.0
+    """From a route that is worse to the first DELETE. Earlier, a client comes back here and gets another; later, a DPD
+    that lost its answer to the moved route keeps the DELETE from being sent, for minutes (IKE's window is one)."""
     cut_limit_s: float = 60.0
     """For the DELETEs, before the route goes all the same."""
 
@@ -250,7 +254,7 @@ class DrainCore:
         """When each tunnel that is left was redirected."""
         self._cut: dict[str, float] = {}
         self._redirects, self._deletes = Pace(drain.plan.redirects_per_s), Pace(drain.plan.deletes_per_s)
-        self._last = float("-inf")
+        self._last = self._worse_since = float("-inf")
 
     @property
     def wants(self) -> Wants:
@@ -267,7 +271,7 @@ class DrainCore:
         """When time alone changes something."""
         if self._looked is None or self.drain.step is Step.ENDED:
             return None
-        moments = [at for at in (self._overdue_at, self._settled_at) if at is not None]
+        moments = [at for at in (self._overdue_at, self._settled_at, self._cut_at) if at is not None]
         if self._unasked():
             moments.append(self._redirects.next_at())
         if self._to_cut():
@@ -397,6 +401,8 @@ class DrainCore:
 
     def _step(self, step: Step, now: float) -> bool:
         self.drain = dataclasses.replace(self.drain, step=step, since=now, shown_at=None, told=False, waits_for="")
+        if step is Step.DEGRADING:
+            self._worse_since = now
         return True
 
     def _abort(self, now: float) -> None:
@@ -448,11 +454,19 @@ class DrainCore:
     def _to_cut(self) -> list[str]:
         """Who is left, cannot follow, and would connect elsewhere."""
         drain = self.drain
-        worse = drain.step is Step.DEGRADING and (at := self._settled_at) is not None and self._last >= at
+        worse = drain.step is Step.DEGRADING and (at := self._cut_at) is not None and self._last >= at
         gone = drain.step in FORTH[2:] and self._looked is not None and self._looked.route is RouteWord.NONE
         if drain.plan.left is not Left.DELETE or not (worse or gone):
             return []
-        return [t.id for t in self._tunnels() if t.id not in self._cut and not self._may_follow(t, self._last)]
+        return [t.id for t in self._tunnels() if t.id not in self._cut and not self._is_waited_for(t)]
+
+    def _is_waited_for(self, tunnel: Tunnel) -> bool:
+        """It came late, and may follow. Who was asked before the route became worse had its time, or the limit was over."""
+        return self._may_follow(tunnel, self._last) and self._asked.get(tunnel.id, self._last) >= self._worse_since
+
+    @property
+    def _cut_at(self) -> float | None:
+        return None if self.drain.shown_at is None else self.drain.shown_at + self.drain.plan.cut_after_s
 
     def _move(self, now: float) -> Iterable[Action]:
         assert self._looked is not None

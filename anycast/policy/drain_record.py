@@ -69,7 +69,7 @@ def check(plan: Plan) -> Plan:
     for name in ("redirects_per_s", "deletes_per_s"):
         if not 0 < getattr(plan, name) <= MOST_PER_S:
             raise ValueError(f"{name} is not between 0 and {MOST_PER_S:g}")
-    for name in ("follow_s", "move_limit_s", "settle_s", "cut_limit_s"):
+    for name in ("follow_s", "move_limit_s", "settle_s", "cut_after_s", "cut_limit_s"):
         if not 0 <= getattr(plan, name) <= LONGEST_S:
             raise ValueError(f"{name} is not between 0 and {LONGEST_S:g} s")
     if not 0 <= plan.prepend <= MOST_PREPEND:

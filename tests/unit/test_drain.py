@@ -11,6 +11,7 @@ from anycast.errors import DecodeError
 from anycast.policy import drain_record
 from anycast.policy.drain import (
     FORTH,
+    REOPEN_LIMIT_S,
     SHOW_LIMIT_S,
     Abort,
     Action,
@@ -99,9 +100,11 @@ def test_who_cannot_follow_is_cut_when_the_route_is_worse_and_not_before() -> No
     world.run(PLAN.follow_s + 0.5)
     assert world.step is Step.DEGRADING
     assert world.of(Delete) == []
-    world.run(PLAN.settle_s)
+    world.run(PLAN.cut_after_s)
     assert world.of(Delete) == [], "a client that gets a DELETE now would come back here"
-    world.run(5, until=Step.WITHDRAWING)
+    world.run(1)
+    assert sorted(world.of(Delete)) == ["x", "y"], "and long after, it would wait behind a DPD"
+    world.run(15, until=Step.WITHDRAWING)
     assert (world.step, sorted(world.of(Delete)), world.of(Redirect)) == (Step.WITHDRAWING, ["x", "y"], ["a", "x", "y"])
 
 
@@ -111,6 +114,10 @@ def test_who_is_still_moving_is_waited_for_until_the_limit() -> None:
     assert world.step is Step.MOVING
     world.run(2)
     assert world.step is Step.DEGRADING
+    world.tunnels.append("late")
+    world.deaf.add("late")
+    world.run(PLAN.cut_after_s + 2)
+    assert world.of(Delete) == ["x"], "the limit was over for it, not for one that came late"
 
 
 def test_waiting_cuts_nobody_however_long_and_says_so_once() -> None:
@@ -148,6 +155,16 @@ def test_without_an_address_everybody_is_one_that_cannot_follow() -> None:
     assert world.step is Step.DEGRADING
     world.run(PLAN.settle_s + 2)
     assert (world.of(Redirect), world.of(Delete)) == ([], ["a"])
+
+
+def test_a_client_that_answers_no_delete_gets_one_and_holds_nothing_up() -> None:
+    world = World(deaf=("x",), to=())
+    for _ in range(60):
+        world.look()
+        world.tunnels = ["x"]  # still listed
+        world.follow()
+        world.now += 0.5
+    assert (world.step, world.of(Delete)) == (Step.DONE, ["x"])
 
 
 def test_known_beforehand_that_it_cannot_follow() -> None:
@@ -248,6 +265,25 @@ def test_a_route_that_comes_back_while_it_refuses_opens_the_door() -> None:
     world.route = RouteWord.NORMAL
     world.look()
     assert not world.core.wants.refuse
+
+
+def test_a_door_that_is_closed_is_not_done_while_there_is_a_route_again() -> None:
+    world = World(step=Step.REFUSING)
+    world.look(closed=True)
+    assert world.step is Step.REFUSING
+    world.route = RouteWord.NONE
+    world.look()
+    assert world.step is Step.DONE
+
+
+def test_undoing_waits_for_the_door_but_not_for_ever() -> None:
+    world = World(step=Step.REOPENING)
+    world.route = RouteWord.NONE
+    world.look(closed=True)
+    assert (world.step, world.core.wants) == (Step.REOPENING, Wants(withdrawn=True))
+    world.now = REOPEN_LIMIT_S
+    world.look()
+    assert (world.step, world.core.wants) == (Step.REANNOUNCING, Wants())
 
 
 def test_a_fact_that_took_the_route_lets_it_go_on() -> None:
