@@ -32,6 +32,7 @@ class Gateway:
         self.route, self.active, self.kept, self.closed, self.refuses = RouteWord.NORMAL, True, False, False, False
         self.events: list[Event] = []
         self.order: list[tuple[str, str]] = []
+        self.looks = 0
         self.new()
 
     def new(self) -> None:
@@ -52,6 +53,7 @@ class Gateway:
         self.order.append((what, "nothing" if stored is None else stored.step.value))
 
     async def tunnels(self, to: Iterable[str]) -> tuple[Tunnel, ...]:
+        self.looks += 1
         if self.tunnels_left is None:
             raise PeerError("charon", "says nothing")
         return tuple(map(Tunnel, self.tunnels_left))
@@ -76,10 +78,18 @@ class Gateway:
     def store(self, step: Step = Step.MOVING, plan: Plan = PLAN) -> None:
         drain_store.store(self.paths, Drain(plan=plan, step=step, since=boottime()))
 
-    async def runs(self, seconds: float = 0.3) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.drainer.run()
+    async def runs(self, until: str = "", *, looks: int = 5) -> None:
+        """Until it has come to a step, and then for some looks more."""
+        task = asyncio.create_task(self.drainer.run())
+        async with asyncio.timeout(20):
+            while until not in ("", *self.steps[-1:]):
+                await asyncio.sleep(0.01)
+            done = self.looks + looks
+            while self.drainer.drain is not None and self.looks < done:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
     @property
     def steps(self) -> list[str]:
@@ -102,7 +112,7 @@ def test_each_step_is_on_the_disk_before_it_is_acted_on(gateway: Gateway) -> Non
         gateway.tunnels_left = ["a", "b"]
         assert (await gateway.drainer.begin())["drain"]["step"] == "moving"
         assert "goes on already" in (await gateway.drainer.begin())["error"]
-        await gateway.runs()
+        await gateway.runs("done")
 
     asyncio.run(scene())
     acted = list(dict.fromkeys(gateway.order))
@@ -139,7 +149,7 @@ def test_an_abort_opens_before_it_announces_and_leaves_nothing(gateway: Gateway)
         assert gateway.closed
         gateway.order.clear()
         assert (await gateway.drainer.abort())["drain"]["step"] == "reopening"
-        await gateway.runs()
+        await gateway.runs("ended")
         assert (await gateway.drainer.abort()) == drainer.NO_DRAIN
 
     asyncio.run(scene())
@@ -153,10 +163,9 @@ def test_at_a_backup_the_door_is_somebody_elses(gateway: Gateway) -> None:
         gateway.active, gateway.kept = False, True
         gateway.store()
         gateway.drainer.start()
-        await gateway.runs()
-        assert gateway.steps[-1] == "done"
+        await gateway.runs("done")
         await gateway.drainer.abort()
-        await gateway.runs()
+        await gateway.runs("ended")
 
     asyncio.run(scene())
     assert not {"closed", "opened"} & {what for what, _ in gateway.order}
@@ -182,11 +191,10 @@ def test_a_door_that_cannot_be_closed_is_an_alarm_and_not_the_end(gateway: Gatew
         gateway.refuses = True
         gateway.store()
         gateway.drainer.start()
-        await gateway.runs()
+        await gateway.runs("refusing")
         assert gateway.steps[-1] == "refusing"
         gateway.refuses = False
-        await gateway.runs()
-        assert gateway.steps[-1] == "done"
+        await gateway.runs("done")
 
     asyncio.run(scene())
     told = [event for event in gateway.events if isinstance(event, AlarmRaised | AlarmCleared)]
@@ -212,10 +220,10 @@ def test_overdue_is_told_and_cleared_by_the_next_step(gateway: Gateway) -> None:
         gateway.tunnels_left = ["x"]
         gateway.store(plan=dataclasses.replace(PLAN, to=(), move_limit_s=0.0))
         gateway.drainer.start()
-        await gateway.runs(0.1)
+        await gateway.runs()
         assert gateway.steps == ["moving"]
         gateway.tunnels_left = []
-        await gateway.runs()
+        await gateway.runs("done")
 
     asyncio.run(scene())
     told = [event for event in gateway.events if isinstance(event, AlarmRaised | AlarmCleared)]
