@@ -205,23 +205,25 @@ class Drainer:
     def _door(self, route: RouteWord) -> bool:
         """Have it as it is wanted; whether it is closed. A charon that is new has it open, so this is said at each look."""
         assert self._core is not None
-        wants = self._core.wants
+        step = self._core.drain.step
+        # As `Wants.refuse`, of this look and not of the one before.
+        refuse = step in (Step.REFUSING, Step.DONE) and route is RouteWord.NONE
         if self._around.kept_closed():
-            return wants.refuse
+            return refuse
         alarm = ""
         try:
-            if wants.refuse and route is RouteWord.NONE:
+            if refuse:
                 self._maybe_closed = True
                 return self._around.door.close() > 0
-            # Nothing is known of the route yet: what an agent before this one has closed stays closed.
-            if self._maybe_closed and (route is not RouteWord.UNKNOWN or self._core.drain.step is Step.REOPENING):
+            # Where nothing is known of the route yet, what an agent before this one has closed stays closed.
+            if self._maybe_closed and (route in (RouteWord.NORMAL, RouteWord.WORSE) or step is Step.REOPENING):
                 self._around.door.open()
                 self._maybe_closed = False
         except PeerError as exc:
             alarm = str(exc)
-            return not wants.refuse
+            return not refuse
         finally:
-            self._alarm(Reason.DOOR_OPEN if wants.refuse else Reason.DOOR_CLOSED, alarm)
+            self._alarm(Reason.DOOR_OPEN if refuse else Reason.DOOR_CLOSED, alarm)
         return self._maybe_closed
 
     async def _tell(self, event: Looked | Abort | TimerExpired) -> None:

@@ -160,7 +160,8 @@ def test_from_an_established_client_to_a_route_that_is_gone() -> None:
     assert world.ends(world.nf) == [world.vip]
     assert world.gateway.upstream.prefixes() >= world.gateway.all_prefixes
     assert not world.worse()
-    for word in ("moving", "new optics", "1 tunnels left"):
+    until(lambda: "1 tunnels left" in world.gateway.ask("status").stdout, "the next look", within_s=10)
+    for word in ("moving", "new optics"):
         assert word in world.gateway.ask("status").stdout
     asyncio.run(_once(world.nf, "terminate", {"ike": "home"}))  # the other one goes by itself
     world.reached("degrading")

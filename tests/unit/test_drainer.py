@@ -133,6 +133,11 @@ def test_a_new_agent_keeps_the_door_until_it_knows_of_the_route(gateway: Gateway
         assert gateway.drainer.wants.withdrawn, "before anything is announced"
         await gateway.runs()
         assert gateway.closed and gateway.order == []
+        gateway.new()
+        gateway.route = RouteWord.NONE  # the bridge was heard before the first look
+        gateway.drainer.start()
+        await gateway.runs()
+        assert {what for what, _ in gateway.order} == {"closed"}, "not opened for a moment either"
         gateway.route = RouteWord.NORMAL  # hold announce
         await gateway.runs()
         assert not gateway.closed
