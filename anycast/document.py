@@ -61,6 +61,8 @@ class Service(_Part):
     """IKE identity (FQDN) under which every site answers."""
     vips: tuple[str, ...]
     """Anycast addresses, one a family, without length."""
+    service_addresses: tuple[str, ...] = pydantic.Field(default=(), exclude_if=lambda addresses: not addresses)
+    """Unicast addresses of this site, one a family, where charon answers as at the VIPs; not written where none are."""
     prefixes: tuple[str, ...]
     """Covering prefixes as announced, one a family."""
     inside: tuple[str, ...]
@@ -77,6 +79,11 @@ class Service(_Part):
     private_key: str
     client_ca: str
     checks: SharedChecks = SharedChecks()
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Every address that clients' tunnels may end at."""
+        return (*self.vips, *self.service_addresses)
 
 
 class Interface(_Part):

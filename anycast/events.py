@@ -380,6 +380,34 @@ class ClientsServed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DrainStepTaken:
+    """A drain of this gateway began a step (`policy.drain.Step`)."""
+
+    drain: str
+    step: str
+    by: str
+    detail: str
+    """Why it is drained, in the words of who asked."""
+    left: int | None
+    """Tunnels at this gateway; None where charon did not say."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelsMoved:
+    """Clients were sent a REDIRECT to another site."""
+
+    count: int
+    to: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelsCut:
+    """Clients that cannot follow a REDIRECT were sent a DELETE."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsDropped:
     """The disk could not follow: this many records before this one are missing."""
 
@@ -426,6 +454,9 @@ Event = (
     | ClientRefusedRekey
     | ClientGone
     | ClientsServed
+    | DrainStepTaken
+    | TunnelsMoved
+    | TunnelsCut
     | RecordsDropped
 )
 

@@ -159,14 +159,19 @@ class Reason(enum.StrEnum):
     COORDINATOR_AWAY = "coordinator_away"
     """The coordinator is not heard, or refuses. The gateway goes on as it is; tokens end."""
 
-    DRAINED = "drained"
-    """Operators want the site to attract no traffic: the content in force says so."""
     GATE_FAILED = "gate_failed"
     """Clients of a site that was just changed fare worse than before, or nothing shows that they do not."""
     ROLLOUT_WAITS = "rollout_waits"
     """A rollout cannot go on: a gateway is not heard, or the ledger has no slot."""
     RETURN_FAILED = "return_failed"
     """Sites that a stopped rollout had changed did not come back to the content before."""
+
+    DRAINED = "drained"
+    """A drain has the route worse, or withdrawn; its tunnels were moved to another site before."""
+    DRAIN_WAITS = "drain_waits"
+    """A step of a drain does not come to its end: nobody is cut and nothing is withdrawn for that."""
+    DRAIN_UNREADABLE = "drain_unreadable"
+    """There is a drain's file, but it means nothing: no drain goes on."""
 
     # The lease and its holders.
     LEASE_LAPSED = "lease_lapsed"

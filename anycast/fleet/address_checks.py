@@ -154,6 +154,18 @@ def pools_have_something_to_reach(fleet: Fleet) -> Iterator[Finding]:
                 )
 
 
+def service_addresses_are_the_vips_families(fleet: Fleet) -> Iterator[Finding]:
+    """A client is redirected within its family: it may have no other."""
+    for name, site in fleet.sites.items():
+        for family in () if site.service_address is None else site.service_address.families:
+            if fleet.service.vips.of(family) is None:
+                yield Finding(
+                    ("sites", name, "service_address", family),
+                    f"service.vips has no {family}, so no client could be redirected here",
+                    judged=(("service", "vips"),),
+                )
+
+
 def _dual(path: Path, prefixes: DualStack) -> Iterator[tuple[Network, Path]]:
     for family in prefixes.families:
         yield prefixes.of(family), (*path, family)
@@ -166,6 +178,9 @@ def prefixes_do_not_overlap(fleet: Fleet) -> Iterator[Finding]:
         (network, ("service", "inside", i)) for i, network in enumerate(fleet.service.inside)
     ]
     for name, site in fleet.sites.items():
+        if (own := site.service_address) is not None:  # one address a site: in the anycast prefix it would lead to any
+            here: Path = ("sites", name, "service_address")
+            exclusive += [(ipaddress.ip_network(own.of(family)), (*here, family)) for family in own.families]
         exclusive += [*_dual(("sites", name, "uplink"), site.uplink), *_dual(("sites", name, "pools"), site.pools)]
         repeating += _dual(("sites", name, "inside"), site.inside)
         repeating += _dual(("sites", name, "management"), site.management)
@@ -264,6 +279,7 @@ ADDRESS_RULES: tuple[Callable[[Fleet], Iterator[Finding]], ...] = (
     every_prefix_is_announced_everywhere,
     pools_have_something_to_reach,
     prefixes_do_not_overlap,
+    service_addresses_are_the_vips_families,
     addresses_fit_the_environment,
     asns_fit_the_environment,
 )

@@ -108,6 +108,9 @@ def _service(fleet: Fleet, site_name: str, site: Site) -> Service:
         name=service.name,
         identity=service.identity,
         vips=tuple(str(service.vips.of(family)) for family in service.vips.families),
+        service_addresses=()
+        if (own := site.service_address) is None
+        else tuple(str(own.of(family)) for family in own.families),
         prefixes=tuple(str(service.prefixes.of(family)) for family in service.prefixes.families),
         inside=tuple(str(network) for network in service.inside),
         pools=tuple(Pool(name=f"{site_name}-{family}", prefix=str(site.pools.of(family))) for family in site.pools.families),

@@ -185,6 +185,9 @@ class Site(Section):
     """Subnets towards the servers. The same at several sites where the service inside is anycast too."""
     pools: Prefixes
     """Inner addresses handed to clients of this site; no two sites share any."""
+    service_address: Addresses | None = None
+    """Where this site's gateways answer clients besides, and no other site's do: same identity, reached by route. What other
+    sites' drains redirect to. Default: nowhere."""
     management: Prefixes = NO_PREFIXES
     """Subnets between the site's gateways and the `coordinator` only. Default: none."""
     upstreams: dict[Name, Upstream] = pydantic.Field(default_factory=dict)

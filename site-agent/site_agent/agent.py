@@ -40,6 +40,7 @@ from anycast.events import (
 from anycast.link_wire import DarknessTold, Report
 from anycast.model import Evidence, Route
 from anycast.pki.machine_folder import MachineFolder
+from anycast.policy.drain import Plan
 from anycast.policy.protection import Protection
 from anycast.policy.verdict import Action, VerdictCore, VerdictReached
 from anycast.reasons import Reason
@@ -49,7 +50,7 @@ from site_agent.alarms.hook import alarm_hook
 from site_agent.announce.exabgp_process import exabgp_spec
 from site_agent.announce.no_route import NoRoute
 from site_agent.announce.route_holder import RouteHolder
-from site_agent.announce.routes import routes_of
+from site_agent.announce.routes import routes_of, word_of
 from site_agent.apply import apply
 from site_agent.bulkhead import Bulkhead
 from site_agent.canary.process import Canary
@@ -72,12 +73,15 @@ from site_agent.checks.vip import VipCheck, present_addresses
 from site_agent.contents import Contents
 from site_agent.coordinator_link import CoordinatorLink, Sent
 from site_agent.darkness import Darkness
+from site_agent.drainer import Around, Drainer
 from site_agent.fleet_report import report_of
 from site_agent.handover import hand_over
 from site_agent.ike.charon_process import Charon
+from site_agent.ike.door import Door
 from site_agent.ike.lost_tunnels import LostTunnels
 from site_agent.ike.pool_keeper import OfferRecord
 from site_agent.ike.prober import Prober
+from site_agent.ike.redirector import Redirector
 from site_agent.ike.rekey_queue import Stopped
 from site_agent.ike.rekeyer import CharonRekeyer, Rekeyer
 from site_agent.ike.vici_client import ViciClient
@@ -101,6 +105,8 @@ class Agent:
         """`alarms` is what went wrong before there was an agent to say so."""
         self._document, self._paths, self._early_alarms = document, paths, alarms
         self._alarms: dict[Reason, str] = {}
+        self._routes_by: tuple[bool, bool, Plan | None] | None = None
+        """What the routes that the lease knows were made of."""
         self._link: CoordinatorLink | None = None
         self._contents: Contents | None = None
         self._darkness: Darkness | None = None
@@ -119,8 +125,9 @@ class Agent:
         self._around_display = Bulkhead("display", self._happened)
         self._around_sync = Bulkhead("sync", self._happened)
         self._around_link = Bulkhead("coordinator", self._happened)
+        self._around_drain = Bulkhead("drain", self._happened)
         self._evidence: asyncio.Queue[Evidence] = asyncio.Queue()
-        vips = document.service.vips
+        vips, ends = document.service.vips, document.service.ends
         self._lease_s = lease_s = document.lease.duration_ms / 1000
         self._protection = Protection()
         self._life = LifeSign(lease_s=lease_s, now=boottime())
@@ -130,7 +137,7 @@ class Agent:
         self._charon = Charon(
             etc_dir=paths.etc_dir,
             run_dir=paths.run_dir,
-            vips=vips,
+            vips=ends,
             vici=vici,
             on_exit=self._on_charon_exit,
             on_ready=self._on_charon_ready,
@@ -145,7 +152,7 @@ class Agent:
         self._rekeyer = Rekeyer(ViciClient(vici.path), ViciClient(vici.path))
         self._child_sas_check = ChildSaCheck(
             vici,
-            vips,
+            ends,
             rekeyer=CharonRekeyer(vici, self._rekeyer, lambda: self._sync),
             happened=self._happened,
             rendered=frozenset({document.service.name}),
@@ -194,8 +201,22 @@ class Agent:
             gateway=document.gateway,
             threshold=document.agent.flap_threshold,
             paths=paths,
-            tell=self._holder.verdict,
+            tell=self._tell_lease,
             happened=self._happened,
+            drained=lambda: self._drainer.says,
+        )
+        self._drainer = Drainer(
+            paths,
+            Around(
+                redirector=Redirector(vici, ends, canary=self._canary.identity if self._canary else None),
+                door=Door(lambda: self._charon.identity, ends),
+                route=lambda plan: word_of(self._holder.lease.announced, document, plan, knows=self._holder.lease.knows),
+                serving=lambda: (site := self._site.reached) is not None and self._intent.held(site).serving,
+                active=lambda: self._site.active,
+                kept_closed=lambda: self._sync is not None and not self._site.active,
+                changed=self._drain_changed,
+            ),
+            self._happened,
         )
         self._sync = None if document.sync is None else SyncSupervisor(document, paths, happened=self._happened)
         if document.coordinator is not None:
@@ -248,7 +269,8 @@ class Agent:
         if self._contents is not None and self._darkness is not None:
             self._darkness.content(self._contents.active)
             self._darkness.staged(self._contents.waiting)
-        self._holder.announce(self._routes())
+        self._drainer.start()
+        self._tell_routes()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
             stack.callback(self._charon.process.release)
@@ -265,6 +287,9 @@ class Agent:
                 "apply": self._apply,
                 "handover": functools.partial(hand_over, self._site, self._sync),
                 "vrrp-restart": self._site.restart,
+                "drain": self._begin_drain,
+                "drain-abort": self._drainer.abort,
+                "drain-foresee": self._drainer.foresee,
             }
             server = await control.serve(self._paths.control_socket, answers)
             stack.callback(server.close)
@@ -282,6 +307,7 @@ class Agent:
                     *([group.create_task(self._around_link.keep(self._contents.run))] if self._contents else []),
                     *([group.create_task(self._around_link.keep(self._darkness.run))] if self._darkness else []),
                     group.create_task(self._around_hook.keep(self._hook.run)),
+                    group.create_task(self._around_drain.keep(self._drainer.run)),
                 ]
                 notify("READY=1")
                 await self._stop.wait()
@@ -336,7 +362,7 @@ class Agent:
             self._runner.look_now(self._upstreams)
         elif isinstance(event, VrrpStateChanged):
             self._tell_sync_the_role()
-            self._holder.announce(self._routes())
+            self._tell_routes()
         elif isinstance(event, HolderStarted) and event.name == self._charon.process.spec.name:
             self._tell_sync_the_role()
         self._log.write(event)
@@ -352,7 +378,27 @@ class Agent:
 
     def _routes(self) -> tuple[Route, ...]:
         """What is announced while serving, which may depend on the role."""
-        return routes_of(self._document, active=self._site.active)
+        worse = None if self._intent.announce_held else self._drainer.worse
+        return routes_of(self._document, active=self._site.active, worse=worse)
+
+    async def _begin_drain(self) -> dict[str, Any]:
+        if not self._document.bgp.neighbors:
+            return {"error": "this site speaks no BGP: there is no route to drain; `handover` moves the other gateway in"}
+        return await self._drainer.begin()
+
+    def _drain_changed(self) -> None:
+        self._tell_routes()
+        self._intent.drain_changed()
+
+    def _tell_lease(self, verdict: VerdictReached) -> None:
+        self._tell_routes()  # a hold that began or ended changes them, and is known by now
+        self._holder.verdict(verdict)
+
+    def _tell_routes(self) -> None:
+        by = (self._site.active, self._intent.announce_held, self._drainer.worse)
+        if by != self._routes_by:
+            self._routes_by = by
+            self._holder.announce(self._routes())
 
     def _listen_for_metrics(self, stack: contextlib.AsyncExitStack) -> None:
         try:
@@ -369,6 +415,7 @@ class Agent:
             runner=self._runner,
             lease=self._holder.lease,
             intent=self._intent,
+            drainer=self._drainer,
             site=self._site,
             sync=self._sync,
             link=self._link,

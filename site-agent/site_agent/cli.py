@@ -22,6 +22,7 @@ import typer
 from anycast.errors import AnycastError, ConfigError, KernelError, PeerError, Problem
 from site_agent import control, history, views
 from site_agent.clients_cli import clients
+from site_agent.drain_cli import drain_app
 from site_agent.keys_cli import keys_app
 from site_agent.operator_cli import flap_app, handover, hold_app, restart_vrrp, show_stored_hold
 from site_agent.paths import Paths
@@ -29,6 +30,7 @@ from site_agent.render_cli import apply, render
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(hold_app, name="hold")
+app.add_typer(drain_app, name="drain")
 app.add_typer(flap_app, name="flap")
 app.add_typer(keys_app, name="keys")
 app.command()(render)

@@ -1,7 +1,8 @@
 """The agent's local control socket: one JSON object a line in, one out (version 1). Root only.
 
-It answers questions; five words make the agent act, and none carries what to do: `hold` has it read the hold's file
-again, which only root can write, `flap-clear` forgets a penalty, `apply` puts the installed files into force, `handover`
+It answers questions; seven words make the agent act, and none carries what to do: `hold` has it read the hold's file
+again, which only root can write, `drain` likewise the drain's, `drain-abort` undoes that drain,
+`flap-clear` forgets a penalty, `apply` puts the installed files into force, `handover`
 lets the other gateway of the site serve, if it can, and `vrrp-restart` has a new vrrp process go on in place of the old
 one. So a mistaken client cannot withdraw a route. Whoever connects is checked by SO_PEERCRED as well as by the file's
 mode; a client that says nothing, or too much, is dropped.

@@ -78,6 +78,11 @@ class Paths:
         return self.run_dir / "hold.json"
 
     @property
+    def drain(self) -> Path:
+        """The drain that goes on, begun by `site-agent drain start` and kept by the agent."""
+        return self.state_dir / "drain.json"
+
+    @property
     def boot_mark(self) -> Path:
         """What orders the seals of this gateway over its boots (`vrrp/boot_mark.py`)."""
         return self.state_dir / "vrrp.boot"

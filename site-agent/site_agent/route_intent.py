@@ -33,9 +33,10 @@ class RouteIntent:
 
     def __init__(
         self, *, gateway: str, threshold: float, paths: Paths, tell: Callable[[VerdictReached], None],
-        happened: Callable[[Event], None],
+        happened: Callable[[Event], None], drained: Callable[[], str] = lambda: "",
     ) -> None:  # fmt: skip
-        """`tell` takes what the lease is renewed from."""
+        """`tell` takes what the lease is renewed from; `drained` names the drain that wants the route withdrawn."""
+        self._drained = drained
         self._policy = RoutePolicy(FlapControl(gateway=gateway, threshold=threshold))
         self._paths, self._tell, self._happened = paths, tell, happened
         self._reader = OneAtATime("hold")
@@ -58,7 +59,8 @@ class RouteIntent:
         self._verdict = verdict
         if self._hold is not None and self._hold.left_s(hold_store.read_clocks()) <= 0:
             self._end("expired")
-        for action in self._policy.decide(verdict, self._hold_before if self._gives_way else self._hold, boottime()):
+        hold = self._hold_before if self._gives_way else self._hold
+        for action in self._policy.decide(verdict, hold, boottime(), drained=self._drained()):
             if isinstance(action, VerdictReached):
                 self._tell(action)
             else:
@@ -90,6 +92,15 @@ class RouteIntent:
                 self._gives_way = False
         self._decide_again()
         return {"hold": self.describe()["hold"]}
+
+    @property
+    def announce_held(self) -> bool:
+        """An operator's `hold announce` is in force, which goes before a drain."""
+        return self._hold is not None and self._hold.kind is HoldKind.ANNOUNCE
+
+    def drain_changed(self) -> None:
+        """A drain wants something else of the route."""
+        self._decide_again()
 
     def clear_flap(self) -> dict[str, Any]:
         """Forget the penalty, and announce what waited for it."""

@@ -31,8 +31,9 @@ def run_agent(paths: Paths, *, fleet: Path | None, gateway: str | None, document
     choice = put_in_place(choice, paths)
     for alarm in choice.alarms:
         print(f"site-agent: running by the kept document: {alarm.detail}", file=sys.stderr)
-    if not choice.document.vip_moves:  # what moves is placed by the virtual router, at the Active only
-        place_vips(choice.document.service.vips)
+    service = choice.document.service
+    # What moves is placed by the virtual router, at the Active only.
+    place_vips(service.service_addresses if choice.document.vip_moves else service.ends)
     if detach:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -17,6 +17,7 @@ from site_agent.announce.no_route import NoLease
 from site_agent.checks.runner import CheckRunner
 from site_agent.coordinator_link import CoordinatorLink
 from site_agent.daemon_process import DetachedProcess
+from site_agent.drainer import Drainer
 from site_agent.route_intent import RouteIntent
 from site_agent.site_verdict import SiteVerdict
 from site_agent.sync.supervisor import Supervisor as SyncSupervisor
@@ -34,6 +35,7 @@ class Parts:
     runner: CheckRunner
     lease: RouteLease | NoLease
     intent: RouteIntent
+    drainer: Drainer
     site: SiteVerdict
     sync: SyncSupervisor | None
     link: CoordinatorLink | None
@@ -70,6 +72,7 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
         "sync": None if parts.sync is None else parts.sync.describe(),
         "coordinator": None if parts.link is None else parts.link.describe(),
         **intent,
+        "drain": parts.drainer.describe(),
         "checks": [check_row(name, parts.runner, parts.verdicts.looks.get(name), now) for name in parts.runner.classes],
         "alarms": [{"reason": reason, "detail": detail} for reason, detail in parts.alarms.items()] + parts.intent.alarms(),
         "lease": {

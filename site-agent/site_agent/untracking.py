@@ -77,7 +77,7 @@ def _answer(packet: Packet) -> Packet:
 
 
 def _incoming(document: Document, *, whole_udp: bool) -> Iterator[Packet]:
-    for vip in document.service.vips:
+    for vip in document.service.ends:
         family = "ip6" if ":" in vip else "ip"
         for port in (500, 4500, None) if whole_udp else (500, 4500):
             name = f"UDP{'' if port is None else f' {port}'} to {vip}"

@@ -76,12 +76,32 @@ def show_verdict(answer: Answer) -> None:
             f"  [yellow]flap control[/]: a return waits for {_span(flap['left_s'])} more "
             f"(penalty {flap['penalty']:.0f} of {flap['threshold']:.0f}; `site-agent flap clear` ends the wait)"
         )
+    show_drain(answer.get("drain"))
     show_vrrp(answer.get("vrrp"))
     show_sync(answer.get("sync"))
     for sign in answer["protection"]:
         _console().print(f"  [yellow]protection[/]: cookies demanded ({escape(sign['detail'])}): {escape(sign['reason'])}")
     for alarm in answer["alarms"]:
         _console().print(f"  [yellow]alarm[/] {escape(alarm['reason'])}: {escape(alarm['detail'])}")
+
+
+def show_drain(drain: Mapping[str, Any] | None) -> None:
+    """The drain that goes on, if there is one."""
+    if drain is None:
+        return
+    tunnels = "charon does not list its tunnels"
+    if drain["left"] is not None:
+        tunnels = f"{drain['left']} tunnels left: {drain['unasked']} not asked yet, {drain['moving']} on their way, "
+        tunnels += f"{drain['cannot']} cannot follow"
+    left_s = drain["time_left_s"]
+    limit = "; [bold yellow]overdue[/]" if drain["overdue"] else "" if left_s is None else f"; {_span(left_s)} left for this"
+    _console().print(
+        f"  [bold yellow]drain[/] by {escape(drain['by'])} ({escape(drain['why'])}): [bold]{drain['step']}[/] for "
+        f"{_span(drain['for_s'])}; {tunnels}{limit}",
+        soft_wrap=True,
+    )
+    if drain["waits_for"]:
+        _console().print(f"    waits for: {escape(drain['waits_for'])}", soft_wrap=True)
 
 
 def show_vrrp(vrrp: Mapping[str, Any] | None) -> None:

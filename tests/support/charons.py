@@ -10,6 +10,7 @@ import asyncio
 import collections
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -57,6 +58,12 @@ def ip(words: str) -> None:
     subprocess.run(["ip", *words.split()], check=True)
 
 
+def _listens(path: Path) -> bool:
+    """The file is there before anybody may connect."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
 class Daemon:
     """One charon in its namespace."""
 
@@ -76,7 +83,7 @@ class Daemon:
         env = {**os.environ, "STRONGSWAN_CONF": str(self.folder / "strongswan.conf")}
         subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
-        while not (self.folder / "vici").exists():
+        while not _listens(self.folder / "vici"):
             assert time.monotonic() < deadline, f"{self.name}: charon does not start"
             time.sleep(0.02)
 

@@ -42,7 +42,7 @@ class Gateway:
         self.base = Path("/run/test")
         self.base.mkdir()
         secrets = self.base / "secrets"
-        vpn, clients = Root("gateways"), Root("clients")
+        vpn, clients = self.roots = Root("gateways"), Root("clients")
         self.document = document(secrets=secrets, checks=checks, bfd=bfd, **agent)
         bgp = self.document.bgp.model_copy(update={"neighbors": (*self.document.bgp.neighbors, *inside)})
         self.document = self.document.model_copy(update={"bgp": bgp})
@@ -81,7 +81,8 @@ class Gateway:
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command line, as an operator does."""
         folders = [] if words[0] == "events" else ["--run-dir", str(self.run_dir)]
-        folders += [] if words[0] in ("flap", "apply") else ["--state-dir", str(self.state_dir)]
+        stateless = words[0] in ("flap", "apply") or words == ("drain", "abort")
+        folders += [] if stateless else ["--state-dir", str(self.state_dir)]
         command = self.command(*words, *folders)
         return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=30)
 

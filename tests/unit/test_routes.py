@@ -8,7 +8,8 @@ from anycast.document import Document
 from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load
 from anycast.model import Route
-from site_agent.announce.routes import roles_differ, routes_of
+from anycast.policy.drain import Plan, RouteWord
+from site_agent.announce.routes import roles_differ, routes_of, word_of
 from tests.support.documents import TREE
 
 
@@ -61,3 +62,32 @@ def test_one_gateway_alone_announces_as_ever() -> None:
     document = made("small", "fra-gw1")
     assert routes_of(document) == routes_of(document, active=False)
     assert routes_of(document) == (Route(neighbor="198.51.100.1", prefix="203.0.113.0/28", next_hop="198.51.100.2"),)
+
+
+PLAN = Plan(id="d", by="alice", why="optics", to=())
+
+
+def test_a_drain_has_the_services_routes_worse_and_those_inside_as_they_are() -> None:
+    document = made("pair", "fra-gw1")
+    plain, worse = routes_of(document), routes_of(document, worse=dataclasses.replace(PLAN, prepend=2))
+    assert [(route.communities, route.prepend) for route in worse] == [(("65535:0",), 2)] * 2 + [((), 0)] * 2
+    assert [route.key for route in worse] == [route.key for route in plain], "an implicit withdrawal, never a moment without"
+    backup = made("pair-routed", "fra-gw2")
+    both = routes_of(backup, active=False, worse=dataclasses.replace(PLAN, community=False, prepend=2))
+    assert {(route.med, route.prepend, route.communities) for route in both} == {(100, 3, ())}
+
+
+def test_the_bridges_word_as_a_drain_reads_it() -> None:
+    document = made("pair", "fra-gw1")
+    plain, worse = routes_of(document), routes_of(document, worse=PLAN)
+    outside, inside = slice(0, 2), slice(2, 4)
+
+    def word(*routes: Route, knows: bool = True) -> RouteWord:
+        return word_of(routes, document, PLAN, knows=knows)
+
+    assert word(*plain) is RouteWord.NORMAL
+    assert word(*worse) is RouteWord.WORSE
+    assert word(worse[0]) is RouteWord.WORSE, "the other session is down"
+    assert word(worse[0], plain[1]) is RouteWord.NORMAL, "one still attracts"
+    assert word() is word(*plain[inside]) is RouteWord.NONE, "pools inside attract no client"
+    assert word(*plain[outside], knows=False) is word(knows=False) is RouteWord.UNKNOWN, "nothing heard is not nothing there"

@@ -146,6 +146,11 @@ class RouteLease:
         return min(limits, default=None)
 
     @property
+    def knows(self) -> bool:
+        """A bridge is connected, so `announced` is its word."""
+        return self._hello is not None
+
+    @property
     def announced(self) -> tuple[Route, ...]:
         """What ExaBGP acknowledged on sessions that are up, in order."""
         return tuple(sorted(self._announced.values()))

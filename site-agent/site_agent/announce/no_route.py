@@ -16,6 +16,7 @@ class NoLease:
     """A lease on no route."""
 
     announced: frozenset[Route] = frozenset()
+    knows = False
     sessions: Mapping[str, SessionState] = {}
 
 

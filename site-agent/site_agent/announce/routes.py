@@ -15,19 +15,24 @@ inside in either case.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from anycast.document import Document
 from anycast.model import Route
+from anycast.policy.drain import Plan, RouteWord
 
 ACTIVE_MED, BACKUP_MED = 0, 100
 BACKUP_PREPEND = 1
+GRACEFUL_SHUTDOWN = "65535:0"
+"""RFC 8326: receivers give the path the lowest LOCAL_PREF, where their operators have set that up."""
 
 
-def routes_of(document: Document, *, active: bool = True) -> tuple[Route, ...]:
+def routes_of(document: Document, *, active: bool = True, worse: Plan | None = None) -> tuple[Route, ...]:
     """Every route that the document's gateway announces while its site serves: what each neighbor shall hear.
 
-    `active`: the gateway has the site's VRRP addresses; it matters with `uplink: routed` only.
+    `active`: the gateway has the site's VRRP addresses; it matters with `uplink: routed` only. `worse`: the drain that has
+    the service's routes look worse outside.
     """
     return tuple(
         Route(
@@ -35,13 +40,27 @@ def routes_of(document: Document, *, active: bool = True) -> tuple[Route, ...]:
             prefix=prefix,
             next_hop=neighbor.next_hop[family],
             med=(ACTIVE_MED if active else BACKUP_MED) if differ and neighbor.side == "outside" else None,
-            prepend=BACKUP_PREPEND if differ and neighbor.side == "outside" and not active else 0,
+            prepend=(BACKUP_PREPEND if differ and neighbor.side == "outside" and not active else 0)
+            + (0 if worse is None or neighbor.side != "outside" else worse.prepend),
+            communities=(GRACEFUL_SHUTDOWN,) if worse is not None and worse.community and neighbor.side == "outside" else (),
         )
         for differ in (roles_differ(document),)
         for neighbor in document.bgp.neighbors
         for prefix in neighbor.announces or document.service.prefixes
         if (family := _family(prefix)) in neighbor.families
     )
+
+
+def word_of(announced: Iterable[Route], document: Document, plan: Plan, *, knows: bool) -> RouteWord:
+    """What the bridge's word means to a drain. `knows`: it has said something since it was started or met."""
+    if not knows:
+        return RouteWord.UNKNOWN
+    outside = {neighbor.address for neighbor in document.bgp.neighbors if neighbor.side == "outside"}
+    heard = {route for route in announced if route.neighbor in outside}
+    if not heard:
+        return RouteWord.NONE
+    worse = {route for active in (True, False) for route in routes_of(document, active=active, worse=plan)}
+    return RouteWord.WORSE if plan.degrades and heard <= worse else RouteWord.NORMAL
 
 
 def roles_differ(document: Document) -> bool:

@@ -136,10 +136,24 @@ class Prober:
         return waiting
 
 
+async def answers(address: str, timeout_s: float) -> bool:
+    """Whether a charon's worker answers at `address` of another machine, asked once at port 500."""
+    try:
+        question = _Question(address, IKE_PORT, here=False)
+    except OSError:  # no route
+        return False
+    try:
+        await asyncio.wait([question.answer], timeout=timeout_s)
+        return question.answer.done() and question.answer.result()[0] is Outcome.WORKER
+    finally:
+        question.close()
+
+
 class _Question:
     """Sent when it is made, which raises OSError. `answer` is done when there is one."""
 
-    def __init__(self, address: str, port: int) -> None:
+    def __init__(self, address: str, port: int, *, here: bool = True) -> None:
+        """`here`: the address is this machine's, and what is asked leaves from it."""
         self._spi, self._nonce, self._marked = os.urandom(SPI_BYTES), os.urandom(NONCE_BYTES), port == NAT_PORT
         self.cookie = b""
         """The one that was brought back."""
@@ -149,7 +163,8 @@ class _Question:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            self._sock.bind((address, 0))
+            if here:
+                self._sock.bind((address, 0))
             self._sock.connect((address, port))
             self.sent_at = boottime()
             self._ask()

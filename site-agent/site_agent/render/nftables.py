@@ -69,7 +69,7 @@ def render_nftables(document: Document) -> str:
         "nftables.conf.j2",
         document=document,
         table=TABLE,
-        vips=_by_family(document.service.vips),
+        vips=_by_family(document.service.ends),
         pools=_by_family(pool.prefix for pool in document.service.pools),
         sessions=[(_family(n.address), n.local_address, n.address) for n in document.bgp.neighbors],
         bfd=[(_family(n.address), n.local_address, n.address) for n in document.bgp.neighbors if n.bfd is not None],

@@ -196,7 +196,7 @@ class Supervisor:
             own_address=self._sync.own_address,
             peer_address=self._sync.peer_address,
             port=self._sync.port,
-            vips=document.service.vips,
+            vips=document.service.ends,
             pools=tuple(pool.prefix for pool in document.service.pools),
             own=tuple(_own_addresses(document)),
             connections=(document.service.name,),

@@ -107,7 +107,7 @@ async def meet(sight: Sight, *, document: Document | None, source: str, etc_dir:
     conf = read_conf(sight, _conf_file(sight, pids, etc_dir, ours=document is not None))
     folder = _swanctl_folder(conf)
     swanctl = read_conf(sight, folder / "swanctl.conf")
-    vips = document.service.vips if document is not None else _service_addresses(answers)
+    vips = document.service.ends if document is not None else _service_addresses(answers)
     return Patient(
         document=document, source=source, etc_dir=etc_dir, pids=pids, uncertain=charons.uncertain, conf=conf,
         swanctl=swanctl, answers=answers, vips=tuple(vips),
