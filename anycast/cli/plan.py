@@ -112,7 +112,8 @@ def apply(
     if expect is not None and expect != made.hash:
         raise PeerError(str(file), f"is plan {made.hash}, not the one that was reviewed; nothing was signed")
     target = Target(url, credential, root)
-    state, contents = known(against, target, made.fleet)
+    # What is only written is judged against a file, or against a fleet that has no content yet.
+    state, contents = known(against, None if out is not None else target, made.fleet)
     if found := obstacles(made, state, contents):
         for each in found:
             typer.echo(f"refused: {each}", err=True)

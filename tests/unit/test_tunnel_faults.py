@@ -53,6 +53,7 @@ class Lab:
 
 
 class Quiet:
+    size = 0
     async def close(self) -> None: ...
 
 
@@ -67,7 +68,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def faults(lab: Lab, said: list[str] | None = None) -> TunnelFaults:
     progress = (said if said is not None else []).append
-    return TunnelFaults(lab, FLEET, "gw1", "gw2", progress, Quiet())  # type: ignore[arg-type]
+    return TunnelFaults(lab, FLEET, "gw1", "gw2", Quiet(), progress, Quiet())  # type: ignore[arg-type]
 
 
 def actives(monkeypatch: pytest.MonkeyPatch, *looks: list[str]) -> None:
@@ -151,7 +152,7 @@ def test_a_step_that_none_of_these_is_goes_on_to_the_moments() -> None:
         async def cause(self, step: Any, bound_s: float) -> str:
             return f"{step.do} {bound_s}"
 
-    ours = TunnelFaults(Lab(), FLEET, "gw1", "gw2", print, Moments())  # type: ignore[arg-type]
+    ours = TunnelFaults(Lab(), FLEET, "gw1", "gw2", Moments(), print, Moments())  # type: ignore[arg-type]
     assert asyncio.run(ours.cause(steps.PowerOffWhen.model_construct(do="power_off_when"), 3)) == "power_off_when 3"
 
 

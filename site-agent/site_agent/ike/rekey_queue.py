@@ -133,7 +133,6 @@ class Looked:
     """When it was asked: what was wished for later may be missing."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Swept:
     """charon was asked to rekey everything by name."""
 
@@ -145,9 +144,8 @@ class Stopped:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hold:
-    """Ask for nothing now."""
-
     span_s: float
+    """Ask for nothing for so long."""
 
 
 Input = Wished | Rekeyed | Gone | Looked | Swept | Hold | Stopped | TimerExpired
