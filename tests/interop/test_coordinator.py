@@ -19,7 +19,7 @@ import pytest
 
 from anycast import link_wire
 from anycast.events import AlarmCleared, AlarmRaised, Event
-from anycast.link_wire import ActivationSent, Hello, OfferSent, Report, Welcome
+from anycast.link_wire import Hello, Report, Welcome
 from anycast.pki import tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -47,10 +47,11 @@ class Agent:
 
     def __init__(self, coordinator: Coordinator, name: str, folder: MachineFolder | None = None) -> None:
         self.says, self.events = SERVING, list[Event]()
-        self.got: list[OfferSent | ActivationSent] = []
+        self.got: list[Any] = []
+        self.sessions: list[int | None] = []
         self.link = CoordinatorLink(
             coordinator.known_to(document(name)), instance="i", report=self._report, happened=self.events.append,
-            sent=self.got.append, folder=folder or coordinator.gateway(name),
+            sent=self.got.append, session=self.sessions.append, folder=folder or coordinator.gateway(name),
         )  # fmt: skip
 
     def _report(self, number: int) -> Report:

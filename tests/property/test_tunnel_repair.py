@@ -373,8 +373,8 @@ def never_tries(patch: pytest.MonkeyPatch) -> None:
 
 
 def unpaced(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(tunnel_repair, "BATCH_PERIOD_S", 0.0)
-    patch.setattr(tunnel_repair, "REKEYS_PER_BATCH", 10_000)
+    patch.setattr(tunnel_repair, "BATCH_PERIOD_S", 1e-6)
+    patch.setattr(tunnel_repair, "PER_SECOND", 10**9)
 
 
 def blind_for_ever(patch: pytest.MonkeyPatch) -> None:

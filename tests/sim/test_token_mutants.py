@@ -19,7 +19,7 @@ from anycast.policy.token_holder import TokenHolder
 from anycast.policy.tokens import Tokens
 from anycast.reasons import Reason
 from tests.sim import test_token_cases as cases
-from tests.sim import test_tokens as sim
+from tests.sim import test_token_histories as sim
 from tests.support import token_world
 from tests.support.token_world import World
 from tests.unit import test_token_holder as agent
