@@ -38,7 +38,7 @@ ROOT = Caller("alice", Rank.ADMIN)
 
 
 def fleet_text() -> str:
-    text = TWO_SITE.read_text().replace("fleet: two-site", f"fleet: {FLEET}", 1)
+    text = TWO_SITE.read_text().partition("\n# What only a lab has")[0].replace("fleet: two-site", f"fleet: {FLEET}", 1)
     return text + "\nbudget: {min_sites: 1}\ncoordinator: {name: coord, addresses: {ipv4: 192.0.2.99}}\n"
 
 
