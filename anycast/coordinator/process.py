@@ -20,13 +20,14 @@ from aiohttp import web
 from anycast.coordinator import rest
 from anycast.coordinator.rest import Rest
 from anycast.coordinator.service import Service
-from anycast.errors import ConfigError, KernelError, Problem
+from anycast.errors import AnycastError, BugError, ConfigError, KernelError, Problem
 from anycast.pki import files
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Role
 
 PID_FILE = "coordinator.pid"
 """In the run folder, from when it answers until a clean end."""
+_log = logging.getLogger(__name__)
 STOP_LIMIT_S = 2.0
 """For answers that are under way."""
 
@@ -104,8 +105,18 @@ async def serve(plan: Plan, say: Callable[[str], None]) -> None:
         stack.callback(keeping.cancel)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([keeping, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if keeping.done():
-            keeping.result()
+        if keeping.done() and (ended := keeping.exception()) is not None:
+            raise _cause(ended)
+
+
+def _cause(ended: BaseException) -> AnycastError:
+    """What ended the service, as one sentence for whoever starts it again."""
+    while isinstance(ended, BaseExceptionGroup):
+        ended = ended.exceptions[0]
+    if isinstance(ended, AnycastError):
+        return ended
+    _log.error("the service ended", exc_info=ended)
+    return BugError(f"the service ended: {ended!r}")
 
 
 def _operators_context(folder: MachineFolder) -> ssl.SSLContext:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -394,3 +395,22 @@ def test_detached_what_keeps_it_from_starting_is_the_commands_own_word(tmp_path:
     done = made.run("serve", "--detach", "--pki", "gateway", "--state", "state", "--run", "run")
     assert done.returncode == 2 and "--role coordinator" in done.stderr, done
     assert not (tmp_path / "run").exists()
+
+
+def test_a_store_that_fails_ends_it_with_a_sentence(coordinator: Coordinator) -> None:
+    """What it would say next might not be in the store. Whoever supervises it starts it again."""
+    assert coordinator.process is not None and coordinator.process.stderr is not None
+    store = coordinator.base / "state" / "coordinator.db"
+    with sqlite3.connect(store) as db:
+        db.execute("UPDATE meta SET value = 'somebody else' WHERE key = 'leader'")  # as another coordinator would
+        db.commit()
+
+    async def test() -> None:
+        agent = Agent(coordinator, "fra-gw1")
+        agent.says = agent.says.model_copy(update={"contents": link_wire.ContentsTold()})
+        async with running(agent):
+            assert await asyncio.to_thread(coordinator.process.wait, 20) == 1  # type: ignore[union-attr]
+
+    asyncio.run(test())
+    told = coordinator.process.stderr.read()
+    assert told.rstrip().endswith("anycast: another coordinator leads by now") and "Traceback" not in told, told
