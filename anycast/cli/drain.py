@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +20,10 @@ from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
 from anycast.cli.plan import Bake, Blind, PlanExit, known, shown
 from anycast.cli.plan_table import lines
-from anycast.content.content import Intent
+from anycast.content.content import Content, Intent, Moves
 from anycast.content.state import in_force
 from anycast.errors import ConfigError, PeerError, Problem
+from anycast.policy.drain import Left
 from anycast.policy.plan import make, submit
 
 Site = Annotated[str, typer.Argument(help="The site.")]
@@ -34,6 +36,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of
 def drain(
     site: Site,
     name: Signer = "",
+    to: Annotated[
+        str, typer.Option(metavar="SITE", help="Move its tunnels there first, by REDIRECT to that site's service_address.")
+    ] = "",
+    left: Annotated[
+        Left, typer.Option(help="Clients that cannot follow: wait for them, or cut them once the route is worse.")
+    ] = Left.WAIT,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -52,7 +60,7 @@ def drain(
     """
     target = Target(url, credential, root)
     how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind)
-    _change(target, site, Intent.DRAINED, how)
+    _change(target, site, Intent.DRAINED, how, to, left)
 
 
 def undrain(
@@ -89,7 +97,9 @@ class _How:
     blind: bool
 
 
-def _change(target: Target, site: str, intent: Intent, how: _How) -> None:
+def _change(
+    target: Target, site: str, intent: Intent, how: _How, to: str = "", left: Left = Left.WAIT
+) -> None:
     if not how.dry_run and not how.name:
         raise ConfigError([Problem("--operator", "whose key is to sign? or ANYCAST_OPERATOR_NAME; --dry-run needs none")])
     state, contents = known(None, target, "")
@@ -99,7 +109,8 @@ def _change(target: Target, site: str, intent: Intent, how: _How) -> None:
     if site not in running.sites:
         raise ConfigError([Problem("site", f"there is no site {site}; there are {', '.join(sorted(running.sites))}")])
     documents = ask(target, "GET", "/v1/documents")["documents"]
-    made = make(state, contents, running.with_intent(site, intent), documents)
+    moves = _moves(running, site, to, left, documents) if to else None
+    made = make(state, contents, running.with_intent(site, intent, moves), documents)
     if how.as_json:
         print(json.dumps(shown(made), indent=1, sort_keys=True))
     else:
@@ -116,3 +127,16 @@ def _change(target: Target, site: str, intent: Intent, how: _How) -> None:
     submission = submit(made, operator.open_key(how.folder, how.name, how.passphrase_file))
     begun = ask(target, "POST", f"/v1/rollouts?bake={how.bake}&blind={int(how.blind)}", submission.data)
     print(f"rollout {begun['id']} has begun; `anycast rollout` shows it", file=sys.stderr)
+
+
+def _moves(running: Content, site: str, to: str, left: Left, documents: Mapping[str, str]) -> Moves:
+    """Raises ConfigError where there is no such place to move to."""
+    if to == site or to not in running.sites or running.sites[to].intent.dark:
+        others = [name for name, each in running.sites.items() if name != site and not each.intent.dark]
+        raise ConfigError([Problem("--to", f"{to} is no other site that attracts; there are {', '.join(others) or 'none'}")])
+    names = [name for name in running.sites[to].gateways if name in documents]
+    addresses = json.loads(documents[names[0]])["service"].get("service_addresses", []) if names else []
+    if not addresses:
+        what = f"{to} has no service_address, so nobody can be sent there; fleet.yaml gives it one (docs/drain.md)"
+        raise ConfigError([Problem("--to", what)])
+    return Moves(site=to, to=tuple(addresses), left=left.value)

@@ -60,8 +60,20 @@ class Gateway(Part):
     """VIPs that the gateway holds by VRRP, without BGP."""
 
 
+class Moves(Part):
+    """Where a drained site's tunnels go before its route does (docs/drain.md)."""
+
+    site: Name
+    to: Annotated[tuple[Address, ...], pydantic.Field(min_length=1, max_length=2)]
+    """Its unicast service addresses."""
+    left: Literal["wait", "delete"] = "wait"
+    """What becomes of clients that cannot follow: the drain waits for them, or they are cut once the route is worse."""
+
+
 class Site(Part):
     intent: Intent
+    moves: Moves | None = pydantic.Field(default=None, exclude_if=lambda moves: moves is None)
+    """None: a drained site withdraws its route at once, and its clients find another by themselves. Not written then."""
     region: Name | None = None
     capacity: Annotated[int, pydantic.Field(ge=1, le=10**12)] | None = None
     """Tunnels that it can carry; None: nobody said."""
@@ -115,9 +127,9 @@ class Content(Part):
         """Without what it follows: the same for two contents that want the same."""
         return self.model_copy(update={"after": ()})
 
-    def with_intent(self, site: str, intent: Intent) -> Content:
+    def with_intent(self, site: str, intent: Intent, moves: Moves | None = None) -> Content:
         """The same with another intent of one site, which it has: KeyError else. What it follows is for a plan to say."""
-        changed = self.sites[site].model_copy(update={"intent": intent})
+        changed = self.sites[site].model_copy(update={"intent": intent, "moves": moves})
         return self.core.model_copy(update={"sites": {**self.sites, site: changed}})
 
 
@@ -125,6 +137,9 @@ def decode_content(text: bytes | str) -> Content:
     """Raises DecodeError."""
     content = decode(text, "content", Content)
     understood("content", content.requires)
+    for name, site in content.sites.items():
+        if site.moves is not None and (site.intent is not Intent.DRAINED or site.moves.site == name):
+            raise DecodeError("content", 0, f"sites.{name}.moves: only a drained site's tunnels move, and to another one")
     if len(set(content.after)) != len(content.after):
         raise DecodeError("content", 0, "after: names one content twice")
     return content

@@ -55,7 +55,7 @@ class Change(Part):
 
     site: Name
     what: tuple[str, ...]
-    """Of ``new``, ``removed``, ``intent``, ``announcements``, ``region``, ``capacity``, ``document``."""
+    """Of ``new``, ``removed``, ``intent``, ``moves``, ``announcements``, ``region``, ``capacity``, ``document``."""
     before: Intent | None
     after: Intent | None
     documents: tuple[Name, ...]
@@ -296,6 +296,8 @@ def _changes(before: Mapping[str, Site], after: Mapping[str, Site]) -> Iterator[
 def _differing(old: Site, new: Site) -> Iterator[str]:
     if old.intent is not new.intent:
         yield "intent"
+    if old.moves != new.moves:
+        yield "moves"
     does = [{name: (each.announces, each.holds) for name, each in site.gateways.items()} for site in (old, new)]
     if (old.announces, old.attracts) != (new.announces, new.attracts) or does[0] != does[1]:
         yield "announcements"

@@ -22,7 +22,6 @@ import time
 from importlib import metadata
 from typing import Any
 
-from anycast.content.record import Taken
 from anycast.document import Document
 from anycast.errors import KernelError
 from anycast.events import (
@@ -37,9 +36,8 @@ from anycast.events import (
     SessionChanged,
     VrrpStateChanged,
 )
-from anycast.link_wire import DarknessTold, Report
+from anycast.link_wire import ContentsTold, Report
 from anycast.model import Evidence, Route
-from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.drain import Plan
 from anycast.policy.protection import Protection
 from anycast.policy.verdict import Action, VerdictCore, VerdictReached
@@ -70,9 +68,7 @@ from site_agent.checks.silence import NAME as CHARON_ANSWERS
 from site_agent.checks.upstreams import UpstreamsCheck
 from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck, present_addresses
-from site_agent.contents import Contents
-from site_agent.coordinator_link import CoordinatorLink, Sent
-from site_agent.darkness import Darkness
+from site_agent.coordination import Coordination
 from site_agent.drainer import Around, Drainer
 from site_agent.fleet_report import report_of
 from site_agent.handover import hand_over
@@ -107,9 +103,7 @@ class Agent:
         self._alarms: dict[Reason, str] = {}
         self._routes_by: tuple[bool, bool, Plan | None] | None = None
         """What the routes that the lease knows were made of."""
-        self._link: CoordinatorLink | None = None
-        self._contents: Contents | None = None
-        self._darkness: Darkness | None = None
+        self._fleet: Coordination | None = None
         self._stop = asyncio.Event()
         self.again = False
         """A content was activated that has another document: a new agent is to run by it."""
@@ -124,7 +118,6 @@ class Agent:
         self._around_canary = Bulkhead("canary", self._happened)
         self._around_display = Bulkhead("display", self._happened)
         self._around_sync = Bulkhead("sync", self._happened)
-        self._around_link = Bulkhead("coordinator", self._happened)
         self._around_drain = Bulkhead("drain", self._happened)
         self._evidence: asyncio.Queue[Evidence] = asyncio.Queue()
         vips, ends = document.service.vips, document.service.ends
@@ -220,29 +213,17 @@ class Agent:
         )
         self._sync = None if document.sync is None else SyncSupervisor(document, paths, happened=self._happened)
         if document.coordinator is not None:
-            self._darkness = Darkness(
-                document,
-                {name: timing.fall * timing.interval_s + timing.timeout_s for name, timing in self._runner.timings.items()},
-                say=self._say_to_coordinator,
-                announced=self._all_announced,
-                hold=lambda: self._intent.describe()["hold"],
-                happened=self._happened,
-            )
-            self._contents = Contents(
+            self._fleet = Coordination(
                 document,
                 paths,
-                staged=self._content_staged,
-                activated=self._content_activated,
-                happened=self._happened,
-            )
-            self._link = CoordinatorLink(
-                document,
+                {name: timing.fall * timing.interval_s + timing.timeout_s for name, timing in self._runner.timings.items()},
                 instance=self._instance,
                 report=self._report,
-                sent=self._sent_by_coordinator,
-                session=self._darkness.connected,
+                announced=self._announced_whole,
+                hold=lambda: self._intent.describe()["hold"],
+                follow=self._drainer.follow,
+                begin_anew=self._begin_anew,
                 happened=self._happened,
-                folder=MachineFolder(paths.pki_dir),
             )
         self._site = SiteVerdict(document, paths, held=self._intent.held, tell=self._site_reached, happened=self._happened)
 
@@ -264,12 +245,9 @@ class Agent:
         for alarm in self._early_alarms:
             self._happened(alarm)
         self._intent.start()
-        if self._contents is not None:
-            self._contents.start()
-        if self._contents is not None and self._darkness is not None:
-            self._darkness.content(self._contents.active)
-            self._darkness.staged(self._contents.waiting)
         self._drainer.start()
+        if self._fleet is not None:
+            self._fleet.start()
         self._tell_routes()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._log.close)
@@ -303,9 +281,7 @@ class Agent:
                     group.create_task(self._site.run()),
                     *([group.create_task(self._around_sync.keep(self._sync.run))] if self._sync else []),
                     *([group.create_task(self._around_canary.keep(self._canary.run))] if self._canary else []),
-                    *([group.create_task(self._around_link.keep(self._link.run))] if self._link else []),
-                    *([group.create_task(self._around_link.keep(self._contents.run))] if self._contents else []),
-                    *([group.create_task(self._around_link.keep(self._darkness.run))] if self._darkness else []),
+                    *([group.create_task(self._fleet.run())] if self._fleet else []),
                     group.create_task(self._around_hook.keep(self._hook.run)),
                     group.create_task(self._around_drain.keep(self._drainer.run)),
                 ]
@@ -368,8 +344,8 @@ class Agent:
         self._log.write(event)
         self._around_metrics.call(self._metrics.count, event)
         self._around_hook.call(self._hook.take, event)
-        if self._link is not None:
-            self._link.changed()
+        if self._fleet is not None:
+            self._fleet.changed()
 
     def _tell_sync_the_role(self) -> None:
         if self._sync is not None:
@@ -418,7 +394,7 @@ class Agent:
             drainer=self._drainer,
             site=self._site,
             sync=self._sync,
-            link=self._link,
+            fleet=self._fleet,
             hook=self._hook,
             protection=self._protection,
             routes=self._routes(),
@@ -426,7 +402,7 @@ class Agent:
         )
         return snapshot.take(parts, now=boottime(), records_dropped=self._log.dropped)
 
-    def _report(self, number: int) -> Report:
+    def _report(self, number: int, contents: ContentsTold) -> Report:
         sas = self._child_sas_check
         looked = sas.tunnels is not None
         return report_of(
@@ -435,50 +411,25 @@ class Agent:
             tunnels=sas.tunnels,
             decrypted=sas.traffic.decrypted if looked else None,
             encrypted=sas.traffic.encrypted if looked else None,
-            contents=None if self._contents is None else self._contents.told(),
+            contents=contents,
         )
 
     def _looked(self, seen: Evidence) -> None:
         self._evidence.put_nowait(seen)
-        if self._darkness is not None:
-            self._around_link.call(self._darkness.evidence, seen)
+        if self._fleet is not None:
+            self._fleet.looked(seen)
 
     def _site_reached(self, verdict: VerdictReached) -> None:
-        """The site verdict, and what operators of the fleet or a token make of it."""
-        if self._darkness is not None:
-            verdict = self._around_link.call(self._darkness.passed, verdict) or verdict
-        self._intent.verdict(verdict)
+        self._intent.verdict(verdict if self._fleet is None else self._fleet.passed(verdict))
 
-    def _all_announced(self) -> bool:
+    def _announced_whole(self) -> bool:
+        """Every route is out, and none is worse than it could be."""
         routes = self._routes()
-        return bool(routes) and set(routes) <= set(self._holder.lease.announced)
+        return bool(routes) and self._drainer.worse is None and set(routes) <= set(self._holder.lease.announced)
 
-    def _say_to_coordinator(self, message: DarknessTold) -> None:
-        if self._link is not None:
-            self._link.say(message)
-
-    def _sent_by_coordinator(self, message: Sent) -> None:
-        if isinstance(message, DarknessTold):
-            if self._darkness is not None:
-                self._darkness.told(message)
-        elif self._contents is not None:
-            self._contents.sent(message)
-
-    def _content_staged(self, taken: Taken) -> None:
-        if self._darkness is not None:
-            self._darkness.staged(taken)
-        if self._link is not None:
-            self._link.changed()
-
-    def _content_activated(self, taken: Taken) -> None:
-        if self._darkness is not None:
-            self._darkness.content(taken)
-        runs = self._document.model_copy(update={"generation": taken.generation})
-        if taken.runs != runs:
-            self.again = True
-            self._stop.set()
-        elif self._link is not None:
-            self._link.changed()
+    def _begin_anew(self) -> None:
+        self.again = True
+        self._stop.set()
 
     def _snapshot_from_thread(self) -> dict[str, Any]:
         with contextlib.suppress(RuntimeError):

@@ -88,7 +88,9 @@ class Darkness:
         self._core.budget = budget_of(content)
         self._content = taken
         detail = f"generation {taken.generation}, signed by key {taken.signature.key[:16]}"
-        self._drained = Cause(reason=Reason.DRAINED, detail=detail) if intent.dark else None
+        moves = content.sites[site].moves if site in content.sites else None
+        # Where tunnels move first the drain withdraws the route, and where that cannot be nothing is withdrawn.
+        self._drained = Cause(reason=Reason.DRAINED, detail=detail) if intent.dark and moves is None else None
         self._news.set()
 
     def connected(self, session: int | None) -> None:

@@ -48,6 +48,8 @@ ANSWER_LIMIT_S = 2.0
 ANSWER_GOOD_S = 10.0
 """For how long the other site's answer counts: charon keeps a half-open IKE_SA for each question."""
 NOTHING = Wants()
+BY_CONTENT = "content"
+"""`Plan.id` of the drain that operators of the fleet want. It ends by their word only, and there is one at a time."""
 NO_DRAIN = {"error": "no drain goes on"}
 
 
@@ -125,6 +127,18 @@ class Drainer:
             return {"error": "there is no drain's file"}
         self._take(found)
         return {"drain": self.describe()}
+
+    async def follow(self, plan: Plan | None) -> None:
+        """What the content in force wants drained; None: nothing. A drain that an operator began here is left alone."""
+        ours = self.drain if self.drain is not None and self.drain.plan.id == BY_CONTENT else None
+        if ours is not None and (plan is None or (plan.to, plan.left) != (ours.plan.to, ours.plan.left)):
+            await self._tell(Abort())
+            self._wake.set()
+        elif self._core is None and plan is not None:
+            drain = Drain(plan=plan, since=boottime())
+            await self._keep(drain)
+            self._take(drain)
+            self._around.changed()
 
     async def abort(self) -> dict[str, Any]:
         """Undo, from whatever step."""

@@ -15,7 +15,7 @@ from site_agent.alarms.hook import AlarmHook
 from site_agent.announce.holder import RouteLease
 from site_agent.announce.no_route import NoLease
 from site_agent.checks.runner import CheckRunner
-from site_agent.coordinator_link import CoordinatorLink
+from site_agent.coordination import Coordination
 from site_agent.daemon_process import DetachedProcess
 from site_agent.drainer import Drainer
 from site_agent.route_intent import RouteIntent
@@ -38,7 +38,7 @@ class Parts:
     drainer: Drainer
     site: SiteVerdict
     sync: SyncSupervisor | None
-    link: CoordinatorLink | None
+    fleet: Coordination | None
     hook: AlarmHook
     protection: Protection
     routes: tuple[Route, ...]
@@ -70,7 +70,7 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
         },
         "vrrp": parts.site.describe(),
         "sync": None if parts.sync is None else parts.sync.describe(),
-        "coordinator": None if parts.link is None else parts.link.describe(),
+        "coordinator": None if parts.fleet is None else parts.fleet.describe(),
         **intent,
         "drain": parts.drainer.describe(),
         "checks": [check_row(name, parts.runner, parts.verdicts.looks.get(name), now) for name in parts.runner.classes],

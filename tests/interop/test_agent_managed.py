@@ -11,7 +11,7 @@ import pytest
 
 from anycast import link_wire
 from anycast.content.canonical import encode
-from anycast.content.content import Intent
+from anycast.content.content import Intent, Moves
 from anycast.content.state import decode_state, in_force
 from anycast.coordinator import rollouts
 from anycast.coordinator.access import Caller
@@ -70,7 +70,7 @@ class World:
         sin = self.files.known_to(made["sin-gw1"])
         return {"fra-gw1": fra, "sin-gw1": sin}
 
-    async def apply(self, documents: dict[str, Document], *, drained: bool = False) -> None:
+    async def apply(self, documents: dict[str, Document], *, drained: bool = False, moves: Moves | None = None) -> None:
         """Plan, sign and hand in; return when its rollout is done."""
         await self.until(lambda: "rollout" not in self.service.status().ledger, "the last rollout's slots are back")
         state, contents = decode_state(encode(self.service.state().model_dump(mode="json")).encode())
@@ -78,7 +78,7 @@ class World:
         if drained:
             running_ = in_force(state, contents)
             assert running_ is not None
-            wanted = running_.with_intent("fra", Intent.DRAINED)
+            wanted = running_.with_intent("fra", Intent.DRAINED, moves)
         made = make(state, contents, wanted, {name: each.canonical().decode() for name, each in documents.items()})
         assert not made.problems and not made.empty, made.problems
         await self.service.submit(ROOT, submit(made, ALICE), 1.0, blind=True)
@@ -131,11 +131,21 @@ def test_a_gateway_runs_by_what_was_signed_drains_and_takes_another_document() -
                 await world.apply(documents)
                 await asyncio.to_thread(gateway.announced)
 
+                # Tunnels first, of which there are none here: the route becomes worse, and is withdrawn later.
+                await world.apply(documents, drained=True, moves=Moves(site="sin", to=("203.0.113.9",)))
+                assert gateway.upstream.prefixes() >= gateway.all_prefixes
+                await asyncio.to_thread(gateway.withdrawn, within_s=30)
+                steps = [event["step"] for event in gateway.events("DrainStepTaken")]
+                assert steps[:3] == ["moving", "degrading", "withdrawing"], steps
+                await world.apply(documents)
+                await asyncio.to_thread(gateway.announced)
+                await world.until(lambda: gateway.events("DrainStepTaken")[-1]["step"] == "ended", "it is over")
+
                 before = len(gateway.events("PrefixWithdrawn"))
                 await world.apply(world.documents(stop_limit_ms=1500))
                 await asyncio.to_thread(gateway.announced)
                 status = json.loads((await asyncio.to_thread(gateway.ask, "status", "--json")).stdout)
-                assert status["document"]["generation"] == 7
+                assert status["document"]["generation"] == 11
                 assert len(gateway.events("AgentStarted")) == 2, "it began anew"
                 assert os.path.exists(f"/proc/{pid}"), "in the same process"
                 assert len(gateway.events("PrefixWithdrawn")) == before, "by the grace of a clean stop"

@@ -1,0 +1,126 @@
+"""This gateway under a coordinator: the link, what is taken over it, and what that makes of the route.
+
+    link ──▶ Contents ──▶ Darkness ──▶ the site verdict, as fleet and tokens leave it
+                    └───▶ the drain, where tunnels are to move first
+                    └───▶ another document: begin anew
+
+Everything in here stands behind a bulkhead: without it a gateway serves as well as before, by what it took last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from anycast.content.record import Taken
+from anycast.document import Document
+from anycast.events import Event
+from anycast.link_wire import ContentsTold, DarknessTold, Report
+from anycast.model import Evidence
+from anycast.pki.machine_folder import MachineFolder
+from anycast.policy.drain import Left, Plan
+from anycast.policy.verdict import VerdictReached
+from site_agent.bulkhead import Bulkhead
+from site_agent.contents import Contents
+from site_agent.coordinator_link import CoordinatorLink, Sent
+from site_agent.darkness import Darkness
+from site_agent.drainer import BY_CONTENT
+from site_agent.paths import Paths
+
+
+class Coordination:
+    """Use from the event loop's thread: `start` before anything is announced, then `run` until cancelled."""
+
+    def __init__(
+        self,
+        document: Document,
+        paths: Paths,
+        spans: dict[str, float],
+        *,
+        instance: str,
+        report: Callable[[int, ContentsTold], Report],
+        announced: Callable[[], bool],
+        hold: Callable[[], dict[str, Any] | None],
+        follow: Callable[[Plan | None], Awaitable[None]],
+        begin_anew: Callable[[], None],
+        happened: Callable[[Event], None],
+    ) -> None:
+        """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them. `follow` has this gateway
+        drained by a plan, or by none; `begin_anew` is called when another document is to be run by."""
+        self._document, self._follow, self._begin_anew = document, follow, begin_anew
+        self._around = Bulkhead("coordinator", happened)
+        self._darkness = Darkness(document, spans, say=self._say, announced=announced, hold=hold, happened=happened)
+        self._contents = Contents(document, paths, staged=self._staged, activated=self._activated, happened=happened)
+        self._link = CoordinatorLink(
+            document,
+            instance=instance,
+            report=lambda number: report(number, self._contents.told()),
+            sent=self._sent,
+            session=self._darkness.connected,
+            happened=happened,
+            folder=MachineFolder(paths.pki_dir),
+        )
+        self._plans: asyncio.Queue[Plan | None] = asyncio.Queue()
+
+    def start(self) -> None:
+        """Go by what was taken before; a disk is waited for."""
+        self._contents.start()
+        self._darkness.content(self._contents.active)
+        self._darkness.staged(self._contents.waiting)
+        if self._contents.active is not None:
+            self._plans.put_nowait(drain_plan(self._contents.active, self._document.site))
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for part in (self._link.run, self._contents.run, self._darkness.run, self._follow_plans):
+                group.create_task(self._around.keep(part))
+
+    def passed(self, verdict: VerdictReached) -> VerdictReached:
+        """The site verdict as the fleet's operators and a token leave it."""
+        return self._around.call(self._darkness.passed, verdict) or verdict
+
+    def looked(self, seen: Evidence) -> None:
+        self._around.call(self._darkness.evidence, seen)
+
+    def changed(self) -> None:
+        """Something that a report tells is new."""
+        self._link.changed()
+
+    def describe(self) -> dict[str, Any]:
+        """For `status` and metrics."""
+        return self._link.describe() | self._darkness.describe()
+
+    def _say(self, message: DarknessTold) -> None:
+        self._link.say(message)
+
+    def _sent(self, message: Sent) -> None:
+        if isinstance(message, DarknessTold):
+            self._darkness.told(message)
+        else:
+            self._contents.sent(message)
+
+    def _staged(self, taken: Taken) -> None:
+        self._darkness.staged(taken)
+        self._link.changed()
+
+    def _activated(self, taken: Taken) -> None:
+        self._darkness.content(taken)
+        if taken.runs != self._document.model_copy(update={"generation": taken.generation}):
+            self._begin_anew()
+            return
+        self._plans.put_nowait(drain_plan(taken, self._document.site))
+        self._link.changed()
+
+    async def _follow_plans(self) -> None:
+        while True:
+            await self._follow(await self._plans.get())
+
+
+def drain_plan(taken: Taken, site: str) -> Plan | None:
+    """How the content has the site's tunnels moved before its route goes; None where it does not."""
+    told = taken.decoded.sites.get(site)
+    if told is None or told.moves is None:
+        return None
+    by = f"key {taken.signature.key[:16]}"
+    return Plan(id=BY_CONTENT, by=by, why=f"to {told.moves.site}", to=told.moves.to, left=Left(told.moves.left))

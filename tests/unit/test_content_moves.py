@@ -1,0 +1,46 @@
+"""Where a drained site's tunnels go: what a content may say of it, and what an agent makes of that."""
+
+from __future__ import annotations
+
+import pytest
+
+from anycast.content.canonical import encode
+from anycast.content.content import Content, Intent, Moves, decode_content
+from anycast.content.record import Taken
+from anycast.content.signature import sign
+from anycast.errors import DecodeError
+from anycast.policy.drain import Left
+from site_agent.coordination import drain_plan
+from site_agent.drainer import BY_CONTENT
+from tests.support.contents import ALICE, made
+
+MOVES = Moves(site="sin", to=("2001:db8:2::1",), left="delete")
+CONTENT = made().content
+
+
+def taken(content: Content) -> Taken:
+    return Taken(generation=3, content=content.text, signature=sign(content.text, ALICE), document="{}")
+
+
+def test_a_content_without_it_is_spelt_as_it_always_was() -> None:
+    assert "moves" not in CONTENT.text
+    drained = CONTENT.with_intent("fra", Intent.DRAINED, MOVES)
+    assert decode_content(drained.text) == drained
+    assert drained.with_intent("fra", Intent.ANNOUNCED).sites == CONTENT.sites, "undrained, nothing of it is left"
+
+
+@pytest.mark.parametrize("bad", ["announced", "itself"])
+def test_only_a_drained_sites_tunnels_move_and_to_another_one(bad: str) -> None:
+    moves = MOVES if bad == "announced" else MOVES.model_copy(update={"site": "fra"})
+    intent = Intent.ANNOUNCED if bad == "announced" else Intent.DRAINED
+    with pytest.raises(DecodeError, match=r"sites\.fra\.moves"):
+        decode_content(encode(CONTENT.with_intent("fra", intent, moves).model_dump(mode="json")))
+
+
+def test_an_agent_drains_its_own_site_as_the_content_says() -> None:
+    drained = taken(CONTENT.with_intent("fra", Intent.DRAINED, MOVES))
+    plan = drain_plan(drained, "fra")
+    assert plan is not None
+    assert (plan.id, plan.to, plan.left, plan.why) == (BY_CONTENT, ("2001:db8:2::1",), Left.DELETE, "to sin")
+    assert drain_plan(drained, "sin") is None
+    assert drain_plan(taken(CONTENT.with_intent("fra", Intent.DRAINED)), "fra") is None, "the route goes at once"
