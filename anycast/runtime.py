@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from anycast.errors import BugError
 from anycast.timer import TimerExpired
 
-__all__ = ["Core", "TimerExpired", "boottime", "boottime_ns", "drive"]
+__all__ = ["Core", "TimerExpired", "boottime", "boottime_ns", "drive", "heed_cancellation"]
 
 _E = TypeVar("_E", contravariant=True)
 _A = TypeVar("_A", covariant=True)
@@ -27,6 +27,17 @@ class Core(Protocol[_E, _A]):
     def deadline(self) -> float | None: ...
 
     def handle(self, event: _E | TimerExpired, now: float) -> Sequence[_A]: ...
+
+
+def heed_cancellation() -> None:
+    """Raise CancelledError where this task was asked to end, for whoever has caught another exception in its place.
+
+    A TaskGroup one of whose tasks fails while it is cancelled raises that failure, and the cancellation is forgotten
+    (Python 3.11, asyncio/taskgroups.py); a loop that then begins again would never end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def boottime() -> float:

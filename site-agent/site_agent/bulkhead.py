@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from anycast.events import AlarmRaised, Event, PartFaulted
 from anycast.reasons import Reason
-from anycast.runtime import boottime
+from anycast.runtime import boottime, heed_cancellation
 from site_agent.daemon_process import Backoff
 
 _P = ParamSpec("_P")
@@ -52,7 +52,10 @@ class Bulkhead:
         """Run `work` to its end, and begin it again whenever it raises."""
         backoff = Backoff(first_s=FIRST_WAIT_S, cap_s=LONGEST_WAIT_S)
         began = boottime()
-        while not await self.once(work):
+        # A task for each run: one whose TaskGroup has failed counts a cancellation that nobody takes back (Python 3.11), and
+        # the next timeout in it would end it without a word.
+        while not await asyncio.create_task(self.once(work)):
+            heed_cancellation()
             await asyncio.sleep(backoff.after(boottime() - began))
             began = boottime()
 

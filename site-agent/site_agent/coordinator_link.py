@@ -31,7 +31,7 @@ from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
 from anycast.pki.trust import Refused, judge
 from anycast.reasons import Reason
-from anycast.runtime import boottime
+from anycast.runtime import boottime, heed_cancellation
 
 CONNECT_LIMIT_S = 5.0
 SILENT_LIMIT_S = 10.0
@@ -110,6 +110,7 @@ class CoordinatorLink:
                             await asyncio.create_task(self._converse(address))
                         except (AnycastError, OSError, TimeoutError, EOFError, ssl.SSLError) as exc:
                             self._problem = f"{address}: {_sentence(exc)}"
+                            heed_cancellation()
                         finally:
                             if self._welcome is not None:
                                 stood_s = boottime() - self._welcomed_at

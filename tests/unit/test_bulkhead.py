@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -67,3 +68,49 @@ def test_what_ends_is_begun_again_and_a_cancellation_passes(monkeypatch: pytest.
 
     asyncio.run(asyncio.wait_for(run(), 5))
     assert begun == 3
+
+
+def test_a_part_that_fails_while_it_is_ended_ends() -> None:
+    """A TaskGroup raises the failure of one of its tasks instead of the cancellation."""
+
+    async def fails_when_cancelled() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise OSError("the connection was reset meanwhile") from None
+
+    async def part() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails_when_cancelled())
+
+    async def test() -> None:
+        told: list[Event] = []
+        task = asyncio.create_task(Bulkhead("part", told.append).keep(part))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=5)
+        assert done and task.cancelled()
+
+    asyncio.run(test())
+
+
+def test_a_part_whose_task_group_failed_is_begun_again_and_its_time_limits_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulkhead, "FIRST_WAIT_S", 0.001)
+    runs = 0
+
+    async def fails() -> None:
+        raise OSError
+
+    async def part() -> None:
+        nonlocal runs
+        runs += 1
+        for _ in range(2):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await asyncio.sleep(1)
+        if runs < 3:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fails())
+
+    asyncio.run(asyncio.wait_for(Bulkhead("part", lambda event: None).keep(part), 5))
+    assert runs == 3
