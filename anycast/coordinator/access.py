@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from anycast.errors import DecodeError
@@ -44,11 +44,11 @@ class Caller:
     sites: frozenset[str] | None = None
     """None: all."""
 
-    def may(self, role: Role, site: str | None = None) -> bool:
-        """Whether its role is at least `role`, for `site`; None: for the whole fleet."""
+    def may(self, role: Role, sites: Collection[str] | None = None) -> bool:
+        """Whether its role is at least `role`, for all of `sites`; None: for the whole fleet."""
         if RANK[self.role] < RANK[role]:
             return False
-        return self.sites is None or role is Role.VIEWER or (site is not None and site in self.sites)
+        return self.sites is None or role is Role.VIEWER or (sites is not None and self.sites.issuperset(sites))
 
 
 def record(secret: bytes, role: Role, sites: frozenset[str] | None, made_at: float, made_by: str) -> dict[str, Any]:

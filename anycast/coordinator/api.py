@@ -180,6 +180,8 @@ class Endpoint:
     body: type[_Model] | None = None
     query: tuple[tuple[str, str], ...] = ()
     """Name and meaning of each optional whole number."""
+    per_site: bool = False
+    """Whoever has the role for some sites may ask; which ones it is about is looked at where that is known."""
     summary: str
 
 
@@ -207,7 +209,7 @@ ENDPOINTS = (
         summary="What every gateway runs by, for a content that changes an intent only",
     ),
     Endpoint(
-        method="POST", path="/v1/rollouts", name="begin_rollout", role=Role.OPERATOR, answer=RolloutStatus,
+        method="POST", path="/v1/rollouts", name="begin_rollout", role=Role.OPERATOR, per_site=True, answer=RolloutStatus,
         query=(
             ("bake", "seconds that a changed site is watched before the next one"),
             ("blind", "1: go on where nothing shows how clients fare"),
@@ -215,8 +217,8 @@ ENDPOINTS = (
         summary="Begin the rollout of a signed submission, as `anycast apply` makes it (docs/content.md)",
     ),
     Endpoint(
-        method="POST", path="/v1/rollouts/command", name="command_rollout", role=Role.OPERATOR, answer=RolloutStatus,
-        body=Command, summary="Pause, resume or abort the rollout under way",
+        method="POST", path="/v1/rollouts/command", name="command_rollout", role=Role.OPERATOR, per_site=True,
+        answer=RolloutStatus, body=Command, summary="Pause, resume or abort the rollout under way",
     ),
     Endpoint(method="GET", path="/v1/access", name="access", role=Role.ADMIN, answer=Credentials, summary="All credentials"),
     Endpoint(

@@ -61,7 +61,7 @@ class Rest:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             who = await self._caller(request)
-            if endpoint.role is not None and not who.may(endpoint.role):
+            if endpoint.role is not None and not who.may(endpoint.role, () if endpoint.per_site else None):
                 raise Refused(403, f"{who.name} is {who.role}, and this is for {endpoint.role}")
             for name in request.match_info.values():
                 if not NAME.fullmatch(name):

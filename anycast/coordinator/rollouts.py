@@ -18,6 +18,7 @@ from anycast.content.envelope import Activation
 from anycast.content.operators import Operators
 from anycast.content.state import State, decode_state, in_force
 from anycast.coordinator import contents as kept
+from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.contents import CONTENT, GATEWAY, GENERATION, LAST, ROLLOUT, Kept
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView, SiteState
@@ -151,7 +152,9 @@ class Rollouts:
                 found[name] = self._contents[active.hash].documents[name]
         return found
 
-    async def submit(self, who: str, submission: Submission, operators: Operators, bake_s: float, *, blind: bool) -> Rollout:
+    async def submit(
+        self, who: Caller, submission: Submission, operators: Operators, bake_s: float, *, blind: bool
+    ) -> Rollout:
         """Number it and begin. Raises Refusal."""
         async with self._lock:
             if self._core is not None and self._core.rollout.step not in ENDED:
@@ -163,12 +166,13 @@ class Rollouts:
             used = {gateway.active for gateway in state.gateways.values() if gateway.active is not None}
             before_hash = next(iter(used)) if len(used) == 1 else None
             id_ = f"r{self._generation + 1}"
-            body = kept.content_body(submission, who, time.time())
+            body = kept.content_body(submission, who.name, time.time())
             new = kept.kept(body)
-            rollout = kept.rollout_of(id_, who, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
+            rollout = kept.rollout_of(id_, who.name, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
             rollout = dataclasses.replace(rollout, since=boottime(), blind=blind)
+            only_its_sites(who, rollout)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
-            deed = Deed(at=time.time(), who=who, action="rollout.begin", body=said | ({"blind": True} if blind else {}))
+            deed = Deed(at=time.time(), who=who.name, action="rollout.begin", body=said | ({"blind": True} if blind else {}))
             await self._write(
                 {},
                 {
@@ -185,14 +189,15 @@ class Rollouts:
         self._changed()
         return rollout
 
-    async def command(self, who: str, word: str) -> Rollout:
+    async def command(self, who: Caller, word: str) -> Rollout:
         """``pause``, ``resume`` or ``abort``. Raises Refusal where no rollout is under way."""
         async with self._lock:
             if self._core is None or self._core.rollout.step in ENDED:
                 raise Refusal(("no rollout is under way",))
-            deed = Deed(at=time.time(), who=who, action=f"rollout.{word}", body={"id": self._core.rollout.id})
+            only_its_sites(who, self._core.rollout)
+            deed = Deed(at=time.time(), who=who.name, action=f"rollout.{word}", body={"id": self._core.rollout.id})
             await self._write({}, {}, (deed,))
-            await self._take(self._core.handle(Command(word, who), boottime()), force=True)
+            await self._take(self._core.handle(Command(word, who.name), boottime()), force=True)
             return self._core.rollout
 
     async def reported(self, site: str, gateway: str, told: ContentsTold | None) -> None:
@@ -324,6 +329,14 @@ class Rollouts:
             return
         if self._send(gateway, message):
             self._sent[gateway, what] = now
+
+
+def only_its_sites(who: Caller, rollout: Rollout) -> None:
+    """Raises Refusal where a site is changed that the credential is not for."""
+    changed = set(rollout.sites) - set(rollout.same)
+    if not who.may(Role.OPERATOR, changed):
+        others = ", ".join(sorted(changed - (who.sites or frozenset())))
+        raise Refusal((f"{who.name}'s credential is not for {others}, which this changes",))
 
 
 def _version(told: VersionTold | None) -> Version | None:

@@ -129,12 +129,12 @@ class Service:
     async def submit(self, who: Caller, submission: Submission, bake_s: float, *, blind: bool) -> api.RolloutStatus:
         """Begin a rollout of what an operator signed. Raises rollouts.Refusal, ConfigError."""
         operators = await asyncio.to_thread(self._operators.read)
-        rollout = await self._rollouts.submit(who.name, submission, operators, bake_s, blind=blind)
+        rollout = await self._rollouts.submit(who, submission, operators, bake_s, blind=blind)
         return api.rollout_status(rollout, "")
 
     async def command(self, who: Caller, word: str) -> api.RolloutStatus:
         """``pause``, ``resume``, ``abort``. Raises rollouts.Refusal."""
-        return api.rollout_status(await self._rollouts.command(who.name, word), self._rollouts.refused)
+        return api.rollout_status(await self._rollouts.command(who, word), self._rollouts.refused)
 
     async def watch(self, repeat_s: float) -> AsyncIterator[api.Status]:
         """The status now, whenever something changes, and at least every `repeat_s`."""
