@@ -2,14 +2,15 @@
 
 A stage is either a checker (one command, counted as one test) or pytest with a marker expression. Which tests belong to
 which stage is said by their markers (`pyproject.toml`), never by their folder, so a new test needs no change here. Tests
-without `root` and `lab` share nothing but the processor and run in parallel, and so do tests with `root`, in namespaces of
-their own names; those that measure fractions of a second run after them, alone; labs run two at a time, and a lab that
-several tests share is one `xdist_group`. Labs that probe every millisecond run after them, alone.
+without `root` and `lab` share nothing but the processor; they run behind those with `root`, which wait for daemons most of
+the time, and give way to them. Those run two at a time, in namespaces of their own names; those that measure fractions of a
+second run after them, alone; labs run two at a time, and a lab that several tests share is one `xdist_group`. Labs that
+probe every millisecond run after them, alone.
 
 What counts is read from pytest's JUnit files, so a stage whose pytest died without one is a failure, and so is a run
 that found no test at all. Where CI=true nothing may be skipped. A stage may take twice its budget before it is ended.
 
-Stages with real daemons run once more what failed, alone, where that is all in one or two files: on a shared machine of two
+What failed runs once more, alone, where that is all in one or two files: on a shared machine of two
 cores a witness can be late. What then passes is neither hidden nor free: the table counts it as `again`, each is named with
 what it said the first time, and `out/test.json` keeps both. A defect that shows itself every time fails twice.
 """
@@ -17,6 +18,7 @@ what it said the first time, and `out/test.json` keeps both. A defect that shows
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -50,22 +52,24 @@ class Stage:
     long: bool = False
     again: bool = False
     """What failed in at most `FILES_AGAIN` files runs once more."""
+    behind: bool = False
+    """Runs beside the next stage with whatever processor time that leaves; its output comes when it has ended."""
 
 
 def pytest_command(junit: Path, *options: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "pytest", f"--junitxml={junit}", *options)
 
 
-def pytest_stage(name: str, budget_s: int, markers: str, *options: str, long: bool = False, again: bool = False) -> Stage:
+def pytest_stage(name: str, budget_s: int, markers: str, *options: str, **how: bool) -> Stage:
     command = pytest_command(OUT / "test" / f"{name}.xml", "-m", markers, *options)
-    return Stage(name, budget_s, command, pytest=True, long=long, again=again)
+    return Stage(name, budget_s, command, pytest=True, **how)
 
 
 STAGES = (
     Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
     Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
-    pytest_stage("pure", 240, "not root and not lab and not long", "-q", "-n", "2"),
-    pytest_stage("native", 480, "root and not alone and not lab and not long", "-v", "-n", "2", again=True),
+    pytest_stage("pure", 360, "not root and not lab and not long", "-q", "-n", "2", again=True, behind=True),
+    pytest_stage("native", 360, "root and not alone and not lab and not long", "-v", "-n", "2", again=True),
     pytest_stage("alone", 360, "alone and not long", "-v", again=True),
     pytest_stage("labs", 720, "lab and not pairs and not long", "-v", "-n", "2", "--dist", "loadgroup", again=True),
     pytest_stage("pairs", 540, "pairs and not long", "-v", again=True),
@@ -133,9 +137,21 @@ def beside_apparmor(command: Sequence[str]) -> Sequence[str]:
     return ["unshare", "--mount", "sh", "-c", script, str(root), str(TREE), *command]
 
 
-def run_command(command: Sequence[str], limit_s: float) -> int | None:
-    """Run in a process group of its own; its exit status, or None where it had to be ended at `limit_s`."""
-    process = subprocess.Popen(beside_apparmor(command), cwd=TREE, process_group=0)
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+def run_command(command: Sequence[str], limit_s: float, behind: Path | None = None) -> int | None:
+    """Run in a process group of its own; its exit status, or None where it had to be ended at `limit_s`.
+
+    `behind`: with what others leave of the processor, and its output goes there.
+    """
+    if behind is None:
+        process = subprocess.Popen(beside_apparmor(command), cwd=TREE, process_group=0)
+    else:
+        niced = ["nice", "-n", "10", *beside_apparmor(command)]
+        with behind.open("wb") as log:
+            process = subprocess.Popen(niced, cwd=TREE, process_group=0, stdout=log, stderr=subprocess.STDOUT)
+    _RUNNING.add(process)
     try:
         return process.wait(limit_s)
     except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
@@ -149,15 +165,18 @@ def run_command(command: Sequence[str], limit_s: float) -> int | None:
         if isinstance(error, KeyboardInterrupt):
             raise
         return None
+    finally:
+        _RUNNING.discard(process)
 
 
 def run_stage(stage: Stage, selection: Sequence[str]) -> Outcome:
-    print(f"\n=== {stage.name}: budget {stage.budget_s} s", flush=True)
+    print(f"\n=== {stage.name}: budget {stage.budget_s} s{', beside the next one' if stage.behind else ''}", flush=True)
     outcome = Outcome(stage.name, stage.budget_s)
     junit = OUT / "test" / f"{stage.name}.xml"
     junit.unlink(missing_ok=True)
     started = time.monotonic()
-    status = run_command([*stage.command, *(selection if stage.pytest else ())], 2 * stage.budget_s)
+    log = OUT / "test" / f"{stage.name}.log" if stage.behind else None
+    status = run_command([*stage.command, *(selection if stage.pytest else ())], 2 * stage.budget_s, log)
     outcome.took_s = round(time.monotonic() - started, 1)
     if stage.pytest and junit.exists():
         count(junit, outcome)
@@ -223,8 +242,23 @@ def main() -> int:
     stages = [s for s in STAGES if (options.long or not s.long) and (s.pytest or not selection)]
     outcomes: list[Outcome] = []
     try:
-        for stage in stages:
-            outcomes.append(run_stage(stage, selection))
+        with concurrent.futures.ThreadPoolExecutor(1) as background:
+            behind: list[tuple[Stage, concurrent.futures.Future[Outcome]]] = []
+            for stage in stages:
+                if stage.behind:
+                    behind.append((stage, background.submit(run_stage, stage, selection)))
+                    continue
+                try:
+                    outcomes.append(run_stage(stage, selection))
+                except KeyboardInterrupt:
+                    for process in list(_RUNNING):  # what runs behind hears of it, too
+                        os.killpg(process.pid, signal.SIGINT)
+                    raise
+                while behind:
+                    before, ended = behind.pop()
+                    outcomes.insert(-1, ended.result())
+                    print(f"\n=== {before.name}\n{(OUT / 'test' / f'{before.name}.log').read_text()}", flush=True)
+            assert not behind, "a stage that runs behind another one is not the last"
     except KeyboardInterrupt:
         print("\ninterrupted")
         return 130

@@ -134,3 +134,24 @@ def test_a_group_of_tests_stays_with_one_worker(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     subprocess.run(command, cwd=tmp_path, env=clean, check=True, capture_output=True, timeout=60)
     assert len(list(tmp_path.glob("gw?"))) == 1
+
+
+def test_a_stage_runs_behind_the_next_one_and_its_output_is_not_lost(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one in front waits for what only the one behind does."""
+    flag = out / "flag"
+    junit = '<testsuite><testcase classname="m" name="a"/></testsuite>'
+    waits = f"import pathlib, time\nwhile not pathlib.Path({str(flag)!r}).exists(): time.sleep(0.01)\n"
+    writes = f"open({str(out / 'test/NAME.xml')!r}, 'w').write({junit!r})\n"
+    back = f"import os, pathlib\npathlib.Path({str(flag)!r}).touch()\nprint('niced', os.nice(0))\n"
+    stages = (
+        Stage("back", 60, (sys.executable, "-c", back + writes.replace("NAME", "back")), pytest=True, behind=True),
+        Stage("front", 60, (sys.executable, "-c", waits + writes.replace("NAME", "front")), pytest=True),
+    )
+    monkeypatch.setattr(run_stages, "STAGES", stages)
+    monkeypatch.setattr(sys, "argv", ["./test"])
+    assert run_stages.main() == 0
+    said = capsys.readouterr().out
+    assert f"niced {os.nice(0) + 10}" in said
+    assert said.index("back ") < said.rindex("front ") and "2 passed, 0 failed" in said
