@@ -22,7 +22,7 @@ from tests.support.mirror_pair import CLIENT, VIP, Charon, Gateway, mirror_pair,
 from tests.support.namespace import in_namespace
 from tests.support.vrrp_pair import ip
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 OLD, YOUNG = 5, 115
 

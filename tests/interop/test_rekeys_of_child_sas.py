@@ -26,7 +26,7 @@ from tests.support.charons import CONNECTION, VIP, Gateway, Pair
 from tests.support.namespace import in_namespace
 from tests.support.vrrp_pair import inside
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 CLIENTS, MANY = 24, 200
 
