@@ -33,7 +33,7 @@ from tests.support.managed import Managed, running
 from tests.support.namespace import in_namespace
 from tests.support.sync_pair import FLEET
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]  # leases, a grace and an upstream that must miss nothing
 ROOT = Caller("alice", Rank.ADMIN)
 
 
