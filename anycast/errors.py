@@ -67,3 +67,10 @@ class KernelError(AnycastError):
 
 class BugError(AnycastError):
     """Our own mistake: something that cannot be. Never evidence against a gateway."""
+
+
+def first_failure(found: BaseException) -> BaseException:
+    """What a TaskGroup's failure began with; `found` itself where it is no group."""
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from anycast import link_wire
 from anycast.coordinator.fleet_view import FleetView
 from anycast.errors import ConfigError, DecodeError
+from anycast.link_stream import read_message
 from anycast.link_wire import Ack, DarknessTold, Hello, Message, Report, Welcome
 from anycast.pki import certificates, tls
 from anycast.pki.machine_folder import MachineFolder
@@ -182,7 +183,7 @@ class Agents:
             _log.warning("%s is refused: %s: %s", writer.get_extra_info("peername"), judged.cause, judged.detail)
             return
         async with asyncio.timeout(HELLO_LIMIT_S):
-            hello = await _read(reader)
+            hello = await read_message(reader)
         if not isinstance(hello, Hello):
             raise DecodeError("hello", 0, "does not come first")
         if (hello.fleet, hello.gateway) != (self._me.fleet, judged.identity.name):
@@ -204,7 +205,7 @@ class Agents:
             self._happened(Came(hello, connection.session))
             while True:
                 async with asyncio.timeout(SILENT_LIMIT_S):
-                    message = await _read(reader)
+                    message = await read_message(reader)
                 if isinstance(message, Report):
                     news = self._view.reported(hello.gateway, message, boottime())
                     self._happened(Said(hello, message, news))
@@ -223,9 +224,3 @@ class Agents:
             name = certificates.identity_of(certificates.from_der(der)).name
         expected = Identity(self._me.fleet, Role.GATEWAY, name)
         return judge(der, self._loaded.own.trust, expected, None, datetime.datetime.now(datetime.UTC))
-
-
-async def _read(reader: asyncio.StreamReader) -> Message | None:
-    """Raises DecodeError, IncompleteReadError."""
-    body = await reader.readexactly(link_wire.length(await reader.readexactly(4)))
-    return link_wire.decode(body)

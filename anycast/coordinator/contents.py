@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ CONTENT, GENERATION, GATEWAY, ROLLOUT = "content", "generation", "gateway", "rol
 LAST = "last"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Kept:
     """One content as an operator handed it in."""
 
@@ -42,8 +43,9 @@ class Kept:
         envelope = Envelope(version=1, generation=generation, content=self.text, signature=self.signature)
         return Offer(version=1, envelope=envelope, document=self.documents[gateway])
 
-    @property
+    @functools.cached_property
     def content(self) -> Content:
+        """Of `text`, which each look at a rollout asks for: decoded once."""
         return decode_content(self.text)
 
 

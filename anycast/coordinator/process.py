@@ -20,7 +20,7 @@ from aiohttp import web
 from anycast.coordinator import rest
 from anycast.coordinator.rest import Rest
 from anycast.coordinator.service import Service
-from anycast.errors import AnycastError, BugError, ConfigError, KernelError, Problem
+from anycast.errors import AnycastError, BugError, ConfigError, KernelError, Problem, first_failure
 from anycast.pki import files
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Role
@@ -111,8 +111,7 @@ async def serve(plan: Plan, say: Callable[[str], None]) -> None:
 
 def _cause(ended: BaseException) -> AnycastError:
     """What ended the service, as one sentence for whoever starts it again."""
-    while isinstance(ended, BaseExceptionGroup):
-        ended = ended.exceptions[0]
+    ended = first_failure(ended)
     if isinstance(ended, AnycastError):
         return ended
     _log.error("the service ended", exc_info=ended)

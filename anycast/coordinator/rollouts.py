@@ -56,7 +56,7 @@ AGAIN_S = 5.0
 """Before the same offer or activation goes to a gateway once more."""
 BAKE_S = 60.0
 BASELINE_S = 300.0
-Write = Callable[[dict[Key, int], dict[Key, Body | None], tuple[Deed, ...]], Awaitable[None]]
+Write = Callable[[dict[Key, Body | None], tuple[Deed, ...]], Awaitable[None]]
 
 
 class Refusal(AnycastError):
@@ -174,7 +174,6 @@ class Rollouts:
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
             deed = Deed(at=time.time(), who=who.name, action="rollout.begin", body=said | ({"blind": True} if blind else {}))
             await self._write(
-                {},
                 {
                     (CONTENT, hash_): body,
                     (GENERATION, LAST): {"v": 1, "number": self._generation + 2},
@@ -196,7 +195,7 @@ class Rollouts:
                 raise Refusal(("no rollout is under way",))
             only_its_sites(who, self._core.rollout)
             deed = Deed(at=time.time(), who=who.name, action=f"rollout.{word}", body={"id": self._core.rollout.id})
-            await self._write({}, {}, (deed,))
+            await self._write({}, (deed,))
             await self._take(self._core.handle(Command(word, who.name), boottime()), force=True)
             return self._core.rollout
 
@@ -208,7 +207,7 @@ class Rollouts:
         before = self._gateways.get(gateway)
         if before is not None and before.body == body:
             return
-        await self._write({}, {(GATEWAY, gateway): body}, ())
+        await self._write({(GATEWAY, gateway): body}, ())
         self._gateways[gateway] = Entry(0, body)
         self._tell_ledger()
 
@@ -305,7 +304,7 @@ class Rollouts:
             moved = was != (rollout.step.value, rollout.at)
             said = {"id": rollout.id, "step": rollout.step.value, "site": rollout.site}
             deed = Deed(at=time.time(), who="coordinator", action="rollout.step", reason=rollout.reason, body=said)
-            await self._write({}, {(ROLLOUT, rollout.id): body}, (deed,) if moved else ())
+            await self._write({(ROLLOUT, rollout.id): body}, (deed,) if moved else ())
             self._stored = body
             self._changed()
         for action in actions:
@@ -341,4 +340,3 @@ def only_its_sites(who: Caller, rollout: Rollout) -> None:
 
 def _version(told: VersionTold | None) -> Version | None:
     return None if told is None else Version(told.generation, told.hash)
-

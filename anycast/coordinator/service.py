@@ -198,13 +198,13 @@ class Service:
         )
         self._changed("")
 
-    async def _write(self, expected: dict[Key, int], writes: dict[Key, Body | None], deeds: tuple[Deed, ...]) -> None:
+    async def _write(self, writes: dict[Key, Body | None], deeds: tuple[Deed, ...]) -> None:
         self._revision = await self._in_store(
-            lambda: self._store.transact(self._fence, expected=expected, writes=writes, deeds=deeds)
+            lambda: self._store.transact(self._fence, expected={}, writes=writes, deeds=deeds)
         )
 
     async def _write_slots(self, writes: dict[Key, Body | None], deeds: tuple[Deed, ...]) -> None:
-        await self._write({}, writes, deeds)
+        await self._write(writes, deeds)
         self._changed("")
 
     def _on_agent(self, event: AgentEvent) -> None:

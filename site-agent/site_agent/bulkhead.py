@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
+from anycast.errors import first_failure
 from anycast.events import AlarmRaised, Event, PartFaulted
 from anycast.reasons import Reason
 from anycast.runtime import boottime, heed_cancellation
@@ -29,7 +30,7 @@ class Bulkhead:
     def __init__(self, part: str, happened: Callable[[Event], None]) -> None:
         """`happened` may itself lead back here: what was told once is not told again."""
         self._part, self._happened = part, happened
-        self._told: set[tuple[type[Exception], str, int]] = set()
+        self._told: set[tuple[type[BaseException], str, int]] = set()
 
     def call(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
         """What `work` returns; None where it raised."""
@@ -60,9 +61,7 @@ class Bulkhead:
             began = boottime()
 
     def _faulted(self, exc: Exception) -> None:
-        cause: Exception = exc
-        while isinstance(cause, ExceptionGroup):
-            cause = cause.exceptions[0]
+        cause = first_failure(exc)
         place = traceback.extract_tb(cause.__traceback__, limit=-1)
         key = (type(cause), place[0].filename, place[0].lineno or 0) if place else (type(cause), "", 0)
         if key in self._told:

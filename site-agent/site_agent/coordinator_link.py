@@ -23,9 +23,10 @@ from typing import Any
 
 from anycast import link_wire
 from anycast.document import Document
-from anycast.errors import AnycastError, DecodeError, PeerError
+from anycast.errors import AnycastError, DecodeError, PeerError, first_failure
 from anycast.events import AlarmCleared, AlarmRaised, Event
-from anycast.link_wire import Ack, ActivationSent, DarknessTold, Hello, Message, OfferSent, Report, Welcome
+from anycast.link_stream import read_message
+from anycast.link_wire import Ack, ActivationSent, DarknessTold, Hello, OfferSent, Report, Welcome
 from anycast.pki import tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -143,7 +144,7 @@ class CoordinatorLink:
             self._believe(writer.get_extra_info("ssl_object").getpeercert(binary_form=True), loaded)
             writer.write(link_wire.encode(self._hello()))
             async with asyncio.timeout(CONNECT_LIMIT_S):
-                welcome = await _read(reader)
+                welcome = await read_message(reader, link_wire.LONGEST_OFFER)
             if not isinstance(welcome, Welcome) or not link_wire.OLDEST <= welcome.protocol <= link_wire.NEWEST:
                 raise PeerError("coordinator", "does not begin with a welcome of a known protocol")
             self._welcome, self._problem, self._welcomed_at = welcome, "", boottime()
@@ -153,7 +154,7 @@ class CoordinatorLink:
                 group.create_task(self._speak(writer, welcome.heartbeat_s))
                 group.create_task(self._listen(reader))
         except ExceptionGroup as found:
-            raise _first(found) from None
+            raise first_failure(found) from None
         finally:
             if self._writer is writer:
                 self._writer = None
@@ -194,7 +195,7 @@ class CoordinatorLink:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while True:
             async with asyncio.timeout(SILENT_LIMIT_S):
-                message = await _read(reader)
+                message = await read_message(reader, link_wire.LONGEST_OFFER)
             if isinstance(message, Ack):
                 self._acked_at = boottime()
             elif isinstance(message, OfferSent | ActivationSent | DarknessTold):
@@ -209,19 +210,6 @@ def next_wait(wait_s: float, stood_s: float) -> float:
     of a coordinator that dies of being called.
     """
     return FIRST_WAIT_S if stood_s > link_wire.HEARTBEAT_S else min(max(wait_s * 2, FIRST_WAIT_S), LONGEST_WAIT_S)
-
-
-async def _read(reader: asyncio.StreamReader) -> Message | None:
-    """Raises DecodeError, IncompleteReadError."""
-    body = await reader.readexactly(link_wire.length(await reader.readexactly(4), link_wire.LONGEST_OFFER))
-    return link_wire.decode(body)
-
-
-def _first(found: ExceptionGroup[Exception]) -> Exception:
-    exc: Exception = found
-    while isinstance(exc, ExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc
 
 
 def _sentence(exc: Exception) -> str:
