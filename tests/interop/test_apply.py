@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,9 @@ def test_an_operators_files_are_loaded_after_ours_and_hold_nothing_up() -> None:
     assert refused.returncode == 1 and "swanctl: " in refused.stderr and "syntax error" in refused.stderr
     (conf_d / "branch.conf").write_text("connections { odd { proposals = nonsense\n } }\n")
     assert "odd: charon: load-conn: invalid value for: proposals" in gateway.ask("apply").stderr
+    with ThreadPoolExecutor(4) as at_once:
+        for each in [at_once.submit(gateway.ask, "apply") for _ in range(4)]:
+            assert "odd: charon: load-conn: invalid value for: proposals" in each.result().stderr, "one took another's files"
     (conf_d / "branch.conf").write_text(THEIRS)
     assert "charon: has the installed connections" in gateway.ask("apply").stdout
     everything = {"vpn", "to-branch", "ike-branch"}

@@ -96,6 +96,7 @@ class Charon:
         self._outdated = False
         self._bulkhead = Bulkhead("beside_charon", happened)
         self._reader = OneAtATime("conf.d")
+        self._loading = asyncio.Lock()
         self.ready = False
         """The process of now has had connections loaded, by us or by whoever started it."""
         self.process = DetachedProcess(
@@ -187,13 +188,18 @@ class Charon:
             self._happened(AlarmCleared(reason=Reason.CONNECTIONS_NOT_LOADED))
 
     async def _load(self, *, theirs: bool) -> list[str]:
-        """Ours first; from then on the gateway can serve. Returns complaints that do not keep it from serving."""
-        complaints = await self._own.load(self.identity)
-        self.ready = True
-        self._on_ready()
-        if theirs and await self._reader.run(lambda: any(self._conf_d.glob("*.conf")), limit_s=READ_LIMIT_S):
-            complaints += await self._load_theirs()
-        return complaints
+        """Ours first; from then on the gateway can serve. Returns complaints that do not keep it from serving.
+
+        One load at a time: of two, one would take the other's reader (there is one stand-in), find nothing to load and
+        call it done, and the one that has read the older files might be the last.
+        """
+        async with self._loading:
+            complaints = await self._own.load(self.identity)
+            self.ready = True
+            self._on_ready()
+            if theirs and await self._reader.run(lambda: any(self._conf_d.glob("*.conf")), limit_s=READ_LIMIT_S):
+                complaints += await self._load_theirs()
+            return complaints
 
     def _close_door(self) -> None:
         """Before there is a connection that a client could be taken by. It is opened with the first addresses (`sync`)."""
