@@ -110,3 +110,30 @@ def test_without_a_server_there_is_no_connection(tmp_path: Path) -> None:
     until(fetch.looks)
     record = fetch.record()
     assert judge_download(record, 0, 1).connection == "" and record["bytes"] == 0
+
+
+WAITS = """
+import os, time
+from anycast_lab.drills.stream import Ending
+ending, until = Ending(), time.monotonic() + 2
+print("waits", flush=True)
+while time.monotonic() < until:
+    ending.wait(0.001)
+os._exit(0 if ending.told else 3)  # an orderly exit gives the signal back to the kernel first
+"""
+
+
+def test_a_signal_at_any_moment_of_a_wait_ends_it() -> None:
+    """With a lock in the handler it came to a standstill."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(TREE / part) for part in (".", "labs"))}
+    with subprocess.Popen([sys.executable, "-c", WAITS], env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"waits\n"
+        end = time.monotonic() + PATIENCE_S
+        while process.poll() is None and time.monotonic() < end:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.001)
+        try:
+            assert process.returncode == 0
+        finally:
+            process.kill()

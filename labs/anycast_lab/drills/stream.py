@@ -78,10 +78,10 @@ def _send(client: socket.socket, piece: int) -> None:
 
 def fetch(host: str, port: int, out: Path, live: Path) -> None:
     """Receive until SIGTERM or the connection's end, then write the record."""
-    ending, wake = _end_on_sigterm()
+    ending = Ending()
     received, ended, ends = Received(), "", ["", ""]
     _write(live, json.dumps({"bytes": 0}))
-    while not ending.is_set():
+    while not ending.told:
         try:
             sock = socket.create_connection((host, port), timeout=_CONNECT_S)
         except OSError:
@@ -90,7 +90,7 @@ def fetch(host: str, port: int, out: Path, live: Path) -> None:
         with sock:
             sock.setblocking(False)
             ends = [_text(sock.getsockname()), _text(sock.getpeername())]
-            ended = _receive(sock, received, ending, wake, live)
+            ended = _receive(sock, received, ending, live)
         break
     record = {
         "v": 1,
@@ -103,12 +103,12 @@ def fetch(host: str, port: int, out: Path, live: Path) -> None:
     _write(out, json.dumps(record))
 
 
-def _receive(sock: socket.socket, received: Received, ending: threading.Event, wake: socket.socket, live: Path) -> str:
+def _receive(sock: socket.socket, received: Received, ending: Ending, live: Path) -> str:
     """Why it ended; empty where we were told to end."""
     next_live = 0.0
-    while not ending.is_set():
-        readable, _, _ = select.select([sock, wake], [], [], _LIVE_S)
-        if sock in readable:
+    while not ending.told:
+        readable, _, _ = select.select([sock.fileno(), ending.fileno()], [], [], _LIVE_S)
+        if sock.fileno() in readable:
             try:
                 data = sock.recv(_CHUNK)
             except BlockingIOError:
@@ -124,14 +124,27 @@ def _receive(sock: socket.socket, received: Received, ending: threading.Event, w
     return ""
 
 
-def _end_on_sigterm() -> tuple[threading.Event, socket.socket]:
-    ending = threading.Event()
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    signal.set_wakeup_fd(theirs.fileno())
-    theirs.detach()  # the signal handler's from now on
-    signal.signal(signal.SIGTERM, lambda *_: ending.set())
-    return ending, ours
+class Ending:
+    """Whether SIGTERM came. Not a threading.Event: to set one in the handler blocks on the lock that `wait` may hold."""
+
+    def __init__(self) -> None:
+        self.told = False
+        self._wake, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)  # the signal handler's from now on
+        signal.signal(signal.SIGTERM, self._tell)
+
+    def fileno(self) -> int:
+        """Readable once a signal came."""
+        return self._wake.fileno()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until it came, at most so long."""
+        if not self.told:
+            select.select([self], [], [], timeout_s)
+
+    def _tell(self, *_: object) -> None:
+        self.told = True
 
 
 def _text(address: tuple[str, int]) -> str:
