@@ -190,7 +190,8 @@ def test_a_coordinator_killed_in_the_middle_of_a_drain_breaks_nothing_and_its_su
             async with running(*made.agents.values()):
                 await made.becomes("heard", lambda s: len(s["sites"]) == len(SITES))
                 await made.first_content()
-                await made.run("drain", "fra", "--yes", "--bake", "3")
+                # A bake that outlasts the command: on a busy machine one of 3 s was over before it was looked at.
+                await made.run("drain", "fra", "--yes", "--bake", "10")
                 await made.becomes("activated", lambda s: s["rollout"]["step"] in ("activating", "baking"))
                 await first.aclose()
                 await asyncio.sleep(3)
