@@ -6,6 +6,8 @@ behind its length (4 bytes, big endian). Version 1. Pure.
     coordinator ──▶ agent    welcome  once, first: the protocol that is spoken, and the heartbeat
                              ack      the last report that was worked off
                              offer, activation   what `anycast/content/envelope.py` makes, unread
+                             content_wanted      hand over a content that you said you have
+    agent ──▶ coordinator    content_had         the answer; an agent of before this message says nothing
     both ways                darkness   what `anycast/token_wire.py` makes, unread
 
 Who the other end is, is said by its certificate alone; what a hello claims must agree with it. Unknown optional fields are
@@ -30,9 +32,9 @@ NEWEST = 1
 OLDEST = 1
 """Protocols that this version speaks. At the next one: 2 and 1."""
 LONGEST_FRAME = 256 * 1024
-"""Bytes of JSON that an agent says at once."""
+"""Bytes of JSON that an agent says at once, but for a content that it was asked for."""
 LONGEST_OFFER = 16 << 20
-"""Bytes of JSON that a coordinator says at once: a content names every gateway of the fleet, 2,000 of them in 1 MB."""
+"""Bytes of JSON with a content in it: it names every gateway of the fleet, 2,000 of them in 1 MB."""
 HEARTBEAT_S = 2.0
 FRESH_S = 3 * HEARTBEAT_S
 """What was heard longer ago is not known any more: two reports may be lost."""
@@ -153,12 +155,26 @@ class ActivationSent(_Message):
     """`Activation.data`."""
 
 
+class ContentWanted(_Message):
+    """Of a coordinator whose store does not have what this agent said it has (`anycast recover`)."""
+
+    kind: Literal["content_wanted"] = "content_wanted"
+    hash: Word
+
+
+class ContentHad(_Message):
+    kind: Literal["content_had"] = "content_had"
+    hash: Word
+    data: Annotated[str, pydantic.StringConstraints(max_length=LONGEST_OFFER)] | None = None
+    """`Offer.data`, with this agent's own document; None: it has no such content any more."""
+
+
 class DarknessTold(_Message):
     kind: Literal["darkness"] = "darkness"
     data: Annotated[str, pydantic.StringConstraints(max_length=64 * 1024)]
 
 
-Message = Hello | Welcome | Report | Ack | OfferSent | ActivationSent | DarknessTold
+Message = Hello | Welcome | Report | Ack | OfferSent | ActivationSent | ContentWanted | ContentHad | DarknessTold
 _KINDS: dict[str, type[Message]] = {
     "hello": Hello,
     "welcome": Welcome,
@@ -166,6 +182,8 @@ _KINDS: dict[str, type[Message]] = {
     "ack": Ack,
     "offer": OfferSent,
     "activation": ActivationSent,
+    "content_wanted": ContentWanted,
+    "content_had": ContentHad,
     "darkness": DarknessTold,
 }
 
@@ -173,7 +191,7 @@ _KINDS: dict[str, type[Message]] = {
 def encode(message: Message) -> bytes:
     """The whole frame. What the models allow fits: 80 texts of 2 KiB are the most of it."""
     body = message.model_dump_json().encode()
-    if len(body) > (LONGEST_OFFER if isinstance(message, OfferSent) else LONGEST_FRAME):
+    if len(body) > (LONGEST_OFFER if isinstance(message, OfferSent | ContentHad) else LONGEST_FRAME):
         raise BugError(f"a frame of {len(body)} bytes")
     return _LENGTH.pack(len(body)) + body
 

@@ -2,7 +2,7 @@
 
 Where to ask is the same for all: `--coordinator`, `--credential` and `--root`, or ANYCAST_COORDINATOR, ANYCAST_CREDENTIAL
 and ANYCAST_ROOT. Without any, the unix socket of a coordinator on this machine, as root. Exit status: 0 done, 1 refused,
-2 the command line or a file cannot be used, 3 the coordinator does not answer.
+2 the command line or a file cannot be used, 3 the coordinator does not answer, 4 (`status`) it is read-only.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ Root = Annotated[
     Path | None, typer.Option(envvar="ANYCAST_ROOT", metavar="FILE", help="root.pem of the management root; for https.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+EXIT_READ_ONLY = 4
 COLOURS = {"announcing": "green", "dark": "red", "unknown": "yellow"}
 
 
@@ -77,12 +78,17 @@ def serve(
 
 
 def status(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
-    """Every site and gateway as the coordinator hears it, and why a site that is dark is dark."""
+    """Every site and gateway as the coordinator hears it, and why a site that is dark is dark.
+
+    Exit status: 0; 3 the coordinator does not answer; 4 it is read-only, because its store knows less than gateways do.
+    """
     found = ask(Target(url, credential, root), "GET", "/v1/status")
     if as_json:
         print(json.dumps(found, indent=1))
-        return
-    Console().print(status_view(found))
+    else:
+        Console().print(status_view(found))
+    if found.get("read_only"):  # an older coordinator does not say
+        raise typer.Exit(EXIT_READ_ONLY)
 
 
 def watch(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:

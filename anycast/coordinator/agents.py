@@ -20,7 +20,7 @@ from anycast import link_wire
 from anycast.coordinator.fleet_view import FleetView
 from anycast.errors import ConfigError, DecodeError
 from anycast.link_stream import read_message
-from anycast.link_wire import Ack, DarknessTold, Hello, Message, Report, Welcome
+from anycast.link_wire import Ack, ContentHad, ContentWanted, DarknessTold, Hello, Message, Report, Welcome
 from anycast.pki import certificates, tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -66,7 +66,13 @@ class SaidDarkness:
     text: str
 
 
-AgentEvent = Came | Went | Said | SaidDarkness
+@dataclasses.dataclass(frozen=True, slots=True)
+class HandedOver:
+    gateway: str
+    content: ContentHad
+
+
+AgentEvent = Came | Went | Said | SaidDarkness | HandedOver
 
 
 @dataclasses.dataclass(slots=True)
@@ -75,6 +81,11 @@ class _Connection:
     session: int
     der: bytes
     writer: asyncio.StreamWriter
+    asked: int = 0
+    """Contents that it was asked for and has not answered: only those may be long."""
+
+    def longest(self) -> int:
+        return link_wire.LONGEST_OFFER if self.asked else link_wire.LONGEST_FRAME
 
 
 class Agents:
@@ -126,6 +137,7 @@ class Agents:
         if connection.writer.transport.get_write_buffer_size() > UNSENT:
             connection.writer.transport.abort()
             return False
+        connection.asked += isinstance(message, ContentWanted)
         connection.writer.write(link_wire.encode(message))
         return True
 
@@ -205,13 +217,16 @@ class Agents:
             self._happened(Came(hello, connection.session))
             while True:
                 async with asyncio.timeout(SILENT_LIMIT_S):
-                    message = await read_message(reader)
+                    message = await read_message(reader, connection.longest)
                 if isinstance(message, Report):
                     news = self._view.reported(hello.gateway, message, boottime())
                     self._happened(Said(hello, message, news))
                     self.send(hello.gateway, Ack(number=message.number))
                 elif isinstance(message, DarknessTold):
                     self._happened(SaidDarkness(hello.gateway, connection.session, message.data))
+                elif isinstance(message, ContentHad) and connection.asked:
+                    connection.asked -= 1
+                    self._happened(HandedOver(hello.gateway, message))
         finally:
             if self._connections.get(hello.gateway) is connection:
                 del self._connections[hello.gateway]

@@ -15,6 +15,7 @@ from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
 from anycast.coordinator.store import Line
 from anycast.link_wire import Report
 from anycast.model import NAME
+from anycast.policy import recovery
 from anycast.policy.rollout import Rollout, Step
 
 WHOLE_NAME = f"^(?:{NAME.pattern})$"
@@ -92,8 +93,10 @@ class Status(_Model):
     ledger: str
     """``dark 2 of 4 allowed: fra drain by alice, sin token dns``."""
     rollout: RolloutStatus | None
+    read_only: str
+    """Why it decides nothing, as one sentence; empty: it does."""
     alarms: tuple[str, ...]
-    """What is wrong with the coordinator itself."""
+    """What is wrong with the coordinator itself; `read_only` comes first."""
 
 
 class HistoryLine(_Model):
@@ -128,6 +131,31 @@ class NewCredential(_Model):
     role: Role
     sites: tuple[Name, ...] | None = None
     """None: every site."""
+
+
+class Recover(_Model):
+    reason: Annotated[str, pydantic.StringConstraints(min_length=1, max_length=500)]
+    without: Annotated[tuple[Name, ...], pydantic.Field(max_length=1000)] = ()
+    """Gateways whose word is not to count."""
+
+
+class RecoveredContent(_Model):
+    hash: str
+    generations: tuple[int, ...]
+    signed_by: str
+    """An operator of the list."""
+    handed_over_by: tuple[str, ...]
+
+
+class Recovered(_Model):
+    """What the store has taken of gateways."""
+
+    v: Literal[1] = 1
+    generation: int
+    """The next one that is given out is higher."""
+    contents: tuple[RecoveredContent, ...]
+    heard: tuple[str, ...]
+    """Gateways whose word counted."""
 
 
 class Credential(_Model):
@@ -220,6 +248,10 @@ ENDPOINTS = (
         method="POST", path="/v1/rollouts/command", name="command_rollout", role=Role.OPERATOR, per_site=True,
         answer=RolloutStatus, body=Command, summary="Pause, resume or abort the rollout under way",
     ),
+    Endpoint(
+        method="POST", path="/v1/recovery", name="recover", role=Role.ADMIN, answer=Recovered, body=Recover,
+        summary="Of a store that is behind: take the contents that gateways have, each by its operator's signature",
+    ),
     Endpoint(method="GET", path="/v1/access", name="access", role=Role.ADMIN, answer=Credentials, summary="All credentials"),
     Endpoint(
         method="POST", path="/v1/access", name="add_access", role=Role.ADMIN, answer=Secret, body=NewCredential,
@@ -267,6 +299,22 @@ def rollout_status(rollout: Rollout, refused: str) -> RolloutStatus:
         paused=rollout.paused,
         reason=rollout.reason,
         waits_for=refused,
+    )
+
+
+def recovered(found: recovery.Recovered, words: tuple[str, ...]) -> Recovered:
+    return Recovered(
+        generation=found.generation,
+        contents=tuple(
+            RecoveredContent(
+                hash=hash_,
+                generations=tuple(sorted(number for number, of in found.given.items() if of == hash_)),
+                signed_by=each.signed_by,
+                handed_over_by=tuple(sorted(each.documents)),
+            )
+            for hash_, each in sorted(found.contents.items())
+        ),
+        heard=words,
     )
 
 

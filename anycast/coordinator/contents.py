@@ -1,7 +1,8 @@
 """Contents and their rollouts as the store has them, and who runs by what. Pure but for the store's own forms.
 
-    content      hash → the text, its signature, every gateway's document
+    content      hash → the text, its signature, every gateway's document (of one that was recovered: of who handed it over)
     generation   "last" → the last number that was given out
+    given        generation → hash, of a content that was recovered; a rollout names its own
     gateway      name → its site, and the contents that it said it has
     rollout      id → `Rollout`, and each site's traffic before it was changed
 """
@@ -19,14 +20,13 @@ from anycast.content.signature import Signature
 from anycast.content.state import DarkSite, GatewayState, LedgerState, State
 from anycast.coordinator.store import Body, Entry
 from anycast.errors import DecodeError
-from anycast.link_wire import ContentsTold
+from anycast.link_wire import ContentsTold, VersionTold
 from anycast.policy.gates import Counted
 from anycast.policy.ledger import Entry as Slot
-from anycast.policy.plan import Submission
 from anycast.policy.rollout import Page, Rollout, Step, Version
 from anycast.reasons import Reason
 
-CONTENT, GENERATION, GATEWAY, ROLLOUT = "content", "generation", "gateway", "rollout"
+CONTENT, GENERATION, GATEWAY, ROLLOUT, GIVEN = "content", "generation", "gateway", "rollout", "given"
 LAST = "last"
 
 
@@ -38,8 +38,13 @@ class Kept:
     signature: Signature
     documents: Mapping[str, str]
 
+    @property
+    def whole(self) -> bool:
+        """The document of every gateway is there."""
+        return self.documents.keys() >= {name for site in self.content.sites.values() for name in site.gateways}
+
     def offer(self, gateway: str, generation: int) -> Offer:
-        """What is sent to `gateway`."""
+        """What is sent to `gateway`. Its document is there."""
         envelope = Envelope(version=1, generation=generation, content=self.text, signature=self.signature)
         return Offer(version=1, envelope=envelope, document=self.documents[gateway])
 
@@ -49,11 +54,9 @@ class Kept:
         return decode_content(self.text)
 
 
-def content_body(submission: Submission, by: str, at: float) -> Body:
-    return {
-        "v": 1, "text": submission.content, "signature": submission.signature.model_dump(mode="json"),
-        "documents": dict(submission.documents), "by": by, "at": at,
-    }  # fmt: skip
+def content_body(text: str, signature: Signature, documents: Mapping[str, str], by: str, at: float) -> Body:
+    sealed = signature.model_dump(mode="json")
+    return {"v": 1, "text": text, "signature": sealed, "documents": dict(documents), "by": by, "at": at}
 
 
 def kept(body: Body) -> Kept:
@@ -65,7 +68,10 @@ def kept(body: Body) -> Kept:
 
 
 def gateway_body(site: str, told: ContentsTold) -> Body:
-    staged, active = told.staged, told.active
+    return versions_body(site, told.active, told.staged)
+
+
+def versions_body(site: str, active: Version | VersionTold | None, staged: Version | VersionTold | None) -> Body:
     return {
         "v": 1, "site": site,
         "active": None if active is None else [active.generation, active.hash],

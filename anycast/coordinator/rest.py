@@ -129,6 +129,9 @@ class Rest:
     async def _command_rollout(self, request: web.Request, who: Caller, body: api.Command) -> api.RolloutStatus:
         return await self._service.command(who, body.word)
 
+    async def _recover(self, request: web.Request, who: Caller, body: api.Recover) -> api.Recovered:
+        return await self._service.recover(who, body)
+
     async def _access(self, request: web.Request, who: Caller) -> api.Credentials:
         return await self._service.credentials()
 
@@ -174,6 +177,8 @@ async def _one_sentence(
             raise
         return _refusal(exc.status, f"{request.method} {request.path}: {(exc.reason or 'refused').lower()}")
     except Refusal as exc:
+        if len(exc.problems) == 1:
+            return _refusal(409, exc.problems[0])
         return _refusal(409, "it is not taken", exc.problems)
     except Missing as exc:
         return _refusal(404, str(exc))

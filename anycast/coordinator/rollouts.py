@@ -19,7 +19,7 @@ from anycast.content.operators import Operators
 from anycast.content.state import State, decode_state, in_force
 from anycast.coordinator import contents as kept
 from anycast.coordinator.access import Caller, Role
-from anycast.coordinator.contents import CONTENT, GATEWAY, GENERATION, LAST, ROLLOUT, Kept
+from anycast.coordinator.contents import CONTENT, GATEWAY, GENERATION, GIVEN, LAST, ROLLOUT, Kept
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView, SiteState
 from anycast.coordinator.store import Body, Deed, Entry, Key
@@ -28,10 +28,12 @@ from anycast.errors import AnycastError
 from anycast.link_wire import ActivationSent, ContentsTold, Message, OfferSent, VersionTold
 from anycast.model import Cause
 from anycast.policy import gates
+from anycast.policy.behind import Known, Word
 from anycast.policy.gates import Counted, Verdict
 from anycast.policy.ledger import Entry as Slot
 from anycast.policy.ledger import Kind
 from anycast.policy.plan import Submission, judge
+from anycast.policy.recovery import Recovered, document_of
 from anycast.policy.rollout import (
     ENDED,
     Action,
@@ -43,6 +45,7 @@ from anycast.policy.rollout import (
     Rollout,
     RolloutCore,
     Stage,
+    Step,
     Version,
 )
 from anycast.policy.token_words import TakeSlot
@@ -56,6 +59,7 @@ AGAIN_S = 5.0
 """Before the same offer or activation goes to a gateway once more."""
 BAKE_S = 60.0
 BASELINE_S = 300.0
+OVERTAKEN = "the store was recovered; gateways have later contents"
 Write = Callable[[dict[Key, Body | None], tuple[Deed, ...]], Awaitable[None]]
 
 
@@ -80,27 +84,37 @@ class Rollouts:
         write: Write,
         send: Callable[[str, Message], bool],
         changed: Callable[[], None],
+        halted: Callable[[], str],
     ) -> None:
+        """`halted`: why nothing is to be decided now; empty: it may be."""
         self._fleet, self._view, self._traffic, self._darkness = fleet, view, traffic, darkness
-        self._write, self._send, self._changed = write, send, changed
+        self._write, self._send, self._changed, self._halted = write, send, changed, halted
         self._contents: dict[str, Kept] = {}
         self._gateways: dict[str, Entry] = {}
+        self._given: dict[int, str] = {}
         self._generation = 0
         self._core: RolloutCore | None = None
         self._before: dict[str, Counted] = {}
         self._refused = ""
         self._sent: dict[tuple[str, str], float] = {}
+        self._recovered = False
+        """Drained sites may be without their slot."""
         self._stored: Body | None = None
         """Of the rollout, as it was written last."""
         self._lock = asyncio.Lock()
 
     def start(self, kept_: Mapping[str, Mapping[str, Entry]]) -> None:
-        """What the store has of `CONTENT`, `GENERATION`, `GATEWAY` and `ROLLOUT`. Raises DecodeError."""
+        """What the store has of `CONTENT`, `GENERATION`, `GIVEN`, `GATEWAY` and `ROLLOUT`. Raises DecodeError."""
         self._contents = {key: kept.kept(entry.body) for key, entry in kept_[CONTENT].items() if entry.body is not None}
-        self._gateways = dict(kept_[GATEWAY])
+        # Whoever names a content that is not here says so again (`coordinator/behind.py`).
+        self._gateways = {key: entry for key, entry in kept_[GATEWAY].items() if self._knows(entry.body)}
+        self._given = {int(key): str(entry.body["hash"]) for key, entry in kept_[GIVEN].items() if entry.body is not None}
         last = kept_[GENERATION].get(LAST)
         self._generation = 0 if last is None or last.body is None else int(last.body["number"])
         rollouts = [kept.rollout_from(entry.body) for entry in kept_[ROLLOUT].values() if entry.body is not None]
+        for each, _ in rollouts:
+            self._number(each)
+        self._recovered = bool(kept_[GIVEN])
         open_ = [each for each in rollouts if each[0].step not in ENDED]
         if open_:
             rollout, self._before = open_[-1]
@@ -148,15 +162,25 @@ class Rollouts:
         found = {}
         for name, entry in self._gateways.items():
             active = None if entry.body is None else kept.version(entry.body["active"])
-            if active is not None and active.hash in self._contents:
-                found[name] = self._contents[active.hash].documents[name]
+            if active is not None and name in (documents := self._contents[active.hash].documents):
+                found[name] = documents[name]
         return found
+
+    def known(self) -> Known:
+        """What the store has given out."""
+        return Known(generation=self._generation, contents=self._contents.keys(), given=self._given)
+
+    @property
+    def gateways(self) -> set[str]:
+        """Those that ever said that they have a content."""
+        return set(self._gateways)
 
     async def submit(
         self, who: Caller, submission: Submission, operators: Operators, bake_s: float, *, blind: bool
     ) -> Rollout:
         """Number it and begin. Raises Refusal."""
         async with self._lock:
+            self._may_decide()
             if self._core is not None and self._core.rollout.step not in ENDED:
                 raise Refusal((f"rollout {self._core.rollout.id} is under way: {self._core.rollout.step}",))
             state, decoded = decode_state(encode(self.state().model_dump(mode="json")).encode())
@@ -164,9 +188,11 @@ class Rollouts:
                 raise Refusal(problems)
             hash_, before = hash_of(submission.content), in_force(state, decoded)
             used = {gateway.active for gateway in state.gateways.values() if gateway.active is not None}
-            before_hash = next(iter(used)) if len(used) == 1 else None
+            # To what was recovered without every gateway's document nobody could be returned.
+            before_hash = next(iter(used)) if len(used) == 1 and all(self._contents[each].whole for each in used) else None
             id_ = f"r{self._generation + 1}"
-            body = kept.content_body(submission, who.name, time.time())
+            signed = submission.content, submission.signature, submission.documents
+            body = kept.content_body(*signed, who.name, time.time())
             new = kept.kept(body)
             rollout = kept.rollout_of(id_, who.name, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
             rollout = dataclasses.replace(rollout, since=boottime(), blind=blind)
@@ -183,6 +209,7 @@ class Rollouts:
             )
             self._contents[hash_] = new
             self._generation += 2
+            self._number(rollout)
             self._core, self._before, self._sent = RolloutCore(rollout), {}, {}
             self._tell_ledger()
         self._changed()
@@ -191,6 +218,7 @@ class Rollouts:
     async def command(self, who: Caller, word: str) -> Rollout:
         """``pause``, ``resume`` or ``abort``. Raises Refusal where no rollout is under way."""
         async with self._lock:
+            self._may_decide()
             if self._core is None or self._core.rollout.step in ENDED:
                 raise Refusal(("no rollout is under way",))
             only_its_sites(who, self._core.rollout)
@@ -200,7 +228,7 @@ class Rollouts:
             return self._core.rollout
 
     async def reported(self, site: str, gateway: str, told: ContentsTold | None) -> None:
-        """What a gateway says that it has; stored when it is new."""
+        """What a gateway says that it has, all of which is known; stored when it is new."""
         if told is None:
             return
         body = kept.gateway_body(site, told)
@@ -210,6 +238,73 @@ class Rollouts:
         await self._write({(GATEWAY, gateway): body}, ())
         self._gateways[gateway] = Entry(0, body)
         self._tell_ledger()
+
+    async def take_over(
+        self, recovered: Recovered, words: Mapping[str, Word], writes: dict[Key, Body | None], deed: Deed
+    ) -> None:
+        """Know what gateways have, in one transaction with `writes` and `deed`; a rollout under way has been overtaken."""
+        async with self._lock:
+            now = time.time()
+            texts = {
+                hash_: kept.content_body(
+                    each.offer.envelope.content, each.offer.envelope.signature, each.documents, each.signed_by, now
+                )
+                for hash_, each in recovered.contents.items()
+                if each.offer.envelope.signature is not None
+            }
+            told = {
+                name: kept.versions_body(word.site, word.active, word.staged)
+                for name, word in words.items()
+                if word.versions or name in self._gateways
+            }
+            writes = {
+                **writes,
+                (GENERATION, LAST): {"v": 1, "number": recovered.generation},
+                **{(CONTENT, hash_): body for hash_, body in texts.items()},
+                **{(GIVEN, str(number)): {"v": 1, "hash": hash_} for number, hash_ in recovered.given.items()},
+                **{(GATEWAY, name): body for name, body in told.items()},
+            }
+            core = self._core
+            if core is not None and core.rollout.step not in ENDED:
+                ended = dataclasses.replace(core.rollout, step=Step.STOPPED, since=boottime(), reason=OVERTAKEN)
+                writes[ROLLOUT, ended.id] = kept.rollout_body(ended, self._before)
+                core = RolloutCore(ended)
+            await self._write(writes, (deed,))
+            self._core, self._stored = core, None
+            self._generation = recovered.generation
+            self._given |= recovered.given
+            self._contents |= {hash_: kept.kept(body) for hash_, body in texts.items()}
+            self._gateways |= {name: Entry(0, body) for name, body in told.items()}
+            self._recovered = True
+            self._tell_ledger()
+
+    def missing(self, gateway: str, word: Word) -> tuple[str, ...]:
+        """Contents of which it has a document that the store has not."""
+        found = (each.hash for each in word.versions if each.hash in self._contents)
+        return tuple(hash_ for hash_ in found if gateway not in self._contents[hash_].documents)
+
+    async def complete(self, gateway: str, site: str, hash_: str, document: str) -> None:
+        """Keep a gateway's document of a content that was recovered without it. Raises DecodeError where it is another."""
+        before = self._contents.get(hash_)
+        if before is None or gateway in before.documents:
+            return
+        documents = {**before.documents, gateway: document_of(before.content, gateway, site, document)}
+        body = kept.content_body(before.text, before.signature, documents, "recovered", time.time())
+        await self._write({(CONTENT, hash_): body}, ())
+        self._contents[hash_] = kept.kept(body)
+
+    def _may_decide(self) -> None:
+        if why := self._halted():
+            raise Refusal((why,))
+
+    def _knows(self, body: Body | None) -> bool:
+        told = () if body is None else (kept.version(body["active"]), kept.version(body["staged"]))
+        return all(each is None or each.hash in self._contents for each in told)
+
+    def _number(self, rollout: Rollout) -> None:
+        for each in (rollout.target, rollout.back):
+            if each is not None:
+                self._given[each.generation] = each.hash
 
     def _tell_ledger(self) -> None:
         """Who there is and how much may be dark: what gateways run by, with the sites that are only to run by it yet."""
@@ -226,14 +321,17 @@ class Rollouts:
         while True:
             await asyncio.sleep(LOOK_S if self._core is not None and self._core.rollout.step not in ENDED else IDLE_LOOK_S)
             async with self._lock:
-                await self._look()
+                if not self._halted():
+                    await self._look()
 
     async def _look(self) -> None:
         core = self._core
         if core is None:
+            await self._slots_of_drains()
             return
         now = boottime()
         await self._slots(core.rollout)
+        await self._slots_of_drains()
         if core.rollout.step in ENDED:
             return
         site = core.rollout.site
@@ -259,6 +357,17 @@ class Rollouts:
             taken = await self._darkness.take(TakeSlot(kind=kind, site=site, by=rollout.by, why=why))
             if isinstance(taken, Cause):
                 self._refused = f"{site}: {taken}"
+
+    async def _slots_of_drains(self) -> None:
+        """A site that is drained by a content that was recovered: its slot was lost with the store that gave it."""
+        if not self._recovered:
+            return
+        content, held = self.in_force(), self._held()
+        dark = set() if content is None else {name for name, site in content.sites.items() if site.intent.dark}
+        self._recovered = False
+        for site in sorted(dark - held.keys()):
+            taken = await self._darkness.take(TakeSlot(kind=Kind.DRAIN, site=site, by="recover", why="drained before"))
+            self._recovered |= isinstance(taken, Cause)
 
     def _held(self) -> dict[str, Slot]:
         """By site: the slot of a rollout or a drain that stands."""

@@ -3,7 +3,8 @@
     agents ──▶ Agents ──▶ FleetView ◀── Service ◀── Rest ◀── operators
                  │            ▲            │
                  │         Rollouts ◀──────┤
-                 └───────▶ Darkness        │
+                 ├───────▶ Darkness ◀──────┤
+                 └───────▶ Behind ◀────────┤  halts both while the store knows less than gateways do
                               └──────────▶ Store (a thread of its own: a disk that hangs keeps nobody waiting who only looks)
 """
 
@@ -15,22 +16,24 @@ import contextlib
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
 from anycast.content.state import State
-from anycast.coordinator import access, api, contents, darkness
+from anycast.coordinator import access, api, behind, contents, darkness
 from anycast.coordinator.access import Caller
-from anycast.coordinator.agents import AgentEvent, Agents, Came, Said, SaidDarkness, Went
+from anycast.coordinator.agents import AgentEvent, Agents, Came, HandedOver, Said, SaidDarkness, Went
+from anycast.coordinator.backup import RESTORED
+from anycast.coordinator.behind import Behind
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView
-from anycast.coordinator.rollouts import Rollouts
+from anycast.coordinator.rollouts import Refusal, Rollouts
 from anycast.coordinator.store import Body, Deed, Key, Line, Store
+from anycast.coordinator.store_folder import Used
 from anycast.coordinator.traffic_log import TrafficLog
 from anycast.errors import AnycastError, PeerError
-from anycast.link_wire import ContentsTold
 from anycast.operators_file import OperatorsFile
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
@@ -62,21 +65,31 @@ class Service:
         self._view, self._traffic = FleetView(), TrafficLog()
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "store")
         self._news = asyncio.Event()
-        self._told: asyncio.Queue[tuple[str, str, ContentsTold | None]] = asyncio.Queue()
+        self._told: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._operators = OperatorsFile(operators_path)
         self._revision = 0
 
     async def start(self, addresses: list[str], port: int) -> None:
         """Open the store, take the lead, and listen for agents. Raises ConfigError, PeerError, OSError."""
+        self._used = Used(self._store_path.parent)
         self._store = await self._in_store(lambda: Store(self._store_path, self._me.fleet))
         self._fence = await self._in_store(self._store.lead)
         self._revision = await self._in_store(lambda: self._store.revision)
-        kinds = (contents.CONTENT, contents.GENERATION, contents.GATEWAY, contents.ROLLOUT, darkness.KIND)
+        kinds = (
+            contents.CONTENT, contents.GENERATION, contents.GIVEN, contents.GATEWAY, contents.ROLLOUT, darkness.KIND,
+            behind.BEHIND, behind.LEFT_OUT, RESTORED,
+        )  # fmt: skip
         kept = {kind: await self._in_store(functools.partial(self._store.read, kind)) for kind in kinds}
         self._agents = Agents(
             self._view, self._folder, self._me, instance=self._instance, epoch=self._fence.epoch, happened=self._on_agent
         )
-        self._darkness = Darkness(kept[darkness.KIND], self._fence.leader, write=self._write_slots, send=self._agents.answer)
+        self._darkness = Darkness(
+            kept[darkness.KIND],
+            self._fence.leader,
+            write=self._write_slots,
+            send=self._agents.answer,
+            strange=self._on_strange,
+        )
         self._rollouts = Rollouts(
             self._me.fleet,
             self._view,
@@ -85,8 +98,18 @@ class Service:
             write=self._write,
             send=self._agents.send,
             changed=lambda: self._changed(""),
+            halted=lambda: self._behind.read_only,
         )
         self._rollouts.start(kept)
+        self._behind = Behind(
+            kept,
+            self._me.fleet,
+            self._rollouts,
+            self._darkness,
+            write=self._write,
+            send=self._agents.send,
+            changed=lambda: self._changed(""),
+        )
         await self._agents.start(addresses, port)
 
     @property
@@ -96,7 +119,7 @@ class Service:
     async def run(self) -> None:
         """Raises where the store fails what decides: whoever goes on might say what is not in it."""
         async with asyncio.TaskGroup() as group:
-            for each in (self._agents.keep, self._darkness.run, self._rollouts.run, self._remember):
+            for each in (self._agents.keep, self._darkness.run, self._rollouts.run, self._behind.run, self._remember):
                 group.create_task(each())
 
     async def close(self) -> None:
@@ -104,9 +127,10 @@ class Service:
         with contextlib.suppress(PeerError):
             await self._in_store(self._store.close)
         self._disk.shutdown(wait=False)
+        self._used.end()
 
     def status(self) -> api.Status:
-        rollout = self._rollouts.rollout
+        rollout, read_only = self._rollouts.rollout, self._behind.read_only
         return api.Status(
             fleet=self._me.fleet,
             coordinator=self._instance,
@@ -116,11 +140,17 @@ class Service:
             sites=tuple(api.site_status(site) for site in self._view.sites(boottime())),
             ledger=self._darkness.summary(),
             rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.refused),
-            alarms=(*((self._agents.problem,) if self._agents.problem else ()), *(str(p) for p in self._rollouts.pages)),
+            read_only=read_only,
+            alarms=(
+                *(each for each in (read_only, self._agents.problem) if each),
+                *(str(page) for page in self._rollouts.pages),
+            ),
         )
 
     def state(self) -> State:
-        """What a plan is made against."""
+        """What a plan is made against. Raises Refusal where that is known to be out of date."""
+        if why := self._behind.read_only:
+            raise Refusal((why,))
         return self._rollouts.state()
 
     def documents(self) -> api.Documents:
@@ -135,6 +165,12 @@ class Service:
     async def command(self, who: Caller, word: str) -> api.RolloutStatus:
         """``pause``, ``resume``, ``abort``. Raises rollouts.Refusal."""
         return api.rollout_status(await self._rollouts.command(who, word), self._rollouts.refused)
+
+    async def recover(self, who: Caller, wanted: api.Recover) -> api.Recovered:
+        """Take what gateways have that the store has not. Raises Refusal, ConfigError."""
+        operators = await asyncio.to_thread(self._operators.read)
+        found, words = await self._behind.recover(who, wanted.reason, wanted.without, operators)
+        return api.recovered(found, words)
 
     async def watch(self, repeat_s: float) -> AsyncIterator[api.Status]:
         """The status now, whenever something changes, and at least every `repeat_s`."""
@@ -218,14 +254,22 @@ class Service:
             case Said(hello=hello, report=report, news=news):
                 self._traffic.reported(hello.site, hello.gateway, hello.instance, report, boottime())
                 if news:
-                    self._told.put_nowait((hello.site, hello.gateway, report.contents))
+                    heard = functools.partial(self._behind.heard, hello.site, hello.gateway, report.contents)
+                    self._told.put_nowait(heard)
                     self._changed(hello.gateway)
             case SaidDarkness(gateway=gateway, session=session, text=text):
                 self._darkness.told(gateway, session, text)
+            case HandedOver(gateway=gateway, content=content):
+                self._behind.handed_over(gateway, content)
+
+    def _on_strange(self, gateway: str, slots: tuple[str, ...]) -> None:
+        site = self._view.site_of(gateway)
+        self._told.put_nowait(functools.partial(self._behind.heard, site, gateway, None, slots))
 
     async def _remember(self) -> None:
+        """In the order in which it was said."""
         while True:
-            await self._rollouts.reported(*await self._told.get())
+            await (await self._told.get())()
 
     def _deed(self, who: Caller, action: str, reason: str = "", **body: object) -> Deed:
         return Deed(at=time.time(), who=who.name, action=action, reason=reason, body=body)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from anycast.content.envelope import Envelope, Offer
 from anycast.content.operators import Operators
 from anycast.content.record import NOTHING, Record, Taken
 from anycast.document import Document
 from anycast.errors import AnycastError, ConfigError, DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
-from anycast.link_wire import ActivationSent, ContentsTold, OfferSent, VersionTold
+from anycast.link_wire import ActivationSent, ContentHad, ContentsTold, ContentWanted, OfferSent, VersionTold
 from anycast.operators_file import OperatorsFile
 from anycast.policy import acceptance
 from anycast.policy.acceptance import Answer, Identity
@@ -84,6 +85,18 @@ class Contents:
             frozen=None if record.frozen is None else record.frozen.generation,
             refused=self._refused[:512],
         )
+
+    def had(self, wanted: ContentWanted) -> ContentHad:
+        """A content as it was taken, for a coordinator that has lost it: it counts by its operator's signature."""
+        record = self._record or NOTHING
+        for taken in (record.staged, record.active, record.previous):
+            if taken is not None and taken.hash == wanted.hash:
+                envelope = Envelope(
+                    version=1, generation=taken.generation, content=taken.content, signature=taken.signature
+                )
+                offer = Offer(version=1, envelope=envelope, document=taken.document)
+                return ContentHad(hash=wanted.hash, data=offer.data.decode())
+        return ContentHad(hash=wanted.hash)
 
     async def run(self) -> None:
         while True:

@@ -16,7 +16,7 @@ from typing import Any
 from anycast.content.record import Taken
 from anycast.document import Document
 from anycast.events import Event
-from anycast.link_wire import ContentsTold, DarknessTold, Report
+from anycast.link_wire import ContentsTold, ContentWanted, DarknessTold, Report
 from anycast.model import Evidence
 from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.drain import Left, Plan
@@ -97,6 +97,8 @@ class Coordination:
     def _sent(self, message: Sent) -> None:
         if isinstance(message, DarknessTold):
             self._darkness.told(message)
+        elif isinstance(message, ContentWanted):
+            self._link.say(self._contents.had(message))
         else:
             self._contents.sent(message)
 

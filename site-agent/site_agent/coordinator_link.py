@@ -26,7 +26,17 @@ from anycast.document import Document
 from anycast.errors import AnycastError, DecodeError, PeerError, first_failure
 from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.link_stream import read_message
-from anycast.link_wire import Ack, ActivationSent, DarknessTold, Hello, OfferSent, Report, Welcome
+from anycast.link_wire import (
+    Ack,
+    ActivationSent,
+    ContentHad,
+    ContentWanted,
+    DarknessTold,
+    Hello,
+    OfferSent,
+    Report,
+    Welcome,
+)
 from anycast.pki import tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -44,7 +54,7 @@ TOLD_AFTER_S = 10.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-Sent = OfferSent | ActivationSent | DarknessTold
+Sent = OfferSent | ActivationSent | ContentWanted | DarknessTold
 
 
 class CoordinatorLink:
@@ -80,7 +90,7 @@ class CoordinatorLink:
         """Something that a report tells is new."""
         self._changed.set()
 
-    def say(self, message: DarknessTold) -> None:
+    def say(self, message: DarknessTold | ContentHad) -> None:
         """Over the connection that stands. Where none does it is lost, and said anew over the next."""
         if self._writer is not None:
             self._writer.write(link_wire.encode(message))
@@ -198,7 +208,7 @@ class CoordinatorLink:
                 message = await read_message(reader, link_wire.LONGEST_OFFER)
             if isinstance(message, Ack):
                 self._acked_at = boottime()
-            elif isinstance(message, OfferSent | ActivationSent | DarknessTold):
+            elif isinstance(message, OfferSent | ActivationSent | ContentWanted | DarknessTold):
                 self._sent(message)
 
 

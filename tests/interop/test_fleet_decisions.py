@@ -59,7 +59,8 @@ class Fleet:
         for folder in ("state", "run"):
             (self.base / folder).mkdir(exist_ok=True, mode=0o700)
         me = Identity(FLEET, Role.COORDINATOR, NAME)
-        service = Service(me, MachineFolder(self.base / "pki"), self.base / "state" / "db", self.base / "operators.json")
+        store = self.base / "state" / "coordinator.db"
+        service = Service(me, MachineFolder(self.base / "pki"), store, self.base / "operators.json")
         await service.start(["127.0.0.1"], port)
         stack.push_async_callback(service.close)
         runner = web.AppRunner(Rest(service).app, access_log=None, shutdown_timeout=0.1)
