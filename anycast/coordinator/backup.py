@@ -81,6 +81,7 @@ def back_up(store: Path, to: Path, progress: Progress = lambda done, of: None) -
         if to.exists() or to.is_symlink():
             raise _unusable(to, "is there already; a backup replaces nothing")
         try:
+            _clear(scratch, beside)
             _new_file(scratch).close()
             at = time.time()
             _snapshot(store, scratch, progress)
@@ -96,9 +97,7 @@ def back_up(store: Path, to: Path, progress: Progress = lambda done, of: None) -
             except FileExistsError as exc:
                 raise _unusable(to, "is there already; a backup replaces nothing") from exc
         finally:
-            for each in (scratch, beside, *(scratch.with_name(scratch.name + mark) for mark in _MARKS)):
-                with contextlib.suppress(OSError):
-                    each.unlink(missing_ok=True)
+            _clear(scratch, beside)
         whole_file.settle(to)
     return head
 
@@ -121,6 +120,7 @@ def restore(
     scratch = store.with_name(f".{store.name}.restoring")
     with store_folder.alone(store.parent), _file_errors(store):
         try:
+            _clear(scratch)
             with _opened(backup) as file:
                 head = _read_head(file, backup, fleet)
                 with _new_file(scratch) as out:
@@ -130,9 +130,7 @@ def restore(
             aside = _keep(store)
             scratch.replace(store)
         finally:
-            for each in (scratch, *(scratch.with_name(scratch.name + mark) for mark in _MARKS)):
-                with contextlib.suppress(OSError):
-                    each.unlink(missing_ok=True)
+            _clear(scratch)
         whole_file.settle(store)
     return Restored(head, aside)
 
@@ -250,8 +248,15 @@ def _whole(db: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(found[0] if found else "nothing in it")
 
 
+def _clear(*scratch: Path) -> None:
+    """Take away what is ours alone: of this run, or of one that was killed, whose log would be taken for this one's."""
+    for path in scratch:
+        for each in (path, *(path.with_name(path.name + mark) for mark in _MARKS)):
+            with contextlib.suppress(OSError):
+                each.unlink(missing_ok=True)
+
+
 def _new_file(path: Path) -> BinaryIO:
-    path.unlink(missing_ok=True)
     return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 

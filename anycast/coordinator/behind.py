@@ -25,10 +25,9 @@ from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.rollouts import Refusal, Rollouts
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.errors import DecodeError
-from anycast.link_wire import ContentHad, ContentsTold, ContentWanted, Message, VersionTold
+from anycast.link_wire import ContentHad, ContentsTold, ContentWanted, Message
 from anycast.policy.behind import Word, contradiction, sentence
 from anycast.policy.recovery import Recovered, recover, wanted
-from anycast.policy.rollout import Version
 from anycast.runtime import boottime
 
 BEHIND, LEFT_OUT = "behind", "left_out"
@@ -100,7 +99,11 @@ class Behind:
             word = self._words.get(gateway, Word(site=site))
             if told is not None:
                 word = dataclasses.replace(
-                    word, site=site, staged=_version(told.staged), active=_version(told.active), frozen=told.frozen
+                    word,
+                    site=site,
+                    staged=kept.version_told(told.staged),
+                    active=kept.version_told(told.active),
+                    frozen=told.frozen,
                 )
             if strangers is not None:
                 word = dataclasses.replace(word, held=strangers)
@@ -178,13 +181,16 @@ class Behind:
             "without": sorted(without),
         }
         deed = Deed(at=time.time(), who=who.name, action="store.recover", reason=reason, body=body)
-        await self._rollouts.take_over(found, words, writes, deed)
+        await self._rollouts.take_over(found, words, without, writes, deed)
         self._against, self._restored = {}, None
         self._left_out |= left_out
         self._words = {name: dataclasses.replace(word, held=()) for name, word in self._words.items()}
         self._had = {}
         self._darkness.acquainted()
         self._tell()
+        for name in left_out:  # whose word is nothing new by now, whatever was thought of it
+            if not contradiction(word := self._words[name], self._rollouts.known()):
+                await self._rollouts.has(word.site, name, word.active, word.staged)
 
     async def _note(self, gateway: str, why: str) -> None:
         """Store what speaks against the store, or that it does not any more."""
@@ -241,7 +247,3 @@ def _left_out_body(word: Word, who: Caller) -> Body:
 
 def _said(word: Word) -> Body:
     return {**kept.versions_body(word.site, word.active, word.staged), "frozen": word.frozen}
-
-
-def _version(told: VersionTold | None) -> Version | None:
-    return None if told is None else Version(told.generation, told.hash)

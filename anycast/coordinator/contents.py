@@ -20,7 +20,7 @@ from anycast.content.signature import Signature
 from anycast.content.state import DarkSite, GatewayState, LedgerState, State
 from anycast.coordinator.store import Body, Entry
 from anycast.errors import DecodeError
-from anycast.link_wire import ContentsTold, VersionTold
+from anycast.link_wire import VersionTold
 from anycast.policy.gates import Counted
 from anycast.policy.ledger import Entry as Slot
 from anycast.policy.rollout import Page, Rollout, Step, Version
@@ -67,11 +67,8 @@ def kept(body: Body) -> Kept:
         raise DecodeError("content", 0, "what the store has means nothing") from exc
 
 
-def gateway_body(site: str, told: ContentsTold) -> Body:
-    return versions_body(site, told.active, told.staged)
-
-
-def versions_body(site: str, active: Version | VersionTold | None, staged: Version | VersionTold | None) -> Body:
+def versions_body(site: str, active: Version | None, staged: Version | None) -> Body:
+    """Of a gateway."""
     return {
         "v": 1, "site": site,
         "active": None if active is None else [active.generation, active.hash],
@@ -79,8 +76,12 @@ def versions_body(site: str, active: Version | VersionTold | None, staged: Versi
     }  # fmt: skip
 
 
+def version_told(told: VersionTold | None) -> Version | None:
+    return None if told is None else Version(told.generation, told.hash)
+
+
 def version(pair: Any) -> Version | None:
-    """As `gateway_body` writes one."""
+    """As `versions_body` writes one."""
     return None if pair is None else Version(int(pair[0]), str(pair[1]))
 
 

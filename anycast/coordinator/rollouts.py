@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from anycast.content.canonical import encode, hash_of
 from anycast.content.content import Content
@@ -25,7 +25,7 @@ from anycast.coordinator.fleet_view import FleetView, SiteState
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.coordinator.traffic_log import TrafficLog
 from anycast.errors import AnycastError
-from anycast.link_wire import ActivationSent, ContentsTold, Message, OfferSent, VersionTold
+from anycast.link_wire import ActivationSent, ContentsTold, Message, OfferSent
 from anycast.model import Cause
 from anycast.policy import gates
 from anycast.policy.behind import Known, Word
@@ -229,9 +229,12 @@ class Rollouts:
 
     async def reported(self, site: str, gateway: str, told: ContentsTold | None) -> None:
         """What a gateway says that it has, all of which is known; stored when it is new."""
-        if told is None:
-            return
-        body = kept.gateway_body(site, told)
+        if told is not None:
+            await self.has(site, gateway, kept.version_told(told.active), kept.version_told(told.staged))
+
+    async def has(self, site: str, gateway: str, active: Version | None, staged: Version | None) -> None:
+        """The same."""
+        body = kept.versions_body(site, active, staged)
         before = self._gateways.get(gateway)
         if before is not None and before.body == body:
             return
@@ -240,9 +243,18 @@ class Rollouts:
         self._tell_ledger()
 
     async def take_over(
-        self, recovered: Recovered, words: Mapping[str, Word], writes: dict[Key, Body | None], deed: Deed
+        self,
+        recovered: Recovered,
+        words: Mapping[str, Word],
+        without: Collection[str],
+        writes: dict[Key, Body | None],
+        deed: Deed,
     ) -> None:
-        """Know what gateways have, in one transaction with `writes` and `deed`; a rollout under way has been overtaken."""
+        """Know what gateways have, in one transaction with `writes` and `deed`; a rollout under way has been overtaken.
+
+        Those that are left out (`without`) are taken to run by the highest content that others run by: a plan is to go on
+        from what operators wanted last, not from what an old store remembers.
+        """
         async with self._lock:
             now = time.time()
             texts = {
@@ -257,6 +269,11 @@ class Rollouts:
                 for name, word in words.items()
                 if word.versions or name in self._gateways
             }
+            after = self._contents | {hash_: kept.kept(body) for hash_, body in texts.items()}
+            active = [word.active for word in words.values() if word.active is not None]
+            highest = max(active, key=lambda each: each.generation, default=None)
+            for site, each in {} if highest is None else after[highest.hash].content.sites.items():
+                told |= {name: kept.versions_body(site, highest, None) for name in each.gateways if name in without}
             writes = {
                 **writes,
                 (GENERATION, LAST): {"v": 1, "number": recovered.generation},
@@ -273,7 +290,7 @@ class Rollouts:
             self._core, self._stored = core, None
             self._generation = recovered.generation
             self._given |= recovered.given
-            self._contents |= {hash_: kept.kept(body) for hash_, body in texts.items()}
+            self._contents = after
             self._gateways |= {name: Entry(0, body) for name, body in told.items()}
             self._recovered = True
             self._tell_ledger()
@@ -380,8 +397,8 @@ class Rollouts:
             for each in site.gateways:
                 contents = None if each.report is None else each.report.contents
                 found[each.gateway] = GatewayTold(
-                    staged=_version(None if contents is None else contents.staged),
-                    active=_version(None if contents is None else contents.active),
+                    staged=None if contents is None else kept.version_told(contents.staged),
+                    active=None if contents is None else kept.version_told(contents.active),
                     announcing=site.state is SiteState.ANNOUNCING,
                     fresh=each.fresh,
                 )
@@ -445,7 +462,3 @@ def only_its_sites(who: Caller, rollout: Rollout) -> None:
     if not who.may(Role.OPERATOR, changed):
         others = ", ".join(sorted(changed - (who.sites or frozenset())))
         raise Refusal((f"{who.name}'s credential is not for {others}, which this changes",))
-
-
-def _version(told: VersionTold | None) -> Version | None:
-    return None if told is None else Version(told.generation, told.hash)
