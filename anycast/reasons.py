@@ -251,6 +251,8 @@ class Reason(enum.StrEnum):
     """Less than `min_capacity` would be left."""
     LEADER_NEW = "leader_new"
     """This coordinator began so recently that what another one granted may still be on its way."""
+    DOCUMENT_OLD = "document_old"
+    """After a boot: what this gateway is to run by was current too long ago, and nobody has confirmed it since."""
     STORE_BEHIND = "store_behind"
     """The coordinator's store knows less than gateways do, so it decides nothing."""
     SITE_UNHEARD = "site_unheard"

@@ -221,6 +221,7 @@ class Agent:
                 report=self._report,
                 announced=self._announced_whole,
                 hold=lambda: self._intent.describe()["hold"],
+                peer_agrees=lambda: self._sync is not None and self._sync.agrees,
                 follow=self._drainer.follow,
                 begin_anew=self._begin_anew,
                 happened=self._happened,

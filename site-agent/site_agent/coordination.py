@@ -1,6 +1,6 @@
 """This gateway under a coordinator: the link, what is taken over it, and what that makes of the route.
 
-    link ──▶ Contents ──▶ Darkness ──▶ the site verdict, as fleet and tokens leave it
+    link ──▶ Contents ──▶ Darkness ──▶ ColdStart ──▶ the site verdict, as fleet, tokens and a cold start leave it
                     └───▶ the drain, where tunnels are to move first
                     └───▶ another document: begin anew
 
@@ -22,6 +22,7 @@ from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.drain import Left, Plan
 from anycast.policy.verdict import VerdictReached
 from site_agent.bulkhead import Bulkhead
+from site_agent.cold_start import ColdStart
 from site_agent.contents import Contents
 from site_agent.coordinator_link import CoordinatorLink, Sent
 from site_agent.darkness import Darkness
@@ -42,11 +43,13 @@ class Coordination:
         report: Callable[[int, ContentsTold], Report],
         announced: Callable[[], bool],
         hold: Callable[[], dict[str, Any] | None],
+        peer_agrees: Callable[[], bool],
         follow: Callable[[Plan | None], Awaitable[None]],
         begin_anew: Callable[[], None],
         happened: Callable[[Event], None],
     ) -> None:
-        """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them. `follow` has this gateway
+        """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them, `peer_agrees` as
+        `ColdStart`. `follow` has this gateway
         drained by a plan, or by none; `begin_anew` is called when another document is to be run by."""
         self._document, self._follow, self._begin_anew = document, follow, begin_anew
         self._around = Bulkhead("coordinator", happened)
@@ -61,11 +64,19 @@ class Coordination:
             happened=happened,
             folder=MachineFolder(paths.pki_dir),
         )
+        self._cold = ColdStart(
+            document,
+            paths,
+            heard=lambda: self._link.describe()["connected"] and self._link.describe()["heard_age_s"] is not None,
+            peer_agrees=peer_agrees,
+            happened=happened,
+        )
         self._plans: asyncio.Queue[Plan | None] = asyncio.Queue()
 
     def start(self) -> None:
         """Go by what was taken before; a disk is waited for."""
         self._contents.start()
+        self._cold.start()
         self._darkness.content(self._contents.active)
         self._darkness.staged(self._contents.waiting)
         if self._contents.active is not None:
@@ -73,12 +84,13 @@ class Coordination:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for part in (self._link.run, self._contents.run, self._darkness.run, self._follow_plans):
+            for part in (self._link.run, self._contents.run, self._darkness.run, self._cold.run, self._follow_plans):
                 group.create_task(self._around.keep(part))
 
     def passed(self, verdict: VerdictReached) -> VerdictReached:
-        """The site verdict as the fleet's operators and a token leave it."""
-        return self._around.call(self._darkness.passed, verdict) or verdict
+        """The site verdict as the fleet's operators, a token, and a cold start leave it."""
+        by_fleet = self._around.call(self._darkness.passed, verdict) or verdict
+        return self._around.call(self._cold.passed, by_fleet) or by_fleet
 
     def looked(self, seen: Evidence) -> None:
         self._around.call(self._darkness.evidence, seen)
