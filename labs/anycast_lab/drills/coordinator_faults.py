@@ -14,13 +14,9 @@ from anycast_lab.drills import coordinators, processes
 from anycast_lab.drills.coordinator_checks import Answer
 from anycast_lab.runner import LabError, Runner
 
-STATE = "/var/lib/anycast"
-COPY = "/tmp/anycast-state"  # in the machine's own memory
 RUN_S = 60.0
 KILL_LOOK_S = 0.02
 """A rollout stays at each step for one look of its coordinator at least, half a second."""
-_PUT_BACK = f"test -d {COPY} && rm -rf {STATE}/* && cp -a {COPY}/. {STATE}/"
-_SAVE = f"rm -rf {COPY} && cp -a {STATE} {COPY}"
 
 
 async def cause(
@@ -46,12 +42,6 @@ async def cause(
             act = runner.link_mute if isinstance(step, steps.CutOff) else runner.link_unmute
             for gateway, interface in _management(fleet, sites):
                 await act(gateway, interface)
-        case steps.SaveState() | steps.PutBackState():
-            if _runs(runner, node):
-                raise LabError(
-                    f"the coordinator runs; its state folder is {step.do.replace('_', ' ')} only while it is stopped"
-                )
-            await _must(runner, node, ("sh", "-c", _SAVE if isinstance(step, steps.SaveState) else _PUT_BACK))
         case steps.Run(name=name, command=command, at=at):
             done = await runner.exec(at or node, command, timeout=RUN_S)
             answers[name] = Answer(done.rc, done.text + done.stderr.decode(errors="replace"))

@@ -37,18 +37,6 @@ class Rejoin(Strict):
     sites: tuple[str, ...] = pydantic.Field(min_length=1)
 
 
-class SaveState(Strict):
-    """An operator's copy of its state folder, while it is stopped."""
-
-    do: Literal["save_state"]
-
-
-class PutBackState(Strict):
-    """The copy in place of its state folder, while it is stopped."""
-
-    do: Literal["put_back_state"]
-
-
 class Run(Strict):
     """Run a command in a machine, the coordinator's unless `at` says another, and keep its answer by `name` (`said`)."""
 
@@ -96,7 +84,7 @@ class WaitLedger(Strict):
 
 WaitStep = WaitStatus | WaitRollout | WaitLedger
 CoordinatorStep = (
-    CoordinatorSignal | CoordinatorStart | CoordinatorKillAt | CutOff | Rejoin | SaveState | PutBackState | Run | WaitStep
+    CoordinatorSignal | CoordinatorStart | CoordinatorKillAt | CutOff | Rejoin | Run | WaitStep
 )
 HEALS = (CoordinatorStart, Rejoin)
 WAITS = (WaitStatus, WaitRollout, WaitLedger)
