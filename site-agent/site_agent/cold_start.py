@@ -52,7 +52,8 @@ class ColdStart:
         self._generation, self._coordinator = document.generation, document.coordinator
         self._paths, self._heard, self._peer_agrees, self._happened = paths, heard, peer_agrees, happened
         self._waits: Cause | None = None
-        self._touched_at = 0.0
+        self._marked = False
+        self._touched_at = -TOUCH_EVERY_S
 
     def start(self) -> None:
         """Decide, before the first verdict; a disk is waited for."""
@@ -74,15 +75,17 @@ class ColdStart:
             if self._waits is not None and (heard or self._peer_agrees()):
                 self._waits = None
                 self._happened(AlarmCleared(reason=Reason.DOCUMENT_OLD))
-            if self._waits is None:
-                await asyncio.to_thread(self._note, heard and boottime() - self._touched_at >= TOUCH_EVERY_S)
+            current = heard and self._generation > 0 and boottime() - self._touched_at >= TOUCH_EVERY_S
+            if self._waits is None and (current or not self._marked):
+                await asyncio.to_thread(self._note, current)
             await asyncio.sleep(LOOK_S)
 
     def _note(self, current: bool) -> None:
         with contextlib.suppress(OSError):  # a full or dying disk has alarms of its own
-            if not self._paths.announced_mark.exists():
+            if not self._marked:
                 self._paths.announced_mark.touch(mode=0o600)
-            if current and self._generation:
+                self._marked = True
+            if current:
                 os.utime(self._paths.contents)
                 self._touched_at = boottime()
 

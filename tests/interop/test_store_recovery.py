@@ -270,6 +270,8 @@ def test_a_silent_gateway_is_waited_for_or_left_out(tmp_path: Path) -> None:
                 assert "tyo-gw1 has not been heard: wait for it, or leave it out" in refused.stderr
                 await made.fleet.run("recover", "--reason", "x", "--without", "tyo-gw1")
                 assert made.read_only == ""
+                gateways = made.service.state().gateways
+                assert gateways["tyo-gw1"].active == gateways["fra-gw1"].active, "taken to run by what the others run by"
                 made.fleet.agents["tyo"]._make()
                 async with running(made.fleet.agents["tyo"]):
                     await made.heard()

@@ -87,9 +87,9 @@ def test_a_backup_while_the_store_is_written_is_one_moment_of_it(folder: Path) -
 
 def test_what_is_restored_is_led_by_nobody_marked_and_noted_and_what_was_there_is_kept(folder: Path) -> None:
     written(folder / "db", 1)
-    back_up(folder / "db", folder / "b")
     store = Store(folder / "db", FLEET)
-    old = store.lead()
+    old = store.lead()  # and is stopped, while all of this happens
+    back_up(folder / "db", folder / "b")
     store.close()
     written(folder / "db", 2)
     done = restore(folder / "b", folder / "db", FLEET, who="root", reason="fire")
