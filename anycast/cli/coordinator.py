@@ -215,6 +215,7 @@ def _gateway_cells(gateway: dict[str, Any] | None) -> tuple[str, ...]:
 
 def _one_line(found: dict[str, Any]) -> str:
     sites = ", ".join(f"{s['site']} {s['state']}{' (' + s['why'] + ')' if s['why'] else ''}" for s in found["sites"])
+    sites = f"read-only; {sites}" if found.get("read_only") else sites
     return f"{_when(found['at'])} {sites or 'no gateway has been heard yet'}"
 
 

@@ -127,18 +127,19 @@ class Behind:
             await self._complete()
 
     async def recover(
-        self, who: Caller, reason: str, without: Collection[str], operators: Operators
+        self, who: Caller, reason: str, without: Collection[str], operators: Callable[[], Awaitable[Operators]]
     ) -> tuple[Recovered, tuple[str, ...]]:
-        """Take what gateways have; that, and whose word it is. `without`: gateways whose word does not count. Raises
-        Refusal, and then nothing was changed."""
+        """Take what gateways have; that, and whose word it is. `without`: gateways whose word does not count; `operators`
+        reads the list. Raises Refusal, and what `operators` raises, and then nothing was changed."""
         async with self._recovering:
             self._may_recover(without)
+            trusted = await operators()
             await self._ask(without)
             async with self._lock:
                 self._may_recover(without)
                 words = {name: word for name, word in self._words.items() if name not in without}
                 known, unheard = self._rollouts.known(), set(self._unheard()) - set(without)
-                found = recover(known, words, self._had, operators, self._fleet, unheard, without)
+                found = recover(known, words, self._had, trusted, self._fleet, unheard, without)
                 if isinstance(found, tuple):
                     raise Refusal(found)
                 await self._take(who, reason, without, found, words)
@@ -199,7 +200,9 @@ class Behind:
             return
         body = {"gateway": gateway, "store": "behind" if why else "agrees"}
         deed = Deed(at=time.time(), who="coordinator", action="store.behind", reason=why or "it says so no more", body=body)
-        await self._write({(BEHIND, gateway): {"v": 1, "why": why} if why else None}, (deed,))
+        # The first word and the last one are history; a thousand gateways say the same in between.
+        told = (deed,) if self._against.keys() <= {gateway} else ()
+        await self._write({(BEHIND, gateway): {"v": 1, "why": why} if why else None}, told)
         if why:
             _log.warning("read-only: %s %s", gateway, why)
             self._against[gateway] = why

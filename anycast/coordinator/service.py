@@ -168,7 +168,7 @@ class Service:
 
     async def recover(self, who: Caller, wanted: api.Recover) -> api.Recovered:
         """Take what gateways have that the store has not. Raises Refusal, ConfigError."""
-        operators = await asyncio.to_thread(self._operators.read)
+        operators = functools.partial(asyncio.to_thread, self._operators.read)
         found, words = await self._behind.recover(who, wanted.reason, wanted.without, operators)
         return api.recovered(found, words)
 
