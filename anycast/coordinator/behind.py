@@ -66,7 +66,8 @@ class Behind:
         mark = kept_[RESTORED].get(MARK)
         self._restored = None if mark is None else mark.body
         self._words: dict[str, Word] = {}
-        """Of every gateway that was heard in this run."""
+        self._heard: set[str] = set()
+        """Gateways that have said in this run which contents they have; a slot that one holds may be known before."""
         self._had: dict[tuple[str, str], Offer] = {}
         self._came = asyncio.Event()
         self._asked: dict[tuple[str, str], float] = {}
@@ -97,6 +98,7 @@ class Behind:
         """What a gateway says that it has: its contents, or slots that the ledger did not know."""
         async with self._lock:
             word = self._words.get(gateway, Word(site=site))
+            self._heard |= {gateway} if strangers is None else set()
             if told is not None:
                 word = dataclasses.replace(
                     word,
@@ -148,7 +150,7 @@ class Behind:
     def _may_recover(self, without: Collection[str]) -> None:
         if not self.read_only:
             raise Refusal(("this store is not behind what gateways have: there is nothing to recover",))
-        heard = self._words.keys() | self._rollouts.gateways | self._against.keys()
+        heard = self._heard | self._words.keys() | self._rollouts.gateways | self._against.keys()
         if strangers := sorted(set(without) - heard):
             known = ", ".join(sorted(heard))
             raise Refusal((f"there is no gateway {', '.join(strangers)} to leave out; there are {known}",))
@@ -234,7 +236,7 @@ class Behind:
                     self._send(gateway, ContentWanted(hash=hash_))
 
     def _unheard(self) -> list[str]:
-        return sorted((self._rollouts.gateways | self._against.keys()) - self._words.keys())
+        return sorted((self._rollouts.gateways | self._against.keys()) - self._heard)
 
     def _is_left_out(self, gateway: str, word: Word) -> bool:
         return _said(word) == self._left_out.get(gateway, {}).get("word")
