@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from anycast.content.content import Content, Intent, decode_content
@@ -21,8 +21,10 @@ from anycast.content.state import DarkSite, GatewayState, LedgerState, State
 from anycast.coordinator.store import Body, Entry
 from anycast.errors import DecodeError
 from anycast.link_wire import VersionTold
+from anycast.policy.behind import Word
 from anycast.policy.gates import Counted
 from anycast.policy.ledger import Entry as Slot
+from anycast.policy.recovery import Recovered
 from anycast.policy.rollout import Page, Rollout, Step, Version
 from anycast.reasons import Reason
 
@@ -57,6 +59,26 @@ class Kept:
 def content_body(text: str, signature: Signature, documents: Mapping[str, str], by: str, at: float) -> Body:
     sealed = signature.model_dump(mode="json")
     return {"v": 1, "text": text, "signature": sealed, "documents": dict(documents), "by": by, "at": at}
+
+
+def recovered_bodies(recovered: Recovered, at: float) -> dict[str, Body]:
+    """By hash."""
+    return {
+        hash_: content_body(envelope.content, envelope.signature, each.documents, each.signed_by, at)
+        for hash_, each in recovered.contents.items()
+        if (envelope := each.offer.envelope).signature is not None
+    }
+
+
+def told_bodies(words: Mapping[str, Word], without: Collection[str], contents: Mapping[str, Kept]) -> dict[str, Body]:
+    """Of gateways, by name: what they say that they have, or (`without`) what the others have, as far as it names them."""
+    told = {name: versions_body(word.site, word.active, word.staged) for name, word in words.items()}
+    active = [word.active for word in words.values() if word.active is not None]
+    if active:
+        highest = max(active, key=lambda each: each.generation)
+        for site, each in contents[highest.hash].content.sites.items():
+            told |= {name: versions_body(site, highest, None) for name in each.gateways if name in without}
+    return told
 
 
 def kept(body: Body) -> Kept:

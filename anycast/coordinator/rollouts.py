@@ -256,24 +256,9 @@ class Rollouts:
         from what operators wanted last, not from what an old store remembers.
         """
         async with self._lock:
-            now = time.time()
-            texts = {
-                hash_: kept.content_body(
-                    each.offer.envelope.content, each.offer.envelope.signature, each.documents, each.signed_by, now
-                )
-                for hash_, each in recovered.contents.items()
-                if each.offer.envelope.signature is not None
-            }
-            told = {
-                name: kept.versions_body(word.site, word.active, word.staged)
-                for name, word in words.items()
-                if word.versions or name in self._gateways
-            }
+            texts = kept.recovered_bodies(recovered, time.time())
             after = self._contents | {hash_: kept.kept(body) for hash_, body in texts.items()}
-            active = [word.active for word in words.values() if word.active is not None]
-            highest = max(active, key=lambda each: each.generation, default=None)
-            for site, each in {} if highest is None else after[highest.hash].content.sites.items():
-                told |= {name: kept.versions_body(site, highest, None) for name in each.gateways if name in without}
+            told = kept.told_bodies(words, without, after)
             writes = {
                 **writes,
                 (GENERATION, LAST): {"v": 1, "number": recovered.generation},
