@@ -66,7 +66,8 @@ def test_what_is_on_its_way_in_or_out_is_no_standing_tunnel() -> None:
     assert view(event(child={"state": b"REKEYING"})).tunnels[0].rekeying
     assert view(event(child={"spi-in": None})).tunnels == []
     assert view(event(ike={"state": b"CONNECTING"})).ike == {}, "half of the plugin's messages are missing"
-    assert view(event(ike={"state": b"PASSIVE", "initiator": b"yes"})).ike.popitem()[1].initiator
+    copy = view(event(ike={"state": b"PASSIVE", "initiator": b"yes"})).ike.popitem()[1]
+    assert copy.initiator and copy.passive
     foreign = view(event(local="192.0.2.7"))
     assert (foreign.ike, foreign.tunnels) == ({}, [])
 

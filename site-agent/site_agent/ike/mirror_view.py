@@ -49,6 +49,8 @@ class IkeSa(NamedTuple):
     rekeying: bool = False
     identity: str = ""
     """Its client's."""
+    passive: bool = False
+    """It does not speak with its client."""
 
 
 class Tunnel(NamedTuple):
@@ -99,9 +101,9 @@ class CharonView:
         spis = ike_spis(ike_sa)
         identity = printable(ike_sa.get("remote-id", b""))
         if ike_sa["state"] in _STANDING:
-            ours = ike_sa.get("initiator") == b"yes"
+            ours, state = ike_sa.get("initiator") == b"yes", ike_sa["state"]
             self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = IkeSa(
-                ike_id, ours, _seconds(ike_sa, "established"), ike_sa["state"] == b"REKEYING", identity
+                ike_id, ours, _seconds(ike_sa, "established"), state == b"REKEYING", identity, state == b"PASSIVE"
             )
         for child in ike_sa.get("child-sas", {}).values():
             if "spi-in" not in child:  # a trap, or one that is still negotiated

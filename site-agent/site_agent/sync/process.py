@@ -132,6 +132,7 @@ class Process:
             gave_up=self._on_gave_up,
             wanted=self._rekeys.repairs,
             looked=self._rekeys.looked,
+            passive=lambda asked_at: self._promote(promotion.PassiveFound(asked_at)),
         )
         self._rekeys.repair_asked = self._comparison.repair_asked
         self._flows = ConntrackShell(
@@ -320,8 +321,6 @@ class Process:
                         self._mirror.connected()  # says everything once more
             case Compared():
                 self._tell_status()
-            case _:
-                pass
 
     def _deliver(self, kind: Kind, payload: bytes) -> None:
         try:
@@ -407,7 +406,7 @@ class Process:
                 return await self._segment.confirm_active()
             case Step.ADOPT:
                 mirror.stand_back()
-                return f"{self._reuniter.adopt_pending()} messages"
+                return f"{await self._reuniter.adopt_pending()} messages"
             case Step.REKEY:
                 self._tasks.begin(self._reuniter.finish())
                 self._rekeys.begin()
