@@ -344,6 +344,7 @@ def test_of_two_actives_the_one_that_stays_takes_what_the_client_said_to_the_oth
         ip("-n gw1 link set eth3 up")
         wait(lambda: "adopt" in one.steps() and one.is_settled(active=True), "put together", within=40)
         assert one.steps() == ["cease", "passivate", "confirm_passive", "adopt", *PROMOTION]
+        assert one.status is not None and "pool_exhausted" not in one.status.alarms, "what is handed out stays"
         assert one.charon.spis() == client.spis() and one.charon.states() == {"ESTABLISHED": 1} and not one.blocked()
         now = client.spis()
         client.ask("rekey", {"ike": "vpn"})

@@ -103,6 +103,9 @@ def test_an_adoption_is_a_demotion_to_the_point_where_charon_takes_messages_and_
     finish(core, core.handle(RoleIs(True), 1.0), 1.0)
     assert adopt(core, 2.0) == ["cease", "passivate", "confirm_passive", "adopt", *PROMOTION]
     assert core.settled and not core.takes_messages, "the relay is not opened: what is adopted was chosen"
+    assert core.adopts, "what charon hands out stays"
+    core.handle(RoleIs(False), 3.0)
+    assert not core.adopts
 
 
 def test_an_adoption_waits_for_the_promotion_under_way_and_ends_with_the_role() -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from anycast.errors import PeerError
 from site_agent.ike.child_sa import CARRYING, PROTOCOLS
-from site_agent.ike.clients import printable
+from site_agent.ike.clients import NOWHERE, printable
 from site_agent.netlink.xfrm_keys import pack_address
 
 IKE_RECORD_BYTES = 50
@@ -90,7 +90,7 @@ class CharonView:
         try:
             for ike_sa in event.values():
                 local = ike_sa["local-host"].decode()
-                if local in self.vips:
+                if local in self.vips and ike_sa["remote-host"] != NOWHERE:
                     self._take_ike(ike_sa, pack_address(ip_address(local)))
         except (KeyError, ValueError, AttributeError, TypeError, OverflowError) as exc:
             raise PeerError("charon", f"list-sas: cannot be understood: {exc!r}") from exc

@@ -414,7 +414,8 @@ class Process:
                 return f"{len(mirror.numbers.taken_over)} SAs"
             case Step.CEASE:
                 self._doorkeeper.close()
-                self._tasks.begin(self._addresses.role(False))
+                if not self._promotion.adopts:
+                    self._tasks.begin(self._addresses.role(False))
                 self._serving = False
                 mirror.demoting()
                 self._gate.close()

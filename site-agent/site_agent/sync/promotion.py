@@ -156,6 +156,8 @@ class Promotion:
         self._retry_at: float | None = None
         self._retry_s = FIRST_RETRY_S
         self._told_stuck = False
+        self.adopts = False
+        """What is done, or was done last, is an adoption: this gateway stays Active."""
         self._adopt = False
         """It was asked for; begins when the steps under way have ended, so that each promotion is a whole one."""
 
@@ -206,11 +208,11 @@ class Promotion:
 
     def _begin(self, now: float) -> list[Action]:
         self._left = PROMOTION if self._active else DEMOTION
-        self._adopt = False  # what was said is for another charon, or another time
+        self.adopts = self._adopt = False  # what was said is for another charon, or another time
         return self._start(now)
 
     def _begin_adoption(self, now: float) -> list[Action]:
-        self._left, self._adopt = ADOPTION, False
+        self._left, self.adopts, self._adopt = ADOPTION, True, False
         return self._start(now)
 
     def _start(self, now: float) -> list[Action]:
