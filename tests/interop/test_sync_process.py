@@ -352,6 +352,27 @@ def test_of_two_actives_the_one_that_stays_takes_what_the_client_said_to_the_oth
 
 
 @in_namespace
+def test_what_a_client_begins_in_the_moment_of_a_handover_is_answered_by_who_takes_over() -> None:
+    """Answered by the old Active it would have to be adopted, for which the new one stops serving everybody."""
+    with mirror_pair() as (one, two, client):
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        before = client.spis()
+        one.forget()
+        two.forget()
+        one.tell(agent_wire.Finish())
+        wait(lambda: one.read() or any(isinstance(word, agent_wire.Finished) for word in one.said), "clients are hushed")
+        client.ask("rekey", {"ike": "vpn"})
+        one.role(active=False)
+        two.role(active=True)
+        move_vip(one, two)
+        wait(lambda: one.is_settled(active=False) and two.is_settled(active=True), "handed over")
+        assert client.spis() == before, "nobody has answered it"
+        wait(lambda: client.spis() != before and client.spis() == two.charon.spis() == one.charon.spis(), "asked again")
+        assert one.steps() == DEMOTION and two.steps() == PROMOTION
+
+
+@in_namespace
 def test_an_ike_sa_that_charon_makes_of_a_message_only_after_its_promotion_is_served_all_the_same() -> None:
     """charon's thread that reads messages is later than the one that reads `+1`: here by as much as it can be."""
     with mirror_pair() as (_one, two, client):

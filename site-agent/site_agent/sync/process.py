@@ -46,7 +46,7 @@ from site_agent.sync.conntrack_words import Parted, Unsent
 from site_agent.sync.doorkeeper import Doorkeeper
 from site_agent.sync.gate import Gate
 from site_agent.sync.identity import PinFile
-from site_agent.sync.kinds import LARGEST, Kind, Lane
+from site_agent.sync.kinds import Kind, Lane
 from site_agent.sync.mirror import Mirror
 from site_agent.sync.numbers import spi_of
 from site_agent.sync.numbers_words import Role, RoleChanged
@@ -66,8 +66,6 @@ TELL_EVERY_S = 1.0
 VERSION_LIMIT_S = 1.0
 HA_VERSIONS = {"5.9.8": 3}
 """HA_MESSAGE_VERSION of the strongSwans that this was tried with (src/libcharon/plugins/ha/ha_message.h)."""
-BULK_LAG_S = 0.1
-"""Flows wait while so much of them is on its way already: what is urgent goes before, and memory is bounded."""
 
 
 class Process:
@@ -141,7 +139,7 @@ class Process:
             ),
             lambda payload: self._channel.feed(Submit(Kind.CONNTRACK, payload)),
             lambda epoch: self._channel.feed(WorkedOff(Lane.BULK, epoch)),
-            self._has_room,
+            lambda: self._channel.takes_flows,
         )
         self._fault: BaseException | None = None
         self._charon = ""
@@ -156,7 +154,9 @@ class Process:
         )
         door = Door(lambda: self._charon, plan.vips)
         self._doorkeeper = Doorkeeper(door, closed=not plan.active, happened=self._on_event)
-        self._open = OpenExchanges(ViciClient(plan.vici), plan.connections)
+        self._open = OpenExchanges(
+            ViciClient(plan.vici), plan.connections, hush=self._doorkeeper.hush, relay=self._mirror.relay
+        )
         if plan.active:
             self._rekeys.messages_lost()  # charon has spoken to nobody meanwhile
         names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
@@ -471,10 +471,6 @@ class Process:
         self._clients.write(ClientRefusedRekey(identity=refused.client, sa=refused.name, reason=refused.reason))
 
     # Parts
-
-    def _has_room(self) -> bool:
-        session = self._channel.session
-        return session.room(Lane.BULK) >= LARGEST and session.lag(Lane.BULK, boottime()) < BULK_LAG_S
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something of ours crashed in a callback: a bug. The next process looks at everything anew."""
