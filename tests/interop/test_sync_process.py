@@ -361,7 +361,8 @@ def test_what_a_client_begins_in_the_moment_of_a_handover_is_answered_by_who_tak
         one.forget()
         two.forget()
         one.tell(agent_wire.Finish())
-        wait(lambda: one.read() or any(isinstance(word, agent_wire.Finished) for word in one.said), "clients are hushed")
+        wait(lambda: one.read() or any(isinstance(word, agent_wire.Finished) for word in one.said), "charon is quiet")
+        assert one.charon.states() == {"PASSIVE": 1} and not one.blocked(), "it begins nothing, and packets flow"
         client.ask("rekey", {"ike": "vpn"})
         one.role(active=False)
         two.role(active=True)
@@ -370,6 +371,19 @@ def test_what_a_client_begins_in_the_moment_of_a_handover_is_answered_by_who_tak
         assert client.spis() == before, "nobody has answered it"
         wait(lambda: client.spis() != before and client.spis() == two.charon.spis() == one.charon.spis(), "asked again")
         assert one.steps() == DEMOTION and two.steps() == PROMOTION
+
+
+@in_namespace
+def test_a_handover_that_nobody_takes_leaves_an_active_that_serves() -> None:
+    with mirror_pair() as (one, two, client):
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        before = client.spis()
+        one.tell(agent_wire.Finish())
+        wait(lambda: one.charon.states() == {"PASSIVE": 1}, "quiet")
+        client.ask("rekey", {"ike": "vpn"})
+        wait(lambda: one.charon.states().get("ESTABLISHED") == 1, "nobody took over", within=5)
+        wait(lambda: client.spis() != before and client.spis() == one.charon.spis() == two.charon.spis(), "asked again")
 
 
 @in_namespace

@@ -51,9 +51,21 @@ class Relay:
         return int(self.asked < self.waits)
 
 
+class Quiet:
+    """Doorkeeper and segment."""
+
+    def hush(self, span_s: float) -> None:
+        assert span_s == open_exchanges.QUIET_S
+
+    def switch(self, active: bool) -> None:
+        assert not active
+
+
 def end(vici: Vici, relay: Relay | None = None) -> int:
     async def run() -> int:
-        return await OpenExchanges(vici, ["vpn"], hush=lambda _: None, relay=relay or Relay()).end()  # type: ignore[arg-type]
+        return await OpenExchanges(
+            vici, ["vpn"], doorkeeper=Quiet(), segment=Quiet(), relay=relay or Relay(), over=lambda: None,  # type: ignore[arg-type]
+        ).end()  # fmt: skip
 
     return asyncio.run(run())
 

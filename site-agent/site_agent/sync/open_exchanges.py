@@ -3,7 +3,8 @@
 A request that is open when the other gateway takes over is answered to one that did not make it, and what came of it is
 not mirrored any more. In a failure nobody can wait; here the time is ours to choose, so a moment is worth it. charon itself
 still begins what it must (its own timers). So this is bounded, and what is still open then is counted: the handover goes on.
-Then clients are hushed (`door`), until what charon has said of them is with the other gateway and it serves.
+Then charon is quiet for a moment: it hears no request of a client's (`door`) and begins none, as its IKE_SAs are PASSIVE;
+tunnels carry packets all the same. When the other gateway has all that charon said, nothing can be said that it would miss.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import contextlib
 from collections.abc import Callable, Collection
 
 from anycast.errors import PeerError
+from site_agent.ike.ha_segment import Segment
 from site_agent.ike.vici_client import Section, ViciClient
+from site_agent.sync.doorkeeper import Doorkeeper
 from site_agent.sync.ha_relay import HaRelay
 
 ENDED_WITHIN_S = 1.0
 """A rekey is two exchanges, of a round trip each. A client that is asleep answers none, and is asked for minutes."""
 PAUSE_S = 3.0
 """For so long nothing is begun: until the addresses have moved, or the handover has failed."""
-HUSHED_S = 1.0
+QUIET_S = 1.0
 """A handover is over by then, or has failed."""
 ACKNOWLEDGED_WITHIN_S = 0.2
 """charon works off what its sockets held, a few ms each; then it is one message's way and back."""
@@ -28,20 +31,31 @@ LOOK_AGAIN_S = 0.02
 
 
 class OpenExchanges:
-    """Of IKE_SAs of these connections. `vici` is this object's alone; `hush` gives charon no request of a client's for so
-    long; `relay` knows what charon has said of its clients."""
+    """Of IKE_SAs of these connections. `vici` is this object's alone; `relay` knows what charon has said of its clients;
+    `over` is called when a handover is over, or has failed and charon is to serve again."""
 
     def __init__(
-        self, vici: ViciClient, connections: Collection[str], *, hush: Callable[[float], None], relay: HaRelay
+        self,
+        vici: ViciClient,
+        connections: Collection[str],
+        *,
+        doorkeeper: Doorkeeper,
+        segment: Segment,
+        relay: HaRelay,
+        over: Callable[[], None],
     ) -> None:
         self._vici, self._connections = vici, frozenset(connections)
-        self._hush, self._relay = hush, relay
+        self._doorkeeper, self._segment, self._relay, self._over = doorkeeper, segment, relay, over
 
     async def end(self) -> int:
         """Wait until nothing is open, and the other gateway has what came of it; how many IKE_SAs are still busy after that.
-        -1: charon cannot be asked. Whoever calls it sees to it that nothing more is begun, for `PAUSE_S`."""
+        -1: charon cannot be asked. Whoever calls it sees to it that nothing more is begun, for `PAUSE_S`. charon is quiet
+        when this returns, for `QUIET_S` at most."""
         left = await self._ended()
-        self._hush(HUSHED_S)
+        self._doorkeeper.hush(QUIET_S)
+        with contextlib.suppress(PeerError):
+            self._segment.switch(False)
+        asyncio.get_running_loop().call_later(QUIET_S, self._over)
         await self._acknowledged()
         return left
 

@@ -155,8 +155,9 @@ class Process:
         door = Door(lambda: self._charon, plan.vips)
         self._doorkeeper = Doorkeeper(door, closed=not plan.active, happened=self._on_event)
         self._open = OpenExchanges(
-            ViciClient(plan.vici), plan.connections, hush=self._doorkeeper.hush, relay=self._mirror.relay
-        )
+            ViciClient(plan.vici), plan.connections, doorkeeper=self._doorkeeper, segment=self._segment,
+            relay=self._mirror.relay, over=lambda: self._promote(promotion.PassiveFound(boottime())),
+        )  # fmt: skip
         if plan.active:
             self._rekeys.messages_lost()  # charon has spoken to nobody meanwhile
         names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
