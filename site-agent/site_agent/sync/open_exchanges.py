@@ -23,8 +23,8 @@ ENDED_WITHIN_S = 1.0
 """A rekey is two exchanges, of a round trip each. A client that is asleep answers none, and is asked for minutes."""
 PAUSE_S = 3.0
 """For so long nothing is begun: until the addresses have moved, or the handover has failed."""
-QUIET_S = 1.0
-"""A handover is over by then, or has failed."""
+QUIET_S = 2.5
+"""A handover is over by then, or has failed (`handover.LIMIT_S`)."""
 ACKNOWLEDGED_WITHIN_S = 0.2
 """charon works off what its sockets held, a few ms each; then it is one message's way and back."""
 LOOK_AGAIN_S = 0.02
