@@ -292,6 +292,8 @@ def test_strangers_certificates_and_words_change_nothing(world: World, tmp_path:
 
 def test_a_content_handed_in_twice_is_taken_once(world: World) -> None:
     """The same bytes again, while its rollout runs and when it is over: refused, with what has changed since."""
+    if not (world.coordinator.base / "pki-fra-gw1").exists():
+        world.coordinator.gateway("fra-gw1")
     data = handed_in()
     status, _ = world.says(world.request("POST", "/v1/rollouts", data))
     assert status == 200
@@ -303,7 +305,7 @@ def test_a_content_handed_in_twice_is_taken_once(world: World) -> None:
     assert world.says(world.request("POST", "/v1/rollouts/command", b'{"word": "abort"}'))[0] == 200
 
     async def test() -> None:
-        agent = Agent(world.coordinator, "fra-gw1")
+        agent = Agent(world.coordinator, "fra-gw1", MachineFolder(world.coordinator.base / "pki-fra-gw1"))
         has = ContentsTold(active=VersionTold(generation=1, hash=hash_of(made().content.text)))
         agent.says = SERVING.model_copy(update={"contents": has})
         async with running(agent):
