@@ -14,7 +14,7 @@ import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from anycast.content.envelope import Offer, decode_offer
 from anycast.content.operators import Operators
@@ -42,6 +42,18 @@ AGAIN_S = 30.0
 _SHOWN = 5
 _log = logging.getLogger(__name__)
 Write = Callable[[dict[Key, Body | None], tuple[Deed, ...]], Awaitable[None]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SaidToHave:
+    """By one gateway."""
+
+    site: str
+    gateway: str
+    contents: ContentsTold | None = None
+    """None: it takes none, or this is about slots."""
+    strangers: tuple[str, ...] | None = None
+    """Slots that it holds and the ledger did not know; None: this is about contents."""
 
 
 class Behind:
@@ -92,28 +104,20 @@ class Behind:
             return f"{said}; gateways have {left_s:.0f} s more to say that they know something later"
         return ""
 
-    async def heard(
-        self, site: str, gateway: str, told: ContentsTold | None = None, strangers: tuple[str, ...] | None = None
-    ) -> None:
-        """What a gateway says that it has: its contents, or slots that the ledger did not know."""
+    async def heard(self, said: Sequence[SaidToHave]) -> None:
+        """What gateways say that they have, in the order in which they said it."""
+        fine: dict[str, Word] = {}
         async with self._lock:
-            word = self._words.get(gateway, Word(site=site))
-            self._heard |= {gateway} if strangers is None else set()
-            if told is not None:
-                word = dataclasses.replace(
-                    word,
-                    site=site,
-                    staged=kept.version_told(told.staged),
-                    active=kept.version_told(told.active),
-                    frozen=told.frozen,
-                )
-            if strangers is not None:
-                word = dataclasses.replace(word, held=strangers)
-            self._words[gateway] = word
-            why = contradiction(word, self._rollouts.known())
-            await self._note(gateway, "" if why and self._is_left_out(gateway, word) else why)
-        if not why:
-            await self._rollouts.reported(site, gateway, told)
+            for each in said:
+                word = self._words[each.gateway] = _after(self._words.get(each.gateway, Word(site=each.site)), each)
+                why = contradiction(word, self._rollouts.known())
+                await self._note(each.gateway, "" if why and self._is_left_out(each.gateway, word) else why)
+                if each.strangers is None:
+                    self._heard.add(each.gateway)
+                fine.pop(each.gateway, None)
+                if not why and (each.contents is not None or word.versions):
+                    fine[each.gateway] = word
+        await self._rollouts.reported(fine)
 
     def handed_over(self, gateway: str, content: ContentHad) -> None:
         """What a gateway was asked for. Raises DecodeError."""
@@ -191,9 +195,9 @@ class Behind:
         self._had = {}
         self._darkness.acquainted()
         self._tell()
-        for name in left_out:  # whose word is nothing new by now, whatever was thought of it
-            if not contradiction(word := self._words[name], self._rollouts.known()):
-                await self._rollouts.has(word.site, name, word.active, word.staged)
+        # Whose word is nothing new by now, whatever was thought of it.
+        known, left = self._rollouts.known(), {name: self._words[name] for name in left_out}
+        await self._rollouts.reported({name: word for name, word in left.items() if not contradiction(word, known)})
 
     async def _note(self, gateway: str, why: str) -> None:
         """Store what speaks against the store, or that it does not any more."""
@@ -244,6 +248,14 @@ class Behind:
     def _tell(self) -> None:
         self._darkness.halt(self.read_only)
         self._changed()
+
+
+def _after(word: Word, said: SaidToHave) -> Word:
+    told = said.contents
+    if told is not None:
+        staged, active = kept.version_told(told.staged), kept.version_told(told.active)
+        word = dataclasses.replace(word, site=said.site, staged=staged, active=active, frozen=told.frozen)
+    return word if said.strangers is None else dataclasses.replace(word, held=said.strangers)
 
 
 def _left_out_body(word: Word, who: Caller) -> Body:

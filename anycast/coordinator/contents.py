@@ -15,11 +15,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from anycast.content.content import Content, Intent, decode_content
-from anycast.content.envelope import Envelope, Offer
+from anycast.content.envelope import Envelope
 from anycast.content.signature import Signature
 from anycast.content.state import DarkSite, GatewayState, LedgerState, State
 from anycast.coordinator.store import Body, Entry
 from anycast.errors import DecodeError
+from anycast.link_offer import OfferFrames
 from anycast.link_wire import VersionTold
 from anycast.policy.behind import Word
 from anycast.policy.gates import Counted
@@ -45,10 +46,9 @@ class Kept:
         """The document of every gateway is there."""
         return self.documents.keys() >= {name for site in self.content.sites.values() for name in site.gateways}
 
-    def offer(self, gateway: str, generation: int) -> Offer:
-        """What is sent to `gateway`. Its document is there."""
-        envelope = Envelope(version=1, generation=generation, content=self.text, signature=self.signature)
-        return Offer(version=1, envelope=envelope, document=self.documents[gateway])
+    def frames(self, generation: int) -> OfferFrames:
+        """What is sent to everybody under that generation, each with its document, which is there."""
+        return OfferFrames(Envelope(version=1, generation=generation, content=self.text, signature=self.signature))
 
     @functools.cached_property
     def content(self) -> Content:
@@ -107,6 +107,16 @@ def version(pair: Any) -> Version | None:
     return None if pair is None else Version(int(pair[0]), str(pair[1]))
 
 
+def believed(gateway: str, body: Body, word: str, contents: Mapping[str, Kept]) -> str | None:
+    """The hash of what a gateway says that it has ``active`` or ``staged``, where that is a content that is known here and
+    names this gateway at this site. Its word is its own, and what it makes up must not be everybody's trouble."""
+    told = version(body[word])
+    if told is None or told.hash not in contents:
+        return None
+    site = contents[told.hash].content.sites.get(body["site"])
+    return told.hash if site is not None and gateway in site.gateways else None
+
+
 def rollout_body(rollout: Rollout, before: Mapping[str, Counted]) -> Body:
     return {
         "v": 1,
@@ -146,12 +156,11 @@ def state_of(
     known = {}
     for name, entry in gateways.items():
         assert entry.body is not None
-        active, staged = version(entry.body["active"]), version(entry.body["staged"])
-        newest = staged or active
+        active, staged = (believed(name, entry.body, word, contents) for word in ("active", "staged"))
         known[name] = GatewayState(
             site=entry.body["site"],
-            active=None if active is None else active.hash,
-            newest=None if newest is None else newest.hash,
+            active=active,
+            newest=staged or active,
             heard=name in heard,
             tunnels=heard.get(name),
         )

@@ -8,7 +8,9 @@ the store before anything of it is sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
@@ -25,7 +27,8 @@ from anycast.coordinator.fleet_view import FleetView, SiteState
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.coordinator.traffic_log import TrafficLog
 from anycast.errors import AnycastError
-from anycast.link_wire import ActivationSent, ContentsTold, Message, OfferSent
+from anycast.link_offer import OfferFrames
+from anycast.link_wire import ActivationSent, Message
 from anycast.model import Cause
 from anycast.policy import gates
 from anycast.policy.behind import Known, Word
@@ -55,6 +58,9 @@ from anycast.timer import TimerExpired
 
 LOOK_S = 0.5
 IDLE_LOOK_S = 2.0
+"""At the latest; news are looked at once."""
+PACE_S = 0.2
+"""Between two looks, each of which goes over the whole fleet."""
 AGAIN_S = 5.0
 """Before the same offer or activation goes to a gateway once more."""
 BAKE_S = 60.0
@@ -83,12 +89,13 @@ class Rollouts:
         *,
         write: Write,
         send: Callable[[str, Message], bool],
+        offer: Callable[[str, OfferFrames, str], bool],
         changed: Callable[[], None],
         halted: Callable[[], str],
     ) -> None:
         """`halted`: why nothing is to be decided now; empty: it may be."""
         self._fleet, self._view, self._traffic, self._darkness = fleet, view, traffic, darkness
-        self._write, self._send, self._changed, self._halted = write, send, changed, halted
+        self._write, self._send, self._offer, self._changed, self._halted = write, send, offer, changed, halted
         self._contents: dict[str, Kept] = {}
         self._gateways: dict[str, Entry] = {}
         self._given: dict[int, str] = {}
@@ -99,6 +106,11 @@ class Rollouts:
         self._sent: dict[tuple[str, str], float] = {}
         self._recovered = False
         """Drained sites may be without their slot."""
+        self._frames: tuple[Version, OfferFrames] | None = None
+        """Of what was offered last."""
+        self._news = asyncio.Event()
+        self._sites: dict[str, set[str]] = {}
+        """Where contents in use say that each gateway is; two while one moves."""
         self._stored: Body | None = None
         """Of the rollout, as it was written last."""
         self._lock = asyncio.Lock()
@@ -130,6 +142,10 @@ class Rollouts:
         return None if self._core is None else self._core.rollout
 
     @property
+    def _under_way(self) -> bool:
+        return self._core is not None and self._core.rollout.step not in ENDED
+
+    @property
     def refused(self) -> str:
         """Why the ledger has no slot for it now."""
         return self._refused
@@ -157,12 +173,16 @@ class Rollouts:
         state = self.state()
         return in_force(state, {hash_: self._contents[hash_].content for hash_ in state.contents})
 
+    def may_be_at(self, gateway: str, site: str) -> bool:
+        """Whether a gateway may speak for that site: a content in use says so, or none says anything of the gateway."""
+        return site in self._sites.get(gateway, {site})
+
     def documents(self) -> dict[str, str]:
         """The document of every gateway that runs by a content, as it was signed."""
         found = {}
         for name, entry in self._gateways.items():
-            active = None if entry.body is None else kept.version(entry.body["active"])
-            if active is not None and name in (documents := self._contents[active.hash].documents):
+            active = None if entry.body is None else kept.believed(name, entry.body, "active", self._contents)
+            if active is not None and name in (documents := self._contents[active].documents):
                 found[name] = documents[name]
         return found
 
@@ -181,7 +201,7 @@ class Rollouts:
         """Number it and begin. Raises Refusal."""
         async with self._lock:
             self._may_decide()
-            if self._core is not None and self._core.rollout.step not in ENDED:
+            if self._core is not None and self._under_way:
                 raise Refusal((f"rollout {self._core.rollout.id} is under way: {self._core.rollout.step}",))
             state, decoded = decode_state(encode(self.state().model_dump(mode="json")).encode())
             if problems := judge(submission, operators, state, decoded):
@@ -212,6 +232,7 @@ class Rollouts:
             self._number(rollout)
             self._core, self._before, self._sent = RolloutCore(rollout), {}, {}
             self._tell_ledger()
+        self._news.set()
         self._changed()
         return rollout
 
@@ -227,20 +248,20 @@ class Rollouts:
             await self._take(self._core.handle(Command(word, who.name), boottime()), force=True)
             return self._core.rollout
 
-    async def reported(self, site: str, gateway: str, told: ContentsTold | None) -> None:
-        """What a gateway says that it has, all of which is known; stored when it is new."""
-        if told is not None:
-            await self.has(site, gateway, kept.version_told(told.active), kept.version_told(told.staged))
-
-    async def has(self, site: str, gateway: str, active: Version | None, staged: Version | None) -> None:
-        """The same."""
-        body = kept.versions_body(site, active, staged)
-        before = self._gateways.get(gateway)
-        if before is not None and before.body == body:
-            return
-        await self._write({(GATEWAY, gateway): body}, ())
-        self._gateways[gateway] = Entry(0, body)
-        self._tell_ledger()
+    async def reported(self, told: Mapping[str, Word]) -> None:
+        """What gateways say that they have, all of which is known; what is new of it is stored, at once and in one piece: a
+        fleet that stages says a thousand things in a second, and a disk that keeps its word takes milliseconds for each."""
+        new = {}
+        for gateway, word in told.items():
+            body, before = kept.versions_body(word.site, word.active, word.staged), self._gateways.get(gateway)
+            if before is None or before.body != body:
+                new[gateway] = body
+        if new:
+            await self._write({(GATEWAY, name): body for name, body in new.items()}, ())
+            self._gateways |= {name: Entry(0, body) for name, body in new.items()}
+            self._tell_ledger()
+        if self._under_way:
+            self._news.set()
 
     async def take_over(
         self,
@@ -311,6 +332,13 @@ class Rollouts:
     def _tell_ledger(self) -> None:
         """Who there is and how much may be dark: what gateways run by, with the sites that are only to run by it yet."""
         content, rollout = self.in_force(), self.rollout
+        versions = () if rollout is None else (rollout.target, rollout.back)
+        known = [self._contents[each.hash].content for each in versions if each is not None and each.hash in self._contents]
+        self._sites = {}
+        for each in [*known, *([] if content is None else [content])]:
+            for name, site in each.sites.items():
+                for gateway in site.gateways:
+                    self._sites.setdefault(gateway, set()).add(name)
         if rollout is not None and rollout.target.hash in self._contents:
             coming = self._contents[rollout.target.hash].content
             if content is None:
@@ -321,10 +349,14 @@ class Rollouts:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S if self._core is not None and self._core.rollout.step not in ENDED else IDLE_LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S if self._under_way else IDLE_LOOK_S):
+                    await self._news.wait()
+            self._news.clear()
             async with self._lock:
                 if not self._halted():
                     await self._look()
+            await asyncio.sleep(PACE_S)
 
     async def _look(self) -> None:
         core = self._core
@@ -424,20 +456,23 @@ class Rollouts:
     def _perform(self, action: Action) -> None:
         match action:
             case Stage(version=version, gateways=gateways):
+                content = self._contents[version.hash]
+                if self._frames is None or self._frames[0] != version:
+                    self._frames = version, content.frames(version.generation)
+                frames = self._frames[1]
                 for gateway in gateways:
-                    offer = self._contents[version.hash].offer(gateway, version.generation)
-                    self._say(gateway, f"offer {version.generation}", OfferSent(data=offer.data.decode()))
+                    send = functools.partial(self._offer, gateway, frames, content.documents[gateway])
+                    self._say(gateway, f"offer {version.generation}", send)
             case Activate(site=site, version=version):
                 word = Activation(version=1, site=site, generation=version.generation, hash=version.hash)
                 assert self._core is not None
                 for gateway in self._core.rollout.gateways[site]:
-                    self._say(gateway, f"activate {version.generation}", ActivationSent(data=word.data.decode()))
+                    said = ActivationSent(data=word.data.decode())
+                    self._say(gateway, f"activate {version.generation}", functools.partial(self._send, gateway, said))
 
-    def _say(self, gateway: str, what: str, message: Message) -> None:
+    def _say(self, gateway: str, what: str, send: Callable[[], bool]) -> None:
         now = boottime()
-        if now - self._sent.get((gateway, what), -AGAIN_S) < AGAIN_S:
-            return
-        if self._send(gateway, message):
+        if now - self._sent.get((gateway, what), -AGAIN_S) >= AGAIN_S and send():
             self._sent[gateway, what] = now
 
 

@@ -16,7 +16,7 @@ import contextlib
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,7 @@ from anycast.coordinator import access, api, behind, contents, darkness
 from anycast.coordinator.access import Caller
 from anycast.coordinator.agents import AgentEvent, Agents, Came, HandedOver, Said, SaidDarkness, Went
 from anycast.coordinator.backup import RESTORED
-from anycast.coordinator.behind import Behind
+from anycast.coordinator.behind import Behind, SaidToHave
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView
 from anycast.coordinator.rollouts import Refusal, Rollouts
@@ -65,7 +65,7 @@ class Service:
         self._view, self._traffic = FleetView(), TrafficLog()
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "store")
         self._news = asyncio.Event()
-        self._told: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._told: asyncio.Queue[SaidToHave] = asyncio.Queue()
         self._operators = OperatorsFile(operators_path)
         self._revision = 0
 
@@ -81,7 +81,13 @@ class Service:
         )  # fmt: skip
         kept = {kind: await self._in_store(functools.partial(self._store.read, kind)) for kind in kinds}
         self._agents = Agents(
-            self._view, self._folder, self._me, instance=self._instance, epoch=self._fence.epoch, happened=self._on_agent
+            self._view,
+            self._folder,
+            self._me,
+            instance=self._instance,
+            epoch=self._fence.epoch,
+            may_be_at=self._may_be_at,
+            happened=self._on_agent,
         )
         self._darkness = Darkness(
             kept[darkness.KIND],
@@ -97,6 +103,7 @@ class Service:
             self._darkness,
             write=self._write,
             send=self._agents.send,
+            offer=self._agents.offer,
             changed=lambda: self._changed(""),
             halted=lambda: self._behind.read_only,
         )
@@ -243,6 +250,9 @@ class Service:
         await self._write(writes, deeds)
         self._changed("")
 
+    def _may_be_at(self, gateway: str, site: str) -> bool:
+        return self._rollouts.may_be_at(gateway, site)
+
     def _on_agent(self, event: AgentEvent) -> None:
         match event:
             case Came(hello=hello, session=session):
@@ -254,8 +264,9 @@ class Service:
             case Said(hello=hello, report=report, news=news):
                 self._traffic.reported(hello.site, hello.gateway, hello.instance, report, boottime())
                 if news:
-                    heard = functools.partial(self._behind.heard, hello.site, hello.gateway, report.contents)
-                    self._told.put_nowait(heard)
+                    self._told.put_nowait(
+                        SaidToHave(site=hello.site, gateway=hello.gateway, contents=report.contents)
+                    )
                     self._changed(hello.gateway)
             case SaidDarkness(gateway=gateway, session=session, text=text):
                 self._darkness.told(gateway, session, text)
@@ -264,12 +275,15 @@ class Service:
 
     def _on_strange(self, gateway: str, slots: tuple[str, ...]) -> None:
         site = self._view.site_of(gateway)
-        self._told.put_nowait(functools.partial(self._behind.heard, site, gateway, None, slots))
+        self._told.put_nowait(SaidToHave(site=site, gateway=gateway, strangers=slots))
 
     async def _remember(self) -> None:
-        """In the order in which it was said."""
+        """What was told while the store was busy with what came before goes there together, in its order."""
         while True:
-            await (await self._told.get())()
+            told = [await self._told.get()]
+            while not self._told.empty():
+                told.append(self._told.get_nowait())
+            await self._behind.heard(told)
 
     def _deed(self, who: Caller, action: str, reason: str = "", **body: object) -> Deed:
         return Deed(at=time.time(), who=who.name, action=action, reason=reason, body=body)

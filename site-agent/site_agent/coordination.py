@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from anycast.content.record import Taken
 from anycast.document import Document
 from anycast.events import Event
 from anycast.link_wire import ContentsTold, ContentWanted, DarknessTold, Report
@@ -23,7 +22,8 @@ from anycast.policy.drain import Left, Plan
 from anycast.policy.verdict import VerdictReached
 from site_agent.bulkhead import Bulkhead
 from site_agent.cold_start import ColdStart
-from site_agent.contents import Contents
+from site_agent.content_brief import Brief
+from site_agent.contents import WAITING, Contents
 from site_agent.coordinator_link import CoordinatorLink, Sent
 from site_agent.darkness import Darkness
 from site_agent.drainer import BY_CONTENT
@@ -72,6 +72,7 @@ class Coordination:
             happened=happened,
         )
         self._plans: asyncio.Queue[Plan | None] = asyncio.Queue()
+        self._wanted: asyncio.Queue[ContentWanted] = asyncio.Queue(WAITING)
 
     def start(self) -> None:
         """Go by what was taken before; a disk is waited for."""
@@ -80,11 +81,12 @@ class Coordination:
         self._darkness.content(self._contents.active)
         self._darkness.staged(self._contents.waiting)
         if self._contents.active is not None:
-            self._plans.put_nowait(drain_plan(self._contents.active, self._document.site))
+            self._plans.put_nowait(drain_plan(self._contents.active))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for part in (self._link.run, self._contents.run, self._darkness.run, self._cold.run, self._follow_plans):
+            parts = (self._link.run, self._contents.run, self._darkness.run, self._cold.run, self._follow_plans)
+            for part in (*parts, self._hand_over):
                 group.create_task(self._around.keep(part))
 
     def passed(self, verdict: VerdictReached) -> VerdictReached:
@@ -110,31 +112,35 @@ class Coordination:
         if isinstance(message, DarknessTold):
             self._darkness.told(message)
         elif isinstance(message, ContentWanted):
-            self._link.say(self._contents.had(message))
+            if not self._wanted.full():  # a coordinator asks again
+                self._wanted.put_nowait(message)
         else:
             self._contents.sent(message)
 
-    def _staged(self, taken: Taken) -> None:
+    def _staged(self, taken: Brief) -> None:
         self._darkness.staged(taken)
         self._link.changed()
 
-    def _activated(self, taken: Taken) -> None:
+    def _activated(self, taken: Brief) -> None:
         self._darkness.content(taken)
         if taken.runs != self._document.model_copy(update={"generation": taken.generation}):
             self._begin_anew()
             return
-        self._plans.put_nowait(drain_plan(taken, self._document.site))
+        self._plans.put_nowait(drain_plan(taken))
         self._link.changed()
+
+    async def _hand_over(self) -> None:
+        while True:
+            self._link.say(await self._contents.had(await self._wanted.get()))
 
     async def _follow_plans(self) -> None:
         while True:
             await self._follow(await self._plans.get())
 
 
-def drain_plan(taken: Taken, site: str) -> Plan | None:
+def drain_plan(taken: Brief) -> Plan | None:
     """How the content has the site's tunnels moved before its route goes; None where it does not."""
-    told = taken.decoded.sites.get(site)
-    if told is None or told.moves is None:
+    moves = taken.moves
+    if moves is None:
         return None
-    by = f"key {taken.signature.key[:16]}"
-    return Plan(id=BY_CONTENT, by=by, why=f"to {told.moves.site}", to=told.moves.to, left=Left(told.moves.left))
+    return Plan(id=BY_CONTENT, by=f"key {taken.key[:16]}", why=f"to {moves.site}", to=moves.to, left=Left(moves.left))

@@ -25,6 +25,7 @@ from anycast import link_wire
 from anycast.document import Document
 from anycast.errors import AnycastError, DecodeError, PeerError, first_failure
 from anycast.events import AlarmCleared, AlarmRaised, Event
+from anycast.link_offer import PACKED
 from anycast.link_stream import read_message
 from anycast.link_wire import (
     Ack,
@@ -33,6 +34,7 @@ from anycast.link_wire import (
     ContentWanted,
     DarknessTold,
     Hello,
+    OfferPacked,
     OfferSent,
     Report,
     Welcome,
@@ -54,7 +56,7 @@ TOLD_AFTER_S = 10.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-Sent = OfferSent | ActivationSent | ContentWanted | DarknessTold
+Sent = OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold
 
 
 class CoordinatorLink:
@@ -187,6 +189,7 @@ class CoordinatorLink:
             agent=metadata.version("anycast-vpn"),
             instance=self._instance,
             boot=BOOT_ID.read_text().strip(),
+            takes=(PACKED,),
         )
 
     async def _speak(self, writer: asyncio.StreamWriter, heartbeat_s: float) -> None:
@@ -208,7 +211,7 @@ class CoordinatorLink:
                 message = await read_message(reader, link_wire.LONGEST_OFFER)
             if isinstance(message, Ack):
                 self._acked_at = boottime()
-            elif isinstance(message, OfferSent | ActivationSent | ContentWanted | DarknessTold):
+            elif isinstance(message, OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold):
                 self._sent(message)
 
 

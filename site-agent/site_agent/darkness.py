@@ -15,14 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 from anycast import token_wire
-from anycast.content.content import Intent
-from anycast.content.record import Taken
 from anycast.document import Document
 from anycast.errors import DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.link_wire import DarknessTold
 from anycast.model import Cause, Evidence
-from anycast.policy.floors import Budget, budget_of
+from anycast.policy.floors import Budget
 from anycast.policy.ledger import Kind
 from anycast.policy.token_holder import Action, Input, TokenHolder, darkened
 from anycast.policy.token_words import (
@@ -41,6 +39,7 @@ from anycast.reasons import Reason
 from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 from anycast.token_wire import Held
+from site_agent.content_brief import Brief
 
 REPEAT_S = 1.0
 """How often the core hears again how the route stands."""
@@ -64,33 +63,30 @@ class Darkness:
         self._document, self._spans = document, spans
         self._say, self._announced, self._hold, self._happened = say, announced, hold, happened
         self._core: TokenHolder | None = None
-        self._content: Taken | None = None
+        self._content: Brief | None = None
         self._drained: Cause | None = None
         self._session: int | None = None
         self._stands: RouteStands | None = None
         self._stood_at = 0.0
         self._news = asyncio.Event()
 
-    def staged(self, taken: Taken | None) -> None:
+    def staged(self, taken: Brief | None) -> None:
         """What waits, while nothing is in force yet: enough to tell the ledger how the route stands, and to ask nothing."""
         if taken is not None and self._core is None:
-            self._begin(budget_of(taken.decoded))
+            self._begin(taken.budget)
 
-    def content(self, taken: Taken | None) -> None:
+    def content(self, taken: Brief | None) -> None:
         """What is in force, from now on."""
         if taken is None:
             return
-        content, site = taken.decoded, self._document.site
-        intent = content.sites[site].intent if site in content.sites else Intent.ANNOUNCED
         if self._core is None:
-            self._begin(budget_of(content))
+            self._begin(taken.budget)
         assert self._core is not None
-        self._core.budget = budget_of(content)
+        self._core.budget = taken.budget
         self._content = taken
-        detail = f"generation {taken.generation}, signed by key {taken.signature.key[:16]}"
-        moves = content.sites[site].moves if site in content.sites else None
+        detail = f"generation {taken.generation}, signed by key {taken.key[:16]}"
         # Where tunnels move first the drain withdraws the route, and where that cannot be nothing is withdrawn.
-        self._drained = Cause(reason=Reason.DRAINED, detail=detail) if intent.dark and moves is None else None
+        self._drained = Cause(reason=Reason.DRAINED, detail=detail) if taken.intent.dark and taken.moves is None else None
         self._news.set()
 
     def connected(self, session: int | None) -> None:

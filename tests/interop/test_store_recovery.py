@@ -17,6 +17,7 @@ import pytest
 
 from anycast import link_wire
 from anycast.content.content import Intent
+from anycast.content.record import Record
 from anycast.content.signature import sign
 from anycast.coordinator import behind, rollouts
 from anycast.coordinator.service import Service
@@ -24,9 +25,10 @@ from anycast.link_wire import DarknessTold
 from anycast.policy import token_holder, tokens
 from anycast.runtime import boottime
 from site_agent import content_store, coordinator_link
+from site_agent.content_brief import known
 from tests.interop.test_fleet_decisions import Fleet
 from tests.support.contents import MALLORY, SITES
-from tests.support.managed import running
+from tests.support.managed import Managed, running
 
 
 @pytest.fixture(autouse=True)
@@ -283,6 +285,13 @@ def test_a_silent_gateway_is_waited_for_or_left_out(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
+def says(agent: Managed, record: Record) -> None:
+    """As if that agent had taken it."""
+    content_store.store(agent.paths.contents, record)
+    agent.contents._known = known(record, agent.document.site)
+    agent.link.changed()
+
+
 def test_two_contents_under_one_generation_are_named_and_refused(tmp_path: Path) -> None:
     async def test() -> None:
         async with behind_by_a_drain(tmp_path) as made:
@@ -291,8 +300,7 @@ def test_two_contents_under_one_generation_are_named_and_refused(tmp_path: Path)
             assert record.active is not None
             other = record.active.decoded.with_intent("lon", Intent.DEGRADED)
             forged = record.active.model_copy(update={"content": other.text})
-            agent.contents._record = record.model_copy(update={"active": forged})
-            agent.link.changed()
+            says(agent, record.model_copy(update={"active": forged}))
             await made.heard()
             await made.until(lambda: made.read_only.count("generation 3") == 3, "behind")
             await asyncio.sleep(1)
@@ -304,8 +312,7 @@ def test_two_contents_under_one_generation_are_named_and_refused(tmp_path: Path)
             await asyncio.sleep(1)
             assert made.read_only == "", "its word as it was does not count"
             forged = forged.model_copy(update={"generation": 5000, "signature": sign(other.text, MALLORY)})
-            agent.contents._record = record.model_copy(update={"active": forged})
-            agent.link.changed()
+            says(agent, record.model_copy(update={"active": forged}))
             await made.until(lambda: "sin-gw1 runs by generation 5000" in made.read_only, "but another word of it does")
             refused = await made.fleet.run("recover", "--reason", "x", status=1)
             assert "untrusted" in refused.stderr

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from anycast_lab.drills import (
     alarms,
@@ -27,7 +28,7 @@ from anycast_lab.drills import (
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.strangers import Flooded, Stranger
-from anycast_lab.drills.timeline import Moment, Packets
+from anycast_lab.drills.timeline import Moment, Packets, first_good_ns, judge_packets
 
 ROUTE_MOVES = frozenset({"route_added", "route_removed", "route_updated"})
 
@@ -64,6 +65,8 @@ class ClientSeen:
     site_before: str
     site_after: str
     """The site whose pool its inner address is from; empty without a tunnel."""
+    first_good_ns: int | None = None
+    """The first answer to what it sent after the fault."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,22 @@ class Observation:
     @property
     def everywhere(self) -> tuple[Watched, ...]:
         return tuple(route for routes in self.by_site.values() for route in routes)
+
+
+def with_packets(
+    seen: Observation, records: Mapping[str, dict[str, Any]], before: Mapping[str, str], after: Mapping[str, str]
+) -> Observation:
+    """`records`: of each client's probe. `before`, `after`: the site whose pool its inner address was from."""
+    clients = {
+        client: ClientSeen(
+            packets=judge_packets(record, seen.fault_ns - 1_000_000_000, seen.end_ns),
+            first_good_ns=first_good_ns(record, seen.fault_ns),
+            site_before=before[client],
+            site_after=after[client],
+        )
+        for client, record in records.items()
+    }
+    return dataclasses.replace(seen, clients=clients)
 
 
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
@@ -245,7 +264,8 @@ def _judge_mirror(check: mirror_steps.MirrorCheck, seen: Observation, limits: di
         case mirror_steps.FlowKept(limit=name):
             return flow_checks.flow_kept(seen.mirror.flows, seen.fault_ns, limits[name].on(seen.kernel))
         case mirror_steps.BuiltOnce(limit=name):
-            took = {n: (c.packets.gap_to_ns - seen.fault_ns) / 1e6 for n, c in seen.clients.items() if c.packets.gap_to_ns}
+            firsts = {name: client.first_good_ns for name, client in seen.clients.items()}
+            took = {name: (first - seen.fault_ns) / 1e6 for name, first in firsts.items() if first is not None}
             return mirror_checks.built_once(seen.mirror, took, limits[name].on(seen.kernel))
         case mirror_steps.NoSecretTold() | mirror_steps.NoCore():
             return Checked(f"{check.check} is watched", "nobody looked", "kernel: esp", False)

@@ -137,6 +137,12 @@ def judge_packets(record: dict[str, Any], from_ns: int = 0, to_ns: int | None = 
     return Packets(sent, lost, n_late, round(longest / 1e6, 1), gap_from, gap_to)
 
 
+def first_good_ns(record: dict[str, Any], after_ns: int) -> int | None:
+    """When the first answer came to a probe that was sent after this moment."""
+    goods = zip(record["sent_ns"], record["good_ns"], strict=True)
+    return min((good for sent, good in goods if sent > after_ns and good), default=None)
+
+
 def _wall_ns(text: str) -> int:
     """BIRD prints local time without a zone; labs run it with TZ=UTC."""
     return _to_ns(datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC))
