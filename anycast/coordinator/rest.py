@@ -24,7 +24,7 @@ from anycast.coordinator import access, api
 from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.api import ENDPOINTS, Endpoint
 from anycast.coordinator.door import Door
-from anycast.coordinator.rollouts import BAKE_S, Refusal
+from anycast.coordinator.rollouts import BAKE_S, ReadOnly, Refusal
 from anycast.coordinator.service import Missing, Service, Taken
 from anycast.coordinator.store import Conflict, Fenced
 from anycast.errors import AnycastError, ConfigError, DecodeError, PeerError
@@ -205,9 +205,9 @@ async def _one_sentence(
         # RFC 9110 15.5.6: a method that is not allowed is answered with those that are.
         allowed = {name: exc.headers[name] for name in ("Allow",) if name in exc.headers}
         return _refusal(exc.status, f"{request.method} {request.path}: {(exc.reason or 'refused').lower()}", (), allowed)
+    except ReadOnly as exc:
+        return _refusal(409, str(exc))
     except Refusal as exc:
-        if len(exc.problems) == 1:
-            return _refusal(409, exc.problems[0])
         return _refusal(409, "it is not taken", exc.problems)
     except Missing as exc:
         return _refusal(404, str(exc))

@@ -77,6 +77,10 @@ class Refusal(AnycastError):
         super().__init__("; ".join(problems))
 
 
+class ReadOnly(Refusal):
+    """Nothing is decided now, whatever was handed in; why, in one sentence."""
+
+
 class Rollouts:
     """Use from the event loop's thread: `start`, then `run` until cancelled."""
 
@@ -318,7 +322,7 @@ class Rollouts:
 
     def _may_decide(self) -> None:
         if why := self._halted():
-            raise Refusal((why,))
+            raise ReadOnly((why,))
 
     def _knows(self, body: Body | None) -> bool:
         told = () if body is None else (kept.version(body["active"]), kept.version(body["staged"]))

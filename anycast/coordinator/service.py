@@ -29,7 +29,7 @@ from anycast.coordinator.backup import RESTORED
 from anycast.coordinator.behind import Behind, SaidToHave
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView
-from anycast.coordinator.rollouts import Refusal, Rollouts
+from anycast.coordinator.rollouts import ReadOnly, Rollouts
 from anycast.coordinator.store import Body, Deed, Key, Line, Store
 from anycast.coordinator.store_folder import Used
 from anycast.coordinator.traffic_log import TrafficLog
@@ -155,9 +155,9 @@ class Service:
         )
 
     def state(self) -> State:
-        """What a plan is made against. Raises Refusal where that is known to be out of date."""
+        """What a plan is made against. Raises ReadOnly where that is known to be out of date."""
         if why := self._behind.read_only:
-            raise Refusal((why,))
+            raise ReadOnly((why,))
         return self._rollouts.state()
 
     def documents(self) -> api.Documents:
