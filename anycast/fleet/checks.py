@@ -1,7 +1,7 @@
 """Rules that join several values of fleet.yaml, each a function from the fleet to what breaks it.
 
-A rule's docstring is the reason for it. Rules about addresses are in `address_checks.py`, about blocks and what is planned from
-them in `addressing_checks.py`, about two gateways of a site in `pair_checks.py`, about the lab in `lab_checks.py`.
+A rule's docstring is the reason for it. Rules about addresses are in `address_checks.py`, about blocks and what is planned
+from them in `addressing_checks.py`, about two gateways of a site in `pair_checks.py`, about the lab in `lab_checks.py`.
 """
 
 from __future__ import annotations

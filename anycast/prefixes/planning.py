@@ -30,6 +30,11 @@ class FilePlan:
     """The same object as `before` where nothing changes."""
     changes: tuple[Change, ...]
 
+    @property
+    def changed(self) -> bool:
+        """Whether the lock file would differ: a reason may, without any change."""
+        return self.after is not self.before
+
 
 def plan_file(text: str, lock: Lock | None, today: datetime.date, *, file: str = "fleet.yaml") -> FilePlan:
     """`lock`: None before the first plan. Raises ConfigError with every problem found; then nothing is to be written."""

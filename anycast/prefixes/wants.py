@@ -85,9 +85,9 @@ class _Reader:
     def read(self) -> Declared:
         service, sites = _mapping(self._tree.get("service")), _mapping(self._tree.get("sites"))
         self._service("service", service, _text(service.get("name")) or "the service")
-        for name, other in _mapping(_mapping(self._tree.get("addressing")).get("services")).items():
+        for name, other in _sorted(_mapping(self._tree.get("addressing")).get("services")):
             self._service(f"addressing.services.{name}", _mapping(other), name)
-        for name, site in sites.items():
+        for name, site in _sorted(sites):
             if isinstance(site, dict):
                 self._site(name, site, service)
         renamed = {
@@ -123,7 +123,7 @@ class _Reader:
         self._pools(here, name, site, service)
         lans = {side: self._lan(here, side, site) for side in SIDES}
         for family in FAMILIES:
-            for subnet, lengths in self._addressing.subnets.items():
+            for subnet, lengths in sorted(self._addressing.subnets.items()):
                 if (length := lengths.of(family)) is not None:
                     key = f"{here}.subnets.{subnet}.{family}"
                     holder = _mapping(_mapping(site.get("subnets")).get(subnet))
@@ -167,14 +167,14 @@ class _Reader:
             length = 64 if family == "ipv6" else 32 if need is None else need.length
             why = f"{name}: a /64 is more than its clients" if family == "ipv6" else f"{name}: {need and need.why}"
             self._add(Want(key, Kind.POOL, family, "pools", length, "", pin, why, None, need if planned else None))
-            for extra, holder in more.items():
+            for extra, holder in sorted(more.items()):
                 if text := _text(_mapping(holder).get(family)):
                     self._add(Want(f"{here}.more_pools.{extra}.{family}", Kind.POOL, family, "pools", 0, "", text, ""))
 
     def _lan(self, here: str, side: str, site: dict[str, Any]) -> list[str]:
         """Ask for the site's subnets on one side; the families that it has there."""
-        holder, gateways = _mapping(site.get(side)), _mapping(site.get("gateways"))
-        attached = [each for gateway in gateways.values() if isinstance(each := _mapping(gateway).get(side), dict)]
+        holder, gateways = _mapping(site.get(side)), _sorted(site.get("gateways"))
+        attached = [each for _, gateway in gateways if isinstance(each := _mapping(gateway).get(side), dict)]
         families: list[str] = []
         for family in FAMILIES:
             children = {str(i): each.get(family) for i, each in enumerate(attached)}
@@ -192,7 +192,7 @@ class _Reader:
         what moves, and outside the routers."""
         self._moving(here, site, "inside", "inside", lans)
         for kind, side in (("upstreams", "uplink"), ("inside_routers", "inside")):
-            for router, settings in _mapping(site.get(kind)).items():
+            for router, settings in _sorted(site.get(kind)):
                 if not isinstance(settings, dict):
                     continue
                 holder = settings.get("address")
@@ -200,7 +200,7 @@ class _Reader:
                     if holder is None or family in _mapping(holder):  # where one is written, that is all it has
                         key = f"{here}.{kind}.{router}.address.{family}"
                         self._address(key, Kind.ADDRESS, family, f"{here}.{side}.{family}", _mapping(holder), f"of {router}")
-        for gateway, settings in _mapping(site.get("gateways")).items():
+        for gateway, settings in _sorted(site.get("gateways")):
             for side in SIDES:
                 attachment = _mapping(settings).get(side)
                 if not isinstance(attachment, dict):
@@ -266,6 +266,11 @@ class _Reader:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _sorted(value: Any) -> list[tuple[str, Any]]:
+    """By name: the order of a file means nothing."""
+    return sorted(_mapping(value).items())
 
 
 def _text(value: Any) -> str:
