@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import enum
 import fcntl
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,7 @@ def _day(text: str | None) -> datetime.date:
 
 
 def _planned(file: Path, on: str | None) -> FilePlan:
+    gc.disable()  # this process ends with all that it made; looking for rubbish among it took a third of the time
     return plan_file(read_text(file), load_lock(lock_of(file)), _day(on), file=str(file))
 
 

@@ -6,6 +6,9 @@ file writes itself is a pin, which the plan respects.
 
 from __future__ import annotations
 
+import ipaddress
+import typing
+
 import pydantic
 
 from anycast.fleet.section import NO_ADDRESSES, NO_PREFIXES, Addresses, DualStack, Prefixes, Section
@@ -53,3 +56,13 @@ class Addressing(Section):
     """Anycast services besides `service`. Default: none."""
     subnets: dict[Name, Lengths] = pydantic.Field(default_factory=dict)
     """Subnets that each site has besides, by name, with their lengths. Default: none."""
+
+
+ALL_USES = Addressing(
+    blocks={
+        family: Block(prefix=ipaddress.ip_network(everything), use=typing.get_args(typing.get_args(Use)[0]))
+        for family, everything in (("ipv4", "0.0.0.0/0"), ("ipv6", "::/0"))
+    },
+    clients=1,
+)
+"""As if everything that can be planned were, in both families."""

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Callable, Iterator
 
 from anycast.fleet.address_checks import overlaps
+from anycast.fleet.addressing import Addressing
 from anycast.fleet.finding import Finding
 from anycast.fleet.schema import Fleet
 from anycast.fleet.section import DualStack
@@ -27,10 +28,15 @@ _ANNOUNCED = frozenset({"anycast", "unicast"})
 def blocks_are_used_once(fleet: Fleet) -> Iterator[Finding]:
     """An address in two blocks could be given out twice."""
     if fleet.addressing is not None:
-        blocks: list[tuple[Network, Path]] = [
-            (block.prefix, ("addressing", "blocks", name, "prefix")) for name, block in fleet.addressing.blocks.items()
-        ]
-        yield from overlaps(blocks, [])
+        yield from blocks_overlap(fleet.addressing)
+
+
+def blocks_overlap(addressing: Addressing) -> Iterator[Finding]:
+    """Also asked before anything is planned from them."""
+    blocks: list[tuple[Network, Path]] = [
+        (block.prefix, ("addressing", "blocks", name, "prefix")) for name, block in addressing.blocks.items()
+    ]
+    yield from overlaps(blocks, [])
 
 
 def blocks_fit_their_use(fleet: Fleet) -> Iterator[Finding]:

@@ -13,14 +13,14 @@ import difflib
 import pathlib
 import types
 import typing
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import pydantic
 
 from anycast.errors import ConfigError, Problem
 from anycast.fleet import yaml_text
-from anycast.fleet.addressing import Addressing
+from anycast.fleet.addressing import ALL_USES, Addressing
 from anycast.fleet.checks import check
 from anycast.fleet.finding import Finding
 from anycast.fleet.schema import Fleet
@@ -88,10 +88,10 @@ def _filled(tree: Tree, lock: Lock | None, file: str) -> Fleet:
     try:
         addressing = Addressing.model_validate(tree.value["addressing"])
     except pydantic.ValidationError:
-        return read_tree(tree, file)  # which says so
+        return read_tree(tree, file, unmet=plannable(tree))  # which says so
     if lock is not None:
         fill(tree.value, lock.held.values())
-    unmet = [want.path for want in declared(tree.value, addressing).wants.values() if not want.pin]
+    unmet = declared(tree.value, addressing).unmet
     if not unmet:
         return read_tree(tree, file)
     try:
@@ -107,6 +107,11 @@ def _filled(tree: Tree, lock: Lock | None, file: str) -> Fleet:
     raise ConfigError([*located([Finding(("addressing",), what, at_key=True)], tree, file), *problems])
 
 
+def plannable(tree: Tree) -> Sequence[Path]:
+    """What the file leaves out and blocks of every use would give, where its own blocks cannot be read."""
+    return declared(tree.value, ALL_USES).unmet
+
+
 def read_tree(tree: Tree, file: str, *, unmet: Iterable[Path] = ()) -> Fleet:
     """The fleet in `tree`. `unmet`: paths of values that are known to be missing. Raises ConfigError with every other
     problem; without any where nothing else is wrong."""
@@ -119,12 +124,14 @@ def read_tree(tree: Tree, file: str, *, unmet: Iterable[Path] = ()) -> Fleet:
         findings = [_finding(error, tree.value) for error in errors if error not in known]
         findings = [finding for finding in findings if finding.path not in tree.unread]
         cut = {finding.path for finding in findings} | {_finding(error, tree.value).path for error in known}
-        findings += _check_the_rest(tree.value, cut | tree.unread)
+        found = _check_the_rest(tree.value, cut | tree.unread)
+        findings += [finding for finding in found if len(finding.path) < 3 or finding.path not in lacking]
     else:
         findings = [finding for finding in check(fleet) if not _judges(finding, tree.unread)]
+        findings = [finding for finding in findings if len(finding.path) < 3 or finding.path not in lacking]
         if not findings and not tree.problems:
             return fleet
-    raise ConfigError(sorted([*tree.problems, *located(findings, tree, file)], key=_place_in_file))
+    raise ConfigError(in_order([*tree.problems, *located(findings, tree, file)]))
 
 
 def located(findings: Iterable[Finding], tree: Tree, file: str) -> list[Problem]:
@@ -250,5 +257,6 @@ def _problem(finding: Finding, tree: Tree, file: str) -> Problem:
     return Problem(yaml_text.where(finding.path), finding.what, file, place.line, place.column)
 
 
-def _place_in_file(problem: Problem) -> tuple[int, int, str]:
-    return problem.line, problem.column, problem.what
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """As they stand in the file."""
+    return sorted(problems, key=lambda problem: (problem.line, problem.column, problem.what))

@@ -32,6 +32,7 @@ class Blocks:
         ]
         found.sort(key=lambda block: (block.space, block.name))
         self._of = {family: [block for block in found if block.space.family == family] for family in WIDTH}
+        self._named = {block.name: block for block in found}
         self._starts = {family: [block.space.start for block in blocks] for family, blocks in self._of.items()}
 
     def of(self, found: Range, use: str) -> str:
@@ -41,6 +42,11 @@ class Blocks:
             if block.space.holds(found) and use in block.uses:
                 return block.name
         return ""
+
+    def still(self, name: str, found: Range, use: str) -> bool:
+        """Whether the block of that name is one for `use` that holds `found`."""
+        block = self._named.get(name)
+        return block is not None and use in block.uses and block.space.holds(found)
 
     def spaces(self, taken: Iterable[Range], reached: Iterable[Range]) -> Spaces:
         """What `taken` leaves of the blocks; `reached`: of those that no inside LAN is taken from, too, because a client

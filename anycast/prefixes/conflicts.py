@@ -7,7 +7,6 @@ merged.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from anycast.fleet.finding import Finding
 from anycast.prefixes.allocation import ADDRESSES, Allocation, Kind, Resting
@@ -15,13 +14,6 @@ from anycast.prefixes.numbers import read
 
 ALONE = frozenset({Kind.COVERING, Kind.UNICAST_PREFIX, Kind.POOL, Kind.SUBNET, Kind.TUNNEL})
 """Kinds that share their space with nothing but what lies in them by its key."""
-
-
-class _Row(NamedTuple):
-    family: str
-    start: int
-    behind: int
-    owner: Allocation | Resting
 
 
 def conflicts(held: Iterable[Allocation], resting: Iterable[Resting]) -> Iterator[Finding]:
@@ -33,20 +25,23 @@ def conflicts(held: Iterable[Allocation], resting: Iterable[Resting]) -> Iterato
 
 def _overlaps(owned: Iterable[Allocation | Resting]) -> Iterator[Finding]:
     rows = [
-        _Row(found.family, found.start, found.behind, each)
+        (found.family, found.start, found.length, each.key, found.behind, each)
         for each in owned
         if each.kind in ALONE and (found := read(each.value)) is not None
     ]
-    rows.sort(key=lambda row: (row.family, row.start, -row.behind, row.owner.key))
-    around: list[_Row] = []
-    for row in rows:
-        while around and (around[-1].family != row.family or around[-1].behind <= row.start):
+    rows.sort()
+    around: list[tuple[int, Allocation | Resting]] = []
+    """What reaches over the next row, up to which address."""
+    before = ""
+    for family, start, _, _, behind, each in rows:
+        while around and (before != family or around[-1][0] <= start):
             around.pop()
-        for other in around:
-            if (finding := _judge(row.owner, other.owner)) is not None:
+        before = family
+        for _, other in around:
+            if (finding := _judge(each, other)) is not None:
                 yield finding
                 break
-        around.append(row)
+        around.append((behind, each))
 
 
 def _judge(one: Allocation | Resting, other: Allocation | Resting) -> Finding | None:
@@ -69,9 +64,11 @@ def _judge(one: Allocation | Resting, other: Allocation | Resting) -> Finding | 
 def _doubles(held: Iterable[Allocation]) -> Iterator[Finding]:
     """Addresses of one prefix, and labels, that two have. What the file writes twice is judged when it is read."""
     seen: dict[tuple[str, str], Allocation] = {}
-    for each in sorted(held, key=lambda each: (each.pinned, each.key)):
-        if each.kind is Kind.SPI_LABEL or each.kind in ADDRESSES:
-            other = seen.setdefault((each.source, each.value), each)
-            if other is not each and not (each.pinned and other.pinned):
-                what = f"{each.value} is also {'the label' if each.kind is Kind.SPI_LABEL else 'the address'} of {other.key}"
-                yield Finding(each.path, what)
+    for each in held:
+        if each.kind is not Kind.SPI_LABEL and each.kind not in ADDRESSES:
+            continue
+        other = seen.setdefault((each.source, each.value), each)
+        if other is not each and not (each.pinned and other.pinned):
+            first, second = sorted((each, other), key=lambda one: (one.pinned, one.key))  # what is written is at fault
+            what = "the label" if each.kind is Kind.SPI_LABEL else "the address"
+            yield Finding(second.path, f"{each.value} is also {what} of {first.key}")

@@ -9,19 +9,21 @@ Two branches that were merged may give one space to two: the next plan says so, 
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import json
 from typing import Any
 
 from anycast.errors import ConfigError, Problem
 from anycast.fleet.values import show
-from anycast.prefixes.allocation import ADDRESSES, PREFIXES, Allocation, Kind, Lock, Resting
+from anycast.prefixes.allocation import PREFIXES, Allocation, Kind, Lock, Resting
+from anycast.prefixes.numbers import plain, prefix, read
 
 VERSION = 1
 MAX_CHARACTERS = 64 << 20
 """500 sites with 200 prefixes each are about 20 MB."""
 _MOST_PROBLEMS = 20
 
+_KINDS = {str(kind): kind for kind in Kind}
+_quoted = json.encoder.encode_basestring
 _spelt = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 
@@ -36,10 +38,12 @@ def encode_lock(lock: Lock) -> str:
 
 
 def _held(each: Allocation) -> str:
-    record = each._asdict()
-    if not each.pinned:
-        del record["pinned"]
-    return _spelt(record)
+    """As `_spelt` would have it, in a quarter of the time."""
+    pinned = ',"pinned":true' if each.pinned else ""
+    return (
+        f'{{"key":{_quoted(each.key)},"kind":"{each.kind}"{pinned},"since":"{each.since}","source":{_quoted(each.source)}'
+        f',"value":"{each.value}","why":{_quoted(each.why)}}}'
+    )
 
 
 def decode_lock(text: str, *, file: str = "fleet.lock") -> Lock:
@@ -112,7 +116,7 @@ def _one(line: str) -> Any:
 
 def _record(record: Any) -> Allocation | Resting:
     try:
-        key, kind, value, source = record["key"], Kind(record["kind"]), record["value"], record["source"]
+        key, kind, value, source = record["key"], _KINDS[record["kind"]], record["value"], record["source"]
         pinned, day = record.get("pinned", False), record["freed"] if "freed" in record else record["since"]
         why = record.get("why", "")
     except (KeyError, TypeError, AttributeError) as exc:
@@ -143,11 +147,7 @@ def _is_day(text: str) -> bool:
 
 
 def _is_value(kind: Kind, value: str) -> bool:
-    try:
-        if kind in PREFIXES:
-            return str(ipaddress.ip_network(value)) == value
-        if kind in ADDRESSES or kind is Kind.ROUTER_ID:
-            return str(ipaddress.ip_address(value)) == value
-    except ValueError:
-        return False
+    if kind is not Kind.SPI_LABEL:
+        found = read(value)
+        return found is not None and value == (prefix(*found) if kind in PREFIXES else plain(found))
     return value.isascii() and value.isdecimal() and value[0] != "0" and len(value) < 10

@@ -66,7 +66,16 @@ def address(family: str, number: int) -> str:
     """Canonical text (RFC 5952 of IPv6)."""
     if family == "ipv4":
         return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
-    return str(ipaddress.IPv6Address(number))
+    low, high = number & 0xFFFFFFFFFFFFFFFF, number >> 64
+    if low > 0xFFFF or not high >> 48:
+        return str(ipaddress.IPv6Address(number))
+    # A prefix, or a low number in one: the zeros in the middle are the longest run, whatever stands above them.
+    while not high & 0xFFFF:
+        high >>= 16
+    text = f"{high & 0xFFFF:x}::{low:x}" if low else f"{high & 0xFFFF:x}::"
+    while high := high >> 16:
+        text = f"{high & 0xFFFF:x}:{text}"
+    return text
 
 
 def prefix(family: str, start: int, length: int) -> str:

@@ -68,6 +68,8 @@ class _Planner:
         self._held: dict[str, Allocation] = {}
         self._resting: dict[str, list[Resting]] = {}
         """By key, the last one given up at the end."""
+        self._pending: list[Want] = []
+        """What has no value yet, parents first."""
         self._changes: list[Change] = []
         self._findings: list[Finding] = []
 
@@ -76,7 +78,9 @@ class _Planner:
         self._keep()
         self._free()
         self._findings += conflicts(self._held.values(), self._all_resting())
-        taken = [found for each in self._records() if (found := _range(each)) is not None]
+        # What lies in what is held is taken with it.
+        apart = [each for each in self._records() if each.source not in self._held]
+        taken = [found for each in apart if (found := _range(each)) is not None]
         taken += [found for _, found in self._foreign]
         spaces = self._blocks.spaces([*taken, *self._wanted.written], self._wanted.reached)
         second = self._grow(spaces)
@@ -84,8 +88,10 @@ class _Planner:
         self._lay_inside()
         self._number()
         for path in self._wanted.unsized:
+            if path[1] in self._wanted.sized:
+                continue  # with something that cannot be read, and reading the file says so
             what = "has no clients, by which its pools are sized; write `clients`, or `addressing.clients` for all sites"
-            self._findings.append(Finding(path, what))
+            self._findings.append(Finding(path[:2], what))
         if self._lock.fleet != self._wanted.fleet:
             self._findings.append(Finding(("fleet",), f"is {self._wanted.fleet}, and the lock file of {self._lock.fleet}"))
         changed = bool(self._changes) or self._held != self._lock.held
@@ -116,13 +122,25 @@ class _Planner:
             old = self._before.get(want.key)
             if want.pin:
                 self._pin(want, old)
+            elif old is not None and self._same(want, old):
+                self._held[want.key] = old
             elif old is not None and (kept := self._kept(want, old)) is not None:
                 self._held[want.key] = kept
-            elif want.at is not None:
-                self._hold(want, prefix(want.family, want.at, want.length))
+            elif want.at is None:
+                self._pending.append(want)
+            else:
+                self._hold(want, prefix(want.family, want.at, want.length), Range(want.family, want.at, want.length))
         for key, old in self._before.items():
             if ".more_pools." in key and key not in self._wanted.wants and _first_pool(key) in self._wanted.wants:
                 self._held[key] = old._replace(pinned=False)
+
+    def _same(self, want: Want, old: Allocation) -> bool:
+        """Whether an address that lies in a prefix lies there as it did: nearly all of a plan, nearly every time."""
+        parent, source = want.parent, old.source
+        if not parent or source != parent or old.pinned or old.why != want.why or want.kind is Kind.ROUTER_ID:
+            return False
+        now = self._held.get(parent)
+        return now is not None and now is self._before.get(parent)
 
     def _pin(self, want: Want, old: Allocation | None) -> None:
         """Take what the file writes. What it writes wrongly is said when it is read."""
@@ -154,7 +172,8 @@ class _Planner:
             if want.use:
                 if want.at is not None and not (found.start <= want.at < found.behind):
                     return None
-                source = self._blocks.of(found, want.use)
+                if not self._blocks.still(old.source, found, want.use):
+                    source = self._blocks.of(found, want.use)
                 self._judge_place(want, old, found, source)
             else:
                 around = self._around(want)
@@ -163,6 +182,8 @@ class _Planner:
                 source = want.parent
         if old.pinned:
             self._changes.append(Change("unpinned", want.key, old.value, old.value))
+        if not old.pinned and (old.kind, old.source, old.why) == (want.kind, source, want.why):
+            return old
         return old._replace(kind=want.kind, source=source, pinned=False, why=want.why)
 
     def _judge_place(self, want: Want, old: Allocation, found: Range, source: str) -> None:
@@ -183,7 +204,7 @@ class _Planner:
         """What nobody asks for any more, and what was replaced, rests. What rested long enough is forgotten."""
         for key, old in self._before.items():
             new = self._held.get(key)
-            if new is not None and new.value == old.value:
+            if new is old or (new is not None and new.value == old.value):
                 continue
             if old.kind is not Kind.ROUTER_ID:
                 self._resting.setdefault(key, []).append(Resting(key, old.kind, old.value, old.source, self._today))
@@ -244,8 +265,8 @@ class _Planner:
 
     def _take(self, spaces: dict[tuple[str, frozenset[str]], Space], second: list[Want]) -> None:
         """What comes from blocks: what comes back, then the largest first."""
-        new = [want for want in self._wanted.wants.values() if want.use and not want.pin and want.key not in self._held]
-        new = sorted((*new, *second), key=lambda want: (want.length, want.key))
+        new = [*(want for want in self._pending if want.use), *second]
+        new.sort(key=lambda want: (want.length, want.key))
         fitting = {pair: self._blocks.fitting(spaces, *pair) for pair in sorted({(want.family, want.use) for want in new})}
         refused: dict[tuple[str, str], list[Want]] = defaultdict(list)
         for want in new:
@@ -254,7 +275,8 @@ class _Planner:
             for space in fitting[want.family, want.use]:
                 single = want.length == WIDTH[want.family]
                 if (start := space.take_address() if single else space.take(want.length)) is not None:
-                    self._hold(want, plain(Range(want.family, start, want.length)))
+                    found = Range(want.family, start, want.length)
+                    self._hold(want, plain(found), found)
                     break
             else:
                 refused[want.family, want.use].append(want)
@@ -275,13 +297,13 @@ class _Planner:
                 fits = found.single and (around := self._around(want)) is not None and around.holds(found)
             if fits:
                 self._resting[want.key].remove(rest)
-                self._hold(want, rest.value, returned=True)
+                self._hold(want, rest.value, found if want.use else None, returned=True)
                 return True
         return False
 
-    def _hold(self, want: Want, value: str, *, returned: bool = False) -> None:
-        found = read(value)
-        source = want.parent or ("" if found is None or not want.use else self._blocks.of(found, want.use))
+    def _hold(self, want: Want, value: str, found: Range | None = None, *, returned: bool = False) -> None:
+        """`found`: the range of a value from a block."""
+        source = want.parent if found is None else self._blocks.of(found, want.use)
         old = self._before.get(want.key)
         self._held[want.key] = Allocation(want.key, want.kind, value, source, False, self._today, want.why)
         what = "returned" if returned else "new" if old is None else "moved"
@@ -289,19 +311,19 @@ class _Planner:
 
     def _lay_inside(self) -> None:
         """Addresses in prefixes: the lowest that nobody there has. All management LANs count as one: sites may share one."""
-        used: dict[str, set[int]] = defaultdict(set)
-        for record in self._records():
-            found = _range(record)
-            if found is not None and found.single:
-                used["management" if ".management." in record.key else record.source].add(found.start)
+        new = [want for want in self._pending if want.parent]
+        lans = {"management" if ".management." in want.key else want.parent for want in new}
+        used: dict[str, set[int]] = {lan: set() for lan in lans}
+        for record in self._records() if lans else ():
+            lan = "management" if ".management." in record.key else record.source
+            if lan in lans and (found := _range(record)) is not None and found.single:
+                used[lan].add(found.start)
         written: dict[str, set[int]] = {family: set() for family in WIDTH}
         for each in self._wanted.written:
             if each.single:
                 written[each.family].add(each.start)
         after: dict[str, int] = {}
-        for want in self._wanted.wants.values():
-            if not want.parent or want.pin or want.key in self._held:
-                continue
+        for want in new:
             if want.kind is Kind.ROUTER_ID:
                 self._follow(want)
                 continue
@@ -337,13 +359,14 @@ class _Planner:
 
     def _number(self) -> None:
         """SPI labels: the lowest that is nobody's and rests for nobody."""
+        if not any(want.kind is Kind.SPI_LABEL for want in self._pending):
+            return
         used = {int(each.value) for each in self._records() if each.kind is Kind.SPI_LABEL}
         free = iter(LABELS)
-        for key in sorted(key for key, want in self._wanted.wants.items() if want.kind is Kind.SPI_LABEL):
-            want = self._wanted.wants[key]
-            if want.pin or key in self._held:
+        for want in self._pending:
+            if want.kind is not Kind.SPI_LABEL:
                 continue
-            if rested := self._resting.get(key):
+            if rested := self._resting.get(want.key):
                 self._hold(want, rested.pop().value, returned=True)
             elif (number := next((each for each in free if each not in used), None)) is not None:
                 self._hold(want, str(number))

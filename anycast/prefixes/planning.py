@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Iterable
 
 import pydantic
 
 from anycast.errors import ConfigError, Problem
 from anycast.fleet import yaml_text
 from anycast.fleet.addressing import Addressing
-from anycast.fleet.loading import located, read_tree
+from anycast.fleet.addressing_checks import blocks_overlap
+from anycast.fleet.loading import in_order, located, plannable, read_tree
 from anycast.fleet.schema import Fleet
 from anycast.prefixes.allocation import Lock, nothing
 from anycast.prefixes.filling import fill
@@ -47,18 +49,26 @@ def plan_file(text: str, lock: Lock | None, today: datetime.date, *, file: str =
     try:
         addressing = Addressing.model_validate(section)
     except pydantic.ValidationError:
-        read_tree(tree, file)
+        read_tree(tree, file, unmet=plannable(tree))
         raise
+    if twice := located(blocks_overlap(addressing), tree, file):
+        raise ConfigError(in_order([*twice, *_others(tree, file, plannable(tree))]))
     wanted = declared(tree.value, addressing)
     before = nothing(wanted.fleet) if lock is None else lock
     planned = plan(wanted, before, today)
     fill(tree.value, planned.lock.held.values())
-    unmet = wanted.wants.keys() - planned.lock.held.keys()
-    problems = located(planned.findings, tree, file)
-    try:
-        fleet = read_tree(tree, file, unmet={tuple(key.split(".")) for key in unmet})
-    except ConfigError as exc:
-        problems += exc.problems
+    unmet = [want.path for key, want in wanted.wants.items() if key not in planned.lock.held]
+    unmet += wanted.unsized
+    problems = [*located(planned.findings, tree, file), *_others(tree, file, unmet)]
     if problems:
-        raise ConfigError(sorted(set(problems), key=lambda each: (each.line, each.column, each.what)))
-    return FilePlan(fleet, wanted, before, planned.lock, planned.changes)
+        raise ConfigError(in_order(set(problems)))
+    return FilePlan(read_tree(tree, file), wanted, before, planned.lock, planned.changes)
+
+
+def _others(tree: yaml_text.Tree, file: str, unmet: Iterable[yaml_text.Path]) -> list[Problem]:
+    """What else is wrong with a file of which it is known that these values are missing."""
+    try:
+        read_tree(tree, file, unmet=unmet)
+    except ConfigError as exc:
+        return exc.problems
+    return []

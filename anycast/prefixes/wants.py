@@ -61,7 +61,14 @@ class Declared:
     renamed: dict[str, str]
     """Sites' names before, and now."""
     unsized: tuple[tuple[str, ...], ...]
-    """Paths of sites whose pools are to be planned, and of which nobody says for how many clients."""
+    """Paths of pools that are to be planned, while nobody says for how many clients, or not so that it can be read."""
+    sized: frozenset[str]
+    """Sites that say for how many clients they are."""
+
+    @property
+    def unmet(self) -> list[tuple[str, ...]]:
+        """Paths of what the file leaves out."""
+        return [*(want.path for want in self.wants.values() if not want.pin), *self.unsized]
 
 
 def declared(tree: Any, addressing: Addressing) -> Declared:
@@ -105,13 +112,14 @@ class _Reader:
             reached=tuple(_written(service.get("inside"))),
             renamed=renamed,
             unsized=tuple(self._unsized),
+            sized=frozenset(name for name, site in sites.items() if "clients" in _mapping(site)),
         )
 
     def _service(self, here: str, service: dict[str, Any], name: str) -> None:
         prefixes, vips = _mapping(service.get("prefixes")), _mapping(service.get("vips"))
         for family in FAMILIES:
             length = self._visible[family]
-            why = f"{name}: /{length} is heard everywhere, and nothing longer is announced"
+            why = f"{name}: announced as one, a /{length}, the longest that is heard everywhere"
             if self._prefix(f"{here}.prefixes.{family}", Kind.COVERING, family, "anycast", length, prefixes, vips, why):
                 self._address(
                     f"{here}.vips.{family}", Kind.VIP, family, f"{here}.prefixes.{family}", vips, f"{name}: its VIP"
@@ -138,7 +146,7 @@ class _Reader:
         vips = _mapping(service.get("vips"))
         for family in FAMILIES:
             length, key = self._visible[family], f"{here}.unicast_prefix.{family}"
-            why = f"{name}: heard everywhere as /{length}, leads here only"
+            why = f"{name}: a /{length} is heard everywhere, and this one leads here only"
             there = self._prefix(key, Kind.UNICAST_PREFIX, family, "unicast", length, own, addresses, why)
             if there and (family in vips or f"service.vips.{family}" in self._wants):
                 drains = f"{name}: where drains of other sites redirect clients to"
@@ -161,7 +169,7 @@ class _Reader:
             if not pin and (("pools", family) not in self._uses or family not in reached):
                 continue
             if need is None and not pin and family == "ipv4":
-                self._unsized.append(("sites", name))
+                self._unsized.append(tuple(key.split(".")))
                 continue
             planned = ("pools", family) in self._uses and family == "ipv4" and need is not None
             length = 64 if family == "ipv6" else 32 if need is None else need.length
