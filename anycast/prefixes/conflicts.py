@@ -13,7 +13,7 @@ from anycast.prefixes.allocation import ADDRESSES, Allocation, Kind, Resting
 from anycast.prefixes.numbers import read
 
 ALONE = frozenset({Kind.COVERING, Kind.UNICAST_PREFIX, Kind.POOL, Kind.SUBNET, Kind.TUNNEL})
-"""Kinds that share their space with nothing but what lies in them by its key."""
+"""Kinds that share their space with nobody, where they are not taken from a prefix of one's own."""
 
 
 def conflicts(held: Iterable[Allocation], resting: Iterable[Resting]) -> Iterator[Finding]:
@@ -27,7 +27,7 @@ def _overlaps(owned: Iterable[Allocation | Resting]) -> Iterator[Finding]:
     rows = [
         (found.family, found.start, found.length, each.key, found.behind, each)
         for each in owned
-        if each.kind in ALONE and (found := read(each.value)) is not None
+        if each.kind in ALONE and "." not in each.source and (found := read(each.value)) is not None
     ]
     rows.sort()
     around: list[tuple[int, Allocation | Resting]] = []
@@ -45,9 +45,7 @@ def _overlaps(owned: Iterable[Allocation | Resting]) -> Iterator[Finding]:
 
 
 def _judge(one: Allocation | Resting, other: Allocation | Resting) -> Finding | None:
-    """What is wrong with two that meet, of which `other` is the larger one."""
-    if one.source == other.key:
-        return None  # lies there on purpose
+    """What is wrong with two that meet, of which `other` is not the smaller one."""
     if isinstance(one, Allocation) and isinstance(other, Allocation):
         if one.pinned and other.pinned:
             return None

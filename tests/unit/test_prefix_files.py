@@ -1,0 +1,227 @@
+"""fleet.lock, and what the rest of the program makes of a fleet file that leaves its addresses there."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from anycast.cli.prefixes import PrefixesExit
+from anycast.errors import ConfigError
+from anycast.fleet.compile import compile_fleet
+from anycast.fleet.loading import load, loads, lock_of
+from anycast.prefixes.advice import notes, reverse_zones
+from anycast.prefixes.allocation import Kind, Resting
+from anycast.prefixes.forecast import forecast
+from anycast.prefixes.lock import decode_lock, encode_lock
+from anycast.prefixes.planning import plan_file
+from tests.support.documents import TREE
+
+DAY = datetime.date(2026, 11, 29)
+DOCS = TREE / "docs"
+TEXT = (DOCS / "fleet-planned.yaml").read_text()
+LOCK = plan_file(TEXT, None, DAY).after
+
+
+def anycast(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "anycast.cli.main", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_the_plan_in_the_docs_is_what_the_file_beside_it_comes_to(golden: Callable[[Path, str], None]) -> None:
+    done = anycast("prefixes", "plan", DOCS / "fleet-planned.yaml", "--on", DAY)
+    assert done.returncode == PrefixesExit.CHANGES, done.stderr
+    golden(DOCS / "fleet-planned.plan.txt", done.stdout)
+
+
+def test_a_lock_is_read_as_it_was_written_and_written_as_it_was_read() -> None:
+    rested = LOCK._replace(resting=(Resting("sites.x.spi_label", Kind.SPI_LABEL, "9", "", "2026-01-02"),))
+    for lock in (LOCK, rested):
+        text = encode_lock(lock)
+        assert decode_lock(text) == lock and encode_lock(decode_lock(text)) == text
+        for line in text.splitlines()[1:]:
+            assert line == json.dumps(json.loads(line), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert text.splitlines()[1:] == sorted(text.splitlines()[1:], key=lambda line: json.loads(line)["key"])
+
+
+def test_a_newer_program_may_say_more_of_a_record_and_no_less() -> None:
+    header, first, *rest = encode_lock(LOCK).splitlines()
+    more = "\n".join([header, first.replace("{", '{"colour":"blue",', 1), *rest]) + "\n"
+    assert decode_lock(more) == LOCK
+    with pytest.raises(ConfigError, match="requires"):
+        decode_lock(more.replace("{", '{"requires":["colours"],', 1))
+
+
+LINE = '{"key":"sites.a.pools.ipv4","kind":"pool","since":"2026-11-29","source":"b","value":"192.0.2.0/26","why":""}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ([], "fleet.lock:1:1: does not begin with the header of a lock file; `anycast prefixes apply` makes one"),
+        (['{"fleet":"x","version":2}'], 'fleet.lock:1:1: is of version "2"; 1 can be read here'),
+        (["<<<<<<< ours", LINE], "fleet.lock:2:1: an unresolved merge: keep the lines of both sides, and let"),
+        ([LINE, LINE], "fleet.lock:3:1: sites.a.pools.ipv4 has two records; two branches may have planned it: keep one"),
+        (["{}"], "fleet.lock:2:1: is no record: an object with key, kind, value, source, and since or freed"),
+        (["[1"], "fleet.lock:2:1: is no record (one JSON object a line)"),
+        ([LINE.replace("/26", "/25,")], 'fleet.lock:2:1: "192.0.2.0/25," is not the value of a pool, written canonically'),
+        ([LINE.replace(".0/26", ".1/26")], 'fleet.lock:2:1: "192.0.2.1/26" is not the value of a pool, written canonically'),
+        ([LINE.replace("2026-11-29", "2026-11-31")], 'fleet.lock:2:1: "2026-11-31" is not a day (2026-11-29)'),
+        ([LINE.replace('"b"', "7")], "fleet.lock:2:1: is no record: key, value, source, since, freed and why are text"),
+        ([LINE.replace('"pool"', '"pond"')], "fleet.lock:2:1: is no record"),
+    ],
+)
+def test_a_lock_that_means_nothing_is_refused_with_its_line(lines: list[str], what: str) -> None:
+    header = [] if not lines or "version" in lines[0] else ['{"fleet":"x","version":1}']
+    with pytest.raises(ConfigError) as caught:
+        decode_lock("\n".join([*header, *lines]) + "\n")
+    assert str(caught.value.problems[0]).startswith(what)
+
+
+def test_a_fleet_file_that_leaves_addresses_out_is_whole_with_its_lock() -> None:
+    fleet = loads(TEXT, lock=LOCK)
+    documents = compile_fleet(fleet)
+    assert set(documents) == {"fra-gw1", "fra-gw2", "sin-gw1"}
+    for key, row in LOCK.held.items():
+        here: object = fleet
+        for step in row.path:
+            here = here[step] if isinstance(here, dict) else getattr(here, step)
+        assert str(here) == row.value, key
+    assert [pool.prefix for pool in documents["fra-gw1"].service.pools] == [
+        LOCK.held["sites.fra.pools.ipv4"].value,
+        LOCK.held["sites.fra.pools.ipv6"].value,
+    ]
+
+
+def test_second_pools_are_compiled_and_told_to_the_routers_inside() -> None:
+    small = (TREE / "tests" / "data" / "pair.fleet.yaml").read_text()
+    more = small.replace("    management: {ipv4: 192.0.2.64/29}\n", "    management: {ipv4: 192.0.2.64/29}\n"
+                         "    more_pools: {p2: {ipv4: 203.0.113.128/27}}\n", 1)  # fmt: skip
+    before, after = (compile_fleet(loads(text))["fra-gw1"] for text in (small, more))
+    assert [(p.name, p.prefix) for p in after.service.pools if p not in before.service.pools] == [
+        ("fra-p2-ipv4", "203.0.113.128/27")
+    ]
+    told = {each.name: each.announces for each in after.bgp.neighbors}
+    assert told["fra-core-ipv4"] == ("203.0.113.64/27", "203.0.113.128/27")
+    assert told["fra-rtr-ipv4"] == ("203.0.113.0/28",)
+
+
+def test_a_record_of_what_the_file_does_not_have_fills_in_nothing() -> None:
+    text = TEXT.replace("  sin:", "  syd:")
+    with pytest.raises(ConfigError) as caught:
+        loads(text, lock=LOCK)
+    assert [each.where for each in caught.value.problems] == ["addressing"]
+
+
+def test_from_nothing_to_documents_as_an_operator_types_it(fleet: Path) -> None:
+    lock = lock_of(fleet)
+    assert anycast("check", fleet).returncode == PrefixesExit.UNUSABLE
+    reviewed = json.loads(anycast("prefixes", "plan", fleet, "--json").stdout)
+    assert not lock.exists()
+    wrong = anycast("prefixes", "apply", fleet, "--expect", "0" * 64)
+    assert (wrong.returncode, lock.exists()) == (PrefixesExit.REFUSED, False)
+    done = anycast("prefixes", "apply", fleet, "--expect", reviewed["hash"])
+    assert done.returncode == 0, done.stderr
+    assert len(reviewed["changes"]) == len(decode_lock(lock.read_text()).held)
+    assert anycast("check", fleet).returncode == 0
+    assert anycast("prefixes", "plan", fleet).returncode == PrefixesExit.NOTHING
+    written = lock.stat()
+    again = anycast("prefixes", "apply", fleet)
+    assert again.returncode == 0 and lock.stat() == written, "nothing to do writes nothing"
+    shown = anycast("prefixes", "show", fleet, "--site", "sin").stdout
+    assert "sites.sin.pools.ipv4" in shown and "sites.fra" not in shown
+    assert len(compile_fleet(load(fleet))) == 3
+
+
+def test_a_plan_that_cannot_be_kept_leaves_the_lock_as_it_was(fleet: Path) -> None:
+    assert anycast("prefixes", "apply", fleet).returncode == 0
+    before = lock_of(fleet).read_bytes()
+    fleet.write_text(TEXT.replace("clients: 20", "clients: 200"))
+    refused = anycast("prefixes", "apply", fleet)
+    assert refused.returncode == PrefixesExit.UNUSABLE and "is too small" in refused.stderr
+    assert lock_of(fleet).read_bytes() == before
+
+
+def test_the_second_of_two_at_a_time_waits_and_sees_what_the_first_one_wrote(fleet: Path) -> None:
+    import fcntl
+
+    with open(fleet, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "anycast.cli.main", "prefixes", "apply", str(fleet)]
+        second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.communicate(timeout=3)
+        lock_of(fleet).write_text(encode_lock(LOCK))
+    assert second.communicate(timeout=60)[1].endswith("nothing to do\n")
+
+
+def test_a_folder_that_cannot_be_written_is_said(fleet: Path) -> None:
+    lock_of(fleet).mkdir()
+    said = anycast("prefixes", "apply", fleet)
+    assert said.returncode == PrefixesExit.UNUSABLE and "Traceback" not in said.stderr
+    os.rmdir(lock_of(fleet))
+
+
+def test_what_is_worth_knowing_is_said() -> None:
+    found = {(note.about, note.key) for note in notes(loads(TEXT, lock=LOCK))}
+    assert ("moas", "service.prefixes.ipv4") in found and ("shared_fate", "sites") not in found
+    one = TEXT.replace("asn: 64510", "asn: 64511")
+    assert ("shared_fate", "sites") in {(note.about, note.key) for note in notes(loads(one, lock=LOCK))}
+    tight = TEXT.replace("fra-rtr: {asn: 64511,", "fra-rtr: {asn: 64511, max_prefixes: 2,")
+    assert ("max_prefix", "sites.fra.upstreams.fra-rtr.max_prefixes") in {
+        (note.about, note.key) for note in notes(loads(tight, lock=LOCK))
+    }
+
+
+@pytest.mark.parametrize(
+    ("prefix", "zones"),
+    [
+        ("203.0.113.0/24", ["113.0.203.in-addr.arpa"]),
+        ("203.0.113.64/26", ["113.0.203.in-addr.arpa"]),
+        ("192.0.2.0/23", ["2.0.192.in-addr.arpa", "3.0.192.in-addr.arpa"]),
+        ("2001:db8::/32", ["8.b.d.0.1.0.0.2.ip6.arpa"]),
+        ("2001:db8::/31", ["8.b.d.0.1.0.0.2.ip6.arpa", "9.b.d.0.1.0.0.2.ip6.arpa"]),
+        ("2001:db8:1000::/40", ["0.1.8.b.d.0.1.0.0.2.ip6.arpa"]),
+    ],
+)
+def test_reverse_zones_end_at_whole_labels(prefix: str, zones: list[str]) -> None:
+    import ipaddress
+
+    assert reverse_zones(ipaddress.ip_network(prefix)) == zones
+
+
+def test_a_forecast_is_a_straight_line_or_unknown() -> None:
+    days = {DAY - datetime.timedelta(days=n): 100 - n for n in range(10)}
+    assert forecast("a", "ipv4", 150, days, DAY).runs_out == DAY + datetime.timedelta(days=50)
+    assert forecast("a", "ipv4", 100, days, DAY).what == "full already"
+    falling = {day: 200 - leased for day, leased in days.items()}
+    assert forecast("a", "ipv4", 150, falling, DAY).what == "not within two years"
+    few = dict(list(days.items())[:6])
+    assert forecast("a", "ipv4", 150, few, DAY)[3:] == (100, 6, None, "unknown: 6 days were seen")
+
+
+def test_a_forecast_from_a_file_of_leases(fleet: Path, tmp_path: Path) -> None:
+    lock_of(fleet).write_text(encode_lock(LOCK))
+    rows = [{"site": "sin", "family": "ipv4", "day": f"2026-11-{20 + n}", "leased": n} for n in range(10)]
+    samples = tmp_path / "leases"
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = anycast("prefixes", "check", fleet, "--leases", samples, "--on", DAY, "--json")
+    ahead = {(row["site"], row["family"]): row for row in json.loads(said.stdout)["forecasts"]}
+    assert ahead["sin", "ipv4"]["runs_out"] == "2026-12-04" and ahead["sin", "ipv4"]["room"] == 14
+    assert ahead["fra", "ipv4"]["what"] == "unknown: nothing was seen"
+    assert ahead["fra", "ipv4"]["room"] == 31, "half of a /26: a mirrored pair needs the other half"
+    samples.write_text('{"site":"sin"}\n')
+    assert "leases:1:1: is no sample" in anycast("prefixes", "check", fleet, "--leases", samples).stderr
