@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from anycast.fleet.addressing import Addressing
@@ -80,23 +80,32 @@ class Blocks:
         found = [(len(uses), sorted(uses), space) for (of, uses), space in spaces.items() if of == family and use in uses]
         return [space for _, _, space in sorted(found, key=lambda row: row[:2])]
 
-    def too_small(self, family: str, use: str, wants: Sequence[Want], spaces: Sequence[Space]) -> Finding:
-        """`wants`: what found no room, the largest first. What is lacking would fit into one more block of their sum."""
-        width = WIDTH[family]
-        lacking = sum(1 << (width - want.length) for want in wants)
-        if wants[-1].length == width:
-            lacking += lacking // 64 + 2  # those that are not given out singly
-        more = width - (lacking - 1).bit_length()
-        block = min((each for each in self._of[family] if use in each.uses), key=lambda each: (each.space.length, each.name))
-        # In place of this block: one whose other half has room for all that.
-        grown = max(0, min(more, block.space.length) - 1)
-        free = min((length for space in spaces if (length := space.largest()) is not None), default=None)
-        names = ", ".join(want.key for want in wants[:3]) + (f" and {len(wants) - 3} more" if len(wants) > 3 else "")
-        largest = (
-            f"the largest is a /{wants[0].length}, and {'nothing' if free is None else f'no more than a /{free}'} is free"
-        )
-        what = (
-            f"{prefix(*block.space)} is too small for what is taken from {family} blocks for {use}: no room for {names}"
-            f" ({largest}); one more block of /{more}, or a /{grown} in place of this one, would do"
-        )
-        return Finding(("addressing", "blocks", block.name, "prefix"), what)
+    def too_small(self, refused: Mapping[tuple[str, str], Sequence[Want]], spaces: Spaces) -> Iterator[Finding]:
+        """`refused`: by family and use, what found no room, the largest first.
+
+        What one use lacks would fit into one more block of its sum. A block in place of one that is there must have room in
+        its other half for all that is lacking of it, for whatever use.
+        """
+        blocks, lacking = {}, {}
+        sums: dict[str, int] = defaultdict(int)
+        for (family, use), wants in refused.items():
+            having = (each for each in self._of[family] if use in each.uses)
+            block = blocks[family, use] = min(having, key=lambda each: (each.space.length, each.name))
+            addresses = sum(1 << (WIDTH[family] - want.length) for want in wants)
+            if wants[-1].length == WIDTH[family]:
+                addresses += addresses // 64 + 2  # those that are not given out singly
+            lacking[family, use] = addresses
+            sums[block.name] += addresses
+        for (family, use), wants in sorted(refused.items()):
+            block, width = blocks[family, use], WIDTH[family]
+            more = width - (lacking[family, use] - 1).bit_length()
+            grown = max(0, min(width - (sums[block.name] - 1).bit_length(), block.space.length) - 1)
+            left = [length for each in self.fitting(spaces, family, use) if (length := each.largest()) is not None]
+            named = ", ".join(want.key for want in wants[:3]) + (f" and {len(wants) - 3} more" if len(wants) > 3 else "")
+            free = f"no more than a /{min(left)}" if left else "nothing"
+            what = (
+                f"{prefix(*block.space)} is too small for what is taken from {family} blocks for {use}: no room for {named}"
+                f" (the largest is a /{wants[0].length}, and {free} is free); one more block of /{more}, or a /{grown} in"
+                " place of this one, would do"
+            )
+            yield Finding(("addressing", "blocks", block.name, "prefix"), what)

@@ -280,8 +280,7 @@ class _Planner:
                     break
             else:
                 refused[want.family, want.use].append(want)
-        for (family, use), wants in sorted(refused.items()):
-            self._findings.append(self._blocks.too_small(family, use, wants, fitting[family, use]))
+        self._findings += self._blocks.too_small(refused, spaces)
 
     def _return(self, want: Want) -> bool:
         """Who asks again while it rests gets back what was its own. It was taken as long as it rested."""

@@ -10,13 +10,13 @@ import random
 import re
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from anycast.prefixes.allocation import Allocation, Kind, Lock, nothing
+from anycast.prefixes.allocation import Kind, Lock, nothing
 from anycast.prefixes.lock import decode_lock, encode_lock
 from anycast.prefixes.planner import Planned, plan
-from tests.support.prefix_world import USES, asked, block, block6, judge, network, site, tree
+from tests.support.prefix_world import USES, Network, asked, block, block6, judge, network, site, spaces, tree
 
 DAY = datetime.date(2026, 11, 29)
 
@@ -128,7 +128,7 @@ edits = st.lists(
 @settings(max_examples=120)
 def test_no_history_moves_what_is_held_or_gives_away_what_rests(world: dict[str, Any], history: list[Any]) -> None:
     lock, day = plan(asked(world), nothing("world"), DAY).lock, DAY
-    freed: list[tuple[str, Allocation, datetime.date]] = []
+    freed: list[tuple[str, Network, datetime.date]] = []
     """Kept by the test: whose, what, when."""
     for what, name, other, made, days in history:
         day += datetime.timedelta(days=days)
@@ -146,14 +146,17 @@ def test_no_history_moves_what_is_held_or_gives_away_what_rests(world: dict[str,
         was = {new_key(key, renamed): row for key, row in before.held.items()}
         pins = {key for key, row in planned.lock.held.items() if row.pinned}
         assert moved(Lock("world", was, ()), planned.lock, pins) == {}, what
-        for owner, row, since in freed:
-            if row.kind in (Kind.POOL, Kind.COVERING, Kind.UNICAST_PREFIX, Kind.SUBNET) and (day - since).days < 30:
-                for key, held in planned.lock.held.items():
-                    if key != owner and held.kind is row.kind and not held.pinned and was.get(key, held).value != held.value:
-                        assert network(held).version != network(row).version or not network(held).overlaps(network(row))
-        freed = [(new_key(owner, renamed), row, since) for owner, row, since in freed]
-        held_now = {key: row.value for key, row in planned.lock.held.items()}
-        freed += [(key, row, day) for key, row in was.items() if held_now.get(key) != row.value]
+        given_now = {
+            key: lying
+            for key, lying in spaces(planned.lock).items()
+            if key not in pins and (key not in was or was[key].value != planned.lock.held[key].value)
+        }
+        for owner, lying, since in freed:
+            for key, now in given_now.items() if (day - since).days < 30 else ():
+                assert key == owner or now.version != lying.version or not now.overlaps(lying), f"{key} {now} of {owner}"
+        freed = [(new_key(owner, renamed), lying, since) for owner, lying, since in freed]
+        held_now = spaces(planned.lock)
+        freed += [(key, lying, day) for key, lying in spaces(Lock("", was, ())).items() if held_now.get(key) != lying]
         world, lock = edited, planned.lock
         for each in world["sites"].values():
             each.pop("formerly", None)
@@ -190,6 +193,13 @@ def edit(world: dict[str, Any], what: str, name: str, other: str, made: dict[str
 
 
 @given(worlds(tight=True))
+@example(
+    tree(
+        {"shared4": (block(8, 20), ["anycast", "pools"])},
+        {name: site(clients=4000) for name in ("a", "b")},
+        headroom="0 %",
+    )
+)
 @settings(max_examples=120)
 def test_what_is_refused_names_the_block_and_the_size_that_would_do(world: dict[str, Any]) -> None:
     wanted = asked(world)
