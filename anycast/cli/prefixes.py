@@ -20,6 +20,7 @@ from anycast.content.canonical import hash_of
 from anycast.errors import ConfigError, PeerError, Problem
 from anycast.fleet.loading import load_lock, lock_of, read_text
 from anycast.pki import files
+from anycast.prefixes import renumber as moves
 from anycast.prefixes.advice import fills, notes
 from anycast.prefixes.forecast import decode_samples, forecasts
 from anycast.prefixes.lock import encode_lock
@@ -158,6 +159,30 @@ def check(
         for line in prefixes_table.checked(file, made, known, ahead):
             typer.echo(line)
     raise typer.Exit(PrefixesExit.CHANGES if made.changed else PrefixesExit.NOTHING)
+
+
+@app.command()
+def renumber(
+    file: FleetFile,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="What is to move, as `show` names it: sites.fra.pools.ipv4.")],
+    as_json: Json = False,
+    on: On = None,
+) -> None:
+    """Plan a move in steps that each leave everything working. Changes nothing: each step is an edit of the fleet file.
+
+    Exit status: 0 the steps are shown, 2 it cannot move, or `apply` has something to do first.
+    """
+    made = _planned(file, on)
+    if made.changed:
+        raise ConfigError([Problem("", "apply what there is to do first (`anycast prefixes plan` shows it)", str(file))])
+    steps = moves.renumber(made.wanted, made.before, key, _day(on))
+    if isinstance(steps, moves.Refused):
+        raise ConfigError([Problem(".".join(map(str, each.path)), each.what, str(file)) for each in steps.findings])
+    if as_json:
+        _print({"version": 1, "key": key, "steps": [each._asdict() for each in steps]})
+        return
+    for line in prefixes_table.steps(steps):
+        typer.echo(line)
 
 
 def _hash(made: FilePlan) -> str:

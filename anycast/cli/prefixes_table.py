@@ -10,6 +10,7 @@ from anycast.prefixes.advice import Fill, Note
 from anycast.prefixes.allocation import Allocation, Kind, Resting
 from anycast.prefixes.forecast import Forecast
 from anycast.prefixes.planning import FilePlan
+from anycast.prefixes.renumber import Step
 from anycast.prefixes.spi import SpiLabel
 
 _MOST = 60
@@ -80,6 +81,15 @@ def checked(file: Path, made: FilePlan, known: Sequence[Note], ahead: Sequence[F
                 for each in sorted(ahead, key=lambda each: (each.runs_out is None, str(each.runs_out), each.site))
             ],
         )
+
+
+def steps(found: Sequence[Step]) -> Iterator[str]:
+    """What `anycast prefixes renumber` prints."""
+    for number, step in enumerate(found, start=1):
+        yield f"{number}. when {step.before}"
+        for key, value in step.write.items():
+            yield f"   write    {key}: {value}" if value else f"   take out {key}"
+        yield f"   then     {step.what}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, most: int = _MOST) -> Iterator[str]:

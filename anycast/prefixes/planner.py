@@ -131,8 +131,10 @@ class _Planner:
             else:
                 self._hold(want, prefix(want.family, want.at, want.length), Range(want.family, want.at, want.length))
         for key, old in self._before.items():
-            if ".more_pools." in key and key not in self._wanted.wants and _first_pool(key) in self._wanted.wants:
-                self._held[key] = old._replace(pinned=False)
+            # A second pool that was planned stays with the first; one that the file wrote was asked for by the file alone.
+            asked = key in self._wanted.wants or _first_pool(key) not in self._wanted.wants
+            if ".more_pools." in key and not old.pinned and not asked:
+                self._held[key] = old
 
     def _same(self, want: Want, old: Allocation) -> bool:
         """Whether an address that lies in a prefix lies there as it did: nearly all of a plan, nearly every time."""
@@ -202,11 +204,13 @@ class _Planner:
 
     def _free(self) -> None:
         """What nobody asks for any more, and what was replaced, rests. What rested long enough is forgotten."""
+        # A site that writes what it has under another of its keys gives up nothing.
+        written = {(each.site, each.value) for each in self._held.values() if each.pinned}
         for key, old in self._before.items():
             new = self._held.get(key)
             if new is old or (new is not None and new.value == old.value):
                 continue
-            if old.kind is not Kind.ROUTER_ID:
+            if old.kind is not Kind.ROUTER_ID and (old.site, old.value) not in written:
                 self._resting.setdefault(key, []).append(Resting(key, old.kind, old.value, old.source, self._today))
             if new is None and key not in self._wanted.wants:
                 self._changes.append(Change("freed", key, old.value, ""))
@@ -393,7 +397,7 @@ def _meet(one: Range, other: Range) -> bool:
 
 
 def _first_pool(key: str) -> str:
-    """The first pool beside which the second one of that key stands."""
+    """The first pool beside which the second one of that key stands; of anything else a key that nothing has."""
     steps = key.split(".")
     return f"sites.{steps[1]}.pools.{steps[-1]}"
 

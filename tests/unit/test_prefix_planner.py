@@ -11,6 +11,7 @@ import pytest
 
 from anycast.prefixes.allocation import Allocation, Kind, Lock, nothing
 from anycast.prefixes.planner import Change, Planned, plan
+from anycast.prefixes.renumber import Refused, renumber
 from anycast.prefixes.spi import SpiLabel
 from tests.support.prefix_world import asked, block, block6, judge, site, tree
 
@@ -151,6 +152,52 @@ def test_a_pin_moves_only_what_it_names() -> None:
     del text["sites"]["a"]["pools"]
     left = planned(text, moved.lock)
     assert left.changes == (Change("unpinned", "sites.a.pools.ipv4", pool(1024, 26), pool(1024, 26)),)
+
+
+def test_a_move_goes_in_steps_and_moves_nothing_else() -> None:
+    text = world({"a": site(clients=60), "b": site(clients=60)})
+    first = planned(text)
+    key = "sites.a.pools.ipv4"
+    steps = renumber(asked(text), first.lock, key, DAY)
+    assert not isinstance(steps, Refused) and len(steps) == 3
+    lock = first.lock
+    for number, step in enumerate(steps):
+        for path, written in step.write.items():
+            *around, last = path.split(".")
+            here = text
+            for name in around:
+                here = here.setdefault(name, {})
+            _ = here.update({last: written}) if written else here.pop(last)
+        made = planned(text, lock, days=number)
+        assert made.findings == ()
+        lock = made.lock
+        for name in ("b.pools.ipv4", "a.unicast_prefix.ipv4", "b.unicast_prefix.ipv4"):
+            assert lock.held[f"sites.{name}"].value == value(first, f"sites.{name}")
+        pools = {each.value for each in lock.of(Kind.POOL) if each.site == "a"}
+        assert pools == ({pool(0, 26), pool(128, 26)} if number == 0 else {pool(128, 26)})
+    assert not lock.held[key].pinned
+    assert {(each.value, each.freed) for each in lock.resting if each.kind is Kind.POOL} == {(pool(0, 26), "2026-11-30")}
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("sites.a.nothing", "is not in the lock file"),
+        ("service.prefixes.ipv4", "is what the world reaches the service by"),
+        ("service.vips.ipv4", "moves with the prefix that it lies in"),
+        ("sites.a.spi_label", "is a number"),
+    ],
+)
+def test_what_does_not_move_in_steps_says_how_it_does(key: str, what: str) -> None:
+    text = world({"a": site(clients=60)})
+    refused = renumber(asked(text), planned(text).lock, key, DAY)
+    assert isinstance(refused, Refused) and refused.findings[0].what.startswith(what)
+
+
+def test_a_move_needs_room() -> None:
+    text = world({"a": site(clients=4000)})
+    refused = renumber(asked(text), planned(text).lock, "sites.a.pools.ipv4", DAY)
+    assert isinstance(refused, Refused) and "is too small" in refused.findings[0].what
 
 
 def test_a_pin_in_what_is_anothers_or_rests_is_refused() -> None:

@@ -51,6 +51,12 @@ def test_more_than_a_capacity_breaks_even_where_the_rest_is_unknown() -> None:
     assert found.worst is Verdict.BREAKS
 
 
+def test_what_even_the_best_spread_cannot_carry_breaks() -> None:
+    others = dict.fromkeys(SITES, CAPACITY - 10)
+    assert simulated("fra", tunnels={**others, "fra": 50}).best is Verdict.HOLDS
+    assert simulated("fra", tunnels={**others, "fra": 51}).best is Verdict.BREAKS
+
+
 def test_sites_that_are_dark_already_catch_nothing() -> None:
     found = simulated("fra", dark={"sin": ("drain", "by alice")})
     assert "sin" not in {each.site for each in found.landings}
