@@ -22,8 +22,10 @@ from anycast.fleet.loading import load_lock, lock_of, read_text
 from anycast.pki import files
 from anycast.prefixes import renumber as moves
 from anycast.prefixes.advice import fills, notes
+from anycast.prefixes.announcements import announcements
 from anycast.prefixes.forecast import decode_samples, forecasts
 from anycast.prefixes.lock import encode_lock
+from anycast.prefixes.picture import picture
 from anycast.prefixes.planning import FilePlan, plan_file
 
 app = typer.Typer(
@@ -105,17 +107,34 @@ def apply(
 def show(
     file: FleetFile,
     site: Annotated[str | None, typer.Option("--site", "-s", help="Only this site.")] = None,
+    announced: Annotated[bool, typer.Option("--announcements", help="Who announces what to whom.")] = False,
+    svg: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a picture of the address space there, and print nothing.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show who has what, since when and why; without --site, how full the blocks are, too.
 
-    What the lock file lacks is not shown: `plan` shows that.
+    What the lock file lacks is not shown: `plan` shows that. `--announcements` and `--svg` want it whole.
     """
     made = _planned(file, None)
+    if (announced or svg is not None) and made.changed:
+        raise ConfigError([Problem("", "apply what there is to do first (`anycast prefixes plan` shows it)", str(file))])
     if site is not None and site not in made.fleet.sites:
         raise ConfigError(
             [Problem("--site", f"there is no site {site}; there are {', '.join(made.fleet.sites)}", str(file))]
         )
+    if svg is not None:
+        files.write(svg, picture(made.fleet, made.before).encode(), files.PUBLIC)
+        return
+    if announced:
+        heard = [each for each in announcements(made.fleet) if site in (None, each.site)]
+        if as_json:
+            _print({"version": 1, "announcements": [each._asdict() for each in heard]})
+        else:
+            for line in prefixes_table.announced(heard):
+                typer.echo(line)
+        return
     rows = [each for key, each in sorted(made.before.held.items()) if site is None or each.site == site]
     full = fills(made.fleet, made.before) if site is None else []
     if as_json:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from anycast.prefixes.advice import Fill, Note
 from anycast.prefixes.allocation import Allocation, Kind, Resting
+from anycast.prefixes.announcements import Announced
 from anycast.prefixes.forecast import Forecast
 from anycast.prefixes.planning import FilePlan
 from anycast.prefixes.renumber import Step
@@ -80,6 +81,21 @@ def checked(file: Path, made: FilePlan, known: Sequence[Note], ahead: Sequence[F
                 (each.site, each.family, str(each.room), _number(each.most), str(each.days), each.what)
                 for each in sorted(ahead, key=lambda each: (each.runs_out is None, str(each.runs_out), each.site))
             ],
+        )
+
+
+def announced(rows: Sequence[Announced]) -> Iterator[str]:
+    """What `anycast prefixes show --announcements` prints: a table a site."""
+    for site in dict.fromkeys(row.site for row in rows):
+        yield site
+        yield from table(
+            ("router", "AS", "side", "prefix", "origin", "next hop", "by"),
+            [
+                (row.router, str(row.asn), row.side, row.prefix, str(row.origin), ", ".join(row.next_hops) or "-", row.by)
+                for row in rows
+                if row.site == site
+            ],
+            most=len(rows),
         )
 
 

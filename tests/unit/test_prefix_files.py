@@ -17,9 +17,11 @@ from anycast.errors import ConfigError
 from anycast.fleet.compile import compile_fleet
 from anycast.fleet.loading import load, loads, lock_of
 from anycast.prefixes.advice import notes, reverse_zones
-from anycast.prefixes.allocation import Kind, Resting
+from anycast.prefixes.allocation import PREFIXES, Kind, Resting
+from anycast.prefixes.announcements import announcements
 from anycast.prefixes.forecast import forecast
 from anycast.prefixes.lock import decode_lock, encode_lock
+from anycast.prefixes.picture import picture
 from anycast.prefixes.planning import plan_file
 from tests.support.documents import TREE
 
@@ -184,6 +186,60 @@ def test_what_is_worth_knowing_is_said() -> None:
     assert ("max_prefix", "sites.fra.upstreams.fra-rtr.max_prefixes") in {
         (note.about, note.key) for note in notes(loads(tight, lock=LOCK))
     }
+
+
+def test_who_announces_what_to_whom_is_what_the_documents_say() -> None:
+    fleet = loads(TEXT, lock=LOCK)
+    rows = list(announcements(fleet))
+    told = {
+        (document.site, prefix, neighbor.next_hop[family], neighbor.asn)
+        for document in compile_fleet(fleet).values()
+        for neighbor in document.bgp.neighbors
+        for family in neighbor.families
+        for prefix in neighbor.announces
+    }
+    by_gateways = [row for row in rows if row.by == "gateways"]
+    assert {(row.site, row.prefix, hop, row.asn) for row in by_gateways for hop in row.next_hops} == told
+    assert {(row.site, row.prefix) for row in rows if row.by == "routers"} == {
+        (each.site, each.value) for each in LOCK.of(Kind.UNICAST_PREFIX)
+    }
+    assert {row.origin for row in rows} == {64501, 64502}
+
+
+def test_the_picture_has_each_prefix_where_it_lies_and_as_wide_as_it_is() -> None:
+    import xml.etree.ElementTree as ElementTree
+
+    rested = Resting("sites.x.pools.ipv4", Kind.POOL, "192.0.2.128/26", "private4", "2026-11-01")
+    drawn = ElementTree.fromstring(picture(loads(TEXT, lock=LOCK), LOCK._replace(resting=(rested,))))
+    name = "{http://www.w3.org/2000/svg}"
+    found = {
+        rect[0].text: (float(rect.get("x", "")), float(rect.get("width", "")))
+        for rect in drawn.iter(f"{name}rect")
+        if len(rect)
+    }
+    pool = LOCK.held["sites.fra.pools.ipv4"].value
+    assert pool == "192.0.2.64/26"
+    assert found[f"{pool}: sites.fra.pools.ipv4"] == (20 + 250, 250)
+    assert found["192.0.2.128/26: was sites.x.pools.ipv4, rests since 2026-11-01"] == (20 + 500, 250)
+    assert found["192.0.2.0/27: office"] == (20, 125)
+    assert found["203.0.113.0/28: service.prefixes.ipv4"] == (20, 62.5)
+    apart = {row.value for row in LOCK.held.values() if row.kind in PREFIXES and "." not in row.source and row.source}
+    assert apart <= {(title or "").partition(": ")[0] for title in found}
+
+
+def test_announcements_and_pictures_want_a_whole_lock(fleet: Path, tmp_path: Path) -> None:
+    picture_file = tmp_path / "space.svg"
+    early = anycast("prefixes", "show", fleet, "--svg", picture_file)
+    assert early.returncode == PrefixesExit.UNUSABLE and not picture_file.exists()
+    lock_of(fleet).write_text(encode_lock(LOCK))
+    assert anycast("prefixes", "show", fleet, "--svg", picture_file).returncode == 0
+    assert picture_file.read_text() == picture(loads(TEXT, lock=LOCK), LOCK)
+    said = anycast("prefixes", "show", fleet, "--announcements", "--site", "fra").stdout
+    assert said.startswith("fra\n") and "sin" not in said and "203.0.113.0/28" in said
+    moves = anycast("prefixes", "renumber", fleet, "sites.fra.pools.ipv4")
+    assert "   take out sites.fra.more_pools.moving.ipv4\n" in moves.stdout, moves.stderr
+    refused = anycast("prefixes", "renumber", fleet, "service.vips.ipv4")
+    assert refused.returncode == PrefixesExit.UNUSABLE and "moves with the prefix" in refused.stderr
 
 
 @pytest.mark.parametrize(
