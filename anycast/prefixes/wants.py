@@ -91,7 +91,10 @@ class _Reader:
 
     def read(self) -> Declared:
         service, sites = _mapping(self._tree.get("service")), _mapping(self._tree.get("sites"))
-        self._service("service", service, _text(service.get("name")) or "the service")
+        if any(_mapping(site).get("upstreams") for site in sites.values()):
+            self._service("service", service, _text(service.get("name")) or "the service")
+        else:
+            self._moving_vips(_mapping(service.get("vips")))
         for name, other in _sorted(_mapping(self._tree.get("addressing")).get("services")):
             self._service(f"addressing.services.{name}", _mapping(other), name)
         for name, site in _sorted(sites):
@@ -124,6 +127,12 @@ class _Reader:
                 self._address(
                     f"{here}.vips.{family}", Kind.VIP, family, f"{here}.prefixes.{family}", vips, f"{name}: its VIP"
                 )
+
+    def _moving_vips(self, vips: dict[str, Any]) -> None:
+        """Without upstreams nothing is announced: the VIP is what moves on the uplink, and the file writes it."""
+        for family in FAMILIES:
+            if pin := _text(vips.get(family)):
+                self._add(Want(f"service.vips.{family}", Kind.VIP, family, "", WIDTH[family], "", pin, ""))
 
     def _site(self, name: str, site: dict[str, Any], service: dict[str, Any]) -> None:
         here = f"sites.{name}"

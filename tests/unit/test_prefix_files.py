@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from anycast.cli.prefixes import PrefixesExit
 from anycast.errors import ConfigError
@@ -119,6 +121,51 @@ def test_second_pools_are_compiled_and_told_to_the_routers_inside() -> None:
     told = {each.name: each.announces for each in after.bgp.neighbors}
     assert told["fra-core-ipv4"] == ("203.0.113.64/27", "203.0.113.128/27")
     assert told["fra-rtr-ipv4"] == ("203.0.113.0/28",)
+
+
+BLOCKS = """addressing:
+  blocks:
+    any4: {prefix: 203.0.113.0/26, use: [anycast]}
+    pools4: {prefix: 203.0.113.64/26, use: [pools]}
+    more4: {prefix: 203.0.113.128/25, use: [pools]}
+    management4: {prefix: 192.0.2.64/26, use: [management]}
+    inside4: {prefix: 192.0.2.0/26, use: [inside]}
+    uplink4: {prefix: 198.51.100.0/24, use: [uplink]}
+    any6: {prefix: "2001:db8:a::/48", use: [anycast]}
+    inside6: {prefix: "2001:db8:b::/48", use: [inside]}
+    pools6: {prefix: "2001:db8:c::/48", use: [pools]}
+    management6: {prefix: "2001:db8:e::/48", use: [management]}
+    uplink6: {prefix: "2001:db8:1::/48", use: [uplink]}
+  clients: 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "without"), [("pair", "management6"), ("pair-mirrored", "nothing"), ("pair-without-bgp", r"\w+6|any4")]
+)
+def test_a_fleet_that_writes_every_address_comes_to_planning_without_a_change(name: str, without: str) -> None:
+    """First as pins, then without them: every document keeps its hash. `without`: blocks of what the fleet does not have."""
+    blocks = re.sub(rf"    (?:{without}): .*\n", "", BLOCKS)
+    text = (TREE / "tests" / "data" / f"{name}.fleet.yaml").read_text()
+    before = {gateway: each.hash for gateway, each in compile_fleet(loads(text)).items()}
+    pinned = plan_file(text + blocks, None, DAY)
+    assert {each.what for each in pinned.changes} == {"pinned", "new"}
+    assert [each.key for each in pinned.changes if each.what == "new"] == [
+        f"sites.{next(iter(pinned.fleet.sites))}.spi_label"
+    ]
+    left_out = yaml.load(text, yaml.BaseLoader)
+    for row in pinned.after.held.values():
+        if row.pinned and row.source:  # the others are in no block, and stay written
+            around = [left_out]
+            for step in row.path[:-1]:
+                around.append(around[-1][step])
+            del around[-1][row.path[-1]]
+            if not around[-1] and row.path[-2] not in ("vrrp", "management"):
+                del around[-2][row.path[-2]]
+    planned = plan_file(yaml.safe_dump(left_out, sort_keys=False) + blocks, pinned.after, DAY)
+    assert {each.what for each in planned.changes} == {"unpinned"}
+    for fleet in (pinned.fleet, planned.fleet):
+        assert {gateway: each.hash for gateway, each in compile_fleet(fleet).items()} == before
 
 
 def test_a_record_of_what_the_file_does_not_have_fills_in_nothing() -> None:
