@@ -111,6 +111,23 @@ def test_a_first_plan_serves_everything_whatever_the_order_of_the_file(world: di
     assert later.changes == () and encode_lock(later.lock) == text
 
 
+@given(st.lists(st.integers(20, 29), min_size=1, max_size=40))
+@settings(max_examples=60)
+def test_from_nothing_a_block_of_just_the_sum_is_enough_and_no_hole_is_left(lengths: list[int]) -> None:
+    """Utilisation, from the declared lengths alone: what is asked for by its size (`addressing.subnets`) at one site."""
+    declared = sum(1 << (32 - length) for length in lengths)
+    fitting = 32 - (declared - 1).bit_length()
+    names = {f"n{number}": {"ipv4": f"/{length}"} for number, length in enumerate(lengths)}
+    world = tree({"all": (block(1, fitting), ["subnets"])}, {"a": site(clients=1)}, subnets=names)
+    planned = plan(asked(world), nothing("world"), DAY)
+    assert planned.findings == ()
+    given_out = [network(row) for row in planned.lock.of(Kind.SUBNET)]
+    assert sorted(each.prefixlen for each in given_out) == sorted(lengths)
+    first = min(int(each.network_address) for each in given_out)
+    behind = max(int(each.broadcast_address) + 1 for each in given_out)
+    assert behind - first <= declared * 1.1
+
+
 edits = st.lists(
     st.tuples(
         st.sampled_from(["add", "remove", "rename", "clients", "gateways", "service", "pin", "crash"]),
