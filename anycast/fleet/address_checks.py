@@ -252,8 +252,10 @@ def _plain_addresses(fleet: Fleet) -> Iterator[tuple[Path, Any]]:
 
 
 def _is_documentation(value: Any) -> bool:
-    network = ipaddress.ip_network(value)
-    return any(space.version == network.version and _within(network, space) for space in DOCUMENTATION)
+    spaces = (space for space in DOCUMENTATION if space.version == value.version)
+    if isinstance(value, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
+        return any(value in space for space in spaces)
+    return any(_within(value, space) for space in spaces)
 
 
 def addresses_fit_the_environment(fleet: Fleet) -> Iterator[Finding]:

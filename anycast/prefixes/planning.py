@@ -52,23 +52,23 @@ def plan_file(text: str, lock: Lock | None, today: datetime.date, *, file: str =
         read_tree(tree, file, unmet=plannable(tree))
         raise
     if twice := located(blocks_overlap(addressing), tree, file):
-        raise ConfigError(in_order([*twice, *_others(tree, file, plannable(tree))]))
+        raise ConfigError(in_order([*twice, *_read(tree, file, plannable(tree))[1]]))
     wanted = declared(tree.value, addressing)
     before = nothing(wanted.fleet) if lock is None else lock
     planned = plan(wanted, before, today)
     fill(tree.value, planned.lock.held.values())
     unmet = [want.path for key, want in wanted.wants.items() if key not in planned.lock.held]
     unmet += wanted.unsized
-    problems = [*located(planned.findings, tree, file), *_others(tree, file, unmet)]
-    if problems:
+    fleet, others = _read(tree, file, unmet)
+    problems = [*located(planned.findings, tree, file), *others]
+    if problems or fleet is None:
         raise ConfigError(in_order(set(problems)))
-    return FilePlan(read_tree(tree, file), wanted, before, planned.lock, planned.changes)
+    return FilePlan(fleet, wanted, before, planned.lock, planned.changes)
 
 
-def _others(tree: yaml_text.Tree, file: str, unmet: Iterable[yaml_text.Path]) -> list[Problem]:
-    """What else is wrong with a file of which it is known that these values are missing."""
+def _read(tree: yaml_text.Tree, file: str, unmet: Iterable[yaml_text.Path]) -> tuple[Fleet | None, list[Problem]]:
+    """The fleet, or what else is wrong with a file of which it is known that these values are missing."""
     try:
-        read_tree(tree, file, unmet=unmet)
+        return read_tree(tree, file, unmet=unmet), []
     except ConfigError as exc:
-        return exc.problems
-    return []
+        return None, exc.problems
