@@ -57,7 +57,7 @@ def plan_file(text: str, lock: Lock | None, today: datetime.date, *, file: str =
     before = nothing(wanted.fleet) if lock is None else lock
     planned = plan(wanted, before, today)
     fill(tree.value, planned.lock.held.values())
-    unmet = [want.path for key, want in wanted.wants.items() if key not in planned.lock.held]
+    unmet = [want.path for key, want in wanted.wants.items() if not want.pin and key not in planned.lock.held]
     unmet += wanted.unsized
     fleet, others = _read(tree, file, unmet)
     problems = [*located(planned.findings, tree, file), *others]
