@@ -180,8 +180,8 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
             return _stay("no gateway's routes go anywhere", seen, seen.everywhere, seen.withdraws_everywhere)
         case coordinator_steps.MovesOnly(sites=sites):
             return _moves_only(seen, sites)
-        case coordinator_steps.DarkAtMost(sites=count):
-            return _dark_at_most(seen, count)
+        case coordinator_steps.DarkAtMost(sites=most):
+            return _dark_at_most(seen, most)
         case drill.FloodRate(rate=name):
             return _flood_rate(seen, limits[name].on(seen.kernel))
         case drill.StrangerRefused():
