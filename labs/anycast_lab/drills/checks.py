@@ -23,14 +23,13 @@ from anycast_lab.drills import (
     mirror_steps,
     pair_checks,
     pair_steps,
+    route_checks,
     screens,
 )
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.strangers import Flooded, Stranger
-from anycast_lab.drills.timeline import Moment, Packets, first_good_ns, judge_packets
-
-ROUTE_MOVES = frozenset({"route_added", "route_removed", "route_updated"})
+from anycast_lab.drills.timeline import ROUTE_MOVES, Moment, Packets, first_good_ns, judge_packets
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +178,9 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
         case drill.NothingWithdrawn():
             return _stay("no gateway's routes go anywhere", seen, seen.everywhere, seen.withdraws_everywhere)
         case coordinator_steps.MovesOnly(sites=sites):
-            return _moves_only(seen, sites)
+            return route_checks.moves_only(seen, sites)
         case coordinator_steps.DarkAtMost(sites=most):
-            return _dark_at_most(seen, most)
+            return route_checks.dark_at_most(seen, most)
         case drill.FloodRate(rate=name):
             return _flood_rate(seen, limits[name].on(seen.kernel))
         case drill.StrangerRefused():
@@ -322,38 +321,6 @@ def _stay(text: str, seen: Observation, routes: tuple[Watched, ...], withdraws: 
     passed = not lost and up and withdraws == 0 and bool(routes)
     said = "; ".join(lost) or f"{withdraws} WITHDRAW, routes {'up' if up else 'missing'}"
     return Checked(text, said, "0 WITHDRAW, routes up", passed)
-
-
-def _moves_only(seen: Observation, sites: tuple[str, ...]) -> Checked:
-    text = f"no route of a site but {', '.join(sites)} comes, goes or changes at any router"
-    routes = [route for site, found in seen.by_site.items() if site not in sites for route in found]
-    moved = [
-        f"{route} of {route.protocol} {m.event.removeprefix('route_')} after {_ms(seen.fault_ns, m.at_ns):.0f} ms"
-        for route in routes
-        for m in route.moments(seen.moments)
-        if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns
-    ]
-    up = bool(routes) and all(route.present(seen.moments) for route in routes)
-    return Checked(text, "; ".join(moved) or ("none" if up else "routes missing"), "none", up and not moved)
-
-
-def _dark_at_most(seen: Observation, most: int) -> Checked:
-    """A site is dark from the first of its routes that goes, until the last one is back."""
-    before = _before(seen)
-    missing = {site: {r for r in routes if not r.present(before)} for site, routes in seen.by_site.items()}
-    worst = [site for site, routes in missing.items() if routes]
-    for moment in sorted(m for m in seen.moments if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns):
-        for site, routes in seen.by_site.items():
-            for route in routes:
-                if any(route.moments((moment,))):
-                    (missing[site].add if moment.event == "route_removed" else missing[site].discard)(route)
-        worst = max(worst, [site for site, routes in missing.items() if routes], key=len)
-    text, told = "at most so many sites are without a route at once", f"{len(worst)}{': ' * bool(worst)}{', '.join(worst)}"
-    return Checked(text, told, str(most), bool(seen.by_site) and len(worst) <= most)
-
-
-def _before(seen: Observation) -> list[Moment]:
-    return [moment for moment in seen.moments if moment.at_ns < seen.fault_ns]
 
 
 def _flood_rate(seen: Observation, least: float) -> Checked:
