@@ -49,6 +49,10 @@ def serve(
         list[str] | None,
         typer.Option(metavar="ADDRESS[:PORT]", help="Where operators connect to: plain on loopback, TLS elsewhere."),
     ] = None,
+    keep_events_mib: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="Of gateways' events, at most; those of who sent most go first.")
+    ] = 1024,
+    keep_events_days: Annotated[int, typer.Option(min=1, max=36500, metavar="DAYS", help="And for no longer.")] = 90,
     detach: Annotated[
         bool,
         typer.Option("--detach", help="Return once it answers; what it says goes to coordinator.out beside the socket."),
@@ -58,6 +62,7 @@ def serve(
     import asyncio
 
     from anycast.coordinator import detached, process
+    from anycast.coordinator.event_store import Retention
     from anycast.link_wire import PORT as AGENTS_PORT
 
     listens = [process.read_listen(each, AGENTS_PORT) for each in agents or ["127.0.0.1"]]
@@ -70,6 +75,7 @@ def serve(
         agents=tuple(each.address for each in listens),
         agents_port=listens[0].port,
         operators=tuple(process.read_listen(each, PORT) for each in operators or []),
+        retention=Retention(most_bytes=keep_events_mib << 20, longest_s=keep_events_days * 86_400.0),
     )
     if detach:
         raise typer.Exit(detached.start(lambda say: asyncio.run(process.serve(plan, say)), run / "coordinator.out"))

@@ -2,6 +2,7 @@
 
     agents ──▶ Agents ──▶ FleetView ◀── Service ◀── Rest ◀── operators
                  │            ▲            │
+                 ├──────▶ EventKeeper ◀────┤
                  │         Rollouts ◀──────┤
                  └───────▶ Darkness        │
                               └──────────▶ Store (a thread of its own: a disk that hangs keeps nobody waiting who only looks)
@@ -23,8 +24,10 @@ from typing import TypeVar
 from anycast.content.state import State
 from anycast.coordinator import access, api, contents, darkness
 from anycast.coordinator.access import Caller
-from anycast.coordinator.agents import AgentEvent, Agents, Came, Said, SaidDarkness, Went
+from anycast.coordinator.agents import AgentEvent, Agents, Came, Said, SaidDarkness, SaidEvents, Went
 from anycast.coordinator.darkness import Darkness
+from anycast.coordinator.event_keeper import EventKeeper
+from anycast.coordinator.event_store import Retention
 from anycast.coordinator.fleet_view import FleetView
 from anycast.coordinator.rollouts import Rollouts
 from anycast.coordinator.store import Body, Deed, Key, Line, Store
@@ -55,9 +58,17 @@ class Missing(AnycastError):
 class Service:
     """Use from the event loop's thread: `start`, then `run` until cancelled; `close` when done."""
 
-    def __init__(self, me: Identity, folder: MachineFolder, store_path: Path, operators_path: Path) -> None:
+    def __init__(
+        self,
+        me: Identity,
+        folder: MachineFolder,
+        store_path: Path,
+        operators_path: Path,
+        retention: Retention | None = None,
+    ) -> None:
+        """`retention`: of events, which lie beside the store; None: its defaults."""
         self.version = metadata.version("anycast-vpn")
-        self._me, self._folder, self._store_path = me, folder, store_path
+        self._me, self._folder, self._store_path, self._retention = me, folder, store_path, retention or Retention()
         self._instance = secrets.token_hex(8)
         self._view, self._traffic = FleetView(), TrafficLog()
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "store")
@@ -82,7 +93,12 @@ class Service:
             may_be_at=self._may_be_at,
             happened=self._on_agent,
         )
-        self._darkness = Darkness(kept[darkness.KIND], self._fence.leader, write=self._write_slots, send=self._agents.answer)
+        self._darkness = Darkness(
+            kept[darkness.KIND], self._fence.leader, write=self._write_slots, send=self._agents.answer_darkness
+        )
+        self._events = EventKeeper(
+            self._store_path.with_name("events.db"), self._me.fleet, self._retention, ask=self._agents.answer
+        )
         self._rollouts = Rollouts(
             self._me.fleet,
             self._view,
@@ -103,11 +119,12 @@ class Service:
     async def run(self) -> None:
         """Raises where the store fails what decides: whoever goes on might say what is not in it."""
         async with asyncio.TaskGroup() as group:
-            for each in (self._agents.keep, self._darkness.run, self._rollouts.run, self._remember):
+            for each in (self._agents.keep, self._darkness.run, self._rollouts.run, self._events.run, self._remember):
                 group.create_task(each())
 
     async def close(self) -> None:
         self._agents.close()
+        await self._events.close()
         with contextlib.suppress(PeerError):
             await self._in_store(self._store.close)
         self._disk.shutdown(wait=False)
@@ -123,7 +140,7 @@ class Service:
             sites=tuple(api.site_status(site) for site in self._view.sites(boottime())),
             ledger=self._darkness.summary(),
             rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.refused),
-            alarms=(*((self._agents.problem,) if self._agents.problem else ()), *(str(p) for p in self._rollouts.pages)),
+            alarms=(*filter(None, (self._agents.problem, self._events.problem)), *(str(p) for p in self._rollouts.pages)),
         )
 
     def state(self) -> State:
@@ -221,9 +238,11 @@ class Service:
         match event:
             case Came(hello=hello, session=session):
                 self._darkness.feed(AgentConnected(hello.gateway, session))
+                self._events.came(hello, session)
                 self._changed(hello.gateway)
-            case Went(gateway=gateway, session=session):
+            case Went(gateway=gateway, site=site, session=session):
                 self._darkness.feed(AgentGone(gateway, session))
+                self._events.went(gateway, site, session)
                 self._changed(gateway)
             case Said(hello=hello, report=report, news=news):
                 self._traffic.reported(hello.site, hello.gateway, hello.instance, report, boottime())
@@ -232,6 +251,8 @@ class Service:
                     self._changed(hello.gateway)
             case SaidDarkness(gateway=gateway, session=session, text=text):
                 self._darkness.told(gateway, session, text)
+            case SaidEvents(gateway=gateway, session=session, records=records):
+                self._events.told(gateway, session, records)
 
     async def _remember(self) -> None:
         """What was told while the store was busy with what came before goes there together."""

@@ -11,7 +11,7 @@ from typing import Any
 from anycast.content.operators import Operators
 from anycast.document import Document
 from anycast.events import Event
-from anycast.link_wire import DarknessTold, Report
+from anycast.link_wire import DarknessTold, EventsKept, Report
 from anycast.model import Cause, Evidence, EvidenceClass, Status
 from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.verdict import VerdictReached
@@ -105,7 +105,7 @@ class Managed:
     def _sent(self, message: Sent) -> None:
         if isinstance(message, DarknessTold):
             self.darkness.told(message)
-        else:
+        elif not isinstance(message, EventsKept):
             self.contents.sent(message)
 
     def _staged(self, taken: Brief) -> None:

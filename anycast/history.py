@@ -23,8 +23,8 @@ from typing import Any
 
 from anycast.events import ALIVE_PERIOD_S
 from anycast.policy.hold import LONGEST_S
-from site_agent.trail import Away, Trail
-from site_agent.trail import Record as Record
+from anycast.trail import Away, Trail
+from anycast.trail import Record as Record
 
 RouteKey = tuple[str, str]
 
