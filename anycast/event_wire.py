@@ -30,6 +30,8 @@ BATCH_BYTES = 96 * 1024
 """Of the records of one batch: as a JSON text inside a frame no byte of them becomes more than two."""
 MISSING = "EventsMissing"
 """The record that stands for a hole."""
+YEARS = range(2000, 2200)
+"""Of a clock that may be wrong: what is added to such a time has a name still."""
 _HEAD = re.compile(rb'\{"v":\d{1,6},"seq":(\d{1,16}),"stream":"([0-9a-f]{1,32})",')
 _STREAM = re.compile(r"[0-9a-f]{1,32}")
 _KIND = re.compile(r"[A-Za-z]{1,64}")
@@ -119,7 +121,7 @@ def read(text: str, gateway: str) -> Told:
         raise DecodeError("record", 0, "has a seq, stream or event that means nothing")
     try:
         when = datetime.datetime.fromisoformat(at)
-        if when.tzinfo is None:
+        if when.tzinfo is None or when.year not in YEARS:
             raise ValueError(at)
         return Told(position=Position(stream, seq), at=when.timestamp(), event=event, text=text)
     except (ValueError, OverflowError) as exc:

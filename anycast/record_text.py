@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anycast.events import utc_text
 from anycast.trail import Record
 
 _FIELDS_OF_RECORDS = frozenset({"v", "seq", "stream", "at", "boot_ns", "gateway", "event"})
+
+
+def plain(value: Any) -> Any:
+    """`value` with its dataclasses and times as JSON has them."""
+    if isinstance(value, datetime.datetime):
+        return utc_text(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def record_line(record: Record) -> str:

@@ -12,7 +12,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import coordinator, drain, fleet, operator, pki, plan, rollout
+from anycast.cli import coordinator, drain, fleet, operator, pki, plan, rollout, why
 from anycast.cli.coordinator_client import Unreachable
 from anycast.errors import AnycastError, BugError, ConfigError
 
@@ -42,6 +42,7 @@ app.add_typer(pki.app, name="pki")
 app.command("serve")(coordinator.serve)
 app.command("status")(coordinator.status)
 app.command("watch")(coordinator.watch)
+app.command("why")(why.why)
 app.add_typer(coordinator.history_app, name="history")
 app.add_typer(coordinator.access_app, name="access")
 app.add_typer(operator.app, name="operator")

@@ -14,6 +14,7 @@ from anycast.content.state import State
 from anycast.coordinator.access import Role
 from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
 from anycast.coordinator.store import Line
+from anycast.coordinator.why import Why
 from anycast.link_wire import Report
 from anycast.model import NAME
 from anycast.policy.plan import Submission
@@ -192,6 +193,8 @@ class Endpoint:
     summary: str
 
 
+WHY_QUERY = (("at", "Unix time in milliseconds; now without"),)
+
 ENDPOINTS = (
     Endpoint(method="GET", path="/v1/openapi.json", name="openapi", role=None, answer=None, summary="This description"),
     Endpoint(method="GET", path="/v1/status", name="status", role=Role.VIEWER, answer=Status, summary="The fleet as heard"),
@@ -206,6 +209,14 @@ ENDPOINTS = (
             ("verify", "1: also check the chain of hashes"),
         ),
         summary="Who did what, when and why; oldest first",
+    ),
+    Endpoint(
+        method="GET", path="/v1/why/{site}", name="why", role=Role.VIEWER, answer=Why, query=WHY_QUERY,
+        summary="What led to a site's state: its gateways' events and the decisions about it, in one order of time",
+    ),
+    Endpoint(
+        method="GET", path="/v1/why/{site}/{gateway}", name="why_gateway", role=Role.VIEWER, answer=Why, query=WHY_QUERY,
+        summary="The same of one gateway alone",
     ),
     Endpoint(
         method="GET", path="/v1/state", name="state", role=Role.VIEWER, answer=State,

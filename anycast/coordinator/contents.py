@@ -114,6 +114,12 @@ def rollout_from(body: Body) -> tuple[Rollout, dict[str, Counted]]:
         raise DecodeError("rollout", 0, "what the store has means nothing") from exc
 
 
+def changed_by(rollouts: Mapping[str, Entry]) -> dict[str, frozenset[str]]:
+    """By the id of each rollout that the store has: the sites that it changes."""
+    told = {id_: entry.body["rollout"] for id_, entry in rollouts.items() if entry.body is not None}
+    return {id_: frozenset(each["sites"]) - frozenset(each["same"]) for id_, each in told.items()}
+
+
 def state_of(
     fleet: str,
     generation: int,

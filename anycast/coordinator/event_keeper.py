@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from anycast import event_wire
 from anycast.coordinator.event_store import Batch, EventStore, Retention, Seen
+from anycast.coordinator.why import HEARD, UNHEARD
 from anycast.errors import AnycastError, DecodeError, PeerError
 from anycast.event_wire import NOWHERE, Position
 from anycast.events import utc_text
@@ -34,7 +35,6 @@ MOST_AT_ONCE = 128
 RETRY_S = 5.0
 DISK_LIMIT_S = 5.0
 PRUNE_EVERY_S = 10.0
-HEARD, UNHEARD = "GatewayHeard", "GatewayUnheard"
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from anycast.coordinator.door import Door
 from anycast.coordinator.rollouts import BAKE_S, Refusal
 from anycast.coordinator.service import Missing, Service, Taken
 from anycast.coordinator.store import Conflict, Fenced
+from anycast.coordinator.why import Why
 from anycast.errors import AnycastError, ConfigError, DecodeError, PeerError
 from anycast.model import NAME
 from anycast.policy.plan import decode_submission
@@ -121,6 +122,12 @@ class Rest:
         limit = min(asked["limit"] or api.MOST_LINES, api.MOST_LINES)
         lines, broken = await self._service.history(asked["after"], limit, verify=bool(asked["verify"]))
         return api.History(lines=tuple(api.history_line(line) for line in lines), first_broken=broken)
+
+    async def _why(self, request: web.Request, who: Caller) -> Why:
+        site, gateway = request.match_info["site"], request.match_info.get("gateway")
+        return await self._service.why(site, gateway, _number(request, "at") / 1000 or None)
+
+    _why_gateway = _why
 
     async def _state(self, request: web.Request, who: Caller) -> web.StreamResponse:
         text = encode(self._service.state().model_dump(mode="json"))

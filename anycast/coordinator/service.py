@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import datetime
 import functools
 import secrets
 import time
@@ -22,16 +23,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from anycast.content.state import State
-from anycast.coordinator import access, api, contents, darkness
+from anycast.coordinator import access, api, contents, darkness, why
 from anycast.coordinator.access import Caller
 from anycast.coordinator.agents import AgentEvent, Agents, Came, Said, SaidDarkness, SaidEvents, Went
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.event_keeper import EventKeeper
-from anycast.coordinator.event_store import Retention
+from anycast.coordinator.event_store import EventStore, Retention
 from anycast.coordinator.fleet_view import FleetView
 from anycast.coordinator.rollouts import Rollouts
 from anycast.coordinator.store import Body, Deed, Key, Line, Store
 from anycast.coordinator.traffic_log import TrafficLog
+from anycast.coordinator.why import Why
 from anycast.errors import AnycastError, PeerError
 from anycast.link_wire import ContentsTold
 from anycast.operators_file import OperatorsFile
@@ -40,6 +42,7 @@ from anycast.pki.names import Identity
 from anycast.policy.plan import Submission
 from anycast.policy.token_words import AgentConnected, AgentGone
 from anycast.runtime import boottime
+from anycast.trail import Record
 
 DISK_LIMIT_S = 5.0
 WATCH_PACE_S = 0.2
@@ -177,6 +180,33 @@ class Service:
             return self._store.history(after=after, limit=limit), self._store.first_broken() if verify else None
 
         return await self._in_store(read)
+
+    async def why(self, site: str, gateway: str | None, at: float | None) -> Why:
+        """What led to the state of a site, or of one of its gateways, at a moment (Unix time; None: now). Raises Missing."""
+        moment = datetime.datetime.fromtimestamp(time.time() if at is None else at, datetime.UTC)
+        content = self._rollouts.in_force()
+        named = set() if content is None or site not in content.sites else set(content.sites[site].gateways)
+        named |= {each.gateway for view in self._view.sites(boottime()) if view.site == site for each in view.gateways}
+
+        def read(events: EventStore) -> tuple[dict[str, list[Record]], dict[str, float | None]]:
+            names = named | set(events.of_site(site))
+            asked = names if gateway is None else names & {gateway}
+            kept = {name: events.kept(name) for name in asked}
+            return (
+                {name: events.until(name, moment.timestamp(), why.RECORDS, why.RECORDS_BEHIND) for name in asked},
+                {name: None if each is None else each.forgotten for name, each in kept.items()},
+            )
+
+        records, forgotten = await self._events.read(read)
+        if not records:
+            raise Missing(f"nothing is known of {site if gateway is None else f'a gateway {gateway} of site {site}'}")
+
+        def decided() -> list[Line]:
+            changed = contents.changed_by(self._store.read(contents.ROLLOUT))
+            lines = self._store.history_until(moment.timestamp(), why.LINES)
+            return [line for line in lines if why.concerns(line, site, changed)]
+
+        return why.explain(site, moment, records, forgotten, await self._in_store(decided))
 
     async def caller(self, name: str, secret: bytes) -> Caller | None:
         """Whose credential that is; None: nobody's."""

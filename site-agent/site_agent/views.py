@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from anycast.errors import PeerError
-from anycast.events import utc_text
 from anycast.history import Account, FirstCause
 from anycast.record_text import local_time as local_time
-from anycast.record_text import plain_cause, time_text
+from anycast.record_text import plain, plain_cause, time_text
 from anycast.record_text import record_line as record_line
 from site_agent.control import NobodyAnswers
 from site_agent.sync import view as sync_view
@@ -34,15 +32,7 @@ def _console() -> Console:
 
 def to_json(value: Any) -> str:
     """`value` with its dataclasses and times as one indented JSON object."""
-
-    def plain(item: Any) -> Any:
-        if isinstance(item, datetime.datetime):
-            return utc_text(item)
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
-        raise TypeError(f"{item!r} has no place in an answer")
-
-    return json.dumps(value, default=plain, indent=2, ensure_ascii=False)
+    return json.dumps(plain(value), indent=2, ensure_ascii=False)
 
 
 def show_silence(error: PeerError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -135,3 +136,48 @@ def test_a_disk_that_takes_nothing_makes_no_hole_while_somebody_listens_and_one_
 
 def remount(folder: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
+
+
+@in_namespace
+def test_why_a_site_was_dark_is_told_with_its_gateway_dead() -> None:
+    world = World()
+    world.start()
+    gateway, coordinator = world.gateway, world.coordinator
+    coordinator.becomes("fra", "announcing")
+    before = datetime.datetime.now(datetime.UTC)
+    os.kill(gateway.pid("charon"), signal.SIGKILL)
+    until(lambda: gateway.events("PrefixWithdrawn"), "withdrawn", within_s=10)
+    during = utc_moment(gateway.events("PrefixWithdrawn")[-1]["at"]) + datetime.timedelta(milliseconds=2)
+    gateway.announced()
+    world.all_kept()
+    now = coordinator.ask("why", "fra")
+    assert (now["state"], now["why"]) == ("announcing", "")
+    assert "PrefixAnnounced" in [step["what"] for step in now["trail"]]
+
+    world.kill_agent()
+    os.kill(gateway.pid("exabgp"), signal.SIGKILL)
+    until(lambda: coordinator.ask("why", "fra")["state"] == "unknown", "it is dead", within_s=20)
+    dark = coordinator.ask("why", "fra/fra-gw1", "--at", during.isoformat())
+    assert dark["state"] == "dark" and dark["why"].startswith("charon_exited"), dark["why"]
+    steps = [(step["what"], step["reason"]) for step in dark["trail"]]
+    assert ("PrefixWithdrawn", "charon_exited") in steps and ("SiteVerdictChanged", "charon_exited") in steps
+    own = json.loads(gateway.ask("why", "--at", during.isoformat(), "--json").stdout)
+    assert dark["gateways"][0]["account"]["causes"] == own["log"]["causes"], "both say the same of it"
+    assert coordinator.ask("why", "fra", "--at", before.isoformat())["state"] == "announcing"
+    shown = coordinator.run("why", "fra", "--at", during.isoformat())
+    assert shown.returncode == 0 and "dark: charon_exited" in shown.stdout and "What led to it:" in shown.stdout, shown
+    after = coordinator.run("why", "fra").stdout
+    assert "GatewayUnheard" in after and "nothing tells of fra-gw1 then" in after
+
+    for words, status, said in (
+        (("why", "ber"), 1, "nothing is known of ber"),
+        (("why", "fra/ber-gw1"), 1, "nothing is known of a gateway ber-gw1 of site fra"),
+        (("why", "fra/../x"), 2, "is no name of a site"),
+        (("why", "fra", "--at", "yesterday-ish"), 2, "is no time"),
+    ):
+        refused = coordinator.run(*words)
+        assert (refused.returncode, said in refused.stderr, refused.stdout) == (status, True, ""), refused
+
+
+def utc_moment(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)

@@ -90,6 +90,7 @@ GOOD = json.loads(line(A, 3))
         json.dumps({**GOOD, "seq": 0}), json.dumps({**GOOD, "seq": 2**60}), json.dumps({**GOOD, "seq": "1"}),
         json.dumps({**GOOD, "stream": "ZZ"}), json.dumps({**GOOD, "stream": ""}), json.dumps({**GOOD, "event": "a b"}),
         json.dumps({**GOOD, "at": "yesterday"}), json.dumps({**GOOD, "at": "2026-11-29T10:00:00"}),
+        json.dumps({**GOOD, "at": "9999-12-31T23:59:59Z"}),
         json.dumps({**GOOD, "gateway": "sin-gw1"}), json.dumps({**GOOD, "gap_s": float("nan")}),
         json.dumps({**GOOD, "detail": "\ud800"}),
     ],

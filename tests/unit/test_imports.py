@@ -37,6 +37,7 @@ PURE = (
     "anycast/coordinator/access.py",
     "anycast/coordinator/api.py",
     "anycast/coordinator/fleet_view.py",
+    "anycast/coordinator/why.py",
     "anycast/policy/*.py",
     "anycast/fleet/*.py",
     "anycast/content/*.py",
