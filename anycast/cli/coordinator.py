@@ -20,6 +20,8 @@ from rich.text import Text
 
 from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask, stream
 from anycast.errors import ConfigError, Problem
+from anycast.policy.content_diff import Difference
+from anycast.policy.content_diff import line as diff_line
 
 history_app = typer.Typer(no_args_is_help=False, help="Who did what, when and why, each line hashed over the one before it.")
 access_app = typer.Typer(no_args_is_help=True, help="Credentials of operators and programs: add, list, remove.")
@@ -35,6 +37,8 @@ Root = Annotated[
     Path | None, typer.Option(envvar="ANYCAST_ROOT", metavar="FILE", help="root.pem of the management root; for https.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+SHOWN_DIFFERENCES = 4
+"""Of one line of history; `--json` has 100, `anycast diff` all."""
 COLOURS = {"announcing": "green", "dark": "red", "unknown": "yellow"}
 
 
@@ -114,20 +118,26 @@ def history(
     as_json: AsJson = False,
     after: Annotated[int, typer.Option(min=0, help="Only lines behind this one.")] = 0,
 ) -> None:
-    """Who did what, when and why; oldest first."""
+    """Who did what, when and why, and what each rollout changed (`anycast diff` has all of it); oldest first."""
     if context.invoked_subcommand is not None:
         return
     target, lines = Target(url, credential, root), list[dict[str, Any]]()
-    while page := ask(target, "GET", f"/v1/history?after={lines[-1]['seq'] if lines else after}")["lines"]:
+    while page := ask(target, "GET", f"/v1/history?diff=1&after={lines[-1]['seq'] if lines else after}")["lines"]:
         lines += page
     if as_json:
         print(json.dumps({"v": 1, "lines": lines}, indent=1))
         return
     table = Table("#", "when", "who", "what", "reason", "with", box=None, header_style="bold")
     for line in lines:
-        body = ", ".join(f"{key} {value}" for key, value in line["body"].items() if value is not None)
-        table.add_row(str(line["seq"]), _when(line["at"]), line["who"], line["action"], line["reason"], Text(body))
+        table.add_row(str(line["seq"]), _when(line["at"]), line["who"], line["action"], line["reason"], Text(_with(line)))
     Console().print(table)
+
+
+def _with(line: dict[str, Any]) -> str:
+    body = ", ".join(f"{key} {value}" for key, value in line["body"].items() if value is not None)
+    diff = [diff_line(Difference.model_validate(each)) for each in (line.get("diff") or ())[:SHOWN_DIFFERENCES]]
+    more = line.get("differences", 0) - len(diff)
+    return "\n".join([body, *diff, *([f"and {more} differences more: `anycast diff`"] if more else [])])
 
 
 @history_app.command("verify")

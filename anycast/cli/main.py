@@ -12,7 +12,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import coordinator, drain, fleet, operator, pki, plan, rollout, why
+from anycast.cli import coordinator, diff, drain, fleet, operator, pki, plan, rollout, why
 from anycast.cli.coordinator_client import Unreachable
 from anycast.errors import AnycastError, BugError, ConfigError
 
@@ -35,6 +35,7 @@ app.command("check")(fleet.check)
 app.command("compile")(fleet.compile_)
 app.command("plan")(plan.plan)
 app.command("apply")(plan.apply)
+app.command("diff")(diff.diff)
 app.command("drain")(drain.drain)
 app.command("undrain")(drain.undrain)
 app.add_typer(rollout.app, name="rollout")

@@ -6,6 +6,7 @@ The table is the one place: `rest.py` serves it, the OpenAPI document is made of
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -17,6 +18,7 @@ from anycast.coordinator.store import Line
 from anycast.coordinator.why import Why
 from anycast.link_wire import Report
 from anycast.model import NAME
+from anycast.policy.content_diff import Difference
 from anycast.policy.plan import Submission
 from anycast.policy.rollout import Rollout, Step
 
@@ -40,6 +42,8 @@ LARGEST_NUMBER = 2**53
 """In a query: what every JSON reader keeps exact."""
 MOST_LINES = 1000
 """Of history, in one answer."""
+MOST_DIFFERENCES = 100
+"""Of one line of history."""
 
 
 class _Model(pydantic.BaseModel):
@@ -110,6 +114,11 @@ class HistoryLine(_Model):
     reason: str
     body: dict[str, Any]
     hash: str
+    diff: tuple[Difference, ...] | None = None
+    """Of the beginning of a rollout, where that was asked for: what its content has otherwise than the one before. None:
+    there was no single one before, or the line is about something else."""
+    differences: int = 0
+    """How many there are; `diff` has at most 100."""
 
 
 class History(_Model):
@@ -117,6 +126,33 @@ class History(_Model):
     lines: tuple[HistoryLine, ...]
     first_broken: int | None = None
     """The first line that was tampered with, where that was asked for."""
+
+
+class ContentLine(_Model):
+    """One content that an operator handed in."""
+
+    hash: str
+    by: str
+    at: float
+    """Unix time."""
+    generations: tuple[int, ...]
+    """Which it was given; more than one where a rollout returned to it."""
+    gateways: tuple[str, ...]
+    """Which run by it."""
+
+
+class Contents(_Model):
+    v: Literal[1] = 1
+    contents: tuple[ContentLine, ...]
+    """Oldest first."""
+
+
+class KeptContent(ContentLine):
+    v: Literal[1] = 1
+    key: str
+    """Whose signature it has."""
+    text: str
+    documents: dict[str, str]
 
 
 class Documents(_Model):
@@ -206,7 +242,7 @@ ENDPOINTS = (
         method="GET", path="/v1/history", name="history", role=Role.VIEWER, answer=History,
         query=(
             ("after", "lines behind this one"), ("limit", f"at most so many, {MOST_LINES} by default"),
-            ("verify", "1: also check the chain of hashes"),
+            ("verify", "1: also check the chain of hashes"), ("diff", "1: with what each rollout changed"),
         ),
         summary="Who did what, when and why; oldest first",
     ),
@@ -225,6 +261,14 @@ ENDPOINTS = (
     Endpoint(
         method="GET", path="/v1/documents", name="documents", role=Role.VIEWER, answer=Documents,
         summary="What every gateway runs by, for a content that changes an intent only",
+    ),
+    Endpoint(
+        method="GET", path="/v1/contents", name="contents", role=Role.VIEWER, answer=Contents,
+        summary="Every content that was handed in, and who runs by it",
+    ),
+    Endpoint(
+        method="GET", path="/v1/contents/{content}", name="content", role=Role.VIEWER, answer=KeptContent,
+        summary="One content, by a generation that it was given or the first 12 digits of its hash, or more",
     ),
     Endpoint(
         method="POST", path="/v1/rollouts", name="begin_rollout", role=Role.OPERATOR, per_site=True, answer=RolloutStatus,
@@ -289,8 +333,10 @@ def rollout_status(rollout: Rollout, refused: str) -> RolloutStatus:
     )
 
 
-def history_line(line: Line) -> HistoryLine:
-    return HistoryLine(**{**dataclasses.asdict(line), "body": dict(line.body)})
+def history_line(line: Line, found: Sequence[Difference] | None = None) -> HistoryLine:
+    diff = None if found is None else tuple(found[:MOST_DIFFERENCES])
+    told = {**dataclasses.asdict(line), "body": dict(line.body)}
+    return HistoryLine(**told, diff=diff, differences=len(found or ()))
 
 
 def openapi(version: str) -> dict[str, Any]:

@@ -121,7 +121,14 @@ class Rest:
         asked = {name: _number(request, name) for name in ("after", "limit", "verify")}
         limit = min(asked["limit"] or api.MOST_LINES, api.MOST_LINES)
         lines, broken = await self._service.history(asked["after"], limit, verify=bool(asked["verify"]))
-        return api.History(lines=tuple(api.history_line(line) for line in lines), first_broken=broken)
+        found = await self._service.diffs(lines) if _number(request, "diff") else {}
+        return api.History(lines=tuple(api.history_line(line, found.get(line.seq)) for line in lines), first_broken=broken)
+
+    async def _contents(self, request: web.Request, who: Caller) -> api.Contents:
+        return await self._service.contents()
+
+    async def _content(self, request: web.Request, who: Caller) -> api.KeptContent:
+        return await self._service.content(request.match_info["content"])
 
     async def _why(self, request: web.Request, who: Caller) -> Why:
         site, gateway = request.match_info["site"], request.match_info.get("gateway")

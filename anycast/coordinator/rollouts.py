@@ -141,6 +141,16 @@ class Rollouts:
         rollout = self.rollout
         return () if rollout is None else rollout.pages
 
+    @property
+    def contents(self) -> Mapping[str, Kept]:
+        """Everything that was handed in, by its hash."""
+        return self._contents
+
+    def running(self) -> dict[str, str]:
+        """The hash of the content that each gateway runs by."""
+        active = {name: kept.version(e.body["active"]) for name, e in self._gateways.items() if e.body is not None}
+        return {name: each.hash for name, each in active.items() if each is not None}
+
     def state(self) -> State:
         """What a plan reads."""
         heard = {
@@ -192,7 +202,7 @@ class Rollouts:
             rollout = dataclasses.replace(rollout, since=boottime(), blind=blind)
             only_its_sites(who, rollout)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
-            deed = Deed(at=time.time(), who=who.name, action="rollout.begin", body=said | ({"blind": True} if blind else {}))
+            deed = Deed(at=time.time(), who=who.name, action=kept.BEGIN, body=said | ({"blind": True} if blind else {}))
             await self._write(
                 {
                     (CONTENT, hash_): body,

@@ -31,7 +31,7 @@ from anycast.coordinator.event_keeper import EventKeeper
 from anycast.coordinator.event_store import EventStore, Retention
 from anycast.coordinator.fleet_view import FleetView
 from anycast.coordinator.rollouts import Rollouts
-from anycast.coordinator.store import Body, Deed, Key, Line, Store
+from anycast.coordinator.store import Body, Deed, Entry, Key, Line, Store
 from anycast.coordinator.traffic_log import TrafficLog
 from anycast.coordinator.why import Why
 from anycast.errors import AnycastError, PeerError
@@ -39,6 +39,7 @@ from anycast.link_wire import ContentsTold
 from anycast.operators_file import OperatorsFile
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
+from anycast.policy.content_diff import Difference
 from anycast.policy.plan import Submission
 from anycast.policy.token_words import AgentConnected, AgentGone
 from anycast.runtime import boottime
@@ -180,6 +181,45 @@ class Service:
             return self._store.history(after=after, limit=limit), self._store.first_broken() if verify else None
 
         return await self._in_store(read)
+
+    async def diffs(self, lines: list[Line]) -> dict[int, tuple[Difference, ...]]:
+        """By its number: what each line that begins a rollout changes."""
+        kept = await self._in_store(lambda: self._store.read(contents.ROLLOUT))
+        return await asyncio.to_thread(contents.diffs, lines, kept, self._rollouts.contents)
+
+    async def contents(self) -> api.Contents:
+        return api.Contents(contents=tuple((await self._content_lines()).values()))
+
+    async def content(self, named: str) -> api.KeptContent:
+        """By generation or the beginning of its hash. Raises Missing."""
+        lines = await self._content_lines()
+        found = [each for each in lines.values() if named.isdecimal() and len(named) < 12 and int(named) in each.generations]
+        found += [each for each in lines.values() if len(named) >= 12 and each.hash.startswith(named)]
+        if len(found) != 1:
+            what = "two contents begin so" if found else "there is no such content"
+            raise Missing(f"{named}: {what}; a generation, or 12 digits or more of a hash; GET /v1/contents has all")
+        kept = self._rollouts.contents[found[0].hash]
+        return api.KeptContent(
+            **dict(found[0]), key=kept.signature.key, text=kept.text, documents=dict(kept.documents)
+        )
+
+    async def _content_lines(self) -> dict[str, api.ContentLine]:
+        """By hash, oldest first."""
+
+        def read() -> tuple[dict[str, Entry], dict[str, Entry]]:
+            return self._store.read(contents.CONTENT), self._store.read(contents.ROLLOUT)
+
+        texts, rollouts = await self._in_store(read)
+        generations = contents.generations(rollouts)
+        running = self._rollouts.running()
+        return {
+            hash_: api.ContentLine(
+                hash=hash_, by=body["by"], at=body["at"], generations=generations.get(hash_, ()),
+                gateways=tuple(sorted(name for name, each in running.items() if each == hash_)),
+            )
+            for hash_, body in sorted(((h, e.body) for h, e in texts.items() if e.body), key=lambda pair: pair[1]["at"])
+            if hash_ in self._rollouts.contents
+        }  # fmt: skip
 
     async def why(self, site: str, gateway: str | None, at: float | None) -> Why:
         """What led to the state of a site, or of one of its gateways, at a moment (Unix time; None: now). Raises Missing."""
