@@ -28,6 +28,8 @@ STREAMS = 256
 """Of one gateway that are remembered."""
 PRUNED_AT_ONCE = 20_000
 """Rows: others want to write meanwhile."""
+LOCK_LIMIT_S = 2.0
+"""Nobody else writes here; whoever reads, or copies, holds the file for moments."""
 FAREWELL = "AgentStopping"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -96,7 +98,7 @@ class EventStore:
         """Open or make it. Raises ConfigError where the file is of another fleet or a newer version, or is none of ours."""
         self.path, self._retention = path, retention
         with _disk(path):
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCK_LIMIT_S)
             path.chmod(0o600)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
