@@ -26,6 +26,8 @@ ROW_BYTES = 150
 """What a row costs beside its text: its columns and its place in the index."""
 STREAMS = 256
 """Of one gateway that are remembered."""
+MOST_READ, LAST_SIGNS = 20_000, 100
+"""Rows that are looked at for one moment of one gateway: two weeks of signs of life."""
 PRUNED_AT_ONCE = 20_000
 """Rows: others want to write meanwhile."""
 LOCK_LIMIT_S = 2.0
@@ -36,7 +38,7 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRI
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY, gateway TEXT NOT NULL, at REAL NOT NULL, heard REAL NOT NULL, event TEXT NOT NULL,
     body TEXT NOT NULL) STRICT;
-CREATE INDEX IF NOT EXISTS events_by_gateway ON events (gateway);
+CREATE INDEX IF NOT EXISTS events_by_gateway ON events (gateway, at);
 CREATE TABLE IF NOT EXISTS gateways (
     gateway TEXT PRIMARY KEY, site TEXT NOT NULL, stream TEXT NOT NULL, seq INTEGER NOT NULL, farewell INTEGER NOT NULL,
     rows INTEGER NOT NULL, bytes INTEGER NOT NULL, forgotten REAL) STRICT;
@@ -167,16 +169,15 @@ class EventStore:
         """Take away some of what is too old or too much. Whether there is more of it."""
         with self._transaction():
             oldest = now - self._retention.longest_s
-            limit = "SELECT id FROM events WHERE heard < ? ORDER BY id LIMIT ?"
-            # What came first was heard first: one step of a clock is corrected by the next look.
-            (first,) = self._db.execute("SELECT heard FROM events ORDER BY id LIMIT 1").fetchone() or (now,)
-            gone = self._delete(limit, (oldest, PRUNED_AT_ONCE)) if first < oldest else 0
+            # What came first was heard first, but for steps of the clock: the beginning is looked at, and no more.
+            which = "SELECT id FROM (SELECT id, heard FROM events ORDER BY id LIMIT ?) WHERE heard < ?"
+            gone = self._delete(which, (PRUNED_AT_ONCE, oldest))
             total = sum(kept.bytes for kept in self._gateways.values())
             if gone == 0 and total > self._retention.most_bytes:
                 fullest = max(self._gateways, key=lambda name: self._gateways[name].bytes)
-                limit = "SELECT id FROM events WHERE gateway = ? ORDER BY id LIMIT ?"
+                which = "SELECT id FROM events WHERE gateway = ? ORDER BY at, id LIMIT ?"
                 share = max(1, min(PRUNED_AT_ONCE, self._gateways[fullest].rows // 20))
-                gone = self._delete(limit, (fullest, share))
+                gone = self._delete(which, (fullest, share))
         return gone > 0
 
     def _delete(self, which: str, values: tuple[Any, ...]) -> int:
@@ -195,15 +196,14 @@ class EventStore:
 
     def until(self, gateway: str, moment: float, most: int, more: int) -> list[dict[str, Any]]:
         """The newest `most` records up to a moment (Unix time), oldest first, and the `more` that follow it. Signs of life,
-        which come every minute and say nothing else, are only among the last 100 of them."""
+        which come every minute and say nothing else, are only among the last `LAST_SIGNS` of them."""
         with _disk(self.path):
-            query = "SELECT id FROM events WHERE gateway = ? AND at <= ? ORDER BY id DESC LIMIT 1"
-            (last,) = self._db.execute(query, (gateway, moment)).fetchone() or (0,)
-            query = "SELECT id, body FROM events WHERE gateway = ? AND id <= ? {} ORDER BY id DESC LIMIT ?"
-            found = self._db.execute(query.format("AND event <> 'AgentAlive'"), (gateway, last, most)).fetchall()
-            found += self._db.execute(query.format(""), (gateway, last, 100)).fetchall()
-            query = "SELECT id, body FROM events WHERE gateway = ? AND id > ? ORDER BY id LIMIT ?"
-            found += self._db.execute(query, (gateway, last, more)).fetchall()
+            newest = "SELECT id, event, body FROM events WHERE gateway = ? AND at <= ? ORDER BY at DESC, id DESC LIMIT ?"
+            telling = f"SELECT id, body FROM ({newest}) WHERE event <> 'AgentAlive' LIMIT ?"
+            found = self._db.execute(telling, (gateway, moment, MOST_READ, most)).fetchall()
+            found += [(id_, body) for id_, _, body in self._db.execute(newest, (gateway, moment, LAST_SIGNS))]
+            query = "SELECT id, body FROM events WHERE gateway = ? AND at > ? ORDER BY at, id LIMIT ?"
+            found += self._db.execute(query, (gateway, moment, more)).fetchall()
         return [json.loads(body) for _, body in sorted(set(found))]
 
     def _read_what_is_kept(self) -> None:

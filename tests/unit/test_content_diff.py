@@ -7,7 +7,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.content.content import Intent
+from anycast.content.content import Intent, Moves
 from anycast.policy.content_diff import differences, line
 from tests.support.contents import SITES, Made, made
 
@@ -24,6 +24,15 @@ def test_the_same_is_no_difference_and_an_intent_is_one() -> None:
     assert diff(BASE, made()) == []
     assert diff(BASE, made(fra="drained")) == ["fra intent: announced -> drained"]
     assert diff(made(fra="drained"), BASE) == ["fra intent: drained -> announced"]
+
+
+def test_a_key_that_only_one_of_them_has_is_a_difference() -> None:
+    moves = Moves(site="sin", to=("203.0.113.9",))
+    drained = BASE.content.with_intent("fra", Intent.DRAINED)
+    moving = BASE.content.with_intent("fra", Intent.DRAINED, moves)
+    found = [line(each) for each in differences(drained, moving, {}, {})]
+    assert found == ["fra moves.left: - -> wait", "fra moves.site: - -> sin", 'fra moves.to: - -> ["203.0.113.9"]']
+    assert len(differences(moving, drained, {}, {})) == 3
 
 
 def test_budget_and_capacity_are_told_where_they_are() -> None:
