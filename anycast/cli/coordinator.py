@@ -129,7 +129,8 @@ def history(
         return
     table = Table("#", "when", "who", "what", "reason", "with", box=None, header_style="bold")
     for line in lines:
-        table.add_row(str(line["seq"]), _when(line["at"]), line["who"], line["action"], line["reason"], Text(_with(line)))
+        words = (line["who"], line["action"], line["reason"], _with(line))
+        table.add_row(str(line["seq"]), _when(line["at"]), *map(Text, words))
     Console().print(table)
 
 

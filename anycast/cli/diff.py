@@ -24,7 +24,7 @@ _NAMED = re.compile(r"[0-9]{1,11}|[0-9a-f]{12,64}")
 RUNNING = "running"
 _WHAT = (
     "A generation, 12 digits or more of a content's hash, `running` for what gateways run by, or a fleet file (a `.` or `/` "
-    "is in its name)."
+    "is in its name). One alone is compared with what runs."
 )
 
 
@@ -35,8 +35,7 @@ class _Side(NamedTuple):
 
 
 def diff(
-    one: Annotated[str, typer.Argument(metavar="[BEFORE] AFTER", help=_WHAT)],
-    other: Annotated[str | None, typer.Argument(metavar="", help="Without BEFORE: what runs.", show_default=False)] = None,
+    contents: Annotated[list[str], typer.Argument(metavar="[BEFORE] AFTER", help=_WHAT)],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
     url: Url = DEFAULT,
     credential: Credential = None,
@@ -49,7 +48,9 @@ def diff(
     content; 2 the fleet file or the command line cannot be used; 3 the coordinator does not answer.
     """
     target = Target(url, credential, root)
-    before, after = (_side(each, target) for each in ((RUNNING, one) if other is None else (one, other)))
+    if len(contents) > 2:
+        raise ConfigError([Problem("[BEFORE] AFTER", f"{len(contents)} contents are named; two can be compared")])
+    before, after = (_side(each, target) for each in (*([RUNNING] if len(contents) == 1 else []), *contents))
     found = differences(before.content, after.content, before.documents, after.documents)
     if as_json:
         rows = [each.model_dump(mode="json") for each in found]

@@ -48,11 +48,15 @@ def _path(what: str, at: str | None) -> str:
         raise ConfigError([Problem("SITE[/GATEWAY]", f"{what!r} is no name of a site, nor SITE/GATEWAY")])
     query = ""
     if at is not None:
+        now = datetime.datetime.now(datetime.UTC)
         try:
-            query = f"?at={round(parse_moment(at, datetime.datetime.now(datetime.UTC)).timestamp() * 1000)}"
+            moment = parse_moment(at, now)
+            query = f"?at={round(moment.timestamp() * 1000)}"
         except (ValueError, OverflowError) as exc:
             hint = "`2h ago`, `23:25` (today), or ISO 8601 as 2026-11-23T21:05:00Z"
             raise ConfigError([Problem("--at", f"{at!r} is no time; {hint}")]) from exc
+        if moment > now:
+            raise ConfigError([Problem("--at", f"{at} is in the future; for an earlier day write its date")])
     return f"/v1/why/{'/'.join(names)}{query}"
 
 

@@ -36,6 +36,8 @@ REFUSALS = {
 }
 LONGEST_BODY = 64 * 1024
 """Bytes of a request."""
+LONGEST_WORDS = 500
+"""Characters of what an operator says to people."""
 LONGEST_SUBMISSION = 64 << 20
 """Bytes of one: the documents of every gateway, 4 KiB each."""
 LARGEST_NUMBER = 2**53
@@ -224,6 +226,8 @@ class Endpoint:
     """The body's own bytes count; who answers reads them."""
     query: tuple[tuple[str, str], ...] = ()
     """Name and meaning of each optional whole number."""
+    words: tuple[tuple[str, str], ...] = ()
+    """Name and meaning of each optional text, of `LONGEST_WORDS` at most."""
     per_site: bool = False
     """Whoever has the role for some sites may ask; which ones it is about is looked at where that is known."""
     summary: str
@@ -277,6 +281,7 @@ ENDPOINTS = (
             ("bake", "seconds that a changed site is watched before the next one"),
             ("blind", "1: go on where nothing shows how clients fare"),
         ),
+        words=(("reason", "why, for whoever reads the history tomorrow"),),
         summary="Begin the rollout of a signed submission, as `anycast apply` makes it (docs/content.md)",
     ),
     Endpoint(
@@ -371,6 +376,10 @@ def _operation(each: Endpoint) -> dict[str, Any]:
     parameters += [
         {"name": name, "in": "query", "description": meaning, "schema": number}
         for name, meaning in each.query
+    ]
+    parameters += [
+        {"name": name, "in": "query", "description": meaning, "schema": {"type": "string", "maxLength": LONGEST_WORDS}}
+        for name, meaning in each.words
     ]
     kind = "text/event-stream" if each.name == "watch" else "application/json"
     schema = {} if each.answer is None else {"schema": {"$ref": f"#/components/schemas/{each.answer.__name__}"}}

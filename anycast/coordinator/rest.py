@@ -149,7 +149,8 @@ class Rest:
         except DecodeError as exc:
             raise Refused(400, str(exc)) from exc
         bake_s = float(_number(request, "bake") or BAKE_S)
-        return await self._service.submit(who, submission, bake_s, blind=bool(_number(request, "blind")))
+        blind, reason = bool(_number(request, "blind")), _words(request, "reason")
+        return await self._service.submit(who, submission, bake_s, blind=blind, reason=reason)
 
     async def _command_rollout(self, request: web.Request, who: Caller, body: api.Command) -> api.RolloutStatus:
         return await self._service.command(who, body.word)
@@ -199,6 +200,13 @@ def _number(request: web.Request, name: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 16 or int(text) > api.LARGEST_NUMBER:
         raise Refused(400, f"{name} is no whole number up to 2**53")
     return int(text)
+
+
+def _words(request: web.Request, name: str) -> str:
+    text = request.query.get(name, "")
+    if len(text) > api.LONGEST_WORDS or not text.isprintable():
+        raise Refused(400, f"{name} is longer than {api.LONGEST_WORDS} characters, or more than one line of text")
+    return text
 
 
 @web.middleware

@@ -183,9 +183,9 @@ class Rollouts:
         return found
 
     async def submit(
-        self, who: Caller, submission: Submission, operators: Operators, bake_s: float, *, blind: bool
+        self, who: Caller, submission: Submission, operators: Operators, bake_s: float, *, blind: bool, reason: str = ""
     ) -> Rollout:
-        """Number it and begin. Raises Refusal."""
+        """Number it and begin; `reason` is what the operator says to people. Raises Refusal."""
         async with self._lock:
             if self._core is not None and self._under_way:
                 raise Refusal((f"rollout {self._core.rollout.id} is under way: {self._core.rollout.step}",))
@@ -202,7 +202,8 @@ class Rollouts:
             rollout = dataclasses.replace(rollout, since=boottime(), blind=blind)
             only_its_sites(who, rollout)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
-            deed = Deed(at=time.time(), who=who.name, action=kept.BEGIN, body=said | ({"blind": True} if blind else {}))
+            said |= {"blind": True} if blind else {}
+            deed = Deed(at=time.time(), who=who.name, action=kept.BEGIN, reason=reason, body=said)
             await self._write(
                 {
                     (CONTENT, hash_): body,

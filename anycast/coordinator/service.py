@@ -154,10 +154,12 @@ class Service:
     def documents(self) -> api.Documents:
         return api.Documents(documents=self._rollouts.documents())
 
-    async def submit(self, who: Caller, submission: Submission, bake_s: float, *, blind: bool) -> api.RolloutStatus:
+    async def submit(
+        self, who: Caller, submission: Submission, bake_s: float, *, blind: bool, reason: str = ""
+    ) -> api.RolloutStatus:
         """Begin a rollout of what an operator signed. Raises rollouts.Refusal, ConfigError."""
         operators = await asyncio.to_thread(self._operators.read)
-        rollout = await self._rollouts.submit(who, submission, operators, bake_s, blind=blind)
+        rollout = await self._rollouts.submit(who, submission, operators, bake_s, blind=blind, reason=reason)
         return api.rollout_status(rollout, "")
 
     async def command(self, who: Caller, word: str) -> api.RolloutStatus:

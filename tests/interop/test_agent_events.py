@@ -174,6 +174,7 @@ def test_why_a_site_was_dark_is_told_with_its_gateway_dead() -> None:
         (("why", "fra/ber-gw1"), 1, "nothing is known of a gateway ber-gw1 of site fra"),
         (("why", "fra/../x"), 2, "is no name of a site"),
         (("why", "fra", "--at", "yesterday-ish"), 2, "is no time"),
+        (("why", "fra", "--at", "2100-01-01T00:00:00Z"), 2, "is in the future"),
     ):
         refused = coordinator.run(*words)
         assert (refused.returncode, said in refused.stderr, refused.stdout) == (status, True, ""), refused

@@ -142,7 +142,7 @@ def test_a_drain_is_shown_signed_and_rolled_out_and_nobody_else_goes_dark(tmp_pa
             assert {site for site, agent in made.agents.items() if not agent.announced} == {"fra"}
             status = await made.ask("status")
             assert "dark 1 of 2 allowed: fra drain" in status["ledger"], status["ledger"]
-            await made.run("drain", "lon", "--yes", "--bake", "1")
+            await made.run("drain", "lon", "--yes", "--bake", "1", "--reason", "fibre works & more: 100%")
             await made.becomes("two dark", lambda s: state(s, "lon") == "dark" and s["rollout"]["step"] == "done")
             refused = await made.run("drain", "nyc", "--yes", status=1)
             assert "budget wants 4" in refused.stderr
@@ -168,6 +168,7 @@ async def what_was_decided_can_be_read(made: Fleet) -> None:
         [("lon", "intent", announced, drained)],
         [("fra", "intent", drained, announced)],
     ]
+    assert [line["reason"] for line in begun] == ["", "", "fibre works & more: 100%", ""]
     shown = (await made.run("history")).stdout
     assert "lon intent: announced -> drained" in shown and "differences more: `anycast diff`" in shown
 
@@ -181,9 +182,12 @@ async def what_was_decided_can_be_read(made: Fleet) -> None:
     found = await made.ask("diff", str(made.file))
     told = {(d["site"], d["key"], d["before"], d["after"]) for d in found["differences"]}
     assert told == {("ams", "capacity", "1000", "900"), ("lon", "intent", drained, announced)}, found
+    why = await made.ask("why", "lon")
+    assert "by root: fibre works & more: 100%" in [step["text"].partition(" (")[0] for step in why["trail"]]
     for words, status, said in (
         (("99",), 1, "99: there is no such content"),
         (("0" * 64,), 1, "there is no such content"),
+        (("1", "3", "5"), 2, "two can be compared"),
         (("nonsense",), 2, "no generation, hash or fleet file"),
         (("absent.yaml",), 2, "absent.yaml"),
     ):
