@@ -74,9 +74,17 @@ class EventKeeper:
         self._inbox: asyncio.Queue[Batch | Seen] = asyncio.Queue()
         self._writing_since: float | None = None
         self._problem = ""
+        self._refused: dict[str, str] = {}
+        """Why nothing more is asked of a gateway over the connection that it has."""
         self._pruned_at = boottime()
         self.stored = 0
         """Records of gateways, since the start."""
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """What is wrong, all of it."""
+        refused = [f"{gateway}: its events are refused: {why}" for gateway, why in sorted(self._refused.items())]
+        return (*filter(None, (self.problem,)), *refused)
 
     @property
     def problem(self) -> str:
@@ -89,6 +97,7 @@ class EventKeeper:
         gateway = hello.gateway
         self._sessions[gateway] = session
         self._asked.discard(gateway)
+        self._refused.pop(gateway, None)
         pace = self._paces.setdefault(gateway, Pace(PACE, BURST, boottime()))
         self._saw(gateway, hello.site, {"event": HEARD, "agent": hello.agent, "instance": hello.instance})
         asyncio.get_running_loop().call_later(pace.take(0, boottime()), self._ask, gateway, session)
@@ -97,16 +106,23 @@ class EventKeeper:
         if self._sessions.get(gateway) == session:
             del self._sessions[gateway]
             self._asked.discard(gateway)
+            self._refused.pop(gateway, None)
             self._saw(gateway, site, {"event": UNHEARD})
 
     def told(self, gateway: str, session: int, records: Sequence[str]) -> None:
-        """Raises DecodeError where the gateway was not asked, or sends what is no record of its own."""
+        """Raises DecodeError where the gateway was not asked. One that sends what is no record of its own is asked no more:
+        what else goes over its connection decides more than events do."""
         if self._sessions.get(gateway) != session:
             return
         if gateway not in self._asked:
             raise DecodeError("events", 0, "come without being asked for")
         self._asked.discard(gateway)
-        batch = Batch(gateway, time.time(), [event_wire.read(text, gateway) for text in records])
+        try:
+            batch = Batch(gateway, time.time(), [event_wire.read(text, gateway) for text in records])
+        except DecodeError as exc:
+            self._refused[gateway] = str(exc)
+            _log.warning("%s: its events are refused: %s", gateway, exc)
+            return
         self._inbox.put_nowait(batch)
 
     async def run(self) -> None:

@@ -144,7 +144,7 @@ class Service:
             sites=tuple(api.site_status(site) for site in self._view.sites(boottime())),
             ledger=self._darkness.summary(),
             rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.refused),
-            alarms=(*filter(None, (self._agents.problem, self._events.problem)), *(str(p) for p in self._rollouts.pages)),
+            alarms=(*filter(None, (self._agents.problem,)), *self._events.alarms, *(str(p) for p in self._rollouts.pages)),
         )
 
     def state(self) -> State:

@@ -111,7 +111,7 @@ class Agent:
         self._instance = secrets.token_hex(8)
         self._metrics = Metrics(self._snapshot_from_thread)
         self._loop = asyncio.get_running_loop()
-        self._spool = EventSpool(paths.events, self._instance, self._events_made)
+        self._spool = EventSpool(paths.events, document.gateway, self._instance, self._events_made)
         self._log = EventLog(
             paths.events,
             max_bytes=document.agent.log_max_bytes,

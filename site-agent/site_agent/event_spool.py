@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from anycast import event_wire
+from anycast.errors import DecodeError
 from anycast.event_wire import Position, position_of
 from site_agent.patience import OneAtATime
 from site_agent.record import Made
@@ -28,13 +29,13 @@ READ_BYTES = 256 * 1024
 class EventSpool:
     """`take` from the log's thread, everything else from the event loop's."""
 
-    def __init__(self, path: Path, stream: str, news: Callable[[], None]) -> None:
+    def __init__(self, path: Path, gateway: str, stream: str, news: Callable[[], None]) -> None:
         """`path`: of the event log that this process writes as `stream`. `news` is called in the log's thread."""
         self._stream, self._news = stream, news
         self._lock = threading.Lock()
         self._newest: collections.deque[tuple[int, bytes]] = collections.deque()
         self._bytes = 0
-        self._reader = _LogReader(path)
+        self._reader = _LogReader(path, gateway)
         self._disk = OneAtATime("event-spool")
         self.last_seq = 0
         """Of the newest event."""
@@ -68,8 +69,8 @@ class EventSpool:
 class _LogReader:
     """Reads the log's two files one after the other, from wherever somebody wants to go on. Used by one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._older = path, path.with_name(path.name + ".1")
+    def __init__(self, path: Path, gateway: str) -> None:
+        self._path, self._older, self._gateway = path, path.with_name(path.name + ".1"), gateway
         self._file: BinaryIO | None = None
         self._at: Position | None = None
         """Behind which record the next line is."""
@@ -97,14 +98,24 @@ class _LogReader:
             lines_now = self._chunk()
             if not lines_now:
                 return  # rotated away meanwhile: what is missing then is a hole
-            self._ahead.extend(line for line in lines_now[skip:] if position_of(line) is not None)
+            self._ahead.extend(filter(self._is_sound, lines_now[skip:]))
             skip -= len(lines_now)
 
     def _more(self) -> list[bytes]:
         while lines := self._chunk():
-            if numbered := [line for line in lines if position_of(line) is not None]:
-                return numbered
+            if sound := list(filter(self._is_sound, lines)):
+                return sound
         return []
+
+    def _is_sound(self, line: bytes) -> bool:
+        """What a disk has garbled, or was written under another name, would be refused with everything beside it: it is a
+        hole instead."""
+        if position_of(line) is None:
+            return False
+        with contextlib.suppress(DecodeError):
+            event_wire.read(line.decode(errors="replace"), self._gateway)
+            return True
+        return False
 
     def _chunk(self) -> list[bytes]:
         """Whole lines, from the next file where this one has no more; none at the end of the log."""

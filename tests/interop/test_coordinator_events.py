@@ -156,16 +156,20 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_who_sends_what_is_no_record_of_its_own_is_let_go_and_nothing_is_kept(case: str, world: World) -> None:
+def test_of_who_sends_what_is_no_record_of_its_own_nothing_is_kept_and_its_link_stays(case: str, world: World) -> None:
     async def test() -> None:
-        async with world.serving():
+        async with world.serving() as service:
             async with world.agent("fra-gw1") as end:
                 await end.asked()
                 end.say(EventsTold(records=BAD[case]))
-                assert await end.ended()
+                end.say(REPORT)
+                await end.next(Ack)
+                assert "fra-gw1: its events are refused: record" in service.status().alarms[0]
+                assert service.status().sites[0].state == "announcing", "tokens and contents go over it"
             assert world.kept("fra-gw1") == [] and world.kept("sin-gw1") == []
             async with world.agent("fra-gw1") as end:
                 assert await end.asked() == EventsKept(stream="", seq=0)
+                assert service.status().alarms == ()
 
     asyncio.run(test())
 

@@ -21,7 +21,7 @@ class Process:
 
     def __init__(self, path: Path, stream: str, *, max_bytes: int = 1 << 20) -> None:
         self.stream = stream
-        self.spool = EventSpool(path, stream, lambda: None)
+        self.spool = EventSpool(path, "fra-gw1", stream, lambda: None)
         self.log = EventLog(path, max_bytes=max_bytes, gateway="fra-gw1", stream=stream, made=self.spool.take)
         self.written = 0
 
@@ -73,7 +73,7 @@ def test_what_was_rotated_away_is_a_hole_in_the_numbers(tmp_path: Path) -> None:
     process = Process(path, "aa", max_bytes=20_000)
     process.writes(2000)
     process.ends()
-    later = EventSpool(path, "bb", lambda: None)
+    later = EventSpool(path, "fra-gw1", "bb", lambda: None)
     found = told(later, Position("aa", 10))
     assert found == run("aa", found[0].seq, 2000), "the newest, without another hole"
     assert 11 < found[0].seq < 2000
@@ -85,7 +85,7 @@ def test_a_log_that_goes_on_while_it_is_read_is_told_to_its_end(tmp_path: Path) 
     Process(path, "aa").ends()
     process = Process(path, "bb", max_bytes=100_000)
     process.writes(300)
-    reader = EventSpool(path, "cc", lambda: None)  # without the other's memory
+    reader = EventSpool(path, "fra-gw1", "cc", lambda: None)  # without the other's memory
 
     async def ask() -> list[int]:
         found, at = list[int](), NOWHERE
@@ -158,3 +158,16 @@ def test_a_dropped_event_uses_up_its_number(tmp_path: Path, monkeypatch: pytest.
     seqs = [position.seq for position in told(process.spool, NOWHERE)]
     assert process.log.dropped > 0
     assert seqs[-1] - len(seqs) == process.log.dropped, "so many are missing, and the numbers say it"
+
+
+def test_a_line_that_the_disk_garbled_is_a_hole_and_keeps_nothing_else_back(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    process = Process(path, "aa")
+    process.writes(10)
+    process.ends()
+    lines = path.read_bytes().splitlines()
+    lines[3] = lines[3][:60] + b"\x00\xff" + lines[3][62:]
+    lines[6] = lines[6].replace(b"fra-gw1", b"old-gw1")
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    found = [position.seq for position in told(EventSpool(path, "fra-gw1", "bb", lambda: None), NOWHERE)]
+    assert found == [1, 2, 3, 5, 6, 8, 9, 10]
