@@ -40,6 +40,8 @@ SUBMISSION_LIMIT_S = 60.0
 """The same for a fleet's documents, over a narrow way."""
 READ_LIMIT_S = 30.0
 """For the other end of a stream to take a status."""
+LATEST_MS = 7_258_118_400_000
+"""The year 2200, in milliseconds of Unix time: no event is later, and not every larger number is a date."""
 REPEAT_S = 15.0
 """A stream says at least that it lives, so that its other end notices when it does not."""
 
@@ -131,8 +133,8 @@ class Rest:
         return await self._service.content(request.match_info["content"])
 
     async def _why(self, request: web.Request, who: Caller) -> Why:
-        site, gateway = request.match_info["site"], request.match_info.get("gateway")
-        return await self._service.why(site, gateway, _number(request, "at") / 1000 or None)
+        site, gateway, at = request.match_info["site"], request.match_info.get("gateway"), _number(request, "at")
+        return await self._service.why(site, gateway, min(at, LATEST_MS) / 1000 or None)
 
     _why_gateway = _why
 
