@@ -3,8 +3,10 @@ behind its length (4 bytes, big endian). Version 1. Pure.
 
     agent ──▶ coordinator    hello    once, first: who it is and what it speaks
                              report   at each heartbeat, and at once when something changed
+                             events   records of its event log, one batch for each `events_kept`
     coordinator ──▶ agent    welcome  once, first: the protocol that is spoken, and the heartbeat
                              ack      the last report that was worked off
+                             events_kept   up to where its records are stored: what follows is wanted
                              offer, activation   what `anycast/content/envelope.py` makes, unread
                              offer_packed        an offer to an agent that takes it so (`anycast/link_offer.py`)
                              content_wanted      hand over a content that you said you have
@@ -25,6 +27,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from anycast.errors import BugError, DecodeError
+from anycast.event_wire import LAST_SEQ, LONGEST_RECORD, MOST_RECORDS
 
 ALPN = "anycast-link"
 PORT = 4518
@@ -184,8 +187,39 @@ class DarknessTold(_Message):
     data: Annotated[str, pydantic.StringConstraints(max_length=64 * 1024)]
 
 
+class EventsKept(_Message):
+    """Everything of the gateway's event log up to this record is stored; one batch of what follows may be sent. A set and no
+    delta: said first over each connection, and again after each batch. A coordinator that keeps no events never says it."""
+
+    kind: Literal["events_kept"] = "events_kept"
+    stream: Word
+    """Of the record (`event_wire.py`); empty: nothing is stored."""
+    seq: Annotated[int, pydantic.Field(ge=0, le=LAST_SEQ)]
+
+
+class EventsTold(_Message):
+    """The records that follow, oldest first, each as the line of the log that it is."""
+
+    kind: Literal["events"] = "events"
+    records: Annotated[
+        tuple[Annotated[str, pydantic.StringConstraints(max_length=LONGEST_RECORD)], ...],
+        pydantic.Field(min_length=1, max_length=MOST_RECORDS),
+    ]
+
+
 Message = (
-    Hello | Welcome | Report | Ack | OfferSent | OfferPacked | ActivationSent | ContentWanted | ContentHad | DarknessTold
+    Hello
+    | Welcome
+    | Report
+    | Ack
+    | OfferSent
+    | OfferPacked
+    | ActivationSent
+    | ContentWanted
+    | ContentHad
+    | DarknessTold
+    | EventsKept
+    | EventsTold
 )
 _KINDS: dict[str, type[Message]] = {
     "hello": Hello,
@@ -198,6 +232,8 @@ _KINDS: dict[str, type[Message]] = {
     "content_wanted": ContentWanted,
     "content_had": ContentHad,
     "darkness": DarknessTold,
+    "events_kept": EventsKept,
+    "events": EventsTold,
 }
 
 

@@ -20,6 +20,8 @@ from rich.text import Text
 
 from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask, stream
 from anycast.errors import ConfigError, Problem
+from anycast.policy.content_diff import Difference
+from anycast.policy.content_diff import line as diff_line
 
 history_app = typer.Typer(no_args_is_help=False, help="Who did what, when and why, each line hashed over the one before it.")
 access_app = typer.Typer(no_args_is_help=True, help="Credentials of operators and programs: add, list, remove.")
@@ -36,6 +38,8 @@ Root = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 EXIT_READ_ONLY = 4
+SHOWN_DIFFERENCES = 4
+"""Of one line of history; `--json` has 100, `anycast diff` all."""
 COLOURS = {"announcing": "green", "dark": "red", "unknown": "yellow"}
 
 
@@ -50,6 +54,10 @@ def serve(
         list[str] | None,
         typer.Option(metavar="ADDRESS[:PORT]", help="Where operators connect to: plain on loopback, TLS elsewhere."),
     ] = None,
+    keep_events_mib: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="Of gateways' events, at most; those of who sent most go first.")
+    ] = 1024,
+    keep_events_days: Annotated[int, typer.Option(min=1, max=36500, metavar="DAYS", help="And for no longer.")] = 90,
     detach: Annotated[
         bool,
         typer.Option("--detach", help="Return once it answers; what it says goes to coordinator.out beside the socket."),
@@ -59,6 +67,7 @@ def serve(
     import asyncio
 
     from anycast.coordinator import detached, process
+    from anycast.coordinator.event_store import Retention
     from anycast.link_wire import PORT as AGENTS_PORT
 
     listens = [process.read_listen(each, AGENTS_PORT) for each in agents or ["127.0.0.1"]]
@@ -71,6 +80,7 @@ def serve(
         agents=tuple(each.address for each in listens),
         agents_port=listens[0].port,
         operators=tuple(process.read_listen(each, PORT) for each in operators or []),
+        retention=Retention(most_bytes=keep_events_mib << 20, longest_s=keep_events_days * 86_400.0),
     )
     if detach:
         raise typer.Exit(detached.start(lambda say: asyncio.run(process.serve(plan, say)), run / "coordinator.out"))
@@ -114,20 +124,27 @@ def history(
     as_json: AsJson = False,
     after: Annotated[int, typer.Option(min=0, help="Only lines behind this one.")] = 0,
 ) -> None:
-    """Who did what, when and why; oldest first."""
+    """Who did what, when and why, and what each rollout changed (`anycast diff` has all of it); oldest first."""
     if context.invoked_subcommand is not None:
         return
     target, lines = Target(url, credential, root), list[dict[str, Any]]()
-    while page := ask(target, "GET", f"/v1/history?after={lines[-1]['seq'] if lines else after}")["lines"]:
+    while page := ask(target, "GET", f"/v1/history?diff=1&after={lines[-1]['seq'] if lines else after}")["lines"]:
         lines += page
     if as_json:
         print(json.dumps({"v": 1, "lines": lines}, indent=1))
         return
     table = Table("#", "when", "who", "what", "reason", "with", box=None, header_style="bold")
     for line in lines:
-        body = ", ".join(f"{key} {value}" for key, value in line["body"].items() if value is not None)
-        table.add_row(str(line["seq"]), _when(line["at"]), line["who"], line["action"], line["reason"], Text(body))
+        words = (line["who"], line["action"], line["reason"], _with(line))
+        table.add_row(str(line["seq"]), _when(line["at"]), *map(Text, words))
     Console().print(table)
+
+
+def _with(line: dict[str, Any]) -> str:
+    body = ", ".join(f"{key} {value}" for key, value in line["body"].items() if value is not None)
+    diff = [diff_line(Difference.model_validate(each)) for each in (line.get("diff") or ())[:SHOWN_DIFFERENCES]]
+    more = line.get("differences", 0) - len(diff)
+    return "\n".join([body, *diff, *([f"and {more} differences more: `anycast diff`"] if more else [])])
 
 
 @history_app.command("verify")

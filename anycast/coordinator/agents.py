@@ -23,7 +23,7 @@ from anycast.coordinator.porch import Porch, listening
 from anycast.errors import ConfigError, DecodeError
 from anycast.link_offer import OfferFrames
 from anycast.link_stream import read_message
-from anycast.link_wire import Ack, ContentHad, ContentWanted, DarknessTold, Hello, Message, Report, Welcome
+from anycast.link_wire import Ack, ContentHad, ContentWanted, DarknessTold, EventsTold, Hello, Message, Report, Welcome
 from anycast.pki import certificates, tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -50,6 +50,7 @@ class Came:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Went:
     gateway: str
+    site: str
     session: int
 
 
@@ -74,7 +75,14 @@ class HandedOver:
     content: ContentHad
 
 
-AgentEvent = Came | Went | Said | SaidDarkness | HandedOver
+@dataclasses.dataclass(frozen=True, slots=True)
+class SaidEvents:
+    gateway: str
+    session: int
+    records: tuple[str, ...]
+
+
+AgentEvent = Came | Went | Said | SaidDarkness | HandedOver | SaidEvents
 
 
 @dataclasses.dataclass(slots=True)
@@ -166,11 +174,14 @@ class Agents:
         connection.writer.write(frame)
         return True
 
-    def answer(self, gateway: str, session: int, text: str) -> None:
-        """A word about darkness, for that connection only."""
+    def answer(self, gateway: str, session: int, message: Message) -> None:
+        """For that connection only."""
         connection = self._connections.get(gateway)
         if connection is not None and connection.session == session:
-            self.send(gateway, DarknessTold(data=text))
+            self.send(gateway, message)
+
+    def answer_darkness(self, gateway: str, session: int, text: str) -> None:
+        self.answer(gateway, session, DarknessTold(data=text))
 
     async def keep(self) -> None:
         """Look at the files again and again."""
@@ -262,11 +273,13 @@ class Agents:
                 elif isinstance(message, ContentHad) and connection.asked:
                     connection.asked -= 1
                     self._happened(HandedOver(hello.gateway, message))
+                elif isinstance(message, EventsTold):
+                    self._happened(SaidEvents(hello.gateway, connection.session, message.records))
         finally:
             if self._connections.get(hello.gateway) is connection:
                 del self._connections[hello.gateway]
                 self._view.disconnected(hello.gateway)
-            self._happened(Went(hello.gateway, connection.session))
+            self._happened(Went(hello.gateway, hello.site, connection.session))
 
     def _judge(self, der: bytes) -> Accepted | Refused:
         name = ""

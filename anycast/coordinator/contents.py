@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from anycast.content.content import Content, Intent, decode_content
 from anycast.content.envelope import Envelope
 from anycast.content.signature import Signature
 from anycast.content.state import DarkSite, GatewayState, LedgerState, State
-from anycast.coordinator.store import Body, Entry
+from anycast.coordinator.store import Body, Entry, Line
 from anycast.errors import DecodeError
 from anycast.link_offer import OfferFrames
 from anycast.link_wire import VersionTold
 from anycast.policy.behind import Word
+from anycast.policy.content_diff import Difference, differences
 from anycast.policy.gates import Counted
 from anycast.policy.ledger import Entry as Slot
 from anycast.policy.recovery import Recovered
@@ -31,6 +32,8 @@ from anycast.reasons import Reason
 
 CONTENT, GENERATION, GATEWAY, ROLLOUT, GIVEN = "content", "generation", "gateway", "rollout", "given"
 LAST = "last"
+BEGIN = "rollout.begin"
+"""The deed of whoever handed a content in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +144,46 @@ def rollout_from(body: Body) -> tuple[Rollout, dict[str, Counted]]:
         return rollout, {site: Counted(**counted) for site, counted in body["before"].items()}
     except (KeyError, ValueError, TypeError) as exc:
         raise DecodeError("rollout", 0, "what the store has means nothing") from exc
+
+
+def changed_by(rollouts: Mapping[str, Entry]) -> dict[str, frozenset[str]]:
+    """By the id of each rollout that the store has: the sites that it changes."""
+    told = {id_: entry.body["rollout"] for id_, entry in rollouts.items() if entry.body is not None}
+    return {id_: frozenset(each["sites"]) - frozenset(each["same"]) for id_, each in told.items()}
+
+
+def generations(rollouts: Mapping[str, Entry], recovered: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
+    """By the hash of each content: the generations that it was given out under, as the store's rollouts say and its `GIVEN`.
+    A return's counts where there was one."""
+    found: dict[str, set[int]] = {}
+    for number, entry in recovered.items():
+        if entry.body is not None:
+            found.setdefault(str(entry.body["hash"]), set()).add(int(number))
+    for entry in rollouts.values():
+        if entry.body is not None:
+            rollout, _ = rollout_from(entry.body)
+            found.setdefault(rollout.target.hash, set()).add(rollout.target.generation)
+            if rollout.back is not None and rollout.step in (Step.RETURNING, Step.STOPPED) and rollout.changed:
+                found.setdefault(rollout.back.hash, set()).add(rollout.back.generation)
+    return {hash_: tuple(sorted(numbers)) for hash_, numbers in found.items()}
+
+
+def diffs(
+    lines: Iterable[Line], rollouts: Mapping[str, Entry], contents: Mapping[str, Kept]
+) -> dict[int, tuple[Difference, ...]]:
+    """By the number of each line that began a rollout: what its content has otherwise than the one before."""
+    found = {}
+    for line in lines:
+        entry = rollouts.get(str(line.body.get("id", ""))) if line.action == BEGIN else None
+        if entry is None or entry.body is None:
+            continue
+        rollout, _ = rollout_from(entry.body)
+        new = contents.get(rollout.target.hash)
+        old = None if rollout.back is None else contents.get(rollout.back.hash)
+        if new is not None and (old is not None or not new.content.after):
+            was = (None, {}) if old is None else (old.content, old.documents)
+            found[line.seq] = differences(was[0], new.content, was[1], new.documents)
+    return found
 
 
 def state_of(

@@ -159,6 +159,17 @@ class Rollouts:
         rollout = self.rollout
         return () if rollout is None else rollout.pages
 
+    @property
+    def contents(self) -> Mapping[str, Kept]:
+        """Everything that was handed in, by its hash."""
+        return self._contents
+
+    def running(self) -> dict[str, str]:
+        """The hash of the content that each gateway runs by."""
+        bodies = {name: entry.body for name, entry in self._gateways.items() if entry.body is not None}
+        told = {name: kept.believed(name, body, "active", self._contents) for name, body in bodies.items()}
+        return {name: hash_ for name, hash_ in told.items() if hash_ is not None}
+
     def state(self) -> State:
         """What a plan reads."""
         heard = {
@@ -200,9 +211,9 @@ class Rollouts:
         return set(self._gateways)
 
     async def submit(
-        self, who: Caller, submission: Submission, operators: Operators, bake_s: float, *, blind: bool
+        self, who: Caller, submission: Submission, operators: Operators, bake_s: float, *, blind: bool, reason: str = ""
     ) -> Rollout:
-        """Number it and begin. Raises Refusal."""
+        """Number it and begin; `reason` is what the operator says to people. Raises Refusal."""
         async with self._lock:
             self._may_decide()
             if self._core is not None and self._under_way:
@@ -222,7 +233,8 @@ class Rollouts:
             rollout = dataclasses.replace(rollout, since=boottime(), blind=blind)
             only_its_sites(who, rollout)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
-            deed = Deed(at=time.time(), who=who.name, action="rollout.begin", body=said | ({"blind": True} if blind else {}))
+            said |= {"blind": True} if blind else {}
+            deed = Deed(at=time.time(), who=who.name, action=kept.BEGIN, reason=reason, body=said)
             await self._write(
                 {
                     (CONTENT, hash_): body,

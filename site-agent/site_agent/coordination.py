@@ -1,5 +1,6 @@
 """This gateway under a coordinator: the link, what is taken over it, and what that makes of the route.
 
+    events ──▶ EventTeller ──▶ link
     link ──▶ Contents ──▶ Darkness ──▶ ColdStart ──▶ the site verdict, as fleet, tokens and a cold start leave it
                     └───▶ the drain, where tunnels are to move first
                     └───▶ another document: begin anew
@@ -15,7 +16,7 @@ from typing import Any
 
 from anycast.document import Document
 from anycast.events import Event
-from anycast.link_wire import ContentsTold, ContentWanted, DarknessTold, Report
+from anycast.link_wire import ContentsTold, ContentWanted, DarknessTold, EventsKept, EventsTold, Report
 from anycast.model import Evidence
 from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.drain import Left, Plan
@@ -27,6 +28,8 @@ from site_agent.contents import WAITING, Contents
 from site_agent.coordinator_link import CoordinatorLink, Sent
 from site_agent.darkness import Darkness
 from site_agent.drainer import BY_CONTENT
+from site_agent.event_spool import EventSpool
+from site_agent.event_teller import EventTeller
 from site_agent.paths import Paths
 
 
@@ -40,6 +43,7 @@ class Coordination:
         spans: dict[str, float],
         *,
         instance: str,
+        events: EventSpool,
         report: Callable[[int, ContentsTold], Report],
         announced: Callable[[], bool],
         hold: Callable[[], dict[str, Any] | None],
@@ -60,7 +64,7 @@ class Coordination:
             instance=instance,
             report=lambda number: report(number, self._contents.told()),
             sent=self._sent,
-            session=self._darkness.connected,
+            session=self._connected,
             happened=happened,
             folder=MachineFolder(paths.pki_dir),
         )
@@ -71,6 +75,7 @@ class Coordination:
             peer_agrees=peer_agrees,
             happened=happened,
         )
+        self._events = EventTeller(events, self._say)
         self._plans: asyncio.Queue[Plan | None] = asyncio.Queue()
         self._wanted: asyncio.Queue[ContentWanted] = asyncio.Queue(WAITING)
 
@@ -85,8 +90,8 @@ class Coordination:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            parts = (self._link.run, self._contents.run, self._darkness.run, self._cold.run, self._follow_plans)
-            for part in (*parts, self._hand_over):
+            parts = (self._link.run, self._contents.run, self._darkness.run, self._cold.run, self._events.run)
+            for part in (*parts, self._follow_plans, self._hand_over):
                 group.create_task(self._around.keep(part))
 
     def passed(self, verdict: VerdictReached) -> VerdictReached:
@@ -103,10 +108,18 @@ class Coordination:
 
     def describe(self) -> dict[str, Any]:
         """For `status` and metrics."""
-        return self._link.describe() | self._darkness.describe()
+        return self._link.describe() | self._darkness.describe() | {"events": self._events.describe()}
 
-    def _say(self, message: DarknessTold) -> None:
+    def news(self) -> None:
+        """There are new events in the spool."""
+        self._around.call(self._events.news)
+
+    def _say(self, message: DarknessTold | EventsTold) -> None:
         self._link.say(message)
+
+    def _connected(self, session: int | None) -> None:
+        self._events.connected(session)
+        self._darkness.connected(session)
 
     def _sent(self, message: Sent) -> None:
         if isinstance(message, DarknessTold):
@@ -114,6 +127,8 @@ class Coordination:
         elif isinstance(message, ContentWanted):
             if not self._wanted.full():  # a coordinator asks again
                 self._wanted.put_nowait(message)
+        elif isinstance(message, EventsKept):
+            self._events.kept(message)
         else:
             self._contents.sent(message)
 

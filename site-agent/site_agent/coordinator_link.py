@@ -33,6 +33,8 @@ from anycast.link_wire import (
     ContentHad,
     ContentWanted,
     DarknessTold,
+    EventsKept,
+    EventsTold,
     Hello,
     OfferPacked,
     OfferSent,
@@ -56,7 +58,7 @@ TOLD_AFTER_S = 10.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-Sent = OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold
+Sent = OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold | EventsKept
 
 
 class CoordinatorLink:
@@ -92,7 +94,7 @@ class CoordinatorLink:
         """Something that a report tells is new."""
         self._changed.set()
 
-    def say(self, message: DarknessTold | ContentHad) -> None:
+    def say(self, message: DarknessTold | ContentHad | EventsTold) -> None:
         """Over the connection that stands. Where none does it is lost, and said anew over the next."""
         if self._writer is not None:
             self._writer.write(link_wire.encode(message))
@@ -211,7 +213,7 @@ class CoordinatorLink:
                 message = await read_message(reader, link_wire.LONGEST_OFFER)
             if isinstance(message, Ack):
                 self._acked_at = boottime()
-            elif isinstance(message, OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold):
+            elif isinstance(message, OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold | EventsKept):
                 self._sent(message)
 
 

@@ -93,6 +93,18 @@ class World:
         found = self.service.status().rollout
         return "" if found is None else found.step
 
+    async def until_told(self, gateway: str, event: str) -> None:
+        """Until the newest of these is kept here, too."""
+        newest = self.gateway.events(event)[-1]["seq"]
+
+        async def is_kept() -> bool:
+            found = await self.service._events.read(lambda store: store.positions().get(gateway))
+            return found is not None and found.seq >= newest
+
+        async with asyncio.timeout(20):
+            while not await is_kept():
+                await asyncio.sleep(0.1)
+
     async def until(self, condition, what: str, *, within_s: float = 60) -> None:  # type: ignore[no-untyped-def]
         async with asyncio.timeout(within_s):
             while not condition():
@@ -131,6 +143,14 @@ def test_a_gateway_runs_by_what_was_signed_drains_and_takes_another_document() -
                 assert status["verdict"]["serving"] is True, "it could"
                 assert [cause["reason"] for cause in status["route"]["causes"]] == ["drained"]
                 assert sin.announced
+                await world.until_told("fra-gw1", "PrefixWithdrawn")
+                told = await world.service.why("fra", None, None)
+                assert (told.state, told.why.partition(" ")[0]) == ("dark", "drained")
+                steps = [step.what for step in told.trail]
+                order = ["rollout.begin", "slot.taken", "RouteIntentChanged", "PrefixWithdrawn"]
+                last = [len(steps) - 1 - steps[::-1].index(each) for each in order]
+                assert last == sorted(last), "who began it, its slot, what the gateway did, what its upstream was told"
+                assert told.trail[last[-1]].reason == "drained"
 
                 await world.apply(documents)
                 await asyncio.to_thread(gateway.announced)

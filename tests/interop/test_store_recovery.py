@@ -171,6 +171,8 @@ def test_an_old_backup_is_read_only_until_it_is_recovered_and_then_decides(tmp_p
             assert list(line["body"]["contents"].values()) == ["alice"] and len(line["body"]["from"]) == 6
             [restored] = [each for each in lines if each["action"] == "store.restore"]
             assert restored["reason"] == "the disk has died"
+            told = (await made.fleet.run("diff", "1", "3")).stdout
+            assert "(generation 3)" in told and "fra intent: announced -> drained" in told, told
             await made.until(lambda: "fra drain" in made.service.status().ledger, "the drain has its slot again")
 
             await made.drain("lon")

@@ -11,7 +11,7 @@ from typing import Any
 from anycast.content.operators import Operators
 from anycast.document import Document
 from anycast.events import Event
-from anycast.link_wire import ContentWanted, DarknessTold, Report
+from anycast.link_wire import ContentWanted, DarknessTold, EventsKept, Report
 from anycast.model import Cause, Evidence, EvidenceClass, Status
 from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.verdict import VerdictReached
@@ -110,7 +110,7 @@ class Managed:
         elif isinstance(message, ContentWanted):
             if self.hands_over:
                 self._handing = asyncio.create_task(self._hand_over(message))
-        else:
+        elif not isinstance(message, EventsKept):
             self.contents.sent(message)
 
     async def _hand_over(self, message: ContentWanted) -> None:
