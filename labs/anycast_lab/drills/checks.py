@@ -90,7 +90,7 @@ class Observation:
     """What the victim's screens showed when the drill looked."""
     child_sas_at_announcement: int | None
     """CHILD_SAs at the victim while its route was up at the end."""
-    everywhere: tuple[Watched, ...] = ()
+    by_site: dict[str, tuple[Watched, ...]] = dataclasses.field(default_factory=dict)
     """The routes of all gateways."""
     withdraws_everywhere: int = 0
     """WITHDRAWs that all upstreams counted during the drill."""
@@ -107,6 +107,10 @@ class Observation:
     """What the `run` steps said, by name."""
     told: mirror_checks.Told | None = None
     """Secrets that were found where none must be; None where the drill did not look."""
+
+    @property
+    def everywhere(self) -> tuple[Watched, ...]:
+        return tuple(route for routes in self.by_site.values() for route in routes)
 
 
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
@@ -155,6 +159,10 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
             return _quiet(seen)
         case drill.NothingWithdrawn():
             return _stay("no gateway's routes go anywhere", seen, seen.everywhere, seen.withdraws_everywhere)
+        case coordinator_steps.MovesOnly(sites=sites):
+            return _moves_only(seen, sites)
+        case coordinator_steps.DarkAtMost(sites=count):
+            return _dark_at_most(seen, count)
         case drill.FloodRate(rate=name):
             return _flood_rate(seen, limits[name].on(seen.kernel))
         case drill.StrangerRefused():
@@ -294,6 +302,38 @@ def _stay(text: str, seen: Observation, routes: tuple[Watched, ...], withdraws: 
     passed = not lost and up and withdraws == 0 and bool(routes)
     said = "; ".join(lost) or f"{withdraws} WITHDRAW, routes {'up' if up else 'missing'}"
     return Checked(text, said, "0 WITHDRAW, routes up", passed)
+
+
+def _moves_only(seen: Observation, sites: tuple[str, ...]) -> Checked:
+    text = f"no route of a site but {', '.join(sites)} comes, goes or changes at any router"
+    routes = [route for site, found in seen.by_site.items() if site not in sites for route in found]
+    moved = [
+        f"{route} of {route.protocol} {m.event.removeprefix('route_')} after {_ms(seen.fault_ns, m.at_ns):.0f} ms"
+        for route in routes
+        for m in route.moments(seen.moments)
+        if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns
+    ]
+    up = bool(routes) and all(route.present(seen.moments) for route in routes)
+    return Checked(text, "; ".join(moved) or ("none" if up else "routes missing"), "none", up and not moved)
+
+
+def _dark_at_most(seen: Observation, count: int) -> Checked:
+    """A site is dark from the first of its routes that goes, until the last one is back."""
+    missing = {site: {route for route in routes if not route.present(_before(seen))} for site, routes in seen.by_site.items()}
+    worst = [site for site, routes in missing.items() if routes]
+    for moment in sorted(m for m in seen.moments if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns):
+        for site, routes in seen.by_site.items():
+            for route in routes:
+                if any(route.moments((moment,))):
+                    (missing[site].add if moment.event == "route_removed" else missing[site].discard)(route)
+        dark = [site for site, routes in missing.items() if routes]
+        worst = max(worst, dark, key=len)
+    text = "at most so many sites are without a route at once"
+    return Checked(text, f"{len(worst)}{': ' * bool(worst)}{', '.join(worst)}", str(count), 0 < len(seen.by_site) and len(worst) <= count)
+
+
+def _before(seen: Observation) -> list[Moment]:
+    return [moment for moment in seen.moments if moment.at_ns < seen.fault_ns]
 
 
 def _flood_rate(seen: Observation, least: float) -> Checked:

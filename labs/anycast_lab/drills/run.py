@@ -188,7 +188,10 @@ class _DrillRun:
             clients={},
             screens=tuple(self._screens),
             child_sas_at_announcement=self._child_sas,
-            everywhere=tuple(route for gateway in self._gateways for route in self._witnesses.routes_of(gateway)),
+            by_site={
+                name: tuple(route for gateway in site.gateways for route in self._witnesses.routes_of(gateway))
+                for name, site in self._fleet.sites.items()
+            },
             withdraws_everywhere=sum(withdrawn.values()),
             floods=self._strain.floods,
             strangers=self._strain.strangers,
@@ -438,10 +441,12 @@ class _DrillRun:
             await self._mirror.begin_anew()
 
     async def _coordinator_step(self, step: coordinator_steps.CoordinatorStep) -> None:
-        if not isinstance(step, coordinator_steps.WaitStatus):
+        bound = self._bound(limit) if (limit := getattr(step, "limit", None)) is not None else 0.0
+        if isinstance(step, coordinator_steps.WAITS):
+            self._failed_waits += await self._watch.wait(step, self._witnesses, bound, self._progress)
+        else:
             self._note(step, coordinator_faults.words(step))
-            return await coordinator_faults.cause(step, self._runner, self._fleet, self._answers)
-        self._failed_waits += await self._watch.wait(step, self._witnesses, self._bound(step.limit), self._progress)
+            await coordinator_faults.cause(step, self._runner, self._fleet, self._answers, bound)
 
     async def _mend_fleet(self) -> None:
         """Also after a drill that could not be carried out: the next one starts agents by that file."""
