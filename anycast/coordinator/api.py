@@ -93,7 +93,7 @@ class Status(_Model):
     """``dark 2 of 4 allowed: fra drain by alice, sin token dns``."""
     rollout: RolloutStatus | None
     alarms: tuple[str, ...]
-    """What is wrong with the coordinator itself."""
+    """What somebody must look at: the coordinator itself, a rollout that stopped, a check that is suspected."""
 
 
 class HistoryLine(_Model):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from anycast.content.canonical import encode, hash_of
-from anycast.content.content import Content
+from anycast.content.content import Content, Intent, Site
 from anycast.content.envelope import Activation
 from anycast.content.operators import Operators
 from anycast.content.state import State, decode_state, in_force
@@ -43,9 +43,10 @@ from anycast.policy.rollout import (
     Rollout,
     RolloutCore,
     Stage,
+    Step,
     Version,
 )
-from anycast.policy.token_words import TakeSlot
+from anycast.policy.token_words import RenameSlot, TakeSlot
 from anycast.reasons import Reason
 from anycast.runtime import boottime
 from anycast.timer import TimerExpired
@@ -56,6 +57,8 @@ AGAIN_S = 5.0
 """Before the same offer or activation goes to a gateway once more."""
 BAKE_S = 60.0
 BASELINE_S = 300.0
+DARK_KINDS = (Kind.DRAIN, Kind.MAINTENANCE, Kind.DEGRADE)
+"""Of slots that a site keeps after the rollout that darkened it."""
 Write = Callable[[dict[Key, Body | None], tuple[Deed, ...]], Awaitable[None]]
 
 
@@ -168,7 +171,8 @@ class Rollouts:
             id_ = f"r{self._generation + 1}"
             body = kept.content_body(submission, who.name, time.time())
             new = kept.kept(body)
-            rollout = kept.rollout_of(id_, who.name, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
+            by = _signer(submission, operators) or who.name
+            rollout = kept.rollout_of(id_, by, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
             rollout = dataclasses.replace(rollout, since=boottime(), blind=blind)
             only_its_sites(who, rollout)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
@@ -245,24 +249,33 @@ class Rollouts:
             await self._take(core.handle(TimerExpired(), now))
 
     async def _slots(self, rollout: Rollout) -> None:
-        """The ledger's slots of rollouts and drains are what is needed, no more and no less: one a site, which a drain keeps
-        for as long as the site runs by a content that says so."""
+        """The ledger's slots of rollouts and of dark intents are what is needed, no more and no less: one a site, which a
+        dark one keeps for as long as the site runs by a content that says so."""
         held, target = self._held(), self._contents[rollout.target.hash].content
-        drained = {name for name, site in (self.in_force() or target).sites.items() if site.intent.dark}
+        running = {name: site for name, site in (self.in_force() or target).sites.items() if site.intent.dark}
         for site, entry in held.items():
-            if site not in rollout.slots and not (entry.kind == Kind.DRAIN and site in drained):
+            if site not in rollout.slots and not (entry.kind in DARK_KINDS and site in running):
                 self._darkness.end(entry.id, Reason.CAUSE_GONE)
         self._refused = ""
-        for site in sorted(rollout.slots - held.keys()):
-            dark = site in target.sites and target.sites[site].intent.dark
-            kind, why = Kind.DRAIN if dark else Kind.ROLLOUT, f"rollout {rollout.id}"
-            taken = await self._darkness.take(TakeSlot(kind=kind, site=site, by=rollout.by, why=why))
-            if isinstance(taken, Cause):
-                self._refused = f"{site}: {taken}"
+        for site in sorted(rollout.slots | held.keys()):
+            changing = site in rollout.slots and rollout.step is not Step.RETURNING
+            wanted = (target.sites.get(site) if changing else None) or running.get(site)
+            slot = held.get(site)
+            if slot is None:
+                taken = await self._darkness.take(_slot(site, wanted, rollout.by, rollout.id))
+                if isinstance(taken, Cause):
+                    self._refused = f"{site}: {taken}"
+            elif wanted is not None and wanted.intent.dark:
+                asked = _slot(site, wanted, rollout.by if changing else slot.by, rollout.id)
+                # Who drained it stays who drained it, whatever else is rolled out, until the words change.
+                if (slot.kind, slot.until) != (asked.kind, asked.until) or (wanted.because and slot.why != asked.why):
+                    self._darkness.feed(
+                        RenameSlot(entry_id=slot.id, kind=asked.kind, by=asked.by, why=asked.why, until=asked.until)
+                    )
 
     def _held(self) -> dict[str, Slot]:
-        """By site: the slot of a rollout or a drain that stands."""
-        kinds = (Kind.ROLLOUT, Kind.DRAIN)
+        """By site: the slot of a rollout or a dark intent that stands."""
+        kinds = (Kind.ROLLOUT, *DARK_KINDS)
         return {entry.site: entry for entry in self._darkness.entries if entry.kind in kinds and not entry.ending}
 
     def _told(self, now: float) -> dict[str, GatewayTold]:
@@ -336,6 +349,22 @@ def only_its_sites(who: Caller, rollout: Rollout) -> None:
     if not who.may(Role.OPERATOR, changed):
         others = ", ".join(sorted(changed - (who.sites or frozenset())))
         raise Refusal((f"{who.name}'s credential is not for {others}, which this changes",))
+
+
+def _slot(site: str, wanted: Site | None, by: str, rollout: str) -> TakeSlot:
+    """What the ledger is asked for, by what the site is to be."""
+    if wanted is None or not wanted.intent.dark:
+        return TakeSlot(kind=Kind.ROLLOUT, site=site, by=by, why=f"rollout {rollout}")
+    if (because := wanted.because) is None:
+        kind = Kind.DEGRADE if wanted.intent is Intent.DEGRADED else Kind.DRAIN
+        return TakeSlot(kind=kind, site=site, by=by, why=f"rollout {rollout}")
+    return TakeSlot(kind=Kind(because.kind), site=site, by=by, why=because.why, until=because.until)
+
+
+def _signer(submission: Submission, operators: Operators) -> str:
+    """Whose key has signed it, by the list. `judge` has found it there."""
+    names = [each.name for each in operators.operators if each.key == submission.signature.key]
+    return names[0] if names else ""
 
 
 def _version(told: VersionTold | None) -> Version | None:

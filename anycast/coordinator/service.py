@@ -116,7 +116,12 @@ class Service:
             sites=tuple(api.site_status(site) for site in self._view.sites(boottime())),
             ledger=self._darkness.summary(),
             rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.refused),
-            alarms=(*((self._agents.problem,) if self._agents.problem else ()), *(str(p) for p in self._rollouts.pages)),
+            alarms=(
+                *((self._agents.problem,) if self._agents.problem else ()),
+                *(str(page) for page in self._rollouts.pages),
+                *self._darkness.suspects,
+                *self._darkness.overdue(time.time()),
+            ),
         )
 
     def state(self) -> State:

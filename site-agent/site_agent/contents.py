@@ -50,6 +50,8 @@ class Contents:
         self._record: Record | None = None
         self._inbox: asyncio.Queue[OfferSent | ActivationSent] = asyncio.Queue(WAITING)
         self._refused = ""
+        self._leaving = False
+        """This agent runs by what was active before, and ends: the next one will run by what is."""
         self._alarms: set[Reason] = set()
 
     def start(self) -> None:
@@ -75,12 +77,18 @@ class Contents:
         if not self._inbox.full():
             self._inbox.put_nowait(message)
 
+    def leaving(self) -> None:
+        """What was activated has another document: an agent that is still to begin runs by it, and this one does not."""
+        self._leaving = True
+
     def told(self) -> ContentsTold:
-        """For the next report."""
+        """For the next report. What is activated and not run by yet is told as staged: a coordinator that took it for active
+        would judge the site by a route that is the old agent's, and then by the moment in which the new one has none."""
         record = self._record or NOTHING
+        staged, active = (record.active, record.previous) if self._leaving else (record.staged, record.active)
         return ContentsTold(
-            staged=_version(record.staged),
-            active=_version(record.active),
+            staged=_version(staged),
+            active=_version(active),
             frozen=None if record.frozen is None else record.frozen.generation,
             refused=self._refused[:512],
         )
@@ -114,7 +122,8 @@ class Contents:
             self._activated(answer.record.active)
 
     def _refuse(self, answer: Answer) -> None:
-        self._refused = "" if answer.refusal is None else f"{answer.refusal}: {answer.detail}"
+        word, detail = answer.refusal, answer.detail
+        self._refused = "" if word is None else detail if detail.startswith(f"{word}:") else f"{word}: {detail}"
         for reason in REASONS:
             if reason is answer.reason:
                 self._tell(reason, self._refused)

@@ -21,12 +21,18 @@ from anycast.model import Evidence
 from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.drain import Left, Plan
 from anycast.policy.verdict import VerdictReached
+from anycast.runtime import boottime
+from site_agent.announce.routes import Worse
 from site_agent.bulkhead import Bulkhead
 from site_agent.contents import Contents
 from site_agent.coordinator_link import CoordinatorLink, Sent
 from site_agent.darkness import Darkness
 from site_agent.drainer import BY_CONTENT
 from site_agent.paths import Paths
+
+KNOWN_LIMIT_S = 3.0
+"""For the bridge's first word, which comes in milliseconds where there is one, before the coordinator is called all the same."""
+KNOWN_LOOK_S = 0.05
 
 
 class Coordination:
@@ -41,14 +47,15 @@ class Coordination:
         instance: str,
         report: Callable[[int, ContentsTold], Report],
         announced: Callable[[], bool],
+        knows: Callable[[], bool],
         hold: Callable[[], dict[str, Any] | None],
         follow: Callable[[Plan | None], Awaitable[None]],
         begin_anew: Callable[[], None],
         happened: Callable[[Event], None],
     ) -> None:
-        """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them. `follow` has this gateway
-        drained by a plan, or by none; `begin_anew` is called when another document is to be run by."""
-        self._document, self._follow, self._begin_anew = document, follow, begin_anew
+        """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them. `knows`: the bridge has said
+        what is announced. `follow` has this gateway drained by a plan, or by none; `begin_anew` is called when another document is to be run by."""
+        self._document, self._follow, self._begin_anew, self._knows = document, follow, begin_anew, knows
         self._around = Bulkhead("coordinator", happened)
         self._darkness = Darkness(document, spans, say=self._say, announced=announced, hold=hold, happened=happened)
         self._contents = Contents(document, paths, staged=self._staged, activated=self._activated, happened=happened)
@@ -73,7 +80,7 @@ class Coordination:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for part in (self._link.run, self._contents.run, self._darkness.run, self._follow_plans):
+            for part in (self._report, self._contents.run, self._darkness.run, self._follow_plans):
                 group.create_task(self._around.keep(part))
 
     def passed(self, verdict: VerdictReached) -> VerdictReached:
@@ -87,9 +94,21 @@ class Coordination:
         """Something that a report tells is new."""
         self._link.changed()
 
+    @property
+    def worse(self) -> Worse | None:
+        """How the content in force has the route look; None: as good as it is."""
+        return self._darkness.worse
+
     def describe(self) -> dict[str, Any]:
         """For `status` and metrics."""
         return self._link.describe() | self._darkness.describe()
+
+    async def _report(self) -> None:
+        """An agent that has just begun beside routes that stand does not tell that there are none."""
+        until = boottime() + KNOWN_LIMIT_S
+        while not self._knows() and boottime() < until:
+            await asyncio.sleep(KNOWN_LOOK_S)
+        await self._link.run()
 
     def _say(self, message: DarknessTold) -> None:
         self._link.say(message)
@@ -107,6 +126,7 @@ class Coordination:
     def _activated(self, taken: Taken) -> None:
         self._darkness.content(taken)
         if taken.runs != self._document.model_copy(update={"generation": taken.generation}):
+            self._contents.leaving()
             self._begin_anew()
             return
         self._plans.put_nowait(drain_plan(taken, self._document.site))
@@ -123,4 +143,5 @@ def drain_plan(taken: Taken, site: str) -> Plan | None:
     if told is None or told.moves is None:
         return None
     by = f"key {taken.signature.key[:16]}"
-    return Plan(id=BY_CONTENT, by=by, why=f"to {told.moves.site}", to=told.moves.to, left=Left(told.moves.left))
+    said = "" if told.because is None else f": {told.because.why}" * bool(told.because.why)
+    return Plan(id=BY_CONTENT, by=by, why=f"to {told.moves.site}{said}", to=told.moves.to, left=Left(told.moves.left))

@@ -18,8 +18,8 @@ from anycast.errors import ConfigError, PeerError, Problem
 from anycast.policy import drain_record
 from anycast.policy.drain import Drain, Left, Plan
 from anycast.runtime import boottime
+from anycast.span import parse_span
 from site_agent import control, drain_store, views
-from site_agent.history import parse_span
 from site_agent.paths import Paths
 
 DEFAULTS = Paths()

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from anycast.span import parse_span
 from site_agent import views
 from site_agent.history import (
     account_at,
     first_cause,
     last_flaps,
     parse_moment,
-    parse_span,
     read_records,
     settled,
 )

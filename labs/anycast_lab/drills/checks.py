@@ -161,8 +161,8 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
             return _stay("no gateway's routes go anywhere", seen, seen.everywhere, seen.withdraws_everywhere)
         case coordinator_steps.MovesOnly(sites=sites):
             return _moves_only(seen, sites)
-        case coordinator_steps.DarkAtMost(sites=count):
-            return _dark_at_most(seen, count)
+        case coordinator_steps.DarkAtMost(sites=most):
+            return _dark_at_most(seen, most)
         case drill.FloodRate(rate=name):
             return _flood_rate(seen, limits[name].on(seen.kernel))
         case drill.StrangerRefused():
@@ -317,19 +317,19 @@ def _moves_only(seen: Observation, sites: tuple[str, ...]) -> Checked:
     return Checked(text, "; ".join(moved) or ("none" if up else "routes missing"), "none", up and not moved)
 
 
-def _dark_at_most(seen: Observation, count: int) -> Checked:
+def _dark_at_most(seen: Observation, most: int) -> Checked:
     """A site is dark from the first of its routes that goes, until the last one is back."""
-    missing = {site: {route for route in routes if not route.present(_before(seen))} for site, routes in seen.by_site.items()}
+    before = _before(seen)
+    missing = {site: {r for r in routes if not r.present(before)} for site, routes in seen.by_site.items()}
     worst = [site for site, routes in missing.items() if routes]
     for moment in sorted(m for m in seen.moments if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns):
         for site, routes in seen.by_site.items():
             for route in routes:
                 if any(route.moments((moment,))):
                     (missing[site].add if moment.event == "route_removed" else missing[site].discard)(route)
-        dark = [site for site, routes in missing.items() if routes]
-        worst = max(worst, dark, key=len)
-    text = "at most so many sites are without a route at once"
-    return Checked(text, f"{len(worst)}{': ' * bool(worst)}{', '.join(worst)}", str(count), 0 < len(seen.by_site) and len(worst) <= count)
+        worst = max(worst, [site for site, routes in missing.items() if routes], key=len)
+    text, told = "at most so many sites are without a route at once", f"{len(worst)}{': ' * bool(worst)}{', '.join(worst)}"
+    return Checked(text, told, str(most), bool(seen.by_site) and len(worst) <= most)
 
 
 def _before(seen: Observation) -> list[Moment]:

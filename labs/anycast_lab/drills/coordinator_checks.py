@@ -116,5 +116,12 @@ def _said(check: Said, answer: Answer | None) -> Checked:
     if answer is None:
         return Checked(text, "it was not run", wanted, False)
     passed = answer.rc == check.rc and check.text in answer.text
-    told = f", {answer.text.strip()[:_SHOWN]!r}" if check.text else ""  # nobody asked what it said: a credential, perhaps
+    # Where nobody asked what it said, that is not repeated: a credential, perhaps.
+    told = f", {_around(check.text, answer.text)!r}" if check.text else ""
     return Checked(text, f"status {answer.rc}{told}", wanted, passed)
+
+
+def _around(text: str, said: str) -> str:
+    """The line that has it, or how it begins."""
+    line = next((line for line in said.splitlines() if text in line), said)
+    return line.strip()[:_SHOWN]

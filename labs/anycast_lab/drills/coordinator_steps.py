@@ -145,7 +145,7 @@ class MovesOnly(Strict):
 
 
 class DarkAtMost(Strict):
-    """From the fault to the end never more sites than this had a route missing at a router: BIRD's word, not the ledger's."""
+    """From the fault to the end never more sites than this had a route missing at a router: BIRD's word, not a ledger's."""
 
     check: Literal["dark_at_most"]
     sites: int
