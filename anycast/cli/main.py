@@ -12,7 +12,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import coordinator, drain, fleet, operator, pki, plan, rollout
+from anycast.cli import coordinator, drain, fleet, observe, operator, pki, plan, rollout
 from anycast.cli.coordinator_client import Unreachable
 from anycast.errors import AnycastError, BugError, ConfigError
 
@@ -42,6 +42,7 @@ app.command("undrain")(drain.undrain)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(pki.app, name="pki")
 app.command("serve")(coordinator.serve)
+app.command("observe")(observe.observe)
 app.command("status")(coordinator.status)
 app.command("watch")(coordinator.watch)
 app.add_typer(coordinator.history_app, name="history")

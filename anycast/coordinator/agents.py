@@ -89,8 +89,11 @@ class Agents:
         instance: str,
         epoch: int,
         happened: Callable[[AgentEvent], None],
+        seen: Callable[[str], str] = lambda site: "unknown",
     ) -> None:
-        """`happened` is told in the event loop's thread, and may raise DecodeError at what a gateway says."""
+        """`happened` is told in the event loop's thread, and may raise DecodeError at what a gateway says. `seen`: what
+        observers say of a site's route."""
+        self._seen = seen
         self._view, self._folder, self._me = view, folder, me
         self._instance, self._epoch, self._happened = instance, epoch, happened
         self._sessions = 0
@@ -209,7 +212,7 @@ class Agents:
                 if isinstance(message, Report):
                     news = self._view.reported(hello.gateway, message, boottime())
                     self._happened(Said(hello, message, news))
-                    self.send(hello.gateway, Ack(number=message.number))
+                    self.send(hello.gateway, Ack(number=message.number, seen=self._seen(hello.site)))
                 elif isinstance(message, DarknessTold):
                     self._happened(SaidDarkness(hello.gateway, connection.session, message.data))
         finally:

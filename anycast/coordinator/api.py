@@ -12,9 +12,11 @@ import pydantic
 
 from anycast.coordinator.access import Role
 from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
+from anycast.coordinator.observations import GOOD_S, Word
 from anycast.coordinator.store import Line
 from anycast.link_wire import Report
 from anycast.model import NAME
+from anycast.policy.drain import Seen
 from anycast.policy.rollout import Rollout, Step
 
 WHOLE_NAME = f"^(?:{NAME.pattern})$"
@@ -54,8 +56,29 @@ class SiteStatus(_Model):
     site: str
     state: SiteState
     why: str
+    seen: Seen = Seen.UNKNOWN
+    """Its route, by observers outside."""
     tunnels: int | None
     gateways: tuple[GatewayStatus, ...]
+
+
+class ObserverStatus(_Model):
+    observer: str
+    age_s: float
+    fresh: bool
+    """What it said counts."""
+    routers: dict[str, bool]
+    """By address: its session stands."""
+
+
+class Observation(_Model):
+    """What an observer sees now, all of it."""
+
+    v: Literal[1]
+    sites: Annotated[dict[Name, Seen], pydantic.Field(max_length=100_000)]
+    routers: Annotated[
+        dict[Annotated[str, pydantic.StringConstraints(max_length=64)], bool], pydantic.Field(max_length=64)
+    ] = pydantic.Field(default_factory=dict)
 
 
 class RolloutStatus(_Model):
@@ -89,6 +112,7 @@ class Status(_Model):
     at: float
     """Unix time."""
     sites: tuple[SiteStatus, ...]
+    observers: tuple[ObserverStatus, ...] = ()
     ledger: str
     """``dark 2 of 4 allowed: fra drain by alice, sin token dns``."""
     rollout: RolloutStatus | None
@@ -220,6 +244,10 @@ ENDPOINTS = (
         method="POST", path="/v1/rollouts/command", name="command_rollout", role=Role.OPERATOR, per_site=True,
         answer=RolloutStatus, body=Command, summary="Pause, resume or abort the rollout under way",
     ),
+    Endpoint(
+        method="POST", path="/v1/observers/{name}", name="observed", role=Role.OBSERVER, answer=Done, body=Observation,
+        summary="What the observer of that name, which the credential has to be, sees of every site's route now",
+    ),
     Endpoint(method="GET", path="/v1/access", name="access", role=Role.ADMIN, answer=Credentials, summary="All credentials"),
     Endpoint(
         method="POST", path="/v1/access", name="add_access", role=Role.ADMIN, answer=Secret, body=NewCredential,
@@ -232,14 +260,20 @@ ENDPOINTS = (
 )  # fmt: skip
 
 
-def site_status(site: SiteView) -> SiteStatus:
+def site_status(site: SiteView, seen: Seen) -> SiteStatus:
     return SiteStatus(
         site=site.site,
+        seen=seen,
         state=site.state,
         why=site.why,
         tunnels=site.tunnels,
         gateways=tuple(_gateway_status(each) for each in site.gateways),
     )
+
+
+def observer_status(name: str, word: Word, now: float) -> ObserverStatus:
+    age_s = max(0.0, now - word.at)
+    return ObserverStatus(observer=name, age_s=round(age_s, 3), fresh=age_s <= GOOD_S, routers=dict(word.routers))
 
 
 def _gateway_status(view: GatewayView) -> GatewayStatus:

@@ -26,6 +26,7 @@ from anycast.coordinator.access import Caller
 from anycast.coordinator.agents import AgentEvent, Agents, Came, Said, SaidDarkness, Went
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView
+from anycast.coordinator.observations import Observations, Word
 from anycast.coordinator.rollouts import Rollouts
 from anycast.coordinator.store import Body, Deed, Key, Line, Store
 from anycast.coordinator.traffic_log import TrafficLog
@@ -59,7 +60,7 @@ class Service:
         self.version = metadata.version("anycast-vpn")
         self._me, self._folder, self._store_path = me, folder, store_path
         self._instance = secrets.token_hex(8)
-        self._view, self._traffic = FleetView(), TrafficLog()
+        self._view, self._traffic, self._observed = FleetView(), TrafficLog(), Observations()
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "store")
         self._news = asyncio.Event()
         self._told: asyncio.Queue[tuple[str, str, ContentsTold | None]] = asyncio.Queue()
@@ -74,8 +75,9 @@ class Service:
         kinds = (contents.CONTENT, contents.GENERATION, contents.GATEWAY, contents.ROLLOUT, darkness.KIND)
         kept = {kind: await self._in_store(functools.partial(self._store.read, kind)) for kind in kinds}
         self._agents = Agents(
-            self._view, self._folder, self._me, instance=self._instance, epoch=self._fence.epoch, happened=self._on_agent
-        )
+            self._view, self._folder, self._me, instance=self._instance, epoch=self._fence.epoch, happened=self._on_agent,
+            seen=lambda site: self._observed.seen(site, boottime()).value,
+        )  # fmt: skip
         self._darkness = Darkness(kept[darkness.KIND], self._fence.leader, write=self._write_slots, send=self._agents.answer)
         self._rollouts = Rollouts(
             self._me.fleet,
@@ -106,14 +108,15 @@ class Service:
         self._disk.shutdown(wait=False)
 
     def status(self) -> api.Status:
-        rollout = self._rollouts.rollout
+        rollout, now = self._rollouts.rollout, boottime()
         return api.Status(
             fleet=self._me.fleet,
             coordinator=self._instance,
             epoch=self._fence.epoch,
             revision=self._revision,
             at=time.time(),
-            sites=tuple(api.site_status(site) for site in self._view.sites(boottime())),
+            sites=tuple(api.site_status(each, self._observed.seen(each.site, now)) for each in self._view.sites(now)),
+            observers=tuple(api.observer_status(name, word, now) for name, word in self._observed.words().items()),
             ledger=self._darkness.summary(),
             rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.refused),
             alarms=(
@@ -130,6 +133,11 @@ class Service:
 
     def documents(self) -> api.Documents:
         return api.Documents(documents=self._rollouts.documents())
+
+    def observed(self, name: str, told: api.Observation) -> None:
+        """An observer's word, of now."""
+        if self._observed.take(name, Word(boottime(), dict(told.sites), dict(told.routers))):
+            self._changed("")
 
     async def submit(self, who: Caller, submission: Submission, bake_s: float, *, blind: bool) -> api.RolloutStatus:
         """Begin a rollout of what an operator signed. Raises rollouts.Refusal, ConfigError."""

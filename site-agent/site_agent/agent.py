@@ -38,6 +38,7 @@ from anycast.events import (
 )
 from anycast.link_wire import ContentsTold, Report
 from anycast.model import Evidence, Route
+from anycast.policy.drain import Seen
 from anycast.policy.protection import Protection
 from anycast.policy.verdict import Action, VerdictCore, VerdictReached
 from anycast.reasons import Reason
@@ -207,6 +208,7 @@ class Agent:
                 active=lambda: self._site.active,
                 kept_closed=lambda: self._sync is not None and not self._site.active,
                 changed=self._drain_changed,
+                seen=lambda: Seen.UNKNOWN if self._fleet is None else self._fleet.seen,
             ),
             self._happened,
         )

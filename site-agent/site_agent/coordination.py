@@ -19,7 +19,7 @@ from anycast.events import Event
 from anycast.link_wire import ContentsTold, DarknessTold, Report
 from anycast.model import Evidence
 from anycast.pki.machine_folder import MachineFolder
-from anycast.policy.drain import Left, Plan
+from anycast.policy.drain import Left, Plan, Seen
 from anycast.policy.verdict import VerdictReached
 from anycast.runtime import boottime
 from site_agent.announce.routes import Worse
@@ -31,7 +31,7 @@ from site_agent.drainer import BY_CONTENT
 from site_agent.paths import Paths
 
 KNOWN_LIMIT_S = 3.0
-"""For the bridge's first word, which comes in milliseconds where there is one, before the coordinator is called all the same."""
+"""For the bridge's first word, which comes in milliseconds where there is one. Then the coordinator is called anyhow."""
 KNOWN_LOOK_S = 0.05
 
 
@@ -53,8 +53,9 @@ class Coordination:
         begin_anew: Callable[[], None],
         happened: Callable[[Event], None],
     ) -> None:
-        """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them. `knows`: the bridge has said
-        what is announced. `follow` has this gateway drained by a plan, or by none; `begin_anew` is called when another document is to be run by."""
+        """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them. `knows`: the bridge has
+        said what is announced. `follow` has this gateway drained by a plan, or by none; `begin_anew` is called when another
+        document is to be run by."""
         self._document, self._follow, self._begin_anew, self._knows = document, follow, begin_anew, knows
         self._around = Bulkhead("coordinator", happened)
         self._darkness = Darkness(document, spans, say=self._say, announced=announced, hold=hold, happened=happened)
@@ -98,6 +99,11 @@ class Coordination:
     def worse(self) -> Worse | None:
         """How the content in force has the route look; None: as good as it is."""
         return self._darkness.worse
+
+    @property
+    def seen(self) -> Seen:
+        """What observers outside say of the site's route."""
+        return self._link.seen
 
     def describe(self) -> dict[str, Any]:
         """For `status` and metrics."""
