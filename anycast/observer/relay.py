@@ -22,7 +22,8 @@ def main(path: str) -> int:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
         sock.connect(path)
         # The observer never says anything: a socket that can be read is one whose other end is gone.
-        while sock not in select.select([0, sock], [], [])[0] and (data := os.read(0, CHUNK)):
+        gone = sock.fileno()
+        while gone not in select.select([0, gone], [], [])[0] and (data := os.read(0, CHUNK)):
             sock.sendall(data)
     if exabgp > 1 and os.getppid() == exabgp:  # whoever adopted an orphan is nobody of ours
         os.kill(exabgp, signal.SIGTERM)

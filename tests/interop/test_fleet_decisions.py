@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -151,6 +152,55 @@ def test_a_drain_is_shown_signed_and_rolled_out_and_nobody_else_goes_dark(tmp_pa
             assert (await made.run("history", "verify")).stdout == "history is whole\n"
 
     asyncio.run(test())
+
+
+def test_maintenance_and_degrade_have_words_and_an_end_in_the_ledger(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with fleet(tmp_path) as made:
+            words = ("--for", "2h", "--reason", "new optics", "--yes")
+            await made.run("maintenance", "fra", *words, "--bake", "1")
+            await made.becomes("dark", lambda s: state(s, "fra") == "dark" and s["rollout"]["step"] == "done")
+            ledger = (await made.ask("status"))["ledger"]
+            assert re.fullmatch(r"dark 1 of 2 allowed: fra maintenance by alice until \d\d:\d\d", ledger), ledger
+            told = str(made.agents["fra"].darkness.describe()["drained"])
+            assert "maintenance until 20" in told and "new optics" in told, told
+
+            # Another word about it, and another way to be dark: the same slot.
+            (slot,) = await slots(made)
+            await made.run("degrade", "fra", "--prepend", "2", "--yes", "--bake", "1")
+            await made.becomes("worse", lambda s: "fra degrade by alice" in s["ledger"] and s["rollout"]["step"] == "done")
+            assert made.agents["fra"].announced and made.agents["fra"].worse
+            assert await slots(made) == [slot], "never two slots, and never a moment without one"
+            await asyncio.sleep(2)
+            assert "dark 1 of 2" in (await made.ask("status"))["ledger"], "announcing worse gives no slot back"
+
+            await made.run("drain", "lon", "--for", "1 s", "--yes", "--bake", "1")
+            await made.becomes("two", lambda s: state(s, "lon") == "dark" and s["rollout"]["step"] == "done")
+            await made.becomes("overdue", lambda s: any("dark_overdue: lon drain by alice" in each for each in s["alarms"]))
+            assert not made.agents["lon"].announced, "no clock ends anything"
+            refused = await made.run("degrade", "nyc", "--yes", status=1)
+            assert "budget wants 4" in refused.stderr, "it moves clients, so it counts"
+
+            for site in ("lon", "fra"):
+                await made.run("undrain", site, "--yes", "--bake", "1")
+                await made.becomes("back", lambda s, site=site: site not in s["ledger"] and s["rollout"]["step"] == "done")
+            assert not (await made.ask("status"))["alarms"]
+            assert not made.agents["fra"].worse
+            for words in (("--for", "tomorrow", "--reason", "x"), ("--for", "2h", "--reason", "")):
+                await made.run("maintenance", "fra", *words, "--yes", status=2)
+
+    asyncio.run(test())
+
+
+async def slots(made: Fleet) -> list[str]:
+    """Ids of what was entered for fra and has not returned, by history."""
+    open_: dict[str, None] = {}
+    for line in (await made.ask("history"))["lines"]:
+        if line["action"] == "slot.taken" and line["body"]["site"] == "fra":
+            open_[line["body"]["id"]] = None
+        elif line["action"] == "slot.returned":
+            open_.pop(line["body"]["id"], None)
+    return list(open_)
 
 
 def test_a_content_that_loses_clients_stops_at_the_canary_site_and_is_taken_back(tmp_path: Path) -> None:
