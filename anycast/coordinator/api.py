@@ -260,12 +260,13 @@ ENDPOINTS = (
 )  # fmt: skip
 
 
-def site_status(site: SiteView, seen: Seen) -> SiteStatus:
+def site_status(site: SiteView, seen: Seen, ledger: str) -> SiteStatus:
+    """`ledger`: its words about the site, which say why one that announces is counted all the same (degraded)."""
     return SiteStatus(
         site=site.site,
         seen=seen,
         state=site.state,
-        why=site.why,
+        why=site.why or ledger,
         tunnels=site.tunnels,
         gateways=tuple(_gateway_status(each) for each in site.gateways),
     )

@@ -76,6 +76,10 @@ class Darkness:
         """``dark 2 of 4 allowed: …``."""
         return self._core.ledger.summary(self.standings())
 
+    def words_of(self, site: str) -> str:
+        """What the ledger says of the site; empty where it says nothing."""
+        return self._core.ledger.words_of(site)
+
     def overdue(self, wall: float) -> list[str]:
         """A sentence for each site that was to be dark until a time that is over at `wall`, Unix seconds."""
         return [

@@ -115,7 +115,10 @@ class Service:
             epoch=self._fence.epoch,
             revision=self._revision,
             at=time.time(),
-            sites=tuple(api.site_status(each, self._observed.seen(each.site, now)) for each in self._view.sites(now)),
+            sites=tuple(
+                api.site_status(each, self._observed.seen(each.site, now), self._darkness.words_of(each.site))
+                for each in self._view.sites(now)
+            ),
             observers=tuple(api.observer_status(name, word, now) for name, word in self._observed.words().items()),
             ledger=self._darkness.summary(),
             rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.refused),

@@ -155,6 +155,10 @@ class Ledger:
         head = f"dark {len(dark & set(names))} of {allowed(self.budget, region)} allowed{where}"
         return f"{head}: {', '.join(told)}" if told else head
 
+    def words_of(self, site: str) -> str:
+        """``degrade by alice until 04:00``: what stands for the site; empty where nothing does."""
+        return ", ".join(_line(entry).removeprefix(f"{site} ") for entry in self.of_site(site))
+
     def _words(self, site: str, standing: Standing) -> list[str]:
         entries = self.of_site(site)
         if not entries:

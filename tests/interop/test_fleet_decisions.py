@@ -170,6 +170,8 @@ def test_maintenance_and_degrade_have_words_and_an_end_in_the_ledger(tmp_path: P
             await made.run("degrade", "fra", "--prepend", "2", "--yes", "--bake", "1")
             await made.becomes("worse", lambda s: "fra degrade by alice" in s["ledger"] and s["rollout"]["step"] == "done")
             assert made.agents["fra"].announced and made.agents["fra"].worse
+            (fra,) = [site for site in (await made.ask("status"))["sites"] if site["site"] == "fra"]
+            assert (fra["state"], fra["why"]) == ("announcing", "degrade by alice")
             assert await slots(made) == [slot], "never two slots, and never a moment without one"
             await asyncio.sleep(2)
             assert "dark 1 of 2" in (await made.ask("status"))["ledger"], "announcing worse gives no slot back"

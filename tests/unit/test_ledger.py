@@ -117,3 +117,4 @@ def test_every_kind_has_its_line_and_time_ends_none_of_them() -> None:
     assert [each.site for each in ledger.overdue(noon)] == ["fra"], "a hold ends by its gateway's clock, and tyo is ending"
     assert [each.site for each in ledger.overdue(noon + 86400)] == ["fra", "sin"]
     assert len(ledger.entries) == 5
+    assert ledger.words_of("fra") == "maintenance by alice until 12:00" and ledger.words_of("ams") == ""
