@@ -6,6 +6,7 @@ behind its length (4 bytes, big endian). Version 1. Pure.
     coordinator ──▶ agent    welcome  once, first: the protocol that is spoken, and the heartbeat
                              ack      the last report that was worked off
                              offer, activation   what `anycast/content/envelope.py` makes, unread
+                             offer_packed        an offer to an agent that takes it so (`anycast/link_offer.py`)
     both ways                darkness   what `anycast/token_wire.py` makes, unread
 
 Who the other end is, is said by its certificate alone; what a hello claims must agree with it. Unknown optional fields are
@@ -60,6 +61,8 @@ class Hello(_Message):
     """Of the agent's process: another one has another."""
     boot: Word
     """/proc/sys/kernel/random/boot_id."""
+    takes: Annotated[tuple[Word, ...], pydantic.Field(max_length=16)] = ()
+    """Kinds that came after protocol 1 and that it understands."""
 
 
 class Welcome(_Message):
@@ -149,6 +152,13 @@ class OfferSent(_Message):
     """`Offer.data`."""
 
 
+class OfferPacked(_Message):
+    kind: Literal["offer_packed"] = "offer_packed"
+    envelope: str
+    """Base64 of zlib of the envelope's canonical text."""
+    document: str
+
+
 class ActivationSent(_Message):
     kind: Literal["activation"] = "activation"
     data: str
@@ -160,13 +170,14 @@ class DarknessTold(_Message):
     data: Annotated[str, pydantic.StringConstraints(max_length=64 * 1024)]
 
 
-Message = Hello | Welcome | Report | Ack | OfferSent | ActivationSent | DarknessTold
+Message = Hello | Welcome | Report | Ack | OfferSent | OfferPacked | ActivationSent | DarknessTold
 _KINDS: dict[str, type[Message]] = {
     "hello": Hello,
     "welcome": Welcome,
     "report": Report,
     "ack": Ack,
     "offer": OfferSent,
+    "offer_packed": OfferPacked,
     "activation": ActivationSent,
     "darkness": DarknessTold,
 }
@@ -174,8 +185,12 @@ _KINDS: dict[str, type[Message]] = {
 
 def encode(message: Message) -> bytes:
     """The whole frame. What the models allow fits: 80 texts of 2 KiB are the most of it."""
-    body = message.model_dump_json().encode()
-    if len(body) > (LONGEST_OFFER if isinstance(message, OfferSent) else LONGEST_FRAME):
+    return framed(message.model_dump_json().encode(), LONGEST_OFFER if isinstance(message, OfferSent) else LONGEST_FRAME)
+
+
+def framed(body: bytes, longest: int = LONGEST_OFFER) -> bytes:
+    """JSON that is spelt already, behind its length."""
+    if len(body) > longest:
         raise BugError(f"a frame of {len(body)} bytes")
     return _LENGTH.pack(len(body)) + body
 

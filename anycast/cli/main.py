@@ -12,7 +12,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import coordinator, drain, fleet, observe, operator, pki, plan, rollout
+from anycast.cli import coordinator, drain, fleet, observe, operator, pki, plan, prefixes, rollout, simulate
 from anycast.cli.coordinator_client import Unreachable
 from anycast.errors import AnycastError, BugError, ConfigError
 
@@ -35,11 +35,13 @@ app.command("check")(fleet.check)
 app.command("compile")(fleet.compile_)
 app.command("plan")(plan.plan)
 app.command("apply")(plan.apply)
+app.command("simulate")(simulate.simulate)
 app.command("drain")(drain.drain)
 app.command("maintenance")(drain.maintenance)
 app.command("degrade")(drain.degrade)
 app.command("undrain")(drain.undrain)
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(prefixes.app, name="prefixes")
 app.add_typer(pki.app, name="pki")
 app.command("serve")(coordinator.serve)
 app.command("observe")(observe.observe)

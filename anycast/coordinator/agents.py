@@ -12,13 +12,16 @@ import contextlib
 import dataclasses
 import datetime
 import logging
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
 
 from anycast import link_wire
 from anycast.coordinator.fleet_view import FleetView
+from anycast.coordinator.porch import Porch, listening
 from anycast.errors import ConfigError, DecodeError
+from anycast.link_offer import OfferFrames
 from anycast.link_stream import read_message
 from anycast.link_wire import Ack, DarknessTold, Hello, Message, Report, Welcome
 from anycast.pki import certificates, tls
@@ -27,13 +30,12 @@ from anycast.pki.names import Identity, Role
 from anycast.pki.trust import Accepted, Refused, judge
 from anycast.runtime import boottime
 
-HANDSHAKE_LIMIT_S = 5.0
 HELLO_LIMIT_S = 5.0
 SILENT_LIMIT_S = 3 * link_wire.HEARTBEAT_S
 LOOK_EVERY_S = 5.0
 """At the certificate's files."""
 UNSENT = 256 * 1024
-"""Bytes that may wait for one agent; who reads nothing is left."""
+"""Bytes that may wait for one agent, besides the last offer; who reads nothing is left."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +77,13 @@ class _Connection:
     session: int
     der: bytes
     writer: asyncio.StreamWriter
+    offered: int = 0
+    """Bytes of the last offer: it may be longer than all else together, and a narrow way takes its time for it."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that it has not taken yet."""
+        return self.writer.transport.get_write_buffer_size()
 
 
 class Agents:
@@ -88,48 +97,63 @@ class Agents:
         *,
         instance: str,
         epoch: int,
+        may_be_at: Callable[[str, str], bool],
         happened: Callable[[AgentEvent], None],
         seen: Callable[[str], str] = lambda site: "unknown",
     ) -> None:
-        """`happened` is told in the event loop's thread, and may raise DecodeError at what a gateway says. `seen`: what
-        observers say of a site's route."""
+        """`may_be_at` says whether a gateway is one of that site. `happened` is told in the event loop's thread, and may
+        raise DecodeError at what a gateway says. `seen`: what observers say of a site's route."""
         self._seen = seen
         self._view, self._folder, self._me = view, folder, me
         self._instance, self._epoch, self._happened = instance, epoch, happened
+        self._may_be_at = may_be_at
         self._sessions = 0
         self._loaded = tls.load(folder, me, link_wire.ALPN)
         self._signature = tls.signature(folder)
         self._connections: dict[str, _Connection] = {}
-        self._server: asyncio.Server | None = None
+        self._porch = Porch("agents", self._protocol)
+        self._sockets: list[socket.socket] = []
         self.problem = ""
         """Why the files of the coordinator's certificate cannot be used, while what was loaded before goes on."""
         self.refused: Counter[str] = Counter()
 
     async def start(self, addresses: list[str], port: int) -> None:
         """Raises OSError."""
-        self._server = await asyncio.start_server(
-            self._on_connection,
-            addresses,
-            port,
-            ssl=self._loaded.called,
-            ssl_handshake_timeout=HANDSHAKE_LIMIT_S,
-            backlog=1024,
-        )
+        self._sockets = [listening(address, port) for address in addresses]
+        for each in self._sockets:
+            self._porch.start(each, self._loaded.called)
 
     @property
     def port(self) -> int:
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
+        return int(self._sockets[0].getsockname()[1])
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._on_connection(reader, writer, lambda: self._porch.know(made))
+
+        made = asyncio.StreamReaderProtocol(asyncio.StreamReader(), connected)
+        return made
 
     def send(self, gateway: str, message: Message) -> bool:
         """Whether it is connected, and reads what it is sent."""
         connection = self._connections.get(gateway)
         if connection is None:
             return False
-        if connection.writer.transport.get_write_buffer_size() > UNSENT:
+        if connection.waiting > UNSENT + connection.offered:
+            _log.warning("%s is left: it does not read what it is sent", gateway)
             connection.writer.transport.abort()
             return False
         connection.writer.write(link_wire.encode(message))
+        return True
+
+    def offer(self, gateway: str, frames: OfferFrames, document: str) -> bool:
+        """Whether it is connected, and has taken what it was sent before; else it is for later."""
+        connection = self._connections.get(gateway)
+        if connection is None or connection.waiting > UNSENT:
+            return False
+        frame = frames.frame(document, connection.hello.takes)
+        connection.offered = len(frame)
+        connection.writer.write(frame)
         return True
 
     def answer(self, gateway: str, session: int, text: str) -> None:
@@ -147,8 +171,7 @@ class Agents:
                 self._reload()
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        self._porch.close()
         for connection in self._connections.values():
             connection.writer.transport.abort()
 
@@ -168,17 +191,25 @@ class Agents:
                 _log.warning("%s is not believed any more", connection.hello.gateway)
                 connection.writer.transport.abort()
 
-    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _on_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, known: Callable[[], None]
+    ) -> None:
+        """`known` is called once it is no stranger any more."""
         try:
-            await self._serve(reader, writer)
+            await self._serve(reader, writer, known)
         except (DecodeError, OSError, asyncio.IncompleteReadError, TimeoutError, ssl.SSLError) as exc:
+            if isinstance(exc, TimeoutError):
+                _log.warning("%s is left: it has said nothing in time", writer.get_extra_info("peername"))
             if isinstance(exc, DecodeError):
                 self.refused["malformed"] += 1
                 _log.warning("%s says what it must not: %s", writer.get_extra_info("peername"), exc)
         finally:
+            known()
             writer.transport.abort()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, known: Callable[[], None]
+    ) -> None:
         der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         judged = self._judge(der)
         if isinstance(judged, Refused):
@@ -191,12 +222,15 @@ class Agents:
             raise DecodeError("hello", 0, "does not come first")
         if (hello.fleet, hello.gateway) != (self._me.fleet, judged.identity.name):
             raise DecodeError("hello", 0, f"names {hello.gateway} of {hello.fleet}, its certificate {judged.identity}")
+        if not self._may_be_at(hello.gateway, hello.site):
+            raise DecodeError("hello", 0, f"says that it is at {hello.site}, and operators have signed otherwise")
         welcome = Welcome(
             protocol=link_wire.protocol_of(hello),
             instance=self._instance,
             epoch=self._epoch,
             heartbeat_s=link_wire.HEARTBEAT_S,
         )
+        known()
         self._sessions += 1
         connection = _Connection(hello, self._sessions, der, writer)
         before, self._connections[hello.gateway] = self._connections.get(hello.gateway), connection

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from anycast.content.state import State
 from anycast.coordinator.access import Role
 from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
 from anycast.coordinator.observations import GOOD_S, Word
@@ -17,6 +18,7 @@ from anycast.coordinator.store import Line
 from anycast.link_wire import Report
 from anycast.model import NAME
 from anycast.policy.drain import Seen
+from anycast.policy.plan import Submission
 from anycast.policy.rollout import Rollout, Step
 
 WHOLE_NAME = f"^(?:{NAME.pattern})$"
@@ -26,6 +28,7 @@ REFUSALS = {
     "401": "no credential that counts",
     "403": "not for this one",
     "404": "no such thing",
+    "408": "not whole in time",
     "409": "it has changed meanwhile, or is there already",
     "413": "too long",
     "503": "the store fails",
@@ -34,6 +37,8 @@ LONGEST_BODY = 64 * 1024
 """Bytes of a request."""
 LONGEST_SUBMISSION = 64 << 20
 """Bytes of one: the documents of every gateway, 4 KiB each."""
+LARGEST_NUMBER = 2**53
+"""In a query: what every JSON reader keeps exact."""
 MOST_LINES = 1000
 """Of history, in one answer."""
 
@@ -199,9 +204,11 @@ class Endpoint:
     """Of the method that answers."""
     role: Role | None
     """The least that may ask; None: anybody who is let in at all."""
-    answer: type[_Model] | None
+    answer: type[pydantic.BaseModel] | None
     """None: a stream of server-sent events, or a document that describes itself."""
-    body: type[_Model] | None = None
+    body: type[pydantic.BaseModel] | None = None
+    signed: bool = False
+    """The body's own bytes count; who answers reads them."""
     query: tuple[tuple[str, str], ...] = ()
     """Name and meaning of each optional whole number."""
     per_site: bool = False
@@ -225,7 +232,7 @@ ENDPOINTS = (
         summary="Who did what, when and why; oldest first",
     ),
     Endpoint(
-        method="GET", path="/v1/state", name="state", role=Role.VIEWER, answer=None,
+        method="GET", path="/v1/state", name="state", role=Role.VIEWER, answer=State,
         summary="What `anycast plan` is made against, in its canonical form",
     ),
     Endpoint(
@@ -234,6 +241,7 @@ ENDPOINTS = (
     ),
     Endpoint(
         method="POST", path="/v1/rollouts", name="begin_rollout", role=Role.OPERATOR, per_site=True, answer=RolloutStatus,
+        body=Submission, signed=True,
         query=(
             ("bake", "seconds that a changed site is watched before the next one"),
             ("blind", "1: go on where nothing shows how clients fare"),
@@ -311,9 +319,10 @@ def history_line(line: Line) -> HistoryLine:
 
 def openapi(version: str) -> dict[str, Any]:
     """OpenAPI 3.1 of the table. `version` is the program's."""
-    answers: list[type[_Model]] = [Refusal, *(each.answer for each in ENDPOINTS if each.answer is not None)]
+    answers: list[type[pydantic.BaseModel]] = [Refusal, *(each.answer for each in ENDPOINTS if each.answer is not None)]
     bodies = [each.body for each in ENDPOINTS if each.body is not None]
-    models: list[tuple[type[_Model], Literal["validation", "serialization"]]] = [(model, "validation") for model in bodies]
+    models: list[tuple[type[pydantic.BaseModel], Literal["validation", "serialization"]]] = []
+    models.extend((model, "validation") for model in bodies)
     models.extend((model, "serialization") for model in dict.fromkeys(answers))
     _, schemas = pydantic.json_schema.models_json_schema(models, ref_template="#/components/schemas/{model}")
     paths: dict[str, Any] = {}
@@ -336,8 +345,9 @@ def _operation(each: Endpoint) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": WHOLE_NAME}}
         for name in names
     ]
+    number = {"type": "integer", "minimum": 0, "maximum": LARGEST_NUMBER}
     parameters += [
-        {"name": name, "in": "query", "description": meaning, "schema": {"type": "integer", "minimum": 0, "maximum": 2**53}}
+        {"name": name, "in": "query", "description": meaning, "schema": number}
         for name, meaning in each.query
     ]
     kind = "text/event-stream" if each.name == "watch" else "application/json"

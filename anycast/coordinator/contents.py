@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from anycast.content.content import Content, Intent, decode_content
-from anycast.content.envelope import Envelope, Offer
+from anycast.content.envelope import Envelope
 from anycast.content.signature import Signature
 from anycast.content.state import DarkSite, GatewayState, LedgerState, State
 from anycast.coordinator.store import Body, Entry
 from anycast.errors import DecodeError
+from anycast.link_offer import OfferFrames
 from anycast.link_wire import ContentsTold
 from anycast.policy.gates import Counted
 from anycast.policy.ledger import Entry as Slot
@@ -38,10 +39,9 @@ class Kept:
     signature: Signature
     documents: Mapping[str, str]
 
-    def offer(self, gateway: str, generation: int) -> Offer:
-        """What is sent to `gateway`."""
-        envelope = Envelope(version=1, generation=generation, content=self.text, signature=self.signature)
-        return Offer(version=1, envelope=envelope, document=self.documents[gateway])
+    def frames(self, generation: int) -> OfferFrames:
+        """What is sent to everybody under that generation."""
+        return OfferFrames(Envelope(version=1, generation=generation, content=self.text, signature=self.signature))
 
     @functools.cached_property
     def content(self) -> Content:
@@ -76,6 +76,16 @@ def gateway_body(site: str, told: ContentsTold) -> Body:
 def version(pair: Any) -> Version | None:
     """As `gateway_body` writes one."""
     return None if pair is None else Version(int(pair[0]), str(pair[1]))
+
+
+def believed(gateway: str, body: Body, word: str, contents: Mapping[str, Kept]) -> str | None:
+    """The hash of what a gateway says that it has ``active`` or ``staged``, where that is a content that is known here and
+    names this gateway at this site. Its word is its own, and what it makes up must not be everybody's trouble."""
+    told = version(body[word])
+    if told is None or told.hash not in contents:
+        return None
+    site = contents[told.hash].content.sites.get(body["site"])
+    return told.hash if site is not None and gateway in site.gateways else None
 
 
 def rollout_body(rollout: Rollout, before: Mapping[str, Counted]) -> Body:
@@ -117,12 +127,11 @@ def state_of(
     known = {}
     for name, entry in gateways.items():
         assert entry.body is not None
-        active, staged = version(entry.body["active"]), version(entry.body["staged"])
-        newest = staged or active
+        active, staged = (believed(name, entry.body, word, contents) for word in ("active", "staged"))
         known[name] = GatewayState(
             site=entry.body["site"],
-            active=None if active is None else active.hash,
-            newest=None if newest is None else newest.hash,
+            active=active,
+            newest=staged or active,
             heard=name in heard,
             tunnels=heard.get(name),
         )

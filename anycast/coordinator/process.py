@@ -8,6 +8,7 @@ import dataclasses
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from anycast.coordinator import rest
+from anycast.coordinator.door import Doors
+from anycast.coordinator.porch import listening
 from anycast.coordinator.rest import Rest
 from anycast.coordinator.service import Service
 from anycast.errors import AnycastError, BugError, ConfigError, KernelError, Problem, first_failure
@@ -81,6 +83,9 @@ async def serve(plan: Plan, say: Callable[[str], None]) -> None:
         raise ConfigError([Problem("", f"is the certificate of {me}; {how}", str(folder.identity_file))])
     for needed in (plan.state, plan.run):
         files.make_folder(needed)
+    # As many agents and operators as there are: an ordinary limit is 1,024 files.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -93,10 +98,12 @@ async def serve(plan: Plan, say: Callable[[str], None]) -> None:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         with _refused_by_the_kernel("listen for operators"):
-            await rest.listen_on_socket(runner, plan.run / "coordinator.sock")
+            doors = Doors(runner)
+            stack.callback(doors.close)
+            await doors.on_socket(plan.run / "coordinator.sock")
             for listen in plan.operators:
                 context = None if listen.is_loopback else _operators_context(folder)
-                await web.TCPSite(runner, listen.address, listen.port, ssl_context=context).start()
+                doors.on_port(listening(listen.address, listen.port), context)
         pid_file = plan.run / PID_FILE
         files.write(pid_file, f"{os.getpid()}\n".encode(), 0o644)
         stack.callback(pid_file.unlink, missing_ok=True)

@@ -14,8 +14,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 
 import pydantic
 from aiohttp import web
@@ -24,6 +23,7 @@ from anycast.content.canonical import encode
 from anycast.coordinator import access, api
 from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.api import ENDPOINTS, Endpoint
+from anycast.coordinator.door import Door
 from anycast.coordinator.rollouts import BAKE_S, Refusal
 from anycast.coordinator.service import Missing, Service, Taken
 from anycast.coordinator.store import Conflict, Fenced
@@ -33,6 +33,12 @@ from anycast.policy.plan import decode_submission
 
 REFUSED_PAUSE_S = 0.5
 """Before somebody whose credential means nothing hears so."""
+BODY_LIMIT_S = 10.0
+"""For a request to come whole."""
+SUBMISSION_LIMIT_S = 60.0
+"""The same for a fleet's documents, over a narrow way."""
+READ_LIMIT_S = 30.0
+"""For the other end of a stream to take a status."""
 REPEAT_S = 15.0
 """A stream says at least that it lives, so that its other end notices when it does not."""
 
@@ -66,7 +72,9 @@ class Rest:
             for name in request.match_info.values():
                 if not NAME.fullmatch(name):
                     raise Refused(400, f"{name[:63]!r} is no name")
-            arguments = {"body": await _body(request, endpoint.body)} if endpoint.body is not None else {}
+            arguments = {}
+            if endpoint.body is not None and not endpoint.signed:
+                arguments["body"] = await _body(request, endpoint.body)
             made = await answer(request, who, **arguments)
             return made if isinstance(made, web.StreamResponse) else web.json_response(text=made.model_dump_json())
 
@@ -89,6 +97,8 @@ class Rest:
         if who is None:
             await asyncio.sleep(REFUSED_PAUSE_S)
             raise Refused(401, "a credential is needed: `anycast access add` makes one where the coordinator runs")
+        if isinstance(request.protocol, Door):
+            request.protocol.know()
         return who
 
     async def _openapi(self, request: web.Request, who: Caller) -> web.StreamResponse:
@@ -100,9 +110,10 @@ class Rest:
     async def _watch(self, request: web.Request, who: Caller) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
-        with contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(ConnectionResetError, TimeoutError):
             async for status in self._service.watch(REPEAT_S):
-                await response.write(b"event: status\ndata: " + status.model_dump_json().encode() + b"\n\n")
+                async with asyncio.timeout(READ_LIMIT_S):
+                    await response.write(b"event: status\ndata: " + status.model_dump_json().encode() + b"\n\n")
         return response
 
     async def _history(self, request: web.Request, who: Caller) -> api.History:
@@ -120,7 +131,7 @@ class Rest:
 
     async def _begin_rollout(self, request: web.Request, who: Caller) -> api.RolloutStatus:
         try:
-            submission = decode_submission(await request.read())
+            submission = decode_submission(await _read(request, api.LONGEST_SUBMISSION, SUBMISSION_LIMIT_S))
         except DecodeError as exc:
             raise Refused(400, str(exc)) from exc
         bake_s = float(_number(request, "bake") or BAKE_S)
@@ -148,9 +159,7 @@ class Rest:
 
 
 async def _body(request: web.Request, model: type[pydantic.BaseModel]) -> pydantic.BaseModel:
-    text = await request.read()
-    if len(text) > api.LONGEST_BODY:
-        raise Refused(413, f"the request is longer than {api.LONGEST_BODY >> 10} KiB")
+    text = await _read(request, api.LONGEST_BODY, BODY_LIMIT_S)
     try:
         json.loads(text)  # pydantic's own words for bad JSON give an offset and no more
         return model.model_validate_json(text)
@@ -161,10 +170,27 @@ async def _body(request: web.Request, model: type[pydantic.BaseModel]) -> pydant
         raise Refused(400, "the request cannot be used", problems) from exc
 
 
+async def _read(request: web.Request, longest: int, limit_s: float) -> bytes:
+    """The request's body, of which never more is taken than may come."""
+    too_long = Refused(413, f"the request is longer than {longest >> 10} KiB")
+    if (request.content_length or 0) > longest:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limit_s):
+            async for part in request.content.iter_any():
+                body += part
+                if len(body) > longest:
+                    raise too_long
+    except TimeoutError:
+        raise Refused(408, f"the request has not come whole within {limit_s:.0f} s") from None
+    return bytes(body)
+
+
 def _number(request: web.Request, name: str) -> int:
     text = request.query.get(name, "0")
-    if not text.isascii() or not text.isdigit() or len(text) > 15:
-        raise Refused(400, f"{name} is no whole number")
+    if not text.isascii() or not text.isdigit() or len(text) > 16 or int(text) > api.LARGEST_NUMBER:
+        raise Refused(400, f"{name} is no whole number up to 2**53")
     return int(text)
 
 
@@ -175,11 +201,14 @@ async def _one_sentence(
     try:
         return await handler(request)
     except Refused as exc:
-        return _refusal(exc.status, exc.error, exc.problems)
+        # RFC 9110 15.5.2: who is asked for a credential is told of which kind.
+        return _refusal(exc.status, exc.error, exc.problems, {"WWW-Authenticate": "Bearer"} if exc.status == 401 else {})
     except web.HTTPException as exc:
         if exc.status < 400:
             raise
-        return _refusal(exc.status, f"{request.method} {request.path}: {(exc.reason or 'refused').lower()}")
+        # RFC 9110 15.5.6: a method that is not allowed is answered with those that are.
+        allowed = {name: exc.headers[name] for name in ("Allow",) if name in exc.headers}
+        return _refusal(exc.status, f"{request.method} {request.path}: {(exc.reason or 'refused').lower()}", (), allowed)
     except Refusal as exc:
         return _refusal(409, "it is not taken", exc.problems)
     except Missing as exc:
@@ -193,12 +222,8 @@ async def _one_sentence(
         return _refusal(400, str(exc))
 
 
-def _refusal(status: int, error: str, problems: tuple[str, ...] = ()) -> web.Response:
-    return web.json_response(text=api.Refusal(error=error, problems=problems).model_dump_json(), status=status)
-
-
-async def listen_on_socket(app: web.AppRunner, path: Path) -> None:
-    """Root's way in. Raises OSError."""
-    path.unlink(missing_ok=True)
-    await web.UnixSite(app, path).start()
-    path.chmod(0o600)
+def _refusal(
+    status: int, error: str, problems: tuple[str, ...] = (), headers: Mapping[str, str] | None = None
+) -> web.Response:
+    text = api.Refusal(error=error, problems=problems).model_dump_json()
+    return web.json_response(text=text, status=status, headers=headers)

@@ -8,7 +8,9 @@ the store before anything of it is sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -25,7 +27,8 @@ from anycast.coordinator.fleet_view import FleetView, SiteState
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.coordinator.traffic_log import TrafficLog
 from anycast.errors import AnycastError
-from anycast.link_wire import ActivationSent, ContentsTold, Message, OfferSent, VersionTold
+from anycast.link_offer import OfferFrames
+from anycast.link_wire import ActivationSent, ContentsTold, Message, VersionTold
 from anycast.model import Cause
 from anycast.policy import gates
 from anycast.policy.gates import Counted, Verdict
@@ -53,6 +56,9 @@ from anycast.timer import TimerExpired
 
 LOOK_S = 0.5
 IDLE_LOOK_S = 2.0
+"""At the latest; news are looked at once."""
+PACE_S = 0.2
+"""Between two looks, each of which goes over the whole fleet."""
 AGAIN_S = 5.0
 """Before the same offer or activation goes to a gateway once more."""
 BAKE_S = 60.0
@@ -82,10 +88,11 @@ class Rollouts:
         *,
         write: Write,
         send: Callable[[str, Message], bool],
+        offer: Callable[[str, OfferFrames, str], bool],
         changed: Callable[[], None],
     ) -> None:
         self._fleet, self._view, self._traffic, self._darkness = fleet, view, traffic, darkness
-        self._write, self._send, self._changed = write, send, changed
+        self._write, self._send, self._offer, self._changed = write, send, offer, changed
         self._contents: dict[str, Kept] = {}
         self._gateways: dict[str, Entry] = {}
         self._generation = 0
@@ -93,6 +100,11 @@ class Rollouts:
         self._before: dict[str, Counted] = {}
         self._refused = ""
         self._sent: dict[tuple[str, str], float] = {}
+        self._frames: tuple[Version, OfferFrames] | None = None
+        """Of what was offered last."""
+        self._news = asyncio.Event()
+        self._sites: dict[str, set[str]] = {}
+        """Where contents in use say that each gateway is; two while one moves."""
         self._stored: Body | None = None
         """Of the rollout, as it was written last."""
         self._lock = asyncio.Lock()
@@ -117,6 +129,10 @@ class Rollouts:
     def rollout(self) -> Rollout | None:
         """The one under way, or the last."""
         return None if self._core is None else self._core.rollout
+
+    @property
+    def _under_way(self) -> bool:
+        return self._core is not None and self._core.rollout.step not in ENDED
 
     @property
     def refused(self) -> str:
@@ -146,13 +162,17 @@ class Rollouts:
         state = self.state()
         return in_force(state, {hash_: self._contents[hash_].content for hash_ in state.contents})
 
+    def may_be_at(self, gateway: str, site: str) -> bool:
+        """Whether a gateway may speak for that site: a content in use says so, or none says anything of the gateway."""
+        return site in self._sites.get(gateway, {site})
+
     def documents(self) -> dict[str, str]:
         """The document of every gateway that runs by a content, as it was signed."""
         found = {}
         for name, entry in self._gateways.items():
-            active = None if entry.body is None else kept.version(entry.body["active"])
-            if active is not None and active.hash in self._contents:
-                found[name] = self._contents[active.hash].documents[name]
+            active = None if entry.body is None else kept.believed(name, entry.body, "active", self._contents)
+            if active is not None:
+                found[name] = self._contents[active].documents[name]
         return found
 
     async def submit(
@@ -160,7 +180,7 @@ class Rollouts:
     ) -> Rollout:
         """Number it and begin. Raises Refusal."""
         async with self._lock:
-            if self._core is not None and self._core.rollout.step not in ENDED:
+            if self._core is not None and self._under_way:
                 raise Refusal((f"rollout {self._core.rollout.id} is under way: {self._core.rollout.step}",))
             state, decoded = decode_state(encode(self.state().model_dump(mode="json")).encode())
             if problems := judge(submission, operators, state, decoded):
@@ -189,6 +209,7 @@ class Rollouts:
             self._generation += 2
             self._core, self._before, self._sent = RolloutCore(rollout), {}, {}
             self._tell_ledger()
+        self._news.set()
         self._changed()
         return rollout
 
@@ -203,21 +224,31 @@ class Rollouts:
             await self._take(self._core.handle(Command(word, who.name), boottime()), force=True)
             return self._core.rollout
 
-    async def reported(self, site: str, gateway: str, told: ContentsTold | None) -> None:
-        """What a gateway says that it has; stored when it is new."""
-        if told is None:
-            return
-        body = kept.gateway_body(site, told)
-        before = self._gateways.get(gateway)
-        if before is not None and before.body == body:
-            return
-        await self._write({(GATEWAY, gateway): body}, ())
-        self._gateways[gateway] = Entry(0, body)
-        self._tell_ledger()
+    async def reported(self, told: Mapping[str, tuple[str, ContentsTold]]) -> None:
+        """What gateways say that they have, each with its site; what is new of it is stored, at once and in one piece: a
+        fleet that stages says a thousand things in a second, and a disk that keeps its word takes milliseconds for each."""
+        new = {}
+        for gateway, (site, each) in told.items():
+            body, before = kept.gateway_body(site, each), self._gateways.get(gateway)
+            if before is None or before.body != body:
+                new[gateway] = body
+        if new:
+            await self._write({(GATEWAY, name): body for name, body in new.items()}, ())
+            self._gateways |= {name: Entry(0, body) for name, body in new.items()}
+            self._tell_ledger()
+        if self._under_way:
+            self._news.set()
 
     def _tell_ledger(self) -> None:
         """Who there is and how much may be dark: what gateways run by, with the sites that are only to run by it yet."""
         content, rollout = self.in_force(), self.rollout
+        versions = () if rollout is None else (rollout.target, rollout.back)
+        known = [self._contents[each.hash].content for each in versions if each is not None and each.hash in self._contents]
+        self._sites = {}
+        for each in [*known, *([] if content is None else [content])]:
+            for name, site in each.sites.items():
+                for gateway in site.gateways:
+                    self._sites.setdefault(gateway, set()).add(name)
         if rollout is not None and rollout.target.hash in self._contents:
             coming = self._contents[rollout.target.hash].content
             if content is None:
@@ -228,9 +259,13 @@ class Rollouts:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S if self._core is not None and self._core.rollout.step not in ENDED else IDLE_LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S if self._under_way else IDLE_LOOK_S):
+                    await self._news.wait()
+            self._news.clear()
             async with self._lock:
                 await self._look()
+            await asyncio.sleep(PACE_S)
 
     async def _look(self) -> None:
         core = self._core
@@ -326,20 +361,23 @@ class Rollouts:
     def _perform(self, action: Action) -> None:
         match action:
             case Stage(version=version, gateways=gateways):
+                content = self._contents[version.hash]
+                if self._frames is None or self._frames[0] != version:
+                    self._frames = version, content.frames(version.generation)
+                frames = self._frames[1]
                 for gateway in gateways:
-                    offer = self._contents[version.hash].offer(gateway, version.generation)
-                    self._say(gateway, f"offer {version.generation}", OfferSent(data=offer.data.decode()))
+                    send = functools.partial(self._offer, gateway, frames, content.documents[gateway])
+                    self._say(gateway, f"offer {version.generation}", send)
             case Activate(site=site, version=version):
                 word = Activation(version=1, site=site, generation=version.generation, hash=version.hash)
                 assert self._core is not None
                 for gateway in self._core.rollout.gateways[site]:
-                    self._say(gateway, f"activate {version.generation}", ActivationSent(data=word.data.decode()))
+                    said = ActivationSent(data=word.data.decode())
+                    self._say(gateway, f"activate {version.generation}", functools.partial(self._send, gateway, said))
 
-    def _say(self, gateway: str, what: str, message: Message) -> None:
+    def _say(self, gateway: str, what: str, send: Callable[[], bool]) -> None:
         now = boottime()
-        if now - self._sent.get((gateway, what), -AGAIN_S) < AGAIN_S:
-            return
-        if self._send(gateway, message):
+        if now - self._sent.get((gateway, what), -AGAIN_S) >= AGAIN_S and send():
             self._sent[gateway, what] = now
 
 

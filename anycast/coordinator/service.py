@@ -75,9 +75,15 @@ class Service:
         kinds = (contents.CONTENT, contents.GENERATION, contents.GATEWAY, contents.ROLLOUT, darkness.KIND)
         kept = {kind: await self._in_store(functools.partial(self._store.read, kind)) for kind in kinds}
         self._agents = Agents(
-            self._view, self._folder, self._me, instance=self._instance, epoch=self._fence.epoch, happened=self._on_agent,
+            self._view,
+            self._folder,
+            self._me,
+            instance=self._instance,
+            epoch=self._fence.epoch,
+            may_be_at=self._may_be_at,
+            happened=self._on_agent,
             seen=lambda site: self._observed.seen(site, boottime()).value,
-        )  # fmt: skip
+        )
         self._darkness = Darkness(kept[darkness.KIND], self._fence.leader, write=self._write_slots, send=self._agents.answer)
         self._rollouts = Rollouts(
             self._me.fleet,
@@ -86,6 +92,7 @@ class Service:
             self._darkness,
             write=self._write,
             send=self._agents.send,
+            offer=self._agents.offer,
             changed=lambda: self._changed(""),
         )
         self._rollouts.start(kept)
@@ -223,6 +230,9 @@ class Service:
         await self._write(writes, deeds)
         self._changed("")
 
+    def _may_be_at(self, gateway: str, site: str) -> bool:
+        return self._rollouts.may_be_at(gateway, site)
+
     def _on_agent(self, event: AgentEvent) -> None:
         match event:
             case Came(hello=hello, session=session):
@@ -240,8 +250,12 @@ class Service:
                 self._darkness.told(gateway, session, text)
 
     async def _remember(self) -> None:
+        """What was told while the store was busy with what came before goes there together."""
         while True:
-            await self._rollouts.reported(*await self._told.get())
+            told = [await self._told.get()]
+            while not self._told.empty():
+                told.append(self._told.get_nowait())
+            await self._rollouts.reported({gateway: (site, each) for site, gateway, each in told if each is not None})
 
     def _deed(self, who: Caller, action: str, reason: str = "", **body: object) -> Deed:
         return Deed(at=time.time(), who=who.name, action=action, reason=reason, body=body)

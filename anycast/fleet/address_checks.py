@@ -174,17 +174,33 @@ def _dual(path: Path, prefixes: DualStack) -> Iterator[tuple[Network, Path]]:
 def prefixes_do_not_overlap(fleet: Fleet) -> Iterator[Finding]:
     """One address has one meaning. What only a site itself sees may repeat: the same servers' prefix behind several."""
     exclusive: list[tuple[Network, Path]] = [*_dual(("service", "prefixes"), fleet.service.prefixes)]
+    for name, service in () if fleet.addressing is None else fleet.addressing.services.items():
+        exclusive += _dual(("addressing", "services", name, "prefixes"), service.prefixes)
     repeating: list[tuple[Network, Path]] = [
         (network, ("service", "inside", i)) for i, network in enumerate(fleet.service.inside)
     ]
     for name, site in fleet.sites.items():
         if (own := site.service_address) is not None:  # one address a site: in the anycast prefix it would lead to any
-            here: Path = ("sites", name, "service_address")
-            exclusive += [(ipaddress.ip_network(own.of(family)), (*here, family)) for family in own.families]
+            exclusive += _outside(site, ("sites", name, "service_address"), own)
+        if site.tunnel is not None:
+            exclusive += _outside(site, ("sites", name, "tunnel"), site.tunnel)
+        exclusive += _dual(("sites", name, "unicast_prefix"), site.unicast_prefix)
+        for extra, more in site.more_pools.items():
+            exclusive += _dual(("sites", name, "more_pools", extra), more)
+        for extra, subnet in site.subnets.items():
+            exclusive += _dual(("sites", name, "subnets", extra), subnet)
         exclusive += [*_dual(("sites", name, "uplink"), site.uplink), *_dual(("sites", name, "pools"), site.pools)]
         repeating += _dual(("sites", name, "inside"), site.inside)
         repeating += _dual(("sites", name, "management"), site.management)
     yield from overlaps(exclusive, repeating)
+
+
+def _outside(site: Site, path: Path, addresses: DualStack) -> Iterator[tuple[Network, Path]]:
+    """Those of a site's addresses that do not lie in its own unicast prefix, where they belong."""
+    for family in addresses.families:
+        address, around = addresses.of(family), site.unicast_prefix.of(family)
+        if around is None or address not in around:
+            yield ipaddress.ip_network(address), (*path, family)
 
 
 def overlaps(exclusive: list[tuple[Network, Path]], repeating: list[tuple[Network, Path]]) -> Iterator[Finding]:
@@ -236,8 +252,10 @@ def _plain_addresses(fleet: Fleet) -> Iterator[tuple[Path, Any]]:
 
 
 def _is_documentation(value: Any) -> bool:
-    network = ipaddress.ip_network(value)
-    return any(space.version == network.version and _within(network, space) for space in DOCUMENTATION)
+    spaces = (space for space in DOCUMENTATION if space.version == value.version)
+    if isinstance(value, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
+        return any(value in space for space in spaces)
+    return any(_within(value, space) for space in spaces)
 
 
 def addresses_fit_the_environment(fleet: Fleet) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """Rules that join several values of fleet.yaml, each a function from the fleet to what breaks it.
 
-A rule's docstring is the reason for it. Rules about addresses are in `address_checks.py`, about two gateways of a site in
-`pair_checks.py`, about the lab in `lab_checks.py`.
+A rule's docstring is the reason for it. Rules about addresses are in `address_checks.py`, about blocks and what is planned
+from them in `addressing_checks.py`, about two gateways of a site in `pair_checks.py`, about the lab in `lab_checks.py`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from anycast.fleet.address_checks import ADDRESS_RULES
+from anycast.fleet.addressing_checks import ADDRESSING_RULES
 from anycast.fleet.bounds import bounded
 from anycast.fleet.budget import budget_can_be_kept
 from anycast.fleet.finding import Finding
@@ -42,7 +43,8 @@ _DURATIONS: dict[tuple[str, str], tuple[str, float, float, bool]] = {
 
 def check(fleet: Fleet) -> list[Finding]:
     """Everything that is wrong with `fleet` as a whole."""
-    return [finding for rule in (*RULES, *ADDRESS_RULES, *PAIR_RULES, *LAB_RULES) for finding in rule(fleet)]
+    rules = (*RULES, *ADDRESS_RULES, *ADDRESSING_RULES, *PAIR_RULES, *LAB_RULES)
+    return [finding for rule in rules for finding in rule(fleet)]
 
 
 def _holders(fleet: Fleet) -> list[tuple[Path, Defaults | Site]]:

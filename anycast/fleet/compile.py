@@ -113,7 +113,11 @@ def _service(fleet: Fleet, site_name: str, site: Site) -> Service:
         else tuple(str(own.of(family)) for family in own.families),
         prefixes=tuple(str(service.prefixes.of(family)) for family in service.prefixes.families),
         inside=tuple(str(network) for network in service.inside),
-        pools=tuple(Pool(name=f"{site_name}-{family}", prefix=str(site.pools.of(family))) for family in site.pools.families),
+        pools=tuple(
+            Pool(name=f"{name}-{family}", prefix=str(holder.of(family)))
+            for name, holder in _pools(site_name, site)
+            for family in holder.families
+        ),
         dns=tuple(str(address) for address in service.dns),
         ike_proposals=service.ike_proposals,
         esp_proposals=service.esp_proposals,
@@ -124,6 +128,10 @@ def _service(fleet: Fleet, site_name: str, site: Site) -> Service:
         client_ca=service.certificates.client_ca,
         checks=_shared_checks(service.checks),
     )
+
+
+def _pools(site_name: str, site: Site) -> list[tuple[str, Prefixes]]:
+    return [(site_name, site.pools), *((f"{site_name}-{name}", holder) for name, holder in site.more_pools.items())]
 
 
 def _shared_checks(checks: monitoring.SharedChecks) -> SharedChecks:

@@ -4,6 +4,7 @@ the routes to. Pure."""
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -129,13 +130,13 @@ def neighbors_of(fleet: Fleet, site: Site, gateway: Gateway) -> tuple[Neighbor, 
     outside = virtual_outside(fleet, site) or gateway.uplink
     inside = gateway.inside if site.vrrp is None else site.vrrp.inside
     return (
-        *_sessions(site.upstreams, gateway.uplink, outside, fleet.service.prefixes, "outside"),
-        *_sessions(site.inside_routers, gateway.inside, inside, site.pools, "inside"),
+        *_sessions(site.upstreams, gateway.uplink, outside, [fleet.service.prefixes], "outside"),
+        *_sessions(site.inside_routers, gateway.inside, inside, [site.pools, *site.more_pools.values()], "inside"),
     )
 
 
 def _sessions(
-    routers: dict[str, Upstream], own: Attachment, next_hop: DualStack, told: DualStack, side: Any
+    routers: dict[str, Upstream], own: Attachment, next_hop: DualStack, told: Sequence[DualStack], side: Any
 ) -> list[Neighbor]:
     return [
         Neighbor(
@@ -148,7 +149,7 @@ def _sessions(
             md5_key_file=router.md5_key_file,
             gtsm=router.gtsm,
             side=side,
-            announces=(str(told.of(family)),),
+            announces=tuple(str(holder.of(family)) for holder in told if family in holder.families),
             bfd=None
             if router.bfd is None
             else Bfd(
@@ -157,7 +158,7 @@ def _sessions(
         )
         for name, router in routers.items()
         for family in router.address.families
-        if family in told.families and _on_link(router, own, family)
+        if any(family in holder.families for holder in told) and _on_link(router, own, family)
     ]
 
 

@@ -1,6 +1,7 @@
 """From the text of fleet.yaml to a `Fleet`, or to every problem it has.
 
-Three steps: YAML to text with places, text to values (`schema.py`), rules that join values (`checks.py`). Only what is not
+Three steps: YAML to text with places, text to values (`schema.py`), rules that join values (`checks.py`). Between the first
+two, what a file with `addressing` leaves out is filled in from its lock file. Only what is not
 YAML ends it at the first. A file with problems in the second still gets as much of the third as can be trusted: the parts
 at fault are left out, the rules run on the rest, and what they say about a left-out part is dropped. So one run shows what
 there is to repair.
@@ -12,52 +13,130 @@ import difflib
 import pathlib
 import types
 import typing
-from collections.abc import Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import pydantic
 
 from anycast.errors import ConfigError, Problem
 from anycast.fleet import yaml_text
+from anycast.fleet.addressing import ALL_USES, Addressing
 from anycast.fleet.checks import check
 from anycast.fleet.finding import Finding
 from anycast.fleet.schema import Fleet
 from anycast.fleet.section import Section
 from anycast.fleet.values import show
 from anycast.fleet.yaml_text import Path, Tree
+from anycast.prefixes.allocation import Lock
+from anycast.prefixes.filling import fill
+from anycast.prefixes.lock import decode_lock
+from anycast.prefixes.wants import declared
 
 
 def load(path: str | pathlib.Path) -> Fleet:
-    """Read the fleet file at `path`. Raises ConfigError with every problem found."""
+    """Read the fleet file at `path`, with its lock file where it has blocks to plan from. Raises ConfigError with every
+    problem found."""
+    tree = yaml_text.parse(read_text(path), file=str(path))
+    return _filled(tree, load_lock(lock_of(path)) if _plans(tree) else None, str(path))
+
+
+def loads(text: str, *, file: str = "fleet.yaml", lock: Lock | None = None) -> Fleet:
+    """Read a fleet from `text`; `file` names it in problems, `lock` has what it leaves out. Raises ConfigError with every
+    problem found."""
+    return _filled(yaml_text.parse(text, file=file), lock, file)
+
+
+def read_text(path: str | pathlib.Path) -> str:
+    """The text of a fleet file. Raises ConfigError."""
     name = str(path)
     try:
         data = pathlib.Path(path).read_bytes()
     except OSError as exc:
         raise ConfigError([Problem("", f"cannot be read: {exc.strerror}", name)]) from exc
     try:
-        text = data.decode()
+        return data.decode()
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         column = exc.start - data.rfind(b"\n", 0, exc.start)
         raise ConfigError([Problem("", "not UTF-8", name, line, column)]) from exc
-    return loads(text, file=name)
 
 
-def loads(text: str, *, file: str = "fleet.yaml") -> Fleet:
-    """Read a fleet from `text`; `file` names it in problems. Raises ConfigError with every problem found."""
-    tree = yaml_text.parse(text, file=file)
+def lock_of(path: str | pathlib.Path) -> pathlib.Path:
+    """Where the records of the fleet file at `path` are: ``fleet.lock``, ``two-site.fleet.lock``."""
+    return pathlib.Path(path).with_suffix(".lock")
+
+
+def load_lock(path: pathlib.Path) -> Lock | None:
+    """None where there is none. Raises ConfigError."""
+    try:
+        return decode_lock(path.read_bytes().decode(), file=str(path))
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise ConfigError([Problem("", f"cannot be read: {exc.strerror}", str(path))]) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError([Problem("", "not UTF-8", str(path))]) from exc
+
+
+def _plans(tree: Tree) -> bool:
+    return isinstance(tree.value, dict) and "addressing" in tree.value
+
+
+def _filled(tree: Tree, lock: Lock | None, file: str) -> Fleet:
+    if not _plans(tree):
+        return read_tree(tree, file)
+    try:
+        addressing = Addressing.model_validate(tree.value["addressing"])
+    except pydantic.ValidationError:
+        return read_tree(tree, file, unmet=plannable(tree))  # which says so
+    if lock is not None:
+        fill(tree.value, lock.held.values())
+    unmet = declared(tree.value, addressing).unmet
+    if not unmet:
+        return read_tree(tree, file)
+    try:
+        read_tree(tree, file, unmet=unmet)
+    except ConfigError as exc:
+        problems = exc.problems
+    else:
+        problems = []
+    named = ", ".join(yaml_text.where(path) for path in unmet[:3]) + (" …" if len(unmet) > 3 else "")
+    what = (
+        f"{len(unmet)} values are neither written here nor in the lock file ({named}): `anycast prefixes apply` plans them"
+    )
+    raise ConfigError([*located([Finding(("addressing",), what, at_key=True)], tree, file), *problems])
+
+
+def plannable(tree: Tree) -> Sequence[Path]:
+    """What the file leaves out and blocks of every use would give, where its own blocks cannot be read."""
+    return declared(tree.value, ALL_USES).unmet
+
+
+def read_tree(tree: Tree, file: str, *, unmet: Iterable[Path] = ()) -> Fleet:
+    """The fleet in `tree`. `unmet`: paths of values that are known to be missing. Raises ConfigError with every other
+    problem; without any where nothing else is wrong."""
+    lacking = {path[:length] for path in unmet for length in range(len(path) + 1)}
     try:
         fleet = Fleet.model_validate(tree.value)
     except pydantic.ValidationError as exc:
-        findings = [_finding(error, tree.value) for error in _errors(exc) if not _follows(error, tree.value)]
+        errors = [error for error in _errors(exc) if not _follows(error, tree.value)]
+        known = [error for error in errors if error["type"] in ("missing", "fleet") and tuple(error["loc"]) in lacking]
+        findings = [_finding(error, tree.value) for error in errors if error not in known]
         findings = [finding for finding in findings if finding.path not in tree.unread]
-        findings += _check_the_rest(tree.value, {finding.path for finding in findings} | tree.unread)
+        cut = {finding.path for finding in findings} | {_finding(error, tree.value).path for error in known}
+        found = _check_the_rest(tree.value, cut | tree.unread)
+        findings += [finding for finding in found if len(finding.path) < 3 or finding.path not in lacking]
     else:
         findings = [finding for finding in check(fleet) if not _judges(finding, tree.unread)]
+        findings = [finding for finding in findings if len(finding.path) < 3 or finding.path not in lacking]
         if not findings and not tree.problems:
             return fleet
-    problems = [*tree.problems, *(_problem(finding, tree, file) for finding in findings)]
-    raise ConfigError(sorted(problems, key=_place_in_file))
+    raise ConfigError(in_order([*tree.problems, *located(findings, tree, file)]))
+
+
+def located(findings: Iterable[Finding], tree: Tree, file: str) -> list[Problem]:
+    """Where in the file `findings` are."""
+    return [_problem(finding, tree, file) for finding in findings]
 
 
 def _errors(exc: pydantic.ValidationError) -> list[Any]:
@@ -178,5 +257,6 @@ def _problem(finding: Finding, tree: Tree, file: str) -> Problem:
     return Problem(yaml_text.where(finding.path), finding.what, file, place.line, place.column)
 
 
-def _place_in_file(problem: Problem) -> tuple[int, int, str]:
-    return problem.line, problem.column, problem.what
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """As they stand in the file."""
+    return sorted(problems, key=lambda problem: (problem.line, problem.column, problem.what))

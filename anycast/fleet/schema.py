@@ -11,6 +11,7 @@ import datetime
 
 import pydantic
 
+from anycast.fleet.addressing import Addressing
 from anycast.fleet.budget import Budget
 from anycast.fleet.lab import Lab
 from anycast.fleet.monitoring import AlarmHook, ExecChecks, SharedChecks, Timings
@@ -22,6 +23,7 @@ from anycast.fleet.values import (
     Address,
     Address4,
     Asn,
+    Clients,
     Domain,
     Duration,
     Encapsulation,
@@ -30,12 +32,14 @@ from anycast.fleet.values import (
     FlapThreshold,
     Intent,
     Listen,
+    MaxPrefixes,
     Name,
     Network,
     Path,
     Priority,
     Proposal,
     Size,
+    SpiLabel,
     SyncPort,
     Tunnels,
     Version,
@@ -149,6 +153,8 @@ class Upstream(Section):
     """File on the gateway that holds the session's TCP MD5 key (RFC 2385). Default: no MD5."""
     gtsm: Flag = False
     """RFC 5082: send with TTL 255, accept nothing lower. Default: no."""
+    max_prefixes: MaxPrefixes | None = None
+    """How many prefixes a session may carry before this router ends it (its ``maximum-prefix``). Default: unknown."""
     bfd: Bfd | None = None
     """RFC 5881 beside each session, so that a machine without power leaves BGP in a fraction of a second. Default: none."""
 
@@ -191,6 +197,20 @@ class Site(Section):
     sites' drains redirect to. Default: nowhere."""
     management: Prefixes = NO_PREFIXES
     """Subnets between the site's gateways and the `coordinator` only. Default: none."""
+    formerly: Name | None = None
+    """The name that this site had before: what is planned for it stays its own. Default: none."""
+    clients: Clients | None = None
+    """How many clients its pools are planned for. Default: `addressing.clients`."""
+    more_pools: dict[Name, Prefixes] = pydantic.Field(default_factory=dict)
+    """Pools besides, where `pools` could not grow in its place. Default: none."""
+    unicast_prefix: Prefixes = NO_PREFIXES
+    """This site's own prefix that the Internet hears, around its `service_address`. Default: none."""
+    tunnel: Addresses | None = None
+    """Where tunnels from other sites end here. Default: nowhere."""
+    spi_label: SpiLabel | None = None
+    """What marks the SPIs that this site's gateways hand out. Default: none."""
+    subnets: dict[Name, Prefixes] = pydantic.Field(default_factory=dict)
+    """Subnets of this site besides, by their names in `addressing.subnets`. Default: none."""
     upstreams: dict[Name, Upstream] = pydantic.Field(default_factory=dict)
     """Without any the site speaks no BGP: its VRRP address outside is the VIP itself."""
     inside_routers: dict[Name, Upstream] = pydantic.Field(default_factory=dict)
@@ -229,6 +249,8 @@ class Fleet(Section):
     """``lab``: documentation addresses and documentation or private AS numbers only. ``production``: none of those
     addresses, and no `lab` section."""
     service: Service
+    addressing: Addressing | None = None
+    """The blocks that addresses are planned from. Default: this file writes every address itself."""
     budget: Budget | None = None
     """How many sites must always attract traffic. Required by `anycast plan`; a fleet without a coordinator has none."""
     defaults: Defaults = Defaults()

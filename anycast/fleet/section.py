@@ -58,3 +58,4 @@ class Prefixes(DualStack):
 
 NO_PREFIXES = Prefixes.model_construct()
 """Where nothing is written: of no family."""
+NO_ADDRESSES = Addresses.model_construct()

@@ -29,6 +29,7 @@ _DOMAIN = re.compile(rf"(?:{NAME.pattern}\.)+{NAME.pattern}")
 _INTERFACE = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _QUANTITY = re.compile(r"(0|[1-9][0-9]{0,11}) ?([A-Za-z]+)")
+_PERCENT = re.compile(r"(0|[1-9][0-9]{0,2}) ?%")
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9_.,+@=-]+)+")
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}|0|[1-9][0-9]{0,9}")
@@ -36,6 +37,7 @@ _PROPOSAL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _ARGUMENT = re.compile(r"[ -~]{1,256}")
 _TRUE, _FALSE = ("true", "yes"), ("false", "no")
 _SECONDS: dict[str, float] = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
+_DAYS: dict[str, float] = {"d": 1}
 _BYTES: dict[str, float] = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -200,6 +202,27 @@ def _duration(text: str) -> datetime.timedelta:
     return datetime.timedelta(seconds=seconds)
 
 
+def _days(text: str) -> int:
+    return int(_quantity(text, _DAYS, "a number of days", "30 d"))
+
+
+def _percent(text: str) -> int:
+    match = _PERCENT.fullmatch(text)
+    if match is None:
+        raise wrong(f"{show(text)} is not a percentage (25 %)")
+    return int(match[1])
+
+
+def _visible(most: int, family: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        length = text.removeprefix("/")
+        if not _LENGTH.fullmatch(length) or not 8 <= int(length) <= most:
+            raise wrong(f"{show(text)} is not the length of an {family} prefix: write /8 to /{most}")
+        return int(length)
+
+    return parse
+
+
 def _size(text: str) -> int:
     return int(_quantity(text, _BYTES, "a size", "512 KiB, 16 MiB"))
 
@@ -227,6 +250,22 @@ Url = Annotated[str, _reader(_url)]
 Count = Annotated[int, _reader(_number(1, 100, "a number of looks"))]
 Sites = Annotated[int, _reader(_number(1, 100_000, "a number of sites"))]
 Tunnels = Annotated[int, _reader(_number(1, 10**12, "a number of tunnels"))]
+Clients = Annotated[int, _reader(_number(1, 16_000_000, "a number of clients"))]
+SpiLabel = Annotated[int, _reader(_number(1, 4095, "an SPI label"))]
+"""Twelve bits, never 0: the ESP SPIs 0 to 255 are reserved (RFC 4303 section 2.1)."""
+MaxPrefixes = Annotated[int, _reader(_number(1, 2_000_000, "a number of prefixes"))]
+Days = Annotated[int, _reader(_days)]
+"""``30 d``."""
+Percent = Annotated[int, _reader(_percent)]
+"""``25 %``."""
+Length4 = Annotated[int, _reader(_visible(30, "IPv4"))]
+"""``/24``: the length of a prefix or subnet that is to be chosen."""
+Length6 = Annotated[int, _reader(_visible(127, "IPv6"))]
+Use = Annotated[
+    Literal["anycast", "unicast", "pools", "management", "tunnels", "uplink", "inside", "subnets"],
+    _reader(_one_of("anycast", "unicast", "pools", "management", "tunnels", "uplink", "inside", "subnets")),
+]
+"""What is taken from a block of addresses."""
 Intent = Annotated[Literal["announced", "degraded", "drained"], _reader(_one_of("announced", "degraded", "drained"))]
 Proposal = Annotated[str, _reader(_matching(_PROPOSAL, "a strongSwan proposal (aes256gcm16-prfsha384-ecp384)"))]
 Listen = Annotated[str, _reader(_listen)]

@@ -89,6 +89,7 @@ class Answer:
     reason: Reason | None = None
     """The alarm that stands because of it; None: none."""
     detail: str = ""
+    """For people, the refusal's word first."""
 
 
 class _Refused(Exception):
@@ -208,7 +209,7 @@ def _freeze(record: Record, twin: Taken, envelope: Envelope) -> Answer:
         ),
         refusal=Refusal.FROZEN,
         reason=Reason.GENERATION_SPLIT,
-        detail=f"generation {envelope.generation} is {both[0][:12]} and {both[1][:12]}; neither is taken",
+        detail=f"{Refusal.FROZEN}: generation {envelope.generation} is {both[0][:12]} and {both[1][:12]}; neither is taken",
     )
 
 

@@ -1,7 +1,7 @@
 """What this gateway takes from a coordinator: each offer and activation judged by `policy/acceptance.py`, on disk before it
 counts.
 
-    link ──▶ Contents ──▶ acceptance ──▶ disk (a thread) ──▶ activated, report
+    link ──▶ Contents ──▶ content_judge (a thread or a child: acceptance, disk) ──▶ activated, report
 
 One at a time and in order, because each is judged by the record that the one before it left. A disk that hangs leaves the
 record as it is, and the route alone. What is refused is told in the next report and as an alarm where `acceptance` names a
@@ -13,22 +13,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from anycast.content.operators import Operators
-from anycast.content.record import NOTHING, Record, Taken
 from anycast.document import Document
-from anycast.errors import AnycastError, ConfigError, DecodeError
+from anycast.errors import AnycastError, DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
-from anycast.link_wire import ActivationSent, ContentsTold, OfferSent, VersionTold
-from anycast.operators_file import OperatorsFile
-from anycast.policy import acceptance
-from anycast.policy.acceptance import Answer, Identity
+from anycast.link_offer import unpacked
+from anycast.link_wire import ActivationSent, ContentsTold, OfferPacked, OfferSent, VersionTold
+from anycast.policy.acceptance import Identity, Refusal
 from anycast.reasons import Reason
 from site_agent import content_store
+from site_agent.content_brief import Brief, Known, known
+from site_agent.content_judge import Kind, Outcome, Work, judged
 from site_agent.paths import Paths
 
 WAITING = 8
 """Messages that may wait for the disk; a coordinator says everything again."""
 REASONS = (Reason.CONTENT_REFUSED, Reason.GENERATION_SPLIT)
+
+Sent = OfferSent | OfferPacked | ActivationSent
 
 
 class Contents:
@@ -39,17 +40,19 @@ class Contents:
         document: Document,
         paths: Paths,
         *,
-        staged: Callable[[Taken], None],
-        activated: Callable[[Taken], None],
+        staged: Callable[[Brief], None],
+        activated: Callable[[Brief], None],
         happened: Callable[[Event], None],
     ) -> None:
         """`activated` is told of a content that is to be run by from now on, `staged` of one that waits."""
         self._me = Identity(fleet=document.fleet, site=document.site, gateway=document.gateway)
-        self._path, self._operators = paths.contents, OperatorsFile(paths.operators)
+        self._paths = paths
         self._staged, self._activated, self._happened = staged, activated, happened
-        self._record: Record | None = None
-        self._inbox: asyncio.Queue[OfferSent | ActivationSent] = asyncio.Queue(WAITING)
+        self._known: Known | None = None
+        self._inbox: asyncio.Queue[Sent] = asyncio.Queue(WAITING)
         self._refused = ""
+        self._before: Brief | None = None
+        """What was active before what is."""
         self._leaving = False
         """This agent runs by what was active before, and ends: the next one will run by what is."""
         self._alarms: set[Reason] = set()
@@ -57,22 +60,22 @@ class Contents:
     def start(self) -> None:
         """Read what an earlier agent took. A file that cannot be believed is an alarm, and then nothing is taken."""
         try:
-            self._record = content_store.load(self._path)
+            self._known = known(content_store.load(self._paths.contents), self._me.site)
         except DecodeError as exc:
             self._refused = str(exc)
             self._tell(Reason.CONTENT_REFUSED, f"what was taken before cannot be read, so nothing more is taken: {exc}")
 
     @property
-    def waiting(self) -> Taken | None:
+    def waiting(self) -> Brief | None:
         """What is staged."""
-        return None if self._record is None else self._record.staged
+        return None if self._known is None else self._known.staged
 
     @property
-    def active(self) -> Taken | None:
+    def active(self) -> Brief | None:
         """What this gateway is to run by; None: nothing that was signed."""
-        return None if self._record is None else self._record.active
+        return None if self._known is None else self._known.active
 
-    def sent(self, message: OfferSent | ActivationSent) -> None:
+    def sent(self, message: Sent) -> None:
         """The coordinator's word. What finds no room comes again."""
         if not self._inbox.full():
             self._inbox.put_nowait(message)
@@ -84,50 +87,52 @@ class Contents:
     def told(self) -> ContentsTold:
         """For the next report. What is activated and not run by yet is told as staged: a coordinator that took it for active
         would judge the site by a route that is the old agent's, and then by the moment in which the new one has none."""
-        record = self._record or NOTHING
-        staged, active = (record.active, record.previous) if self._leaving else (record.staged, record.active)
+        known_ = self._known or Known()
+        staged, active = (known_.active, self._before) if self._leaving else (known_.staged, known_.active)
         return ContentsTold(
             staged=_version(staged),
             active=_version(active),
-            frozen=None if record.frozen is None else record.frozen.generation,
+            frozen=known_.frozen,
             refused=self._refused[:512],
         )
 
     async def run(self) -> None:
         while True:
             message = await self._inbox.get()
-            if self._record is not None:
-                await self._take(message, self._record)
+            if self._known is not None:
+                await self._take(message, self._known)
 
-    async def _take(self, message: OfferSent | ActivationSent, before: Record) -> None:
+    async def _take(self, message: Sent, before: Known) -> None:
         try:
-            operators = await asyncio.to_thread(self._operators.read)
-        except ConfigError as exc:
-            refusal, reason = acceptance.Refusal.UNTRUSTED, Reason.CONTENT_REFUSED
-            self._refuse(Answer(record=before, refusal=refusal, reason=reason, detail=str(exc)))
-            return
-        answer = await asyncio.to_thread(_judge, message, before, self._me, operators)
-        if answer.record is not before:
-            try:
-                await asyncio.to_thread(content_store.store, self._path, answer.record)
-            except AnycastError as exc:
-                self._refused = f"not stored: {exc}"
-                self._tell(Reason.CONTENT_REFUSED, self._refused)
-                return
-            self._record = answer.record
-        self._refuse(answer)
-        if answer.record.staged is not None and answer.record.staged != before.staged:
-            self._staged(answer.record.staged)
-        if answer.record.active is not None and answer.record.active != before.active:
-            self._activated(answer.record.active)
+            outcome = await self._judge(message, before)
+        except AnycastError as exc:
+            outcome = Outcome(known=before, refused=f"not judged: {exc}", reason=Reason.CONTENT_REFUSED)
+        if outcome.known.active != before.active:
+            self._before = before.active
+        self._known = outcome.known
+        self._refuse(outcome)
+        if outcome.known.staged is not None and outcome.known.staged != before.staged:
+            self._staged(outcome.known.staged)
+        if outcome.known.active is not None and outcome.known.active != before.active:
+            self._activated(outcome.known.active)
 
-    def _refuse(self, answer: Answer) -> None:
-        word, detail = answer.refusal, answer.detail
-        self._refused = "" if word is None else detail if detail.startswith(f"{word}:") else f"{word}: {detail}"
+    async def _judge(self, message: Sent, before: Known) -> Outcome:
+        kind = Kind.ACTIVATION if isinstance(message, ActivationSent) else Kind.OFFER
+        try:
+            # First whole: what a message unpacks to says how much work it is.
+            data = await asyncio.to_thread(unpacked, message) if isinstance(message, OfferPacked) else message.data
+        except DecodeError as exc:
+            return Outcome(known=before, refused=f"{Refusal.MALFORMED}: {exc}", reason=Reason.CONTENT_REFUSED)
+        return await judged(
+            Work(me=self._me, record=self._paths.contents, operators=self._paths.operators, kind=kind, data=data)
+        )
+
+    def _refuse(self, outcome: Outcome) -> None:
+        self._refused = outcome.refused
         for reason in REASONS:
-            if reason is answer.reason:
+            if reason is outcome.reason:
                 self._tell(reason, self._refused)
-            elif reason in self._alarms and answer.refusal is None:
+            elif reason in self._alarms and not outcome.refused:
                 self._alarms.discard(reason)
                 self._happened(AlarmCleared(reason=reason))
 
@@ -136,10 +141,5 @@ class Contents:
         self._happened(AlarmRaised(reason=reason, detail=detail))
 
 
-def _judge(message: OfferSent | ActivationSent, before: Record, me: Identity, operators: Operators) -> Answer:
-    judge = acceptance.offer if isinstance(message, OfferSent) else acceptance.activate
-    return judge(before, me, operators, message.data.encode())
-
-
-def _version(taken: Taken | None) -> VersionTold | None:
+def _version(taken: Brief | None) -> VersionTold | None:
     return None if taken is None else VersionTold(generation=taken.generation, hash=taken.hash)

@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from anycast.content.record import Taken
 from anycast.document import Document
 from anycast.events import Event
 from anycast.link_wire import ContentsTold, DarknessTold, Report
@@ -24,6 +23,7 @@ from anycast.policy.verdict import VerdictReached
 from anycast.runtime import boottime
 from site_agent.announce.routes import Worse
 from site_agent.bulkhead import Bulkhead
+from site_agent.content_brief import Brief
 from site_agent.contents import Contents
 from site_agent.coordinator_link import CoordinatorLink, Sent
 from site_agent.darkness import Darkness
@@ -77,7 +77,7 @@ class Coordination:
         self._darkness.content(self._contents.active)
         self._darkness.staged(self._contents.waiting)
         if self._contents.active is not None:
-            self._plans.put_nowait(drain_plan(self._contents.active, self._document.site))
+            self._plans.put_nowait(drain_plan(self._contents.active))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -125,17 +125,17 @@ class Coordination:
         else:
             self._contents.sent(message)
 
-    def _staged(self, taken: Taken) -> None:
+    def _staged(self, taken: Brief) -> None:
         self._darkness.staged(taken)
         self._link.changed()
 
-    def _activated(self, taken: Taken) -> None:
+    def _activated(self, taken: Brief) -> None:
         self._darkness.content(taken)
         if taken.runs != self._document.model_copy(update={"generation": taken.generation}):
             self._contents.leaving()
             self._begin_anew()
             return
-        self._plans.put_nowait(drain_plan(taken, self._document.site))
+        self._plans.put_nowait(drain_plan(taken))
         self._link.changed()
 
     async def _follow_plans(self) -> None:
@@ -143,11 +143,11 @@ class Coordination:
             await self._follow(await self._plans.get())
 
 
-def drain_plan(taken: Taken, site: str) -> Plan | None:
+def drain_plan(taken: Brief) -> Plan | None:
     """How the content has the site's tunnels moved before its route goes; None where it does not."""
-    told = taken.decoded.sites.get(site)
-    if told is None or told.moves is None:
+    moves = taken.moves
+    if moves is None:
         return None
-    by = f"key {taken.signature.key[:16]}"
-    said = "" if told.because is None else f": {told.because.why}" * bool(told.because.why)
-    return Plan(id=BY_CONTENT, by=by, why=f"to {told.moves.site}{said}", to=told.moves.to, left=Left(told.moves.left))
+    said = "" if taken.because is None else f": {taken.because.why}" * bool(taken.because.why)
+    why = f"to {moves.site}{said}"
+    return Plan(id=BY_CONTENT, by=f"key {taken.key[:16]}", why=why, to=moves.to, left=Left(moves.left))

@@ -25,8 +25,9 @@ from anycast import link_wire
 from anycast.document import Document
 from anycast.errors import AnycastError, DecodeError, PeerError, first_failure
 from anycast.events import AlarmCleared, AlarmRaised, Event
+from anycast.link_offer import PACKED
 from anycast.link_stream import read_message
-from anycast.link_wire import Ack, ActivationSent, DarknessTold, Hello, OfferSent, Report, Welcome
+from anycast.link_wire import Ack, ActivationSent, DarknessTold, Hello, OfferPacked, OfferSent, Report, Welcome
 from anycast.pki import tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -45,7 +46,7 @@ TOLD_AFTER_S = 10.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-Sent = OfferSent | ActivationSent | DarknessTold
+Sent = OfferSent | OfferPacked | ActivationSent | DarknessTold
 
 
 class CoordinatorLink:
@@ -186,6 +187,7 @@ class CoordinatorLink:
             agent=metadata.version("anycast-vpn"),
             instance=self._instance,
             boot=BOOT_ID.read_text().strip(),
+            takes=(PACKED,),
         )
 
     async def _speak(self, writer: asyncio.StreamWriter, heartbeat_s: float) -> None:
@@ -207,7 +209,7 @@ class CoordinatorLink:
                 message = await read_message(reader, link_wire.LONGEST_OFFER)
             if isinstance(message, Ack):
                 self._acked_at, self._seen = boottime(), message.seen
-            elif isinstance(message, OfferSent | ActivationSent | DarknessTold):
+            elif isinstance(message, OfferSent | OfferPacked | ActivationSent | DarknessTold):
                 self._sent(message)
 
 

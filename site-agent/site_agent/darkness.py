@@ -17,14 +17,13 @@ from collections.abc import Callable
 from typing import Any
 
 from anycast import token_wire
-from anycast.content.content import Intent, Site
-from anycast.content.record import Taken
+from anycast.content.content import Intent
 from anycast.document import Document
 from anycast.errors import DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.link_wire import DarknessTold
 from anycast.model import Cause, Evidence
-from anycast.policy.floors import Budget, budget_of
+from anycast.policy.floors import Budget
 from anycast.policy.ledger import Kind
 from anycast.policy.token_holder import Action, Input, TokenHolder, darkened
 from anycast.policy.token_words import (
@@ -44,6 +43,7 @@ from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 from anycast.token_wire import Held
 from site_agent.announce.routes import Worse
+from site_agent.content_brief import Brief
 
 REPEAT_S = 1.0
 """How often the core hears again how the route stands."""
@@ -67,7 +67,7 @@ class Darkness:
         self._document, self._spans = document, spans
         self._say, self._announced, self._hold, self._happened = say, announced, hold, happened
         self._core: TokenHolder | None = None
-        self._content: Taken | None = None
+        self._content: Brief | None = None
         self._drained: Cause | None = None
         self._degraded: Cause | None = None
         self.worse: Worse | None = None
@@ -77,29 +77,25 @@ class Darkness:
         self._stood_at = 0.0
         self._news = asyncio.Event()
 
-    def staged(self, taken: Taken | None) -> None:
+    def staged(self, taken: Brief | None) -> None:
         """What waits, while nothing is in force yet: enough to tell the ledger how the route stands, and to ask nothing."""
         if taken is not None and self._core is None:
-            self._begin(budget_of(taken.decoded))
+            self._begin(taken.budget)
 
-    def content(self, taken: Taken | None) -> None:
+    def content(self, taken: Brief | None) -> None:
         """What is in force, from now on."""
         if taken is None:
             return
-        content = taken.decoded
         if self._core is None:
-            self._begin(budget_of(content))
+            self._begin(taken.budget)
         assert self._core is not None
-        self._core.budget = budget_of(content)
+        self._core.budget = taken.budget
         self._content = taken
-        wanted = content.sites.get(self._document.site)
-        intent = Intent.ANNOUNCED if wanted is None else wanted.intent
-        cause = Cause(reason=Reason.DRAINED, detail=_words(taken, wanted))
+        cause = Cause(reason=Reason.DRAINED, detail=_words(taken))
         # Where tunnels move first the drain withdraws the route, and where that cannot be nothing is withdrawn.
-        moves = None if wanted is None else wanted.moves
-        self._drained = cause if intent is Intent.DRAINED and moves is None else None
-        self._degraded = dataclasses.replace(cause, reason=Reason.DEGRADED) if intent is Intent.DEGRADED else None
-        self.worse = Worse(prepend=wanted.prepend) if wanted is not None and self._degraded is not None else None
+        self._drained = cause if taken.intent is Intent.DRAINED and taken.moves is None else None
+        self._degraded = dataclasses.replace(cause, reason=Reason.DEGRADED) if taken.intent is Intent.DEGRADED else None
+        self.worse = None if self._degraded is None else Worse(prepend=taken.prepend)
         self._news.set()
 
     def connected(self, session: int | None) -> None:
@@ -204,12 +200,11 @@ class Darkness:
                 pass
 
 
-def _words(taken: Taken, site: Site | None) -> str:
+def _words(taken: Brief) -> str:
     """Which content has the site dark, and what its operators say of it."""
-    signed = f"generation {taken.generation}, signed by key {taken.signature.key[:16]}"
-    if site is None or site.because is None:
+    signed = f"generation {taken.generation}, signed by key {taken.key[:16]}"
+    if (because := taken.because) is None:
         return signed
-    because = site.because
     end = None if because.until is None else datetime.datetime.fromtimestamp(because.until, datetime.UTC)
     until = "" if end is None else f" until {end:%Y-%m-%dT%H:%MZ}"
     return f"{because.kind}{until}{': ' * bool(because.why)}{because.why}; {signed}"

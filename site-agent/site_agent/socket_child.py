@@ -20,7 +20,8 @@ from anycast.errors import PeerError
 from site_agent import priority
 from site_agent.procfs import read_stat
 
-_ROOTS = os.pathsep.join(dict.fromkeys(str(Path(package.__path__[0]).parent) for package in (anycast, site_agent)))
+ROOTS = os.pathsep.join(dict.fromkeys(str(Path(package.__path__[0]).parent) for package in (anycast, site_agent)))
+"""Where a child finds our modules: its PYTHONPATH."""
 LONGEST = 32768
 """Bytes of a packet."""
 
@@ -48,7 +49,7 @@ class SocketChild:
         self._socket.setblocking(False)
         with other:
             command = [sys.executable, *options, "-m", f"site_agent.{name}", str(other.fileno())]
-            environment = {"PYTHONPATH": _ROOTS, "LANG": "C.UTF-8"}
+            environment = {"PYTHONPATH": ROOTS, "LANG": "C.UTF-8"}
             try:
                 self._child = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, cwd="/",

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from anycast import link_wire
+from anycast.document import Document
 from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.link_wire import Hello, Report, Welcome
 from anycast.pki import tls
@@ -46,12 +47,14 @@ def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
 class Agent:
     """An agent's end of the link; what it reports is `says`."""
 
-    def __init__(self, coordinator: Coordinator, name: str, folder: MachineFolder | None = None) -> None:
+    def __init__(
+        self, coordinator: Coordinator, name: str, folder: MachineFolder | None = None, of: Document | None = None
+    ) -> None:
         self.says, self.events = SERVING, list[Event]()
         self.got: list[Any] = []
         self.sessions: list[int | None] = []
         self.link = CoordinatorLink(
-            coordinator.known_to(document(name)), instance="i", report=self._report, happened=self.events.append,
+            coordinator.known_to(of or document(name)), instance="i", report=self._report, happened=self.events.append,
             sent=self.got.append, session=self.sessions.append, folder=folder or coordinator.gateway(name),
         )  # fmt: skip
 

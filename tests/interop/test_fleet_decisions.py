@@ -17,7 +17,8 @@ import pytest
 from aiohttp import web
 
 from anycast import link_wire
-from anycast.coordinator import rest, rollouts
+from anycast.coordinator import rollouts
+from anycast.coordinator.door import Doors
 from anycast.coordinator.rest import Rest
 from anycast.coordinator.service import Service
 from anycast.fleet.compile import compile_fleet
@@ -66,7 +67,9 @@ class Fleet:
         runner = web.AppRunner(Rest(service).app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await rest.listen_on_socket(runner, self.base / "run" / "coordinator.sock")
+        doors = Doors(runner)
+        stack.callback(doors.close)
+        await doors.on_socket(self.base / "run" / "coordinator.sock")
         task = asyncio.create_task(service.run())
         stack.callback(task.cancel)
         self.files.port = service.agents_port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -343,7 +344,82 @@ def test_of_two_actives_the_one_that_stays_takes_what_the_client_said_to_the_oth
         ip("-n gw1 link set eth3 up")
         wait(lambda: "adopt" in one.steps() and one.is_settled(active=True), "put together", within=40)
         assert one.steps() == ["cease", "passivate", "confirm_passive", "adopt", *PROMOTION]
+        assert one.status is not None and "pool_exhausted" not in one.status.alarms, "what is handed out stays"
         assert one.charon.spis() == client.spis() and one.charon.states() == {"ESTABLISHED": 1} and not one.blocked()
         now = client.spis()
         client.ask("rekey", {"ike": "vpn"})
         wait(lambda: client.spis() != now and client.spis() == one.charon.spis(), "and it goes on with the first one")
+
+
+@in_namespace
+def test_what_a_client_begins_in_the_moment_of_a_handover_is_answered_by_who_takes_over() -> None:
+    """Answered by the old Active it would have to be adopted, for which the new one stops serving everybody."""
+    with mirror_pair() as (one, two, client):
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        before = client.spis()
+        one.forget()
+        two.forget()
+        one.tell(agent_wire.Finish())
+        wait(lambda: one.read() or any(isinstance(word, agent_wire.Finished) for word in one.said), "charon is quiet")
+        assert one.charon.states() == {"PASSIVE": 1} and not one.blocked(), "it begins nothing, and packets flow"
+        client.ask("rekey", {"ike": "vpn"})
+        one.role(active=False)
+        two.role(active=True)
+        move_vip(one, two)
+        wait(lambda: one.is_settled(active=False) and two.is_settled(active=True), "handed over")
+        assert client.spis() == before, "nobody has answered it"
+        wait(lambda: client.spis() != before and client.spis() == two.charon.spis() == one.charon.spis(), "asked again")
+        assert one.steps() == DEMOTION and two.steps() == PROMOTION
+
+
+@in_namespace
+def test_a_handover_that_nobody_takes_leaves_an_active_that_serves() -> None:
+    with mirror_pair() as (one, two, client):
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        before = client.spis()
+        one.tell(agent_wire.Finish())
+        wait(lambda: one.charon.states() == {"PASSIVE": 1}, "quiet")
+        client.ask("rekey", {"ike": "vpn"})
+        wait(lambda: one.charon.states().get("ESTABLISHED") == 1, "nobody took over", within=5)
+        wait(lambda: client.spis() != before and client.spis() == one.charon.spis() == two.charon.spis(), "asked again")
+
+
+@in_namespace
+def test_an_ike_sa_that_charon_makes_of_a_message_only_after_its_promotion_is_served_all_the_same() -> None:
+    """charon's thread that reads messages is later than the one that reads `+1`: here by as much as it can be."""
+    with mirror_pair() as (_one, two, client):
+        with inside(two.name):
+            wires = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.htons(0x0800))
+            wires.bind(("lo", 0x0800))
+        connect(client)
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
+        handed = handed_to_charon(wires)
+        assert handed
+        ip("-n gw1 link set eth3 down")
+        two.charon.process.kill()
+        two.charon.process.wait()
+        two.charon.start()
+        two.equip()
+        two.forget()
+        two.role(active=True)
+        wait(lambda: two.is_settled(active=True) and two.charon.states() == {}, "Active, and nothing was there to confirm")
+        with inside(two.name), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            for packet in handed:
+                raw.sendto(packet, ("127.0.0.1", 0))
+        wait(lambda: two.charon.states() == {"PASSIVE": 1}, "made late, and PASSIVE")
+        wait(lambda: two.charon.states() == {"ESTABLISHED": 1}, "served", within=30)
+        assert two.charon.spis() == client.spis()
+
+
+def handed_to_charon(wires: socket.socket) -> list[bytes]:
+    """IP packets of this namespace's sync process to its charon's plugin, in order."""
+    found = list[bytes]()
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            packet = wires.recv(65535)
+            ends = bytes([127, 0, 0, 2, 127, 0, 0, 1])
+            if packet[12:20] == ends and packet[9] == socket.IPPROTO_UDP:
+                found.append(packet[:26] + bytes(2) + packet[28:])  # UDP without a checksum: loopback fills none in
+    return found

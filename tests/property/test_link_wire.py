@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anycast import link_wire
+from anycast.content.canonical import LARGEST
+from anycast.content.envelope import Envelope, Offer, decode_offer
+from anycast.content.signature import Signature
 from anycast.errors import DecodeError
-from anycast.link_wire import CauseTold, Hello, HoldTold, Report
+from anycast.link_offer import PACKED, OfferFrames, unpacked
+from anycast.link_wire import CauseTold, Hello, HoldTold, OfferPacked, OfferSent, Report
 
 words = st.text(max_size=128)
 texts = st.text(max_size=512)
@@ -78,3 +84,34 @@ def test_what_is_unknown_is_ignored_or_refused_as_its_sender_wants() -> None:
     for head in (b"\x00\x00\x00\x01", b"\xff\xff\xff\xff", b"\x00\x04\x00\x01"):
         with pytest.raises(DecodeError):
             link_wire.length(head)
+
+
+@given(st.text(max_size=200), st.text(max_size=200), st.integers(1, 2**63 - 1))
+def test_an_offer_arrives_the_same_whole_and_packed(content: str, document: str, generation: int) -> None:
+    """Whatever stands in its texts: the one is spelt by hand, the other put together by the reader."""
+    signature = Signature(key="0" * 32, value="AA==")
+    envelope = Envelope(version=1, generation=generation, content=content, signature=signature)
+    frames, offer = OfferFrames(envelope), Offer(version=1, envelope=envelope, document=document)
+    whole, packed = (link_wire.decode(frames.frame(document, takes)[4:]) for takes in ((), ("newer", PACKED)))
+    assert isinstance(whole, OfferSent) and isinstance(packed, OfferPacked)
+    assert whole.data.encode() == unpacked(packed).encode() == offer.data
+    assert decode_offer(offer.data) == offer
+
+
+def packed(data: bytes, cut: int) -> str:
+    return base64.b64encode(zlib.compress(data)[: -cut or None]).decode()
+
+
+@given(st.text(max_size=64) | st.builds(packed, st.binary(max_size=64), st.integers(0, 8)))
+def test_what_is_packed_badly_is_refused_and_never_more_than_may_be(envelope: str) -> None:
+    try:
+        unpacked(OfferPacked(envelope=envelope, document="{}"))
+    except DecodeError:
+        pass
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    bomb = base64.b64encode(zlib.compress(b" " * (LARGEST + 1))).decode()
+    assert len(bomb) < link_wire.LONGEST_FRAME
+    with pytest.raises(DecodeError, match="32 MiB"):
+        unpacked(OfferPacked(envelope=bomb, document="{}"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +49,31 @@ class Coordinator:
         self.port = int(line.split("port ")[1].split(",")[0])
         self._agents = f"{self._agents.rpartition(':')[0]}:{self.port}"  # the same one after a restart
 
+    @property
+    def store(self) -> Path:
+        return self.base / "state" / "coordinator.db"
+
+    @property
+    def operators_port(self) -> int:
+        """The kernel chose it: the one of its ports that speaks HTTP without TLS."""
+        assert self.process is not None
+        own = self._sockets()
+        for line in Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            port = int(local.split(":")[1], 16)
+            if state == "0A" and rest[5] in own and port != self.port:
+                return port
+        raise AssertionError("nobody answers operators")
+
+    def _sockets(self) -> set[str]:
+        """Inodes of those that it has open."""
+        assert self.process is not None
+        names = set()
+        for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                names.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
+        return names
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
@@ -79,6 +107,17 @@ class Coordinator:
         """The document of a gateway that reports here."""
         address = Address(name=NAME, addresses=(self._agents.rpartition(":")[0],), port=self.port)
         return document.model_copy(update={"fleet": FLEET, "coordinator": address})
+
+
+def digest(store: Path) -> str:
+    """Of every line of every table."""
+    found = hashlib.sha256()
+    with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+        for table in tables:
+            for line in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2"):
+                found.update(repr((table, line)).encode())
+    return found.hexdigest()
 
 
 def kill(process: subprocess.Popen[Any] | None) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from anycast.content.operators import Operators
-from anycast.content.record import Taken
 from anycast.document import Document
 from anycast.events import Event
 from anycast.link_wire import DarknessTold, Report
@@ -18,6 +17,7 @@ from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.verdict import VerdictReached
 from anycast.reasons import Reason
 from anycast.runtime import boottime
+from site_agent.content_brief import Brief
 from site_agent.contents import Contents
 from site_agent.coordinator_link import CoordinatorLink, Sent
 from site_agent.darkness import Darkness
@@ -113,11 +113,11 @@ class Managed:
         else:
             self.contents.sent(message)
 
-    def _staged(self, taken: Taken) -> None:
+    def _staged(self, taken: Brief) -> None:
         self.darkness.staged(taken)
         self.link.changed()
 
-    def _activated(self, taken: Taken) -> None:
+    def _activated(self, taken: Brief) -> None:
         self.darkness.content(taken)
         self.link.changed()
 

@@ -72,6 +72,13 @@ def test_a_tunnel_needs_two_sas_and_three_policies_a_pair_of_selectors() -> None
     assert transport.policies == frozenset()
 
 
+def test_an_ike_sa_that_is_being_made_hides_no_other() -> None:
+    """strongSwan writes %any for a host that it does not have yet; so does one made of the other gateway's messages."""
+    for end in ("local-host", "remote-host"):
+        made = event() | {"made": {**event()["vpn"], end: b"%any", "child-sas": {}}}
+        assert client_child_sas(made, frozenset({VIP})) == client_child_sas(event(), frozenset({VIP}))
+
+
 def test_whose_tunnels_count_and_when() -> None:
     assert client_child_sas(event("192.0.2.2"), frozenset({VIP})) == [], "the operator's own tunnels stay the operator's"
     states = {

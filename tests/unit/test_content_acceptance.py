@@ -64,7 +64,7 @@ RUNNING = run_by(NOTHING, FIRST, 7)
 
 def refusal(answer: Answer) -> Refusal | None:
     assert (answer.refusal is None) == (answer.reason is None)
-    assert answer.refusal is None or answer.detail.startswith(str(answer.refusal)) or answer.refusal is Refusal.FROZEN
+    assert answer.refusal is None or answer.detail.startswith(str(answer.refusal))
     return answer.refusal
 
 

@@ -10,6 +10,7 @@ from anycast.content.record import Taken
 from anycast.content.signature import sign
 from anycast.errors import DecodeError
 from anycast.policy.drain import Left
+from site_agent.content_brief import brief
 from site_agent.coordination import drain_plan
 from site_agent.drainer import BY_CONTENT
 from tests.support.contents import ALICE, made
@@ -19,7 +20,8 @@ CONTENT = made().content
 
 
 def taken(content: Content) -> Taken:
-    return Taken(generation=3, content=content.text, signature=sign(content.text, ALICE), document="{}")
+    document = made().documents["fra-gw1"]
+    return Taken(generation=3, content=content.text, signature=sign(content.text, ALICE), document=document)
 
 
 def test_a_content_without_it_is_spelt_as_it_always_was() -> None:
@@ -39,8 +41,8 @@ def test_only_a_drained_sites_tunnels_move_and_to_another_one(bad: str) -> None:
 
 def test_an_agent_drains_its_own_site_as_the_content_says() -> None:
     drained = taken(CONTENT.with_intent("fra", Intent.DRAINED, MOVES))
-    plan = drain_plan(drained, "fra")
+    plan = drain_plan(brief(drained, "fra"))
     assert plan is not None
     assert (plan.id, plan.to, plan.left, plan.why) == (BY_CONTENT, ("2001:db8:2::1",), Left.DELETE, "to sin")
-    assert drain_plan(drained, "sin") is None
-    assert drain_plan(taken(CONTENT.with_intent("fra", Intent.DRAINED)), "fra") is None, "the route goes at once"
+    assert drain_plan(brief(drained, "sin")) is None
+    assert drain_plan(brief(taken(CONTENT.with_intent("fra", Intent.DRAINED)), "fra")) is None, "the route goes at once"

@@ -9,7 +9,7 @@ from site_agent.sync import digest_words as words
 from site_agent.sync.digest_compare import Cause, Extra, Finding, TwoLooks, compare
 from site_agent.sync.digest_table import BUCKETS, RECORD_BYTES, SUM_BYTES, Of, Table
 from site_agent.sync.digest_wire import Ask, Done, Findings, Records, Sums
-from site_agent.sync.digests import ROUND_S, STALE_S, Digests
+from site_agent.sync.digests import AWAY_S, ROUND_S, STALE_S, Digests
 from site_agent.sync.numbers_words import PeerConnected, PeerLost, Role, RoleChanged
 from tests.support.digest_world import VIP, World
 
@@ -112,11 +112,17 @@ def test_what_was_held_is_known_for_a_while_after_the_peer_has_gone() -> None:
     world = pair()
     world.part()
     world.connect()
-    world.run(2 * ROUND_S)
+    world.run(AWAY_S - 1.0)
     assert world.active.core.freshness(world.now).unprotected == 2, "the new one's"
-    world.run(STALE_S)
+    world.run(2.0)
     gone = world.active.core.freshness(world.now)
     assert (gone.unprotected, gone.of, gone.compared_at) == (12, 12, None)
+
+
+def test_a_round_counts_for_a_while() -> None:
+    world = pair()
+    assert world.active.core.freshness(world.now + STALE_S - ROUND_S - 5.0).unprotected == 0
+    assert world.active.core.freshness(world.now + STALE_S).unprotected == 10
 
 
 def test_a_new_session_knows_nothing() -> None:

@@ -71,6 +71,25 @@ def test_only_what_asks_for_a_new_ike_sa_is_dropped(version: int, marked: bool) 
         ends.close()
 
 
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_hushed_door_lets_responses_through_and_no_request(version: int, marked: bool) -> None:
+    ends = Ends(version)
+    try:
+        vips = [ip_address(HOSTS[version])]
+        attach(ends.hears, program(version, vips, marked=marked, hushed=True, spared=ELSEWHERE))
+        for exchange in (IKE_SA_INIT, IKE_AUTH, CREATE_CHILD_SA, INFORMATIONAL, IKE_SESSION_RESUME):
+            for flags in (INITIATOR, 0):
+                assert not ends.passes(ike(exchange, flags, marked=marked)), (exchange, flags)
+            assert ends.passes(ike(exchange, RESPONSE, marked=marked)), exchange
+        assert ends.passes(b"\xff"), "a NAT keepalive"
+        assert not marked or ends.passes(b"\0\0\0\1" + ike(INFORMATIONAL, 0, marked=False)), "ESP"
+        attach(ends.hears, program(version, vips, marked=marked, spared=ELSEWHERE))
+        assert ends.passes(ike(INFORMATIONAL, INITIATOR, marked=marked)), "one filter in the place of the other"
+    finally:
+        ends.close()
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_what_has_no_marker_on_port_4500_is_esp(version: int) -> None:
     ends = Ends(version)

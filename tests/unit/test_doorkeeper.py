@@ -27,6 +27,9 @@ class Recorder(Door):
     def open(self) -> int:
         return self._note("open")
 
+    def hush(self) -> int:
+        return self._note("hush")
+
     def _note(self, what: str) -> int:
         if self.refuses:
             raise PeerError("charon", "not permitted")
@@ -130,3 +133,38 @@ def test_what_is_not_permitted_is_an_alarm_and_is_tried_again() -> None:
         assert door.done == ["open"]
 
     keep(test, door, events=events)
+
+
+def test_a_hushed_door_is_as_before_after_its_time_and_when_the_role_has_changed() -> None:
+    for closed, after in ((False, "open"), (True, "close")):
+        door = Recorder()
+
+        async def test(keeper: Doorkeeper, door: Recorder = door, after: str = after) -> None:
+            await asyncio.sleep(0)
+            keeper.hush(0.05)
+            assert door.done[-1] == "hush"
+            await until(lambda: door.done[-1] == after, 1.0)
+
+        keep(test, door, closed=closed)
+    door = Recorder()
+
+    async def handed_over(keeper: Doorkeeper) -> None:
+        keeper.hush(0.02)
+        keeper.close()
+        assert door.done == ["hush", "close"]
+        await asyncio.sleep(0.05)
+        assert "open" not in door.done, "its time is over, and it is a Backup"
+
+    keep(handed_over, door, closed=False)
+
+
+def test_a_door_that_cannot_be_hushed_stays_as_it_is_and_is_no_alarm() -> None:
+    door, events = Recorder(), list[Event]()
+
+    async def test(keeper: Doorkeeper) -> None:
+        door.refuses = True
+        keeper.hush(10.0)
+        await asyncio.sleep(0)
+
+    keep(test, door, closed=False, events=events)
+    assert not door.done and not events

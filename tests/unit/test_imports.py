@@ -37,6 +37,7 @@ PURE = (
     "anycast/coordinator/fleet_view.py",
     "anycast/policy/*.py",
     "anycast/fleet/*.py",
+    "anycast/prefixes/*.py",
     "anycast/content/*.py",
     "anycast/pki/names.py",
     "anycast/pki/certificates.py",

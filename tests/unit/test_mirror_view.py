@@ -66,7 +66,9 @@ def test_what_is_on_its_way_in_or_out_is_no_standing_tunnel() -> None:
     assert view(event(child={"state": b"REKEYING"})).tunnels[0].rekeying
     assert view(event(child={"spi-in": None})).tunnels == []
     assert view(event(ike={"state": b"CONNECTING"})).ike == {}, "half of the plugin's messages are missing"
-    assert view(event(ike={"state": b"PASSIVE", "initiator": b"yes"})).ike.popitem()[1].initiator
+    copy = view(event(ike={"state": b"PASSIVE", "initiator": b"yes"})).ike.popitem()[1]
+    assert copy.initiator and copy.passive
+    assert view(event(ike={"remote-host": b"%any", "state": b"CREATED"})).ike == {}, "it is being made"
     foreign = view(event(local="192.0.2.7"))
     assert (foreign.ike, foreign.tunnels) == ({}, [])
 
@@ -77,7 +79,7 @@ def test_both_families() -> None:
 
 
 @pytest.mark.parametrize(
-    "ike", [{"remote-port": b"70000"}, {"initiator-spi": b"x"}, {"responder-spi": b"1" * 17}, {"remote-host": b"%any"}]
+    "ike", [{"remote-port": b"70000"}, {"initiator-spi": b"x"}, {"responder-spi": b"1" * 17}, {"remote-host": b"x"}]
 )
 def test_what_cannot_be_is_refused(ike: dict[str, Any]) -> None:
     with pytest.raises(PeerError):

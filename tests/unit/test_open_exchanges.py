@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +33,39 @@ def busy(name: str = "vpn", **tasks: list[bytes]) -> dict[str, Any]:
     return {name: {"state": b"ESTABLISHED", **{key.replace("_", "-"): value for key, value in tasks.items()}}}
 
 
-def end(vici: Vici) -> int:
+@dataclasses.dataclass
+class Relay:
+    """What charon says while its sockets are worked off, and when the other gateway has it."""
+
+    says: int = 0
+    waits: int = 0
+    asked: int = 0
+
+    @property
+    def last(self) -> int:
+        self.asked += 1
+        return min(self.asked, self.says)
+
+    @property
+    def waiting(self) -> int:
+        return int(self.asked < self.waits)
+
+
+class Quiet:
+    """Doorkeeper and segment."""
+
+    def hush(self, span_s: float) -> None:
+        assert span_s == open_exchanges.QUIET_S
+
+    def switch(self, active: bool) -> None:
+        assert not active
+
+
+def end(vici: Vici, relay: Relay | None = None) -> int:
     async def run() -> int:
-        return await OpenExchanges(vici, ["vpn"]).end()  # type: ignore[arg-type]
+        return await OpenExchanges(
+            vici, ["vpn"], doorkeeper=Quiet(), segment=Quiet(), relay=relay or Relay(), over=lambda: None,  # type: ignore[arg-type]
+        ).end()  # fmt: skip
 
     return asyncio.run(run())
 
@@ -59,3 +90,15 @@ def test_a_client_that_does_not_answer_is_waited_for_in_vain(monkeypatch: pytest
 def test_a_charon_that_cannot_be_asked_keeps_nobody_waiting() -> None:
     assert end(Vici(None)) == -1
 
+
+
+@pytest.mark.parametrize(("relay", "asked"), [(Relay(), 3), (Relay(says=6), 9), (Relay(waits=9), 10)], ids=str)
+def test_clients_are_hushed_until_the_other_gateway_has_what_charon_said(relay: Relay, asked: int) -> None:
+    assert end(Vici(busy()), relay) == 0
+    assert abs(relay.asked - asked) <= 2
+
+
+def test_who_never_acknowledges_is_waited_for_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_exchanges, "ACKNOWLEDGED_WITHIN_S", 0.1)
+    relay = Relay(waits=10**9)
+    assert end(Vici(busy()), relay) == 0 and relay.asked > 3

@@ -23,6 +23,7 @@ from site_agent.sync.promotion import (
     CharonStarted,
     Do,
     Input,
+    PassiveFound,
     Promotion,
     RoleIs,
     Settled,
@@ -102,6 +103,9 @@ def test_an_adoption_is_a_demotion_to_the_point_where_charon_takes_messages_and_
     finish(core, core.handle(RoleIs(True), 1.0), 1.0)
     assert adopt(core, 2.0) == ["cease", "passivate", "confirm_passive", "adopt", *PROMOTION]
     assert core.settled and not core.takes_messages, "the relay is not opened: what is adopted was chosen"
+    assert core.adopts, "what charon hands out stays"
+    core.handle(RoleIs(False), 3.0)
+    assert not core.adopts
 
 
 def test_an_adoption_waits_for_the_promotion_under_way_and_ends_with_the_role() -> None:
@@ -119,6 +123,20 @@ def test_an_adoption_waits_for_the_promotion_under_way_and_ends_with_the_role() 
     assert [action.step for action in rest if isinstance(action, Do)] == list(DEMOTION)
     steps = [action.step for action in finish(core, core.handle(RoleIs(True), 2.0), 2.0) if isinstance(action, Do)]
     assert steps == list(PROMOTION), "it was for another time"
+
+
+def test_an_active_with_a_passive_ike_sa_is_confirmed_once_more_where_that_was_seen_after_its_promotion() -> None:
+    core = Promotion()
+    assert core.handle(PassiveFound(9.0), 9.0) == [], "the role is not known"
+    first = core.handle(RoleIs(True), 10.0)
+    assert core.handle(PassiveFound(10.5), 10.6) == [], "they are PASSIVE until the promotion ends"
+    finish(core, first, 11.0)
+    assert core.handle(PassiveFound(11.0), 12.0) == [], "asked before it was over"
+    everything = finish(core, core.handle(PassiveFound(11.1), 12.0), 12.5)
+    assert [action.step for action in everything if isinstance(action, Do)] == ["confirm_active"]
+    assert everything[-1] == Settled(active=True, took_s=0.5) and core.settled
+    finish(core, core.handle(RoleIs(False), 13.0), 13.0)
+    assert core.handle(PassiveFound(14.0), 14.0) == [], "as it should be"
 
 
 def test_the_peers_messages_are_taken_only_when_all_is_done() -> None:
@@ -270,6 +288,7 @@ Move = st.one_of(
     st.booleans().map(RoleIs),
     st.just(CharonStarted()),
     st.just(AdoptionAsked()),
+    st.just(PassiveFound(1e9)),
     st.sampled_from(["done", "fails", "late", "time"]),
 )
 
@@ -306,7 +325,7 @@ def test_never_does_charon_serve_and_take_messages_and_the_last_role_is_reached(
             case RoleIs(active=active):
                 role = active
                 take(move)
-            case AdoptionAsked():
+            case AdoptionAsked() | PassiveFound():
                 take(move)
             case CharonStarted():
                 charon.active = False

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from anycast.events import PrefixWithdrawn, SiteVerdictChanged, to_record
 from anycast.model import Cause
 from anycast.reasons import Reason
-from anycast_lab.drills.timeline import Moment, from_bird_log, from_event_log, judge_packets
+from anycast_lab.drills.timeline import Moment, first_good_ns, from_bird_log, from_event_log, judge_packets
 
 # Written by BIRD 2.0.12 with `timeformat log iso long us` and `debug protocols { states, routes }`.
 BIRD_LOG = """\
@@ -103,3 +103,10 @@ def test_a_gap_that_is_not_over_says_so() -> None:
 def test_a_client_that_never_had_a_good_packet_has_lost_all() -> None:
     packets = judge_packets(_probe([False] * 100))
     assert (packets.sent, packets.lost) == (100, 100)
+
+
+def test_the_first_good_packet_after_a_moment_is_of_one_that_was_sent_after_it() -> None:
+    record = _probe([True] * 10 + [False] * 9 + [True] * 10)
+    tenth, twentieth = record["sent_ns"][9], record["sent_ns"][19]
+    assert first_good_ns(record, tenth) == twentieth + 1_000_000, "the answer to the tenth came after it, and does not count"
+    assert first_good_ns(record, record["sent_ns"][-1]) is None

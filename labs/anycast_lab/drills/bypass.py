@@ -127,8 +127,9 @@ class Impostor:
         self._fleet, self._told = fleet, dict[str, ContentsTold]()
         folder = MachineFolder(PKI)
         self._agents = Agents(
-            FleetView(), folder, folder.own().identity, instance="impostor", epoch=1, happened=self._on_agent
-        )
+            FleetView(), folder, folder.own().identity, instance="impostor", epoch=1, may_be_at=lambda gateway, site: True,
+            happened=self._on_agent,
+        )  # fmt: skip
         self._came = set[str]()
         self._generation = fleet.state.generation + 10
 

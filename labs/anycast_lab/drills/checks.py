@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from anycast_lab.drills import (
     alarms,
@@ -22,14 +23,13 @@ from anycast_lab.drills import (
     mirror_steps,
     pair_checks,
     pair_steps,
+    route_checks,
     screens,
 )
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.strangers import Flooded, Stranger
-from anycast_lab.drills.timeline import Moment, Packets
-
-ROUTE_MOVES = frozenset({"route_added", "route_removed", "route_updated"})
+from anycast_lab.drills.timeline import ROUTE_MOVES, Moment, Packets, first_good_ns, judge_packets
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,8 @@ class ClientSeen:
     site_before: str
     site_after: str
     """The site whose pool its inner address is from; empty without a tunnel."""
+    first_good_ns: int | None = None
+    """The first answer to what it sent after the fault."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,22 @@ class Observation:
         return tuple(route for routes in self.by_site.values() for route in routes)
 
 
+def with_packets(
+    seen: Observation, records: Mapping[str, dict[str, Any]], before: Mapping[str, str], after: Mapping[str, str]
+) -> Observation:
+    """`records`: of each client's probe. `before`, `after`: the site whose pool its inner address was from."""
+    clients = {
+        client: ClientSeen(
+            packets=judge_packets(record, seen.fault_ns - 1_000_000_000, seen.end_ns),
+            first_good_ns=first_good_ns(record, seen.fault_ns),
+            site_before=before[client],
+            site_after=after[client],
+        )
+        for client, record in records.items()
+    }
+    return dataclasses.replace(seen, clients=clients)
+
+
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
     """Judge one check of a drill file."""
     if isinstance(check, drill.ClientsStay | mirror_steps.SameIkeSa | mirror_steps.BuiltOnce) and check.clients:
@@ -160,9 +178,9 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
         case drill.NothingWithdrawn():
             return _stay("no gateway's routes go anywhere", seen, seen.everywhere, seen.withdraws_everywhere)
         case coordinator_steps.MovesOnly(sites=sites):
-            return _moves_only(seen, sites)
+            return route_checks.moves_only(seen, sites)
         case coordinator_steps.DarkAtMost(sites=most):
-            return _dark_at_most(seen, most)
+            return route_checks.dark_at_most(seen, most)
         case drill.FloodRate(rate=name):
             return _flood_rate(seen, limits[name].on(seen.kernel))
         case drill.StrangerRefused():
@@ -245,7 +263,8 @@ def _judge_mirror(check: mirror_steps.MirrorCheck, seen: Observation, limits: di
         case mirror_steps.FlowKept(limit=name):
             return flow_checks.flow_kept(seen.mirror.flows, seen.fault_ns, limits[name].on(seen.kernel))
         case mirror_steps.BuiltOnce(limit=name):
-            took = {n: (c.packets.gap_to_ns - seen.fault_ns) / 1e6 for n, c in seen.clients.items() if c.packets.gap_to_ns}
+            firsts = {name: client.first_good_ns for name, client in seen.clients.items()}
+            took = {name: (first - seen.fault_ns) / 1e6 for name, first in firsts.items() if first is not None}
             return mirror_checks.built_once(seen.mirror, took, limits[name].on(seen.kernel))
         case mirror_steps.NoSecretTold() | mirror_steps.NoCore():
             return Checked(f"{check.check} is watched", "nobody looked", "kernel: esp", False)
@@ -302,38 +321,6 @@ def _stay(text: str, seen: Observation, routes: tuple[Watched, ...], withdraws: 
     passed = not lost and up and withdraws == 0 and bool(routes)
     said = "; ".join(lost) or f"{withdraws} WITHDRAW, routes {'up' if up else 'missing'}"
     return Checked(text, said, "0 WITHDRAW, routes up", passed)
-
-
-def _moves_only(seen: Observation, sites: tuple[str, ...]) -> Checked:
-    text = f"no route of a site but {', '.join(sites)} comes, goes or changes at any router"
-    routes = [route for site, found in seen.by_site.items() if site not in sites for route in found]
-    moved = [
-        f"{route} of {route.protocol} {m.event.removeprefix('route_')} after {_ms(seen.fault_ns, m.at_ns):.0f} ms"
-        for route in routes
-        for m in route.moments(seen.moments)
-        if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns
-    ]
-    up = bool(routes) and all(route.present(seen.moments) for route in routes)
-    return Checked(text, "; ".join(moved) or ("none" if up else "routes missing"), "none", up and not moved)
-
-
-def _dark_at_most(seen: Observation, most: int) -> Checked:
-    """A site is dark from the first of its routes that goes, until the last one is back."""
-    before = _before(seen)
-    missing = {site: {r for r in routes if not r.present(before)} for site, routes in seen.by_site.items()}
-    worst = [site for site, routes in missing.items() if routes]
-    for moment in sorted(m for m in seen.moments if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns):
-        for site, routes in seen.by_site.items():
-            for route in routes:
-                if any(route.moments((moment,))):
-                    (missing[site].add if moment.event == "route_removed" else missing[site].discard)(route)
-        worst = max(worst, [site for site, routes in missing.items() if routes], key=len)
-    text, told = "at most so many sites are without a route at once", f"{len(worst)}{': ' * bool(worst)}{', '.join(worst)}"
-    return Checked(text, told, str(most), bool(seen.by_site) and len(worst) <= most)
-
-
-def _before(seen: Observation) -> list[Moment]:
-    return [moment for moment in seen.moments if moment.at_ns < seen.fault_ns]
 
 
 def _flood_rate(seen: Observation, least: float) -> Checked:

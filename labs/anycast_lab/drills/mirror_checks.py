@@ -198,7 +198,7 @@ def same_ike_sa(seen: MirrorSeen) -> Checked:
 
 
 def built_once(seen: MirrorSeen, took_ms: Mapping[str, float], limit: float) -> Checked:
-    """`took_ms`: by client, from the fault to its first good packet after its longest gap."""
+    """`took_ms`: by client, from the fault to the first good packet."""
     parts, passed = [], bool(seen.ike)
     for client, ike in seen.ike.items():
         there = [one for one in ike.after if one.state == "ESTABLISHED"]

@@ -162,6 +162,7 @@ def run(target: str, interval_ms: float, out: Path, live: Path | None, *, realti
         if stop_at is None and now >= next_send:
             number = len(record.sent_ns)
             record.sent_ns.append(time.time_ns())
+            now = time.monotonic()  # after it: who is stopped in between leaves no probe that is late and does not say so
             record.late.append(now - next_send > LATE_AFTER * interval)
             try:
                 sock.sendto(encode(ident, number), (target, 0))

@@ -7,7 +7,6 @@ is the first step that is not a wait; its time is the report's zero.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import time
@@ -37,7 +36,7 @@ from anycast_lab.drills import (
 from anycast_lab.drills import drill as d
 from anycast_lab.drills import kernel_steps as steps
 from anycast_lab.drills import tunnel_steps as tunnels
-from anycast_lab.drills.checks import ClientSeen, Observation, judge
+from anycast_lab.drills.checks import Observation, judge, with_packets
 from anycast_lab.drills.coordinator_checks import Answer
 from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.moments import Moments
@@ -46,7 +45,6 @@ from anycast_lab.drills.screens import SCREENS, ScreensSeen
 from anycast_lab.drills.site_watch import SiteWatch, names_a_role, peer_of, resolve
 from anycast_lab.drills.strain import Strain
 from anycast_lab.drills.stuck_vici import StuckVici
-from anycast_lab.drills.timeline import judge_packets
 from anycast_lab.drills.tunnel_faults import TunnelFaults
 from anycast_lab.drills.witnesses import Probes, Witnesses, gap_moments
 from anycast_lab.runner import LabError, Progress, Runner
@@ -128,7 +126,7 @@ class _DrillRun:
         if seen is not None and seen.mirror is not None:
             moments += mirror_checks.moments(seen.mirror)
         if seen is not None:
-            seen = self._with_packets(seen, records)
+            seen = with_packets(seen, records, self._sites_before, self._sites_after)
             checked += self._failed_waits + self._judge(seen, notes)
         report = Report(
             drill=drill.drill,
@@ -198,17 +196,6 @@ class _DrillRun:
             answers=self._answers,
             told=told,
         )
-
-    def _with_packets(self, seen: Observation, records: dict[str, dict[str, Any]]) -> Observation:
-        clients = {
-            client: ClientSeen(
-                packets=judge_packets(record, seen.fault_ns - 1_000_000_000, seen.end_ns),
-                site_before=self._sites_before[client],
-                site_after=self._sites_after[client],
-            )
-            for client, record in records.items()
-        }
-        return dataclasses.replace(seen, clients=clients)
 
     def _judge(self, seen: Observation, notes: list[str]) -> list[Checked]:
         checked = []

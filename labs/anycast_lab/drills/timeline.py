@@ -21,6 +21,10 @@ _BIRD_ROUTE = re.compile(
 _BIRD_STATE = re.compile(r"^(?P<at>\S+ \S+) <TRACE> (?P<proto>[A-Za-z0-9_]+): State changed to (?P<what>up|down)")
 
 
+ROUTE_MOVES = frozenset({"route_added", "route_removed", "route_updated"})
+"""Events of a router."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class Moment:
     """One thing that one witness saw."""
@@ -135,6 +139,12 @@ def judge_packets(record: dict[str, Any], from_ns: int = 0, to_ns: int | None = 
     if in_range and not good_ns[in_range[-1]]:
         close(sent_ns[in_range[-1]], in_range[-1], False)
     return Packets(sent, lost, n_late, round(longest / 1e6, 1), gap_from, gap_to)
+
+
+def first_good_ns(record: dict[str, Any], after_ns: int) -> int | None:
+    """When the first answer came to a probe that was sent after this moment."""
+    goods = zip(record["sent_ns"], record["good_ns"], strict=True)
+    return min((good for sent, good in goods if sent > after_ns and good), default=None)
 
 
 def _wall_ns(text: str) -> int:

@@ -24,7 +24,7 @@ from typing import Any
 import jinja2
 
 from anycast.fleet.compile import compile_gateway
-from anycast.fleet.loading import load
+from anycast.fleet.loading import load, lock_of
 from anycast.fleet.schema import Fleet
 from anycast.fleet.values import FAMILIES
 from anycast_lab.machines import client_profile, management, name_server, operators, pki, wiring
@@ -146,6 +146,8 @@ def _write_gateway(
     clients: pki.Root,
 ) -> None:
     (etc / "fleet.yaml").write_bytes(fleet_path.read_bytes())
+    if (lock := lock_of(fleet_path)).exists():
+        (etc / "fleet.lock").write_bytes(lock.read_bytes())
     issued = gateways.issue(fleet.service.identity)
     paths = fleet.service.certificates
     pki.write_secret(_inside(etc, paths.gateway), issued.certificate)

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from anycast.errors import PeerError
-from site_agent.ike.clients import printable
+from site_agent.ike.clients import NOWHERE, printable
 from site_agent.netlink.xfrm_keys import (
     FORWARD,
     IN,
@@ -67,6 +67,8 @@ def client_child_sas(event: dict[str, Any], vips: frozenset[str]) -> list[ChildS
     found = []
     try:
         for connection, ike_sa in event.items():
+            if NOWHERE in (ike_sa["local-host"], ike_sa["remote-host"]):
+                continue
             local = _address(ike_sa["local-host"])
             if str(local) not in vips:
                 continue

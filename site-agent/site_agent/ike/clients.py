@@ -10,6 +10,8 @@ from anycast.errors import PeerError
 
 SERVING = frozenset({b"ESTABLISHED", b"REKEYING"})
 """States of an IKE_SA that answers its client; PASSIVE is a copy of the other gateway's (plugin `ha`)."""
+NOWHERE = b"%any"
+"""A host of an IKE_SA that is being made, by its client or of the other gateway's messages: it has none yet."""
 LONGEST_IDENTITY = 256
 """Clients name themselves; RFC 7296 bounds it by the payload only."""
 

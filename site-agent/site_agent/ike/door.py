@@ -12,6 +12,10 @@ service's addresses:
 All else passes: what belongs to an IKE_SA that stands, the operator's other addresses, and whatever comes by the loopback
 interface, where the agent asks its own charon (`prober`).
 
+While it is hushed, for the moment of a planned handover, so is every other request of a client's. What the old Active
+answered when the new one had closed its ears would have to be adopted (`sync.reunion`), for which the new one stops serving
+everybody. The client asks again, and the new one answers. Responses pass.
+
 The filter is classic BPF, on charon's own UDP sockets, of which pidfd_getfd(2) gives a duplicate: Linux 5.6, and
 PTRACE_MODE_ATTACH_REALCREDS, which CAP_SYS_PTRACE grants except where Yama forbids it to everybody (ptrace_scope 3). It
 stays with the socket when who attached it has ended. A charon that starts has new sockets without one.
@@ -22,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import socket
 import struct
@@ -60,10 +65,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 Address = IPv4Address | IPv6Address
 
 
-def program(version: int, vips: Iterable[Address], *, marked: bool, spared: int = LOOPBACK) -> bytes:
+def program(
+    version: int, vips: Iterable[Address], *, marked: bool, hushed: bool = False, spared: int = LOOPBACK
+) -> bytes:
     """Several ``struct sock_filter`` for a UDP socket of IP `version`: drops what asks for a new IKE_SA at one of `vips`.
 
-    `marked`: on port 4500. `spared` is the index of the interface that anybody may ask by.
+    `marked`: on port 4500. `hushed`: every request is dropped. `spared` is the index of the interface that anybody may ask
+    by.
     """
     ike = _UDP_BYTES + (_MARKER_BYTES if marked else 0)
     # Each line is `code, operand, then, else`; a jump is to the next line, to what passes, or to the addresses.
@@ -72,11 +80,14 @@ def program(version: int, vips: Iterable[Address], *, marked: bool, spared: int 
     lines += [(_LOAD_WORD, _INTERFACE, following, following), (_JUMP_IF_EQUAL, spared, passes, following)]
     if marked:  # ESP, where the kernel leaves it to charon
         lines += [(_LOAD_WORD, _UDP_BYTES, following, following), (_JUMP_IF_EQUAL, 0, following, passes)]
+    if not hushed:
+        lines += [
+            (_LOAD_BYTE, ike + _EXCHANGE_AT, following, following),
+            (_JUMP_IF_EQUAL, _IDENTITY_PROTECTION, asks, following),
+            (_JUMP_IF_EQUAL, _AGGRESSIVE, asks, following),
+            (_JUMP_IF_EQUAL, _IKE_SA_INIT, following, passes),
+        ]
     lines += [
-        (_LOAD_BYTE, ike + _EXCHANGE_AT, following, following),
-        (_JUMP_IF_EQUAL, _IDENTITY_PROTECTION, asks, following),
-        (_JUMP_IF_EQUAL, _AGGRESSIVE, asks, following),
-        (_JUMP_IF_EQUAL, _IKE_SA_INIT, following, passes),
         (_LOAD_BYTE, ike + _FLAGS_AT, following, following),
         (_JUMP_IF_ANY_BIT, _RESPONSE, passes, asks),
         (_RETURN, _ALL, following, following),
@@ -108,15 +119,19 @@ class Door:
 
     def close(self) -> int:
         """How many sockets of charon's are closed now: 0 where it has none, yet or any more. Raises PeerError."""
-        return self._each(self._close_one)
+        return self._each(functools.partial(self._filter, hushed=False))
+
+    def hush(self) -> int:
+        """How many sockets give charon no request of a client's now. Raises PeerError."""
+        return self._each(functools.partial(self._filter, hushed=True))
 
     def open(self) -> int:
         """How many sockets are open now. Raises PeerError."""
         return self._each(detach)
 
-    def _close_one(self, sock: socket.socket) -> None:
+    def _filter(self, sock: socket.socket, *, hushed: bool) -> None:
         version = 6 if sock.family == socket.AF_INET6 else 4
-        attach(sock, program(version, self._vips, marked=sock.getsockname()[1] == NAT_PORT))
+        attach(sock, program(version, self._vips, marked=sock.getsockname()[1] == NAT_PORT, hushed=hushed))
 
     def _each(self, work: Callable[[socket.socket], None]) -> int:
         count, identity = 0, self._charon()

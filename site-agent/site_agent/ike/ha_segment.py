@@ -80,17 +80,22 @@ class Segment:
         switch(active, self._fifo)
 
     async def confirm_active(self) -> str:
-        return await confirm(self._vici, active=True, connections=self._connections)
+        """charon reads what it is handed in a thread of its own: `+1` can come before the last IKE_SA, which is PASSIVE."""
+        return await self._confirm(True)
 
     async def confirm_passive(self) -> str:
-        """A charon whose segment is passive takes clients all the same, when packets get to it before its promotion. It has
-        ESTABLISHED IKE_SAs then that `-1` does not touch, because nothing changes. `+1` first makes it a change."""
+        """A charon whose segment is passive takes clients all the same, when packets get to it before its promotion: they
+        are ESTABLISHED."""
+        return await self._confirm(False)
+
+    async def _confirm(self, active: bool) -> str:
+        """A command touches no IKE_SA where the segment does not change by it. The opposite one first makes it a change."""
         try:
-            return await confirm(self._vici, active=False, connections=self._connections)
+            return await confirm(self._vici, active=active, connections=self._connections)
         except PeerError:
             self._in_vain += 1
             if self._in_vain % CONFIRMATIONS == 0:
-                switch(True, self._fifo)
+                switch(not active, self._fifo)
                 await asyncio.sleep(FIFO_PAUSE_S)
-                switch(False, self._fifo)
+                switch(active, self._fifo)
             raise

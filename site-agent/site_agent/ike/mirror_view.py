@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from anycast.errors import PeerError
 from site_agent.ike.child_sa import CARRYING, PROTOCOLS
-from site_agent.ike.clients import printable
+from site_agent.ike.clients import NOWHERE, printable
 from site_agent.netlink.xfrm_keys import pack_address
 
 IKE_RECORD_BYTES = 50
@@ -49,6 +49,8 @@ class IkeSa(NamedTuple):
     rekeying: bool = False
     identity: str = ""
     """Its client's."""
+    passive: bool = False
+    """It does not speak with its client."""
 
 
 class Tunnel(NamedTuple):
@@ -88,7 +90,7 @@ class CharonView:
         try:
             for ike_sa in event.values():
                 local = ike_sa["local-host"].decode()
-                if local in self.vips:
+                if local in self.vips and ike_sa["remote-host"] != NOWHERE:
                     self._take_ike(ike_sa, pack_address(ip_address(local)))
         except (KeyError, ValueError, AttributeError, TypeError, OverflowError) as exc:
             raise PeerError("charon", f"list-sas: cannot be understood: {exc!r}") from exc
@@ -99,9 +101,9 @@ class CharonView:
         spis = ike_spis(ike_sa)
         identity = printable(ike_sa.get("remote-id", b""))
         if ike_sa["state"] in _STANDING:
-            ours = ike_sa.get("initiator") == b"yes"
+            ours, state = ike_sa.get("initiator") == b"yes", ike_sa["state"]
             self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = IkeSa(
-                ike_id, ours, _seconds(ike_sa, "established"), ike_sa["state"] == b"REKEYING", identity
+                ike_id, ours, _seconds(ike_sa, "established"), state == b"REKEYING", identity, state == b"PASSIVE"
             )
         for child in ike_sa.get("child-sas", {}).values():
             if "spi-in" not in child:  # a trap, or one that is still negotiated

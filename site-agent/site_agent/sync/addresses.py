@@ -17,8 +17,9 @@ from site_agent.ike.vici_client import ViciClient
 from site_agent.sync.doorkeeper import Doorkeeper
 from site_agent.sync.plan import Plan
 
-LIMIT_S = 2.0
-"""New clients wait for that, and those who have an address must not: then charon is told `+1` all the same."""
+LIMIT_S = 0.25
+"""New clients wait for that, and those who have an address must not: then charon is told `+1` all the same. It takes some ms
+where charon is not busy with many of them."""
 
 
 def keeper_of(

@@ -29,6 +29,7 @@ from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 from site_agent.sync import identity, wire
 from site_agent.sync.identity import PinFile
+from site_agent.sync.kinds import LARGEST, Lane
 from site_agent.sync.session import Session
 from site_agent.sync.versions import Versions
 from site_agent.sync.words import (
@@ -58,6 +59,8 @@ EXPIRING_DAYS = 30
 CLOSING_LIMIT_S = 2.0
 ALARM_STANDS_S = 60.0
 """A refusal or a violation is told for so long after it was seen last."""
+BULK_LAG_S = 0.1
+"""Flows wait while so much of them is on its way already: what is urgent goes before, and memory is bounded."""
 UNSENT = 128 * 1024
 """TCP_NOTSENT_LOWAT: what is urgent does not wait behind more than this in the kernel."""
 _LOW, _HIGH = 16 * 1024, 64 * 1024
@@ -115,6 +118,11 @@ class Channel:
     def feed(self, event: FromOwner) -> None:
         """What the owner hands in."""
         self._feed(event)
+
+    @property
+    def takes_flows(self) -> bool:
+        """There is room for another message of them."""
+        return self.session.room(Lane.BULK) >= LARGEST and self.session.lag(Lane.BULK, boottime()) < BULK_LAG_S
 
     @property
     def alarms(self) -> dict[Reason, str]:

@@ -76,14 +76,15 @@ class Comparison:
         gave_up: Callable[[GaveUp], None],
         wanted: Callable[[tuple[Repair, ...]], None],
         looked: Callable[[CharonView, float], None],
+        passive: Callable[[float], None],
     ) -> None:
         """`vici` is this object's alone: a list of 20,000 tunnels keeps others waiting. `looked` is called with each list
-        that charon gave, in every role, and with when it was asked."""
+        that charon gave, in every role, and with when it was asked; `passive` with that where an IKE_SA was PASSIVE."""
         self._vips, self._pools = frozenset(vips), tuple(pools)
         self._families = {pack_address(ip): AF_INET if ip.version == 4 else AF_INET6 for ip in map(ip_address, self._vips)}
         self._vici, self._requests = vici, requests
         self._hand_over, self._submit, self._gave_up = hand_over, submit, gave_up
-        self._wanted, self._told_of_look = wanted, looked
+        self._wanted, self._told_of_look, self._told_of_passive = wanted, looked, passive
         self._core = Digests(role, now=boottime(), first_round=secrets.randbits(32))
         self.removed = 0
         """SAs and policies that this Backup held and the Active did not."""
@@ -188,6 +189,8 @@ class Comparison:
             seen_charon = True
             self._tell_virtual_ips(inner)
             self._told_of_look(charon, began)
+            if any(ike_sa.passive for ike_sa in charon.ike.values()):
+                self._told_of_passive(began)
         return Looked(
             sas=sas.records if seen_sas else None,
             policies=policies.records if seen_policies else None,

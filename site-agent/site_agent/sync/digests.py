@@ -23,7 +23,7 @@ the time.
 
 What is in its making or on its way out is not compared: those SAs and policies of an Active count that belong to a CHILD_SA
 which its charon says is carrying. Where its charon cannot be asked nothing is told, and after STALE_S nothing is
-known any more.
+known any more, nor AWAY_S after the session's end.
 
 The peer is not trusted with more than its own protection. A Backup that lies has clients rekeyed within `repairs`' bounds;
 it can name only what it was told. An Active that lies has its own mirror mended wrongly, except that a Backup never removes
@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from anycast.timer import TimerExpired
@@ -60,6 +61,9 @@ ROUND_LIMIT_S = 30.0
 """A Backup that has not answered by then is not waited for: a look at 20,000 tunnels takes charon some seconds."""
 STALE_S = 120.0
 """So long after the round that it rests on, nothing is known about what the Backup holds."""
+AWAY_S = 10.0
+"""So long without a session either: a Backup that is gone for good is the ordinary reason. Longer than a session that breaks
+and comes back takes."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -140,6 +144,8 @@ class Digests:
         self._held: frozenset[bytes] = frozenset()
         """Those that the Backup held in the round that began at `_compared_at`."""
         self._compared_at: float | None = None
+        self._away_at = math.inf
+        """When the session ended."""
         self._causes: dict[str, int] = {}
         self._backup = BackupRounds(SECOND_LOOK_S)
 
@@ -157,7 +163,7 @@ class Digests:
 
     def freshness(self, now: float) -> Freshness:
         """Of an Active; a Backup protects nobody, and its own is nobody's concern."""
-        known = self._compared_at is not None and now < self._compared_at + STALE_S
+        known = self._compared_at is not None and now < min(self._compared_at + STALE_S, self._away_at + AWAY_S)
         return Freshness(
             unprotected=len(self._sas - self._held) if known else len(self._sas),
             of=len(self._sas),
@@ -186,10 +192,10 @@ class Digests:
                     self.role = role
                     self._forget(now)
             case PeerConnected():
-                self.connected = True
+                self.connected, self._away_at = True, math.inf
                 self._forget(now)
             case PeerLost():
-                self.connected, self._told = False, None
+                self.connected, self._told, self._away_at = False, None, min(self._away_at, now)
                 self._repairs.stop()
                 self._backup.end()
             case RepairAsked(line):

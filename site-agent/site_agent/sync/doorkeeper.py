@@ -2,6 +2,7 @@
 
     Backup, or Active without addresses to hand out ──▶ closed
     Active whose charon hands out addresses         ──▶ open
+    Active that is about to hand over               ──▶ hushed, for a moment
 
 What cannot be done is an alarm and is tried again; nothing waits for it. So with a kernel or a Yama that permits nothing all
 is as without a door.
@@ -49,6 +50,15 @@ class Doorkeeper:
     def open(self) -> None:
         """At once, and from now on."""
         self._want(False)
+
+    def hush(self, span_s: float) -> None:
+        """At once, until the role changes, and for so long at most. Where it cannot be done all is as without it."""
+        try:
+            self._door.hush()
+        except PeerError:
+            return
+        self._closed = bool(self._closed)
+        asyncio.get_running_loop().call_later(span_s, self._look)
 
     def open_when(self, hands_out: Callable[[], Awaitable[None]]) -> None:
         """Open when `hands_out` has returned, which is waited for beside, until `close`."""

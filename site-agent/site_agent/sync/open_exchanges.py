@@ -2,41 +2,79 @@
 
 A request that is open when the other gateway takes over is answered to one that did not make it, and what came of it is
 not mirrored any more. In a failure nobody can wait; here the time is ours to choose, so a moment is worth it. charon itself
-still begins what it must (its own timers), and clients do. So this is bounded, and what is still open then is counted: the
-handover goes on.
+still begins what it must (its own timers). So this is bounded, and what is still open then is counted: the handover goes on.
+Then charon is quiet for a moment: it hears no request of a client's (`door`) and begins none, as its IKE_SAs are PASSIVE;
+tunnels carry packets all the same. When the other gateway has all that charon said, nothing can be said that it would miss.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from anycast.errors import PeerError
+from site_agent.ike.ha_segment import Segment
 from site_agent.ike.vici_client import Section, ViciClient
+from site_agent.sync.doorkeeper import Doorkeeper
+from site_agent.sync.ha_relay import HaRelay
 
 ENDED_WITHIN_S = 1.0
 """A rekey is two exchanges, of a round trip each. A client that is asleep answers none, and is asked for minutes."""
 PAUSE_S = 3.0
 """For so long nothing is begun: until the addresses have moved, or the handover has failed."""
+QUIET_S = 2.5
+"""A handover is over by then, or has failed (`handover.LIMIT_S`)."""
+ACKNOWLEDGED_WITHIN_S = 0.2
+"""charon works off what its sockets held, a few ms each; then it is one message's way and back."""
 LOOK_AGAIN_S = 0.02
 
 
 class OpenExchanges:
-    """Of IKE_SAs of these connections. `vici` is this object's alone."""
+    """Of IKE_SAs of these connections. `vici` is this object's alone; `relay` knows what charon has said of its clients;
+    `over` is called when a handover is over, or has failed and charon is to serve again."""
 
-    def __init__(self, vici: ViciClient, connections: Collection[str]) -> None:
+    def __init__(
+        self,
+        vici: ViciClient,
+        connections: Collection[str],
+        *,
+        doorkeeper: Doorkeeper,
+        segment: Segment,
+        relay: HaRelay,
+        over: Callable[[], None],
+    ) -> None:
         self._vici, self._connections = vici, frozenset(connections)
+        self._doorkeeper, self._segment, self._relay, self._over = doorkeeper, segment, relay, over
 
     async def end(self) -> int:
-        """Wait until nothing is open; how many IKE_SAs are still busy after that. -1: charon cannot be asked. Whoever calls
-        it sees to it that nothing more is begun, for `PAUSE_S`."""
+        """Wait until nothing is open, and the other gateway has what came of it; how many IKE_SAs are still busy after that.
+        -1: charon cannot be asked. Whoever calls it sees to it that nothing more is begun, for `PAUSE_S`. charon is quiet
+        when this returns, for `QUIET_S` at most."""
+        left = await self._ended()
+        self._doorkeeper.hush(QUIET_S)
+        with contextlib.suppress(PeerError):
+            self._segment.switch(False)
+        asyncio.get_running_loop().call_later(QUIET_S, self._over)
+        await self._acknowledged()
+        return left
+
+    async def _ended(self) -> int:
         left = -1
         with contextlib.suppress(PeerError, TimeoutError):
             async with asyncio.timeout(ENDED_WITHIN_S):
                 while (left := await self._busy()) > 0:
                     await asyncio.sleep(LOOK_AGAIN_S)
         return left
+
+    async def _acknowledged(self) -> None:
+        """charon has said nothing more for a moment, and nothing waits; or it takes too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ACKNOWLEDGED_WITHIN_S):
+                last = -1
+                while last != self._relay.last or self._relay.waiting:
+                    last = self._relay.last
+                    await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _busy(self) -> int:
         busy = 0

@@ -46,7 +46,7 @@ from site_agent.sync.conntrack_words import Parted, Unsent
 from site_agent.sync.doorkeeper import Doorkeeper
 from site_agent.sync.gate import Gate
 from site_agent.sync.identity import PinFile
-from site_agent.sync.kinds import LARGEST, Kind, Lane
+from site_agent.sync.kinds import Kind, Lane
 from site_agent.sync.mirror import Mirror
 from site_agent.sync.numbers import spi_of
 from site_agent.sync.numbers_words import Role, RoleChanged
@@ -66,8 +66,6 @@ TELL_EVERY_S = 1.0
 VERSION_LIMIT_S = 1.0
 HA_VERSIONS = {"5.9.8": 3}
 """HA_MESSAGE_VERSION of the strongSwans that this was tried with (src/libcharon/plugins/ha/ha_message.h)."""
-BULK_LAG_S = 0.1
-"""Flows wait while so much of them is on its way already: what is urgent goes before, and memory is bounded."""
 
 
 class Process:
@@ -132,6 +130,7 @@ class Process:
             gave_up=self._on_gave_up,
             wanted=self._rekeys.repairs,
             looked=self._rekeys.looked,
+            passive=lambda asked_at: self._promote(promotion.PassiveFound(asked_at)),
         )
         self._rekeys.repair_asked = self._comparison.repair_asked
         self._flows = ConntrackShell(
@@ -140,7 +139,7 @@ class Process:
             ),
             lambda payload: self._channel.feed(Submit(Kind.CONNTRACK, payload)),
             lambda epoch: self._channel.feed(WorkedOff(Lane.BULK, epoch)),
-            self._has_room,
+            lambda: self._channel.takes_flows,
         )
         self._fault: BaseException | None = None
         self._charon = ""
@@ -155,7 +154,10 @@ class Process:
         )
         door = Door(lambda: self._charon, plan.vips)
         self._doorkeeper = Doorkeeper(door, closed=not plan.active, happened=self._on_event)
-        self._open = OpenExchanges(ViciClient(plan.vici), plan.connections)
+        self._open = OpenExchanges(
+            ViciClient(plan.vici), plan.connections, doorkeeper=self._doorkeeper, segment=self._segment,
+            relay=self._mirror.relay, over=lambda: self._promote(promotion.PassiveFound(boottime())),
+        )  # fmt: skip
         if plan.active:
             self._rekeys.messages_lost()  # charon has spoken to nobody meanwhile
         names = [Identity(plan.fleet, Office.GATEWAY, name) for name in (plan.gateway, plan.peer)]
@@ -320,8 +322,6 @@ class Process:
                         self._mirror.connected()  # says everything once more
             case Compared():
                 self._tell_status()
-            case _:
-                pass
 
     def _deliver(self, kind: Kind, payload: bytes) -> None:
         try:
@@ -407,7 +407,7 @@ class Process:
                 return await self._segment.confirm_active()
             case Step.ADOPT:
                 mirror.stand_back()
-                return f"{self._reuniter.adopt_pending()} messages"
+                return f"{await self._reuniter.adopt_pending()} messages"
             case Step.REKEY:
                 self._tasks.begin(self._reuniter.finish())
                 self._rekeys.begin()
@@ -415,7 +415,8 @@ class Process:
                 return f"{len(mirror.numbers.taken_over)} SAs"
             case Step.CEASE:
                 self._doorkeeper.close()
-                self._tasks.begin(self._addresses.role(False))
+                if not self._promotion.adopts:
+                    self._tasks.begin(self._addresses.role(False))
                 self._serving = False
                 mirror.demoting()
                 self._gate.close()
@@ -471,10 +472,6 @@ class Process:
         self._clients.write(ClientRefusedRekey(identity=refused.client, sa=refused.name, reason=refused.reason))
 
     # Parts
-
-    def _has_room(self) -> bool:
-        session = self._channel.session
-        return session.room(Lane.BULK) >= LARGEST and session.lag(Lane.BULK, boottime()) < BULK_LAG_S
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something of ours crashed in a callback: a bug. The next process looks at everything anew."""

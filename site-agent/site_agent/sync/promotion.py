@@ -17,6 +17,7 @@ again in the middle leaves what is to be done and begins the other way as soon a
                 REKEY     what was taken over is rekeyed, paced; packets flow already
     adoption    CEASE, PASSIVATE, CONFIRM   as below
                 ADOPT     charon is handed what another Active has said (`reunion`); then a promotion
+    found later CONFIRM   again, where an IKE_SA is PASSIVE all the same
     demotion    CEASE     the gate is closed
                 PASSIVATE `-1`; its DROP would activate the peer, and is not carried
                 CONFIRM   no IKE_SA is ESTABLISHED
@@ -82,6 +83,14 @@ class AdoptionAsked:
     """An Active's charon is to be handed what another Active has said. Means nothing to a Backup."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class PassiveFound:
+    """An IKE_SA was PASSIVE long after an Active's charon was confirmed: it was handed over before, and made after. A list
+    that waits for no IKE_SA lacks one that is being made. What was asked before everything was done says nothing."""
+
+    asked_at: float
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StepDone:
     attempt: int
@@ -94,7 +103,7 @@ class StepFailed:
     why: str
 
 
-Input = RoleIs | CharonStarted | AdoptionAsked | StepDone | StepFailed | TimerExpired
+Input = RoleIs | CharonStarted | AdoptionAsked | PassiveFound | StepDone | StepFailed | TimerExpired
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +149,15 @@ class Promotion:
     def __init__(self) -> None:
         self._active: bool | None = None
         self._left: tuple[Step, ...] = ()
-        self._began = self._step_began = 0.0
+        self._began = self._step_began = self._settled_at = 0.0
         self._attempt = 0
         self._in_flight = self._void = False
         """`_void`: what is in flight belongs to what was given up; its end is waited for, and means nothing."""
         self._retry_at: float | None = None
         self._retry_s = FIRST_RETRY_S
         self._told_stuck = False
+        self.adopts = False
+        """What is done, or was done last, is an adoption: this gateway stays Active."""
         self._adopt = False
         """It was asked for; begins when the steps under way have ended, so that each promotion is a whole one."""
 
@@ -178,6 +189,11 @@ class Promotion:
                     return []
                 self._adopt = True
                 return self._begin_adoption(now) if self.settled else []
+            case PassiveFound(asked_at=asked_at):
+                if not self._active or not self.settled or asked_at <= self._settled_at:
+                    return []
+                self._left = (Step.CONFIRM_ACTIVE,)
+                return self._start(now)
             case CharonStarted():
                 return [] if self._active is None else self._begin(now)
             case StepDone(attempt=attempt, detail=detail):
@@ -192,11 +208,11 @@ class Promotion:
 
     def _begin(self, now: float) -> list[Action]:
         self._left = PROMOTION if self._active else DEMOTION
-        self._adopt = False  # what was said is for another charon, or another time
+        self.adopts = self._adopt = False  # what was said is for another charon, or another time
         return self._start(now)
 
     def _begin_adoption(self, now: float) -> list[Action]:
-        self._left, self._adopt = ADOPTION, False
+        self._left, self.adopts, self._adopt = ADOPTION, True, False
         return self._start(now)
 
     def _start(self, now: float) -> list[Action]:
@@ -227,6 +243,7 @@ class Promotion:
         self._start_step(now)
         if not self._left:
             assert self._active is not None
+            self._settled_at = now
             actions.append(Settled(active=self._active, took_s=now - self._began))
             return actions + (self._begin_adoption(now) if self._adopt else [])
         return actions + self._next(now)

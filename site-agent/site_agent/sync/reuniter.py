@@ -43,11 +43,12 @@ class Reuniter:
         self._pending.append(reunite)
         return waits
 
-    def adopt_pending(self) -> int:
+    async def adopt_pending(self) -> int:
         """charon is PASSIVE. Returns how many messages it was handed."""
         handles = [handle for reunite in self._pending for handle in reunite.adopt]
         self._pending = [dataclasses.replace(reunite, adopt=()) for reunite in self._pending]
         self._adopt(handles)
+        await asyncio.sleep(HANDED_S)
         return len(handles)
 
     def drop(self) -> None:

@@ -1,0 +1,244 @@
+"""`anycast prefixes`: from the fleet file's blocks to its lock file (docs/prefixes.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import enum
+import fcntl
+import gc
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anycast.cli import prefixes_table
+from anycast.cli.fleet import FleetFile
+from anycast.content.canonical import hash_of
+from anycast.errors import ConfigError, PeerError, Problem
+from anycast.fleet.loading import load_lock, lock_of, read_text
+from anycast.pki import files
+from anycast.prefixes import renumber as moves
+from anycast.prefixes.advice import fills, notes
+from anycast.prefixes.announcements import announcements
+from anycast.prefixes.forecast import decode_samples, forecasts
+from anycast.prefixes.lock import encode_lock
+from anycast.prefixes.picture import picture
+from anycast.prefixes.planning import FilePlan, plan_file
+
+app = typer.Typer(
+    help="Plan a fleet's addresses from its blocks: what the fleet file leaves out stands in the lock file beside it, and"
+    " what stands there stays.",
+    no_args_is_help=True,
+)
+
+
+class PrefixesExit(enum.IntEnum):
+    """Exit statuses of `plan`, `check` and `apply`; also in their help and in docs/prefixes.md."""
+
+    NOTHING = 0
+    REFUSED = 1
+    UNUSABLE = 2
+    CHANGES = 3
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+On = Annotated[
+    str | None,
+    typer.Option(metavar="DAY", help="Plan as if on this day (YYYY-MM-DD, UTC). Default: today.", show_default=False),
+]
+
+
+def _day(text: str | None) -> datetime.date:
+    if text is None:
+        return datetime.datetime.now(datetime.UTC).date()
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as exc:
+        raise ConfigError([Problem("--on", f"{text!r} is not a day (2026-11-29)")]) from exc
+
+
+def _planned(file: Path, on: str | None) -> FilePlan:
+    gc.disable()  # this process ends with all that it made; looking for rubbish among it took a third of the time
+    return plan_file(read_text(file), load_lock(lock_of(file)), _day(on), file=str(file))
+
+
+@app.command()
+def plan(file: FleetFile, as_json: Json = False, on: On = None) -> None:
+    """Show what the lock file would get, each with its reason. Changes nothing.
+
+    Exit status: 0 nothing to do, 3 there is something to do, 2 the fleet file or the lock file cannot be used, or a block is
+    too small; then every problem is said.
+    """
+    made = _planned(file, on)
+    if as_json:
+        _print(_shown(made))
+    else:
+        for line in prefixes_table.changes(made, _hash(made)):
+            typer.echo(line)
+    raise typer.Exit(PrefixesExit.CHANGES if made.changed else PrefixesExit.NOTHING)
+
+
+@app.command()
+def apply(
+    file: FleetFile,
+    expect: Annotated[str | None, typer.Option(metavar="HASH", help="The plan that was reviewed, and no other.")] = None,
+    on: On = None,
+) -> None:
+    """Write the lock file, whole or not at all; commit it together with the fleet file.
+
+    Exit status: 0 written, or nothing to do; 1 not the plan that was reviewed; 2 as for `plan`. Nothing is written then.
+    """
+    with _alone(file):
+        made = _planned(file, on)
+        if expect is not None and expect != _hash(made):
+            raise PeerError(str(file), f"comes to plan {_hash(made)}, not the one that was reviewed; nothing was written")
+        path = lock_of(file)
+        if made.changed:
+            files.write(path, encode_lock(made.after).encode(), files.PUBLIC)
+            typer.echo(f"{path}: {len(made.changes)} changes, plan {_hash(made)}; commit it with {file.name}", err=True)
+        else:
+            typer.echo(f"{path}: nothing to do", err=True)
+
+
+@app.command()
+def show(
+    file: FleetFile,
+    site: Annotated[str | None, typer.Option("--site", "-s", help="Only this site.")] = None,
+    announced: Annotated[bool, typer.Option("--announcements", help="Who announces what to whom.")] = False,
+    svg: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a picture of the address space there, and print nothing.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show who has what, since when and why; without --site, how full the blocks are, too.
+
+    What the lock file lacks is not shown: `plan` shows that. `--announcements` and `--svg` want it whole.
+    """
+    made = _planned(file, None)
+    if (announced or svg is not None) and made.changed:
+        raise ConfigError([Problem("", "apply what there is to do first (`anycast prefixes plan` shows it)", str(file))])
+    if site is not None and site not in made.fleet.sites:
+        raise ConfigError(
+            [Problem("--site", f"there is no site {site}; there are {', '.join(made.fleet.sites)}", str(file))]
+        )
+    if svg is not None:
+        files.write(svg, picture(made.fleet, made.before).encode(), files.PUBLIC)
+        return
+    if announced:
+        heard = [each for each in announcements(made.fleet) if site in (None, each.site)]
+        if as_json:
+            _print({"version": 1, "announcements": [each._asdict() for each in heard]})
+        else:
+            for line in prefixes_table.announced(heard):
+                typer.echo(line)
+        return
+    rows = [each for key, each in sorted(made.before.held.items()) if site is None or each.site == site]
+    full = fills(made.fleet, made.before) if site is None else []
+    if as_json:
+        _print({"version": 1, "held": [row._asdict() for row in rows], "blocks": [each._asdict() for each in full]})
+        return
+    for line in prefixes_table.allocations(rows, full, made.before.resting if site is None else ()):
+        typer.echo(line)
+
+
+@app.command()
+def check(
+    file: FleetFile,
+    leases: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SAMPLES", help="Leases that were in use, one JSON object a line; forecasts when pools are full."
+        ),
+    ] = None,
+    as_json: Json = False,
+    on: On = None,
+) -> None:
+    """Say whether the lock file has all that the fleet file leaves out, and what else is worth knowing. Changes nothing.
+
+    Exit status: 0 it has; 3 `apply` would change it; 2 as for `plan`.
+    """
+    made = _planned(file, on)
+    known = notes(made.fleet)
+    ahead = []
+    if leases is not None:
+        ahead = forecasts(made.fleet, decode_samples(_text(leases), file=str(leases)), _day(on))
+    if as_json:
+        _print(
+            {
+                "version": 1,
+                "changes": len(made.changes),
+                "notes": [each._asdict() for each in known],
+                "forecasts": [{**each._asdict(), "runs_out": each.runs_out and str(each.runs_out)} for each in ahead],
+            }
+        )
+    else:
+        for line in prefixes_table.checked(file, made, known, ahead):
+            typer.echo(line)
+    raise typer.Exit(PrefixesExit.CHANGES if made.changed else PrefixesExit.NOTHING)
+
+
+@app.command()
+def renumber(
+    file: FleetFile,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="What is to move, as `show` names it: sites.fra.pools.ipv4.")],
+    as_json: Json = False,
+    on: On = None,
+) -> None:
+    """Plan a move in steps that each leave everything working. Changes nothing: each step is an edit of the fleet file.
+
+    Exit status: 0 the steps are shown, 2 it cannot move, or `apply` has something to do first.
+    """
+    made = _planned(file, on)
+    if made.changed:
+        raise ConfigError([Problem("", "apply what there is to do first (`anycast prefixes plan` shows it)", str(file))])
+    steps = moves.renumber(made.wanted, made.before, key, _day(on))
+    if isinstance(steps, moves.Refused):
+        raise ConfigError([Problem(".".join(map(str, each.path)), each.what, str(file)) for each in steps.findings])
+    if as_json:
+        _print({"version": 1, "key": key, "steps": [each._asdict() for each in steps]})
+        return
+    for line in prefixes_table.steps(steps):
+        typer.echo(line)
+
+
+def _hash(made: FilePlan) -> str:
+    """Of what the lock file would be, so of the file, the records and the day together."""
+    return hash_of(encode_lock(made.after))
+
+
+def _shown(made: FilePlan) -> dict[str, Any]:
+    held = made.after.held
+    return {
+        "version": 1,
+        "fleet": made.after.fleet,
+        "hash": _hash(made),
+        "changes": [{**each._asdict(), "why": held[each.key].why if each.key in held else ""} for each in made.changes],
+    }
+
+
+def _print(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise files.refused(path, exc) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError([Problem("", "not UTF-8", str(path))]) from exc
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Two at a time would each give out the same space: the second one waits. The fleet file is what both have open."""
+    try:
+        held = open(file, "rb")  # noqa: SIM115
+    except OSError as exc:
+        raise files.refused(file, exc) from exc
+    with held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield

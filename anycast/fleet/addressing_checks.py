@@ -1,0 +1,184 @@
+"""Rules about the blocks that addresses are planned from, and about what was planned from them or written beside the plan.
+
+They judge a fleet whose file and lock file have been put together. What the plan itself cannot give is said by the plan
+(`anycast.prefixes.planner`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+
+from anycast.fleet.address_checks import overlaps
+from anycast.fleet.addressing import Addressing
+from anycast.fleet.finding import Finding
+from anycast.fleet.schema import Fleet
+from anycast.fleet.section import DualStack
+from anycast.fleet.values import FAMILIES
+from anycast.fleet.yaml_text import Path, where
+from anycast.prefixes.sizes import visible_lengths
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MOST_HEADROOM = 900
+_MOST_QUARANTINE = 3660
+_ANNOUNCED = frozenset({"anycast", "unicast"})
+
+
+def blocks_are_used_once(fleet: Fleet) -> Iterator[Finding]:
+    """An address in two blocks could be given out twice."""
+    if fleet.addressing is not None:
+        yield from blocks_overlap(fleet.addressing)
+
+
+def blocks_overlap(addressing: Addressing) -> Iterator[Finding]:
+    """Also asked before anything is planned from them."""
+    blocks: list[tuple[Network, Path]] = [
+        (block.prefix, ("addressing", "blocks", name, "prefix")) for name, block in addressing.blocks.items()
+    ]
+    yield from overlaps(blocks, [])
+
+
+def blocks_fit_their_use(fleet: Fleet) -> Iterator[Finding]:
+    """What the Internet hears must be the Internet's; what a LAN or a client has must be an address that hosts take."""
+    if fleet.addressing is None or fleet.environment == "lab":
+        return
+    for name, block in fleet.addressing.blocks.items():
+        path: Path = ("addressing", "blocks", name, "prefix")
+        prefix = block.prefix
+        if prefix.is_loopback or prefix.is_link_local or prefix.is_multicast or prefix.is_reserved or prefix.is_unspecified:
+            yield Finding(path, f"{prefix} is reserved (RFC 6890); no host has an address of it")
+        elif (announced := sorted(_ANNOUNCED & set(block.use))) and not prefix.is_global:
+            what = f"{prefix} is private (RFC 6890), and the Internet hears nothing of it; {announced[0]} needs public space"
+            yield Finding(path, what, judged=((*path[:-1], "use"),))
+
+
+def visible_lengths_are_the_labs(fleet: Fleet) -> Iterator[Finding]:
+    """In production it is not the fleet that says what is heard."""
+    if fleet.addressing is not None and fleet.addressing.visible is not None and fleet.environment == "production":
+        what = "is a lab's: in production /24 and /48 are heard everywhere, whatever a fleet says (RFC 7454 section 6.1.3)"
+        yield Finding(("addressing", "visible"), what, at_key=True)
+
+
+def quantities_are_bounded(fleet: Fleet) -> Iterator[Finding]:
+    """A slip of the hand would ask for ten times the space, or keep it for ever."""
+    if (addressing := fleet.addressing) is None:
+        return
+    if addressing.headroom > _MOST_HEADROOM:
+        yield Finding(("addressing", "headroom"), f"{addressing.headroom} % is more than {_MOST_HEADROOM} %")
+    if addressing.quarantine > _MOST_QUARANTINE:
+        what = f"{addressing.quarantine} d is longer than ten years ({_MOST_QUARANTINE} d)"
+        yield Finding(("addressing", "quarantine"), what)
+
+
+def announced(fleet: Fleet) -> Iterator[tuple[Path, DualStack]]:
+    """Every prefix of the fleet that the Internet hears, with the path of its holder."""
+    yield ("service", "prefixes"), fleet.service.prefixes
+    if fleet.addressing is not None:
+        for name, service in fleet.addressing.services.items():
+            yield ("addressing", "services", name, "prefixes"), service.prefixes
+    for name, site in fleet.sites.items():
+        yield ("sites", name, "unicast_prefix"), site.unicast_prefix
+
+
+def announced_prefixes_are_heard(fleet: Fleet) -> Iterator[Finding]:
+    """A prefix that most networks filter attracts nothing from them, and nobody sees an error."""
+    if fleet.addressing is None:
+        return
+    lengths = visible_lengths(fleet.environment, fleet.addressing)
+    says = "the Internet hears (RFC 7454 section 6.1.3)" if fleet.environment == "production" else "this lab's routers hear"
+    for path, prefixes in announced(fleet):
+        for family in prefixes.families:
+            if (prefix := prefixes.of(family)).prefixlen > lengths[family]:
+                yield Finding((*path, family), f"{prefix} is longer than /{lengths[family]}, the longest that {says}")
+
+
+def nothing_is_taken_from_others(fleet: Fleet) -> Iterator[Finding]:
+    """Who announces or hands out what is somebody else's cuts somebody off."""
+    if fleet.addressing is None:
+        return
+    others: list[tuple[Network, Path]] = [
+        (network, ("addressing", "foreign", name, i))
+        for name, networks in fleet.addressing.foreign.items()
+        for i, network in enumerate(networks)
+    ]
+    own = [*announced(fleet)]
+    for name, site in fleet.sites.items():
+        own.append((("sites", name, "pools"), site.pools))
+        own += [(("sites", name, "more_pools", extra), more) for extra, more in site.more_pools.items()]
+    for path, holder in own:
+        for family in holder.families:
+            value = holder.of(family)
+            for network, there in others:
+                if network.version == value.version and network.overlaps(value):
+                    what = f"{value} overlaps {network} of {where(there[:-1])}"
+                    yield Finding((*path, family), what, judged=(there,))
+
+
+def other_services_are_whole(fleet: Fleet) -> Iterator[Finding]:
+    """As for `service`: a VIP lies in what is announced for it."""
+    for name, service in () if fleet.addressing is None else fleet.addressing.services.items():
+        for family in FAMILIES:
+            vip, prefix = service.vips.of(family), service.prefixes.of(family)
+            path: Path = ("addressing", "services", name)
+            if vip is not None and prefix is not None and vip not in prefix:
+                what = f"{vip} is outside its prefix {prefix}"
+                yield Finding((*path, "vips", family), what, judged=((*path, "prefixes", family),))
+            elif vip is not None and prefix is None:
+                what = f"{vip} has no prefix: write {where((*path, 'prefixes'))}, or a block with anycast in its use"
+                yield Finding((*path, "vips", family), what)
+
+
+def service_addresses_are_led_to(fleet: Fleet) -> Iterator[Finding]:
+    """A site that has a prefix of its own for it answers there: elsewhere no route would lead to it."""
+    for name, site in fleet.sites.items():
+        if (addresses := site.service_address) is None:
+            continue
+        for family in addresses.families:
+            own, prefix = addresses.of(family), site.unicast_prefix.of(family)
+            if prefix is not None and own not in prefix:
+                path: Path = ("sites", name, "service_address", family)
+                what = f"{own} is outside this site's unicast_prefix {prefix}"
+                yield Finding(path, what, judged=(("sites", name, "unicast_prefix", family),))
+
+
+def labels_and_names_are_ones_own(fleet: Fleet) -> Iterator[Finding]:
+    """By its label a packet finds its way home; by its former name a site keeps what it has."""
+    labels: dict[int, str] = {}
+    for name, site in fleet.sites.items():
+        if site.spi_label is not None and (other := labels.setdefault(site.spi_label, name)) != name:
+            yield Finding(("sites", name, "spi_label"), f"{site.spi_label} is also the label of sites.{other}")
+    former: dict[str, str] = {}
+    for name, site in fleet.sites.items():
+        if site.formerly is None:
+            continue
+        path: Path = ("sites", name, "formerly")
+        if site.formerly in fleet.sites:
+            yield Finding(path, f"{site.formerly} is a site of this file; a site that has its name has what it had")
+        elif (other := former.setdefault(site.formerly, name)) != name:
+            yield Finding(path, f"{site.formerly} is also the former name of sites.{other}")
+
+
+def sessions_carry_what_is_announced(fleet: Fleet) -> Iterator[Finding]:
+    """A router that hears more than its limit ends the session, and the site is dark."""
+    for name, site in fleet.sites.items():
+        for router, upstream in site.upstreams.items():
+            for family in upstream.address.families:
+                told = [each for each in (fleet.service.prefixes.of(family), site.unicast_prefix.of(family)) if each]
+                if upstream.max_prefixes is not None and len(told) > upstream.max_prefixes:
+                    what = f"{upstream.max_prefixes}, but this site announces {len(told)}: {', '.join(map(str, told))}"
+                    yield Finding(("sites", name, "upstreams", router, "max_prefixes"), what)
+
+
+ADDRESSING_RULES: tuple[Callable[[Fleet], Iterator[Finding]], ...] = (
+    blocks_are_used_once,
+    blocks_fit_their_use,
+    visible_lengths_are_the_labs,
+    quantities_are_bounded,
+    announced_prefixes_are_heard,
+    nothing_is_taken_from_others,
+    other_services_are_whole,
+    service_addresses_are_led_to,
+    labels_and_names_are_ones_own,
+    sessions_carry_what_is_announced,
+)

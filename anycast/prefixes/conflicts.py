@@ -1,0 +1,72 @@
+"""One space, one owner: what contradicts that among the records and what rests. Pure.
+
+A plan alone never comes to this. A pin may lie in what is somebody's; and two branches may each have planned, and been
+merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from anycast.fleet.finding import Finding
+from anycast.prefixes.allocation import ADDRESSES, Allocation, Kind, Resting
+from anycast.prefixes.numbers import read
+
+ALONE = frozenset({Kind.COVERING, Kind.UNICAST_PREFIX, Kind.POOL, Kind.SUBNET, Kind.TUNNEL})
+"""Kinds that share their space with nobody, where they are not taken from a prefix of one's own."""
+
+
+def conflicts(held: Iterable[Allocation], resting: Iterable[Resting]) -> Iterator[Finding]:
+    """What two of them have. Where both are written in the file, reading it judges them."""
+    held = list(held)
+    yield from _overlaps([*held, *resting])
+    yield from _doubles(held)
+
+
+def _overlaps(owned: Iterable[Allocation | Resting]) -> Iterator[Finding]:
+    rows = [
+        (found.family, found.start, found.length, each.key, found.behind, each)
+        for each in owned
+        if each.kind in ALONE and "." not in each.source and (found := read(each.value)) is not None
+    ]
+    rows.sort()
+    around: list[tuple[int, Allocation | Resting]] = []
+    """What reaches over the next row, up to which address."""
+    before = ""
+    for family, start, _, _, behind, each in rows:
+        while around and (before != family or around[-1][0] <= start):
+            around.pop()
+        before = family
+        for _, other in around:
+            if (finding := _judge(each, other)) is not None:
+                yield finding
+                break
+        around.append((behind, each))
+
+
+def _judge(one: Allocation | Resting, other: Allocation | Resting) -> Finding | None:
+    """What is wrong with two that meet, of which `other` is not the smaller one."""
+    if isinstance(one, Allocation) and isinstance(other, Allocation):
+        if one.pinned and other.pinned:
+            return None
+        mine, theirs = (other, one) if other.pinned else (one, other)  # what is written is at fault
+        return Finding(mine.path, f"{mine.value} overlaps {theirs.value} of {theirs.key}")
+    if isinstance(one, Resting) and isinstance(other, Resting):
+        return None
+    owner, rest = (one, other) if isinstance(one, Allocation) else (other, one)
+    assert isinstance(owner, Allocation) and isinstance(rest, Resting)
+    what = f"{owner.value} overlaps {rest.value}, which {rest.key} gave up on {rest.freed} and which still rests"
+    return Finding(owner.path, what)
+
+
+def _doubles(held: Iterable[Allocation]) -> Iterator[Finding]:
+    """Addresses of one prefix, and labels, that two have. What the file writes twice is judged when it is read."""
+    seen: dict[tuple[str, str], Allocation] = {}
+    for each in held:
+        if each.kind is not Kind.SPI_LABEL and each.kind not in ADDRESSES:
+            continue
+        other = seen.setdefault((each.source, each.value), each)
+        if other is not each and not (each.pinned and other.pinned):
+            first, second = sorted((each, other), key=lambda one: (one.pinned, one.key))  # what is written is at fault
+            what = "the label" if each.kind is Kind.SPI_LABEL else "the address"
+            yield Finding(second.path, f"{each.value} is also {what} of {first.key}")

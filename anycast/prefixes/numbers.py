@@ -1,0 +1,87 @@
+"""Addresses and prefixes as numbers, and back: a plan compares and cuts a hundred thousand of them. Pure."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from typing import NamedTuple
+
+WIDTH = {"ipv4": 32, "ipv6": 128}
+
+
+class Range(NamedTuple):
+    """A prefix, or an address as the longest of prefixes."""
+
+    family: str
+    start: int
+    length: int
+
+    @property
+    def behind(self) -> int:
+        """The first address behind it."""
+        return self.start + (1 << (WIDTH[self.family] - self.length))
+
+    @property
+    def single(self) -> bool:
+        return self.length == WIDTH[self.family]
+
+    def holds(self, other: Range) -> bool:
+        return self.family == other.family and self.start <= other.start and other.behind <= self.behind
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def read(text: str) -> Range | None:
+    """The range that `text` names, an address or a prefix; None where it is neither, or has bits beyond its length."""
+    address, slash, length = text.partition("/")
+    if address.count(".") == 3 and (found := _read_ipv4(address)) is not None:
+        family, start = "ipv4", found
+    else:
+        try:
+            parsed = ipaddress.IPv6Address(address)
+        except ValueError:
+            return None
+        if parsed.scope_id is not None:
+            return None
+        family, start = "ipv6", int(parsed)
+    width = WIDTH[family]
+    if not slash:
+        return Range(family, start, width)
+    if not (length.isascii() and length.isdecimal()) or len(length) > 3 or int(length) > width:
+        return None
+    if start & ((1 << (width - int(length))) - 1):
+        return None
+    return Range(family, start, int(length))
+
+
+def _read_ipv4(text: str) -> int | None:
+    number = 0
+    for part in text.split("."):
+        if not (part.isascii() and part.isdecimal()) or len(part) > 3 or int(part) > 255 or (part[0] == "0" and part != "0"):
+            return None
+        number = number << 8 | int(part)
+    return number
+
+
+def address(family: str, number: int) -> str:
+    """Canonical text (RFC 5952 of IPv6)."""
+    if family == "ipv4":
+        return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    low, high = number & 0xFFFFFFFFFFFFFFFF, number >> 64
+    if low > 0xFFFF or not high >> 48:
+        return str(ipaddress.IPv6Address(number))
+    # A prefix, or a low number in one: the zeros in the middle are the longest run, whatever stands above them.
+    while not high & 0xFFFF:
+        high >>= 16
+    text = f"{high & 0xFFFF:x}::{low:x}" if low else f"{high & 0xFFFF:x}::"
+    while high := high >> 16:
+        text = f"{high & 0xFFFF:x}:{text}"
+    return text
+
+
+def prefix(family: str, start: int, length: int) -> str:
+    return f"{address(family, start)}/{length}"
+
+
+def plain(each: Range) -> str:
+    """An address without its length, a prefix with it."""
+    return address(each.family, each.start) if each.single else prefix(*each)

@@ -1,0 +1,424 @@
+"""The plan: from what a fleet file asks for and the records so far to the records from now on.
+
+What is held and still asked for stays, whatever comes, goes, or changes its name or its place in the file: nothing is taken
+from one to make room for another. What is given up rests until the quarantine is over. What is new comes in the order of its
+size and then of its key, never of the file. The day is an input. So the same inputs give the same records.
+
+Where something cannot be had, the plan has findings and is not to be applied. Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections import defaultdict
+from typing import NamedTuple
+
+from anycast.fleet.finding import Finding
+from anycast.prefixes.allocation import Allocation, Kind, Lock, Resting
+from anycast.prefixes.blocks import Blocks
+from anycast.prefixes.conflicts import conflicts
+from anycast.prefixes.numbers import WIDTH, Range, address, plain, prefix, read
+from anycast.prefixes.sizes import given_out, length_for
+from anycast.prefixes.space import Space
+from anycast.prefixes.spi import LABELS
+from anycast.prefixes.wants import Declared, Want
+
+PIN = "written in the fleet file"
+
+
+class Change(NamedTuple):
+    """What differs from the records before."""
+
+    what: str
+    """``new``, ``returned`` (from its rest), ``grown``, ``moved`` (by a pin, or with the prefix around it), ``pinned``,
+    ``unpinned``, ``renamed``, ``freed``."""
+    key: str
+    before: str
+    after: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Planned:
+    lock: Lock
+    """What is to be written. The same object as before where nothing changes, however long ago that was."""
+    changes: tuple[Change, ...]
+    """By key."""
+    findings: tuple[Finding, ...]
+    """Why it is not to be applied; none: it may."""
+
+
+def plan(wanted: Declared, lock: Lock, today: datetime.date) -> Planned:
+    """`lock`: as read; `allocation.nothing` at the beginning."""
+    return _Planner(wanted, lock, today).run()
+
+
+class _Planner:
+    def __init__(self, wanted: Declared, lock: Lock, today: datetime.date) -> None:
+        self._wanted, self._lock, self._today = wanted, lock, today.isoformat()
+        self._still_resting_after = (today - datetime.timedelta(days=wanted.addressing.quarantine)).isoformat()
+        self._blocks = Blocks(wanted.addressing)
+        self._foreign = [
+            (f"addressing.foreign.{name}", found)
+            for name, networks in wanted.addressing.foreign.items()
+            for network in networks
+            if (found := read(str(network))) is not None
+        ]
+        self._before: dict[str, Allocation] = {}
+        self._held: dict[str, Allocation] = {}
+        self._resting: dict[str, list[Resting]] = {}
+        """By key, the last one given up at the end."""
+        self._pending: list[Want] = []
+        """What has no value yet, parents first."""
+        self._changes: list[Change] = []
+        self._findings: list[Finding] = []
+
+    def run(self) -> Planned:
+        self._rename()
+        self._keep()
+        self._free()
+        self._findings += conflicts(self._held.values(), self._all_resting())
+        # What lies in what is held is taken with it.
+        apart = [each for each in self._records() if each.source not in self._held]
+        taken = [found for each in apart if (found := _range(each)) is not None]
+        taken += [found for _, found in self._foreign]
+        spaces = self._blocks.spaces([*taken, *self._wanted.written], self._wanted.reached)
+        second = self._grow(spaces)
+        self._take(spaces, second)
+        self._lay_inside()
+        self._number()
+        for path in self._wanted.unsized:
+            if path[1] in self._wanted.sized:
+                continue  # with something that cannot be read, and reading the file says so
+            what = "has no clients, by which its pools are sized; write `clients`, or `addressing.clients` for all sites"
+            self._findings.append(Finding(path[:2], what))
+        if self._lock.fleet != self._wanted.fleet:
+            self._findings.append(Finding(("fleet",), f"is {self._wanted.fleet}, and the lock file of {self._lock.fleet}"))
+        changed = bool(self._changes) or self._held != self._lock.held
+        after = Lock(self._wanted.fleet, self._held, self._all_resting()) if changed else self._lock
+        return Planned(after, tuple(sorted(self._changes, key=lambda each: each.key)), tuple(self._findings))
+
+    # What there is already
+
+    def _rename(self) -> None:
+        self._before = dict(self._lock.held)
+        resting = self._lock.resting
+        if renamed := self._wanted.renamed:
+            self._before = {}
+            for each in self._lock.held.values():
+                key, source = _renamed(each.key, renamed), _renamed(each.source, renamed)
+                self._before[key] = each._replace(key=key, source=source)
+                if key != each.key:
+                    self._changes.append(Change("renamed", key, each.key, each.value))
+            resting = tuple(
+                each._replace(key=_renamed(each.key, renamed), source=_renamed(each.source, renamed)) for each in resting
+            )
+        for rest in sorted(resting, key=lambda rest: (rest.freed, rest)):
+            self._resting.setdefault(rest.key, []).append(rest)
+
+    def _keep(self) -> None:
+        """What is written in the file, and what is held and asked for, in the order of the wants: parents first."""
+        before, held = self._before, self._held
+        for key, want in self._wanted.wants.items():
+            old = before.get(key)
+            if want.pin:
+                self._pin(want, old)
+            elif old is None:
+                if want.at is None:
+                    self._pending.append(want)
+                else:
+                    self._at(want)
+            elif (
+                # What lies in a prefix as it did: nearly all of a plan, nearly every time, so it costs no call.
+                (parent := want.parent)
+                and (around := held.get(parent)) is not None
+                and around is before.get(parent)
+                and old.source == parent
+                and old.why == want.why
+                and not old.pinned
+                and want.kind is not Kind.ROUTER_ID
+            ):
+                held[key] = old
+            elif (kept := self._kept(want, old)) is not None:
+                held[key] = kept
+            elif want.at is not None:
+                self._at(want)
+            else:
+                self._pending.append(want)
+        for key, old in self._before.items():
+            # A second pool that was planned stays with the first; one that the file wrote was asked for by the file alone.
+            asked = key in self._wanted.wants or _first_pool(key) not in self._wanted.wants
+            if ".more_pools." in key and not old.pinned and not asked:
+                self._held[key] = old
+
+    def _at(self, want: Want) -> None:
+        """Take the prefix around an address that the file writes."""
+        assert want.at is not None
+        found = Range(want.family, want.at, want.length)
+        self._hold(want, prefix(*found), found)
+
+    def _pin(self, want: Want, old: Allocation | None) -> None:
+        """Take what the file writes. What it writes wrongly is said when it is read."""
+        value, source = want.pin, ""
+        if want.kind is Kind.SPI_LABEL:
+            if not (value.isascii() and value.isdecimal()) or int(value) not in LABELS:
+                return
+        else:
+            found = read(value)
+            if found is None or found.family != want.family:
+                return
+            value = prefix(*found) if "/" in value else plain(found)
+            source = want.parent if want.parent in self._wanted.wants else self._blocks.of(found, want.use)
+        since = old.since if old is not None and old.value == value else self._today
+        self._held[want.key] = Allocation(want.key, want.kind, value, source, True, since, PIN)
+        if old is None or old.value != value or not old.pinned:
+            before = "" if old is None else old.value
+            self._changes.append(Change("pinned" if before in ("", value) else "moved", want.key, before, value))
+
+    def _kept(self, want: Want, old: Allocation) -> Allocation | None:
+        """The record as it goes on; None where its place is no longer there, and another is to be found."""
+        source = old.source
+        if want.kind is Kind.ROUTER_ID:
+            return None  # follows its gateway's address
+        if want.kind is not Kind.SPI_LABEL:
+            found = read(old.value)
+            if found is None or found.family != want.family:
+                return None
+            if want.use:
+                if want.at is not None and not (found.start <= want.at < found.behind):
+                    return None
+                if not self._blocks.still(old.source, found, want.use):
+                    source = self._blocks.of(found, want.use)
+                self._judge_place(want, old, found, source)
+            else:
+                around = self._around(want)
+                if around is None or not around.holds(found):
+                    return None
+                source = want.parent
+        if old.pinned:
+            self._changes.append(Change("unpinned", want.key, old.value, old.value))
+        if not old.pinned and (old.kind, old.source, old.why) == (want.kind, source, want.why):
+            return old
+        return old._replace(kind=want.kind, source=source, pinned=False, why=want.why)
+
+    def _judge_place(self, want: Want, old: Allocation, found: Range, source: str) -> None:
+        if not source:
+            was = f" of block {old.source}" if old.source else ""
+            what = (
+                f"holds {old.value}{was}, and no block with {want.use} in its use holds that now: bring it back, or write"
+                " here what it shall be"
+            )
+            self._findings.append(Finding(want.path, what))
+        if want.kind in (Kind.COVERING, Kind.UNICAST_PREFIX) and found.length > want.length:
+            what = (
+                f"holds {old.value}, and nothing longer than /{want.length} is heard everywhere: write here what it shall be"
+            )
+            self._findings.append(Finding(want.path, what))
+
+    def _free(self) -> None:
+        """What nobody asks for any more, and what was replaced, rests. What rested long enough is forgotten."""
+        # A site that writes what it has under another of its keys gives up nothing.
+        written = {(each.site, each.value) for each in self._held.values() if each.pinned}
+        for key, old in self._before.items():
+            new = self._held.get(key)
+            if new is old or (new is not None and new.value == old.value):
+                continue
+            if old.kind is not Kind.ROUTER_ID and (old.site, old.value) not in written:
+                self._resting.setdefault(key, []).append(Resting(key, old.kind, old.value, old.source, self._today))
+            if new is None and key not in self._wanted.wants:
+                self._changes.append(Change("freed", key, old.value, ""))
+        for key in list(self._resting):
+            own = self._held.get(key)
+            self._resting[key] = [
+                each
+                for each in self._resting[key]
+                if each.freed > self._still_resting_after and (own is None or own.value != each.value)
+            ]
+
+    # What is new
+
+    def _grow(self, spaces: dict[tuple[str, frozenset[str]], Space]) -> list[Want]:
+        """Pools that became too small: in their place where the neighbour is free; otherwise a second one is wanted."""
+        second = []
+        more = defaultdict(list)
+        for key in self._held:
+            if ".more_pools." in key:
+                more[_first_pool(key)].append(key)
+        for key in sorted(key for key, want in self._wanted.wants.items() if want.need is not None and key in self._held):
+            want = self._wanted.wants[key]
+            assert want.need is not None
+            keys = [key, *sorted(more[key])]
+            lengths = {each: found.length for each in keys if (found := _range(self._held[each])) is not None}
+            lacking = want.need.addresses - sum(map(given_out, lengths.values()))
+            if lacking <= 0:
+                continue
+            for each in sorted(lengths, key=lambda each: (lengths[each], each)):
+                if self._grown(spaces, want, each, length_for(lacking + given_out(lengths[each]))):
+                    break
+            else:
+                names = {step.split(".")[3] for step in keys[1:]}
+                name = next(each for number in range(2, len(names) + 3) if (each := f"p{number}") not in names)
+                beside = ", ".join(self._held[each].value for each in keys)
+                other = key.replace(".pools.", f".more_pools.{name}.")
+                why = f"{want.why}; {lacking} more than {beside} gives out"
+                second.append(Want(other, Kind.POOL, want.family, "pools", length_for(lacking), "", "", why))
+        return second
+
+    def _grown(self, spaces: dict[tuple[str, frozenset[str]], Space], want: Want, key: str, length: int) -> bool:
+        old = self._held[key]
+        found = _range(old)
+        if found is None or old.pinned or not old.source:
+            return False
+        mask = (1 << (WIDTH[want.family] - length)) - 1
+        if not self._blocks.of(Range(want.family, found.start & ~mask, length), "pools"):
+            return False
+        for space in self._blocks.fitting(spaces, want.family, "pools"):
+            if (start := space.grow(found.start, found.length, length)) is not None:
+                value = prefix(want.family, start, length)
+                self._held[key] = old._replace(value=value, since=self._today, why=want.why)
+                self._changes.append(Change("grown", key, old.value, value))
+                return True
+        return False
+
+    def _take(self, spaces: dict[tuple[str, frozenset[str]], Space], second: list[Want]) -> None:
+        """What comes from blocks: what comes back, then the largest first."""
+        new = [*(want for want in self._pending if want.use), *second]
+        new.sort(key=lambda want: (want.length, want.key))
+        fitting = {pair: self._blocks.fitting(spaces, *pair) for pair in sorted({(want.family, want.use) for want in new})}
+        refused: dict[tuple[str, str], list[Want]] = defaultdict(list)
+        for want in new:
+            if self._return(want):
+                continue
+            for space in fitting[want.family, want.use]:
+                single = want.length == WIDTH[want.family]
+                if (start := space.take_address() if single else space.take(want.length)) is not None:
+                    found = Range(want.family, start, want.length)
+                    self._hold(want, plain(found), found)
+                    break
+            else:
+                refused[want.family, want.use].append(want)
+        self._findings += self._blocks.too_small(refused, spaces)
+
+    def _return(self, want: Want) -> bool:
+        """Who asks again while it rests gets back what was its own. It was taken as long as it rested."""
+        for rest in reversed(self._resting.get(want.key, [])):
+            found = _range(rest)
+            if found is None or found.family != want.family:
+                continue
+            if want.use:
+                larger = want.kind in (Kind.POOL, Kind.SUBNET) and found.length <= want.length
+                fits = (found.length == want.length or larger) and bool(self._blocks.of(found, want.use))
+                fits = fits and not any(_meet(found, other) for _, other in self._foreign)
+            else:
+                fits = found.single and (around := self._around(want)) is not None and around.holds(found)
+            if fits:
+                self._resting[want.key].remove(rest)
+                self._hold(want, rest.value, found if want.use else None, returned=True)
+                return True
+        return False
+
+    def _hold(self, want: Want, value: str, found: Range | None = None, *, returned: bool = False) -> None:
+        """`found`: the range of a value from a block."""
+        source = want.parent if found is None else self._blocks.of(found, want.use)
+        old = self._before.get(want.key)
+        self._held[want.key] = Allocation(want.key, want.kind, value, source, False, self._today, want.why)
+        what = "returned" if returned else "new" if old is None else "moved"
+        self._changes.append(Change(what, want.key, "" if old is None else old.value, value))
+
+    def _lay_inside(self) -> None:
+        """Addresses in prefixes: the lowest that nobody there has. All management LANs count as one: sites may share one."""
+        new = [want for want in self._pending if want.parent]
+        lans = {"management" if ".management." in want.key else want.parent for want in new}
+        used: dict[str, set[int]] = {lan: set() for lan in lans}
+        for record in self._records() if lans else ():
+            lan = record.source
+            if "management" in lans and ".management." in record.key:
+                lan = "management"
+            if lan in lans and (found := _range(record)) is not None and found.single:
+                used[lan].add(found.start)
+        written: dict[str, set[int]] = {family: set() for family in WIDTH}
+        for each in self._wanted.written:
+            if each.single:
+                written[each.family].add(each.start)
+        after: dict[str, int] = {}
+        for want in new:
+            if want.kind is Kind.ROUTER_ID:
+                self._follow(want)
+                continue
+            around = self._around(want)
+            if around is None or self._return(want):
+                continue  # no prefix: it was refused, and that was said
+            there = used["management" if ".management." in want.key else want.parent]
+            ends = 0 if around.length >= WIDTH[want.family] - 1 else 1  # RFC 3021, RFC 6164
+            number = max(after.get(want.parent, 0), around.start + ends)
+            last = around.behind - (ends if want.family == "ipv4" else 0)
+            while number < last and (number in there or number in written[want.family]):
+                number += 1
+            if number >= last:
+                holds = last - around.start - ends
+                what = (
+                    f"no address of {plain(around)} is free ({want.parent} holds {holds}); a /{around.length - 1} would do"
+                )
+                self._findings.append(Finding(want.path, what))
+                continue
+            after[want.parent] = number + 1
+            there.add(number)
+            self._hold(want, address(want.family, number))
+
+    def _follow(self, want: Want) -> None:
+        """A router id is its gateway's address."""
+        own, old = self._held.get(want.parent), self._before.get(want.key)
+        if own is None:
+            return
+        if old is None or old.value != own.value:
+            self._hold(want, own.value)
+        else:
+            self._held[want.key] = old._replace(source=want.parent, pinned=False, why=want.why)
+
+    def _number(self) -> None:
+        """SPI labels: the lowest that is nobody's and rests for nobody."""
+        if not any(want.kind is Kind.SPI_LABEL for want in self._pending):
+            return
+        used = {int(each.value) for each in self._records() if each.kind is Kind.SPI_LABEL}
+        free = iter(LABELS)
+        for want in self._pending:
+            if want.kind is not Kind.SPI_LABEL:
+                continue
+            if rested := self._resting.get(want.key):
+                self._hold(want, rested.pop().value, returned=True)
+            elif (number := next((each for each in free if each not in used), None)) is not None:
+                self._hold(want, str(number))
+            else:
+                self._findings.append(Finding(want.path, f"no SPI label is free: there are {len(LABELS)}"))
+
+    def _around(self, want: Want) -> Range | None:
+        """The prefix that an address lies in; None where nobody has it."""
+        record = self._held.get(want.parent)
+        return read(want.parent if record is None else record.value)
+
+    def _records(self) -> list[Allocation | Resting]:
+        return [*self._held.values(), *self._all_resting()]
+
+    def _all_resting(self) -> tuple[Resting, ...]:
+        return tuple(sorted(each for rests in self._resting.values() for each in rests))
+
+
+def _range(each: Allocation | Resting) -> Range | None:
+    return None if each.kind is Kind.SPI_LABEL else read(each.value)
+
+
+def _meet(one: Range, other: Range) -> bool:
+    return one.family == other.family and one.start < other.behind and other.start < one.behind
+
+
+def _first_pool(key: str) -> str:
+    """The first pool beside which the second one of that key stands; of anything else a key that nothing has."""
+    steps = key.split(".")
+    return f"sites.{steps[1]}.pools.{steps[-1]}"
+
+
+def _renamed(key: str, renamed: dict[str, str]) -> str:
+    if not key.startswith("sites."):
+        return key
+    site, dot, rest = key[len("sites.") :].partition(".")
+    return f"sites.{renamed.get(site, site)}{dot}{rest}"

@@ -1,0 +1,161 @@
+"""What an agent takes of a large fleet: judged by a process of its own, with the same word, and no renewal waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import os
+import signal
+import stat
+import zlib
+from pathlib import Path
+
+import pytest
+
+from anycast import link_wire
+from anycast.document import Document
+from anycast.errors import PeerError
+from anycast.events import Event
+from anycast.link_wire import ActivationSent, OfferPacked, OfferSent
+from benchmarks.bench_offer import Messages, longest_stop_s
+from site_agent import content_judge
+from site_agent.content_judge import Kind, Outcome, Work, judge, judged
+from site_agent.contents import Contents
+from site_agent.paths import Paths
+from tests.support.contents import TRUSTED, activation, made, me, offered
+
+FIRST = made()
+SECOND = made(after=[FIRST.content], sin="drained")
+STEPS = (
+    (Kind.OFFER, offered(FIRST, 1)),
+    (Kind.OFFER, offered(FIRST, 1)),
+    (Kind.ACTIVATION, activation(FIRST.content, 1)),
+    (Kind.OFFER, offered(SECOND, 1)),
+    (Kind.OFFER, offered(made(sin="drained"), 2)),
+    (Kind.OFFER, b"{"),
+    (Kind.ACTIVATION, activation(SECOND.content, 3)),
+    (Kind.OFFER, offered(SECOND, 3)),
+    (Kind.ACTIVATION, activation(SECOND.content, 3, "sin")),
+)
+
+
+def work(base: Path, kind: Kind, data: bytes) -> Work:
+    base.mkdir(mode=0o700, exist_ok=True)
+    operators = base / "operators.json"
+    operators.write_bytes(TRUSTED.data)
+    return Work(me=me(), record=base / "contents.json", operators=operators, kind=kind, data=data.decode())
+
+
+@pytest.mark.alone
+def test_a_content_of_500_sites_does_not_stop_the_loop_for_half_a_renewal(tmp_path: Path) -> None:
+    """In a thread it does so for 120 ms and more; verdict and renewal come every 167 ms."""
+    tmp_path.chmod(0o700)
+    assert asyncio.run(longest_stop_s(Messages(), tmp_path)) < 0.083
+
+
+def test_a_child_says_what_the_agent_itself_would_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content_judge, "SMALL", -1)
+    for number, (kind, data) in enumerate(STEPS):
+        here = judge(work(tmp_path / "here", kind, data))
+        there = asyncio.run(judged(work(tmp_path / "there", kind, data)))
+        assert there == here, number
+        records = [(tmp_path / name / "contents.json") for name in ("here", "there")]
+        assert records[0].exists() == records[1].exists()
+        assert not records[0].exists() or records[0].read_bytes() == records[1].read_bytes(), number
+    assert here.known.active is not None and here.known.staged is not None, "the steps led somewhere"
+
+
+def test_what_cannot_be_judged_is_said_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content_judge, "SMALL", -1)
+    good = work(tmp_path / "a", Kind.OFFER, offered(FIRST, 1))
+    asyncio.run(judged(good))
+    kept = good.record.read_bytes()
+
+    monkeypatch.setattr(content_judge, "SETPRIV", "/nowhere/setpriv")
+    with pytest.raises(PeerError, match="cannot be started: No such file"):
+        asyncio.run(judged(good))
+    killer = tmp_path / "killer"
+    killer.write_text("#!/bin/sh\nkill -9 $$\n")
+    killer.chmod(killer.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(content_judge, "SETPRIV", str(killer))
+    with pytest.raises(PeerError, match="ended with -9"):
+        asyncio.run(judged(good))
+    monkeypatch.undo()
+    monkeypatch.setattr(content_judge, "SMALL", -1)
+    monkeypatch.setattr(content_judge, "LIMIT_S", 0.01)
+    with pytest.raises(PeerError, match="took longer than"):
+        asyncio.run(judged(good))
+    monkeypatch.setattr(content_judge, "LIMIT_S", 60.0)
+    good.record.write_bytes(kept[:-1])
+    with pytest.raises(PeerError, match="is not JSON"):
+        asyncio.run(judged(good))
+    good.record.write_bytes(kept)
+    assert asyncio.run(judged(dataclasses.replace(good, data="{"))).refused.startswith("malformed: ")
+    assert good.record.read_bytes() == kept
+
+
+class Gateway:
+    """The product's own `Contents`, and what it said."""
+
+    def __init__(self, base: Path) -> None:
+        base.chmod(0o700)
+        self.paths = Paths(state_dir=base, run_dir=base, etc_dir=base, pki_dir=base / "pki")
+        self.paths.operators.write_bytes(TRUSTED.data)
+        self.events: list[Event] = []
+        document = Document.model_validate_json(FIRST.documents["fra-gw1"])
+        self.contents = Contents(
+            document, self.paths, staged=lambda _: None, activated=lambda _: None, happened=self.events.append
+        )
+        self.contents.start()
+
+    async def hears(self, message: OfferSent | OfferPacked | ActivationSent, *, refused: str, within_s: float = 30) -> None:
+        """And says so."""
+        self.contents.sent(message)
+        async with asyncio.timeout(within_s):
+            while not self.contents.told().refused.startswith(refused):
+                await asyncio.sleep(0.01)
+
+
+def test_an_agent_goes_on_after_a_judge_that_died_and_after_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 MiB of zeros, packed a thousand times tighter; a judge whose machine has no memory left."""
+    gateway = Gateway(tmp_path)
+    bomb = zlib.compress(b"0" * (200 << 20))
+    assert len(bomb) < link_wire.LONGEST_OFFER
+
+    async def test() -> None:
+        working = asyncio.create_task(gateway.contents.run())
+        offer = OfferSent(data=offered(FIRST, 1).decode())
+        await gateway.hears(OfferPacked(envelope=base64.b64encode(bomb).decode(), document="{}"), refused="malformed: ")
+        monkeypatch.setattr(content_judge, "SMALL", -1)
+        monkeypatch.setattr(content_judge, "SETPRIV", "/bin/false")
+        await gateway.hears(offer, refused="not judged: the judge of contents: ended with 1")
+        assert gateway.contents.told().staged is None
+        monkeypatch.undo()
+        gateway.contents.sent(offer)
+        async with asyncio.timeout(30):
+            while gateway.contents.told().staged is None:
+                await asyncio.sleep(0.01)
+        assert gateway.contents.told().refused == ""
+        assert type(gateway.events[-1]).__name__ == "AlarmCleared"
+        working.cancel()
+
+    asyncio.run(test())
+
+
+def test_a_judge_ends_with_its_agent(tmp_path: Path) -> None:
+    """It would write behind the back of the next one."""
+    waiting = work(tmp_path / "a", Kind.OFFER, offered(FIRST, 1))
+    pid = os.fork()
+    if pid == 0:
+        content_judge.SMALL = -1
+
+        async def started() -> Outcome:
+            asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGKILL)
+            return await judged(waiting)
+
+        asyncio.run(started())
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    asyncio.run(asyncio.sleep(1.5))
+    assert not waiting.record.exists(), "it had not even read its order when the agent ended"
