@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from anycast import span
 from anycast.events import ALIVE_PERIOD_S
 from anycast.policy.hold import LONGEST_S
 from anycast.trail import Away, Trail
@@ -32,10 +33,8 @@ THAW_S = 1.0
 """How much later than its consequences a clock gap may be recorded: one turn of a loop that was just thawed."""
 WITHOUT_AGENT = ("agent_gone", "restart_grace")
 """Withdrawn while no agent was there: the bridge tells the next one, whose record of it is later than the thing itself."""
-_SPAN = r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)"
-_AGO = re.compile(_SPAN + r"(?:\s+ago)?", re.ASCII)
+_AGO = re.compile(span.PATTERN + r"(?:\s+ago)?", re.ASCII)
 _CLOCK = re.compile(r"\d\d:\d\d", re.ASCII)
-_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,20 +194,13 @@ def parse_moment(text: str, now: datetime.datetime) -> datetime.datetime:
     if text.isdecimal() and len(text) > 15:
         return datetime.datetime.fromtimestamp(int(text) / 1e9, datetime.UTC)
     if (match := _AGO.fullmatch(text.strip())) is not None:
-        return now - datetime.timedelta(seconds=float(match[1]) * _UNIT_S[match[2][0]])
+        return now - datetime.timedelta(seconds=float(match[1]) * span.UNIT_S[match[2][0]])
     if _CLOCK.match(text.strip()) is not None:
         clock = datetime.time.fromisoformat(text.strip())
         moment = datetime.datetime.combine(now.astimezone(clock.tzinfo).date(), clock)
     else:
         moment = datetime.datetime.fromisoformat(text.strip())
     return moment.astimezone() if moment.tzinfo is None else moment
-
-
-def parse_span(text: str) -> float:
-    """`2h`, `90 s`, `1.5 min`: seconds. Raises ValueError."""
-    if (match := re.fullmatch(_SPAN, text.strip(), re.ASCII)) is None:
-        raise ValueError(f"{text!r} is no time span")
-    return float(match[1]) * _UNIT_S[match[2][0]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,6 +147,8 @@ class Report(_Message):
 class Ack(_Message):
     kind: Literal["ack"] = "ack"
     number: int
+    seen: Word = "unknown"
+    """What observers outside say of the site's route now: seen, not_seen, unknown. Of a coordinator without: unknown."""
 
 
 class OfferSent(_Message):

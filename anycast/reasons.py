@@ -168,6 +168,10 @@ class Reason(enum.StrEnum):
 
     DRAINED = "drained"
     """A drain has the route worse, or withdrawn; its tunnels were moved to another site before."""
+    DEGRADED = "degraded"
+    """Operators of the fleet have the route worse than it could be: GRACEFUL_SHUTDOWN, and a longer path where they say."""
+    DARK_OVERDUE = "dark_overdue"
+    """A site was to be dark until a time that is over, and is dark still: somebody forgot it, or it took longer."""
     DRAIN_WAITS = "drain_waits"
     """A step of a drain does not come to its end: nobody is cut and nothing is withdrawn for that."""
     DRAIN_UNREADABLE = "drain_unreadable"

@@ -160,7 +160,7 @@ def history_verify(url: Url = DEFAULT, credential: Credential = None, root: Root
 @access_app.command("add")
 def access_add(
     name: Annotated[str, typer.Argument(help="Whose it is.")],
-    role: Annotated[str, typer.Option(help="viewer, operator or admin.")] = "viewer",
+    role: Annotated[str, typer.Option(help="viewer, operator, admin or observer.")] = "viewer",
     sites: Annotated[str | None, typer.Option(help="Sites that it may act on, with commas between; all without.")] = None,
     url: Url = DEFAULT,
     credential: Credential = None,
@@ -202,12 +202,16 @@ def status_view(found: dict[str, Any]) -> RenderableType:
     counts = {state: sum(site["state"] == state for site in sites) for state in COLOURS}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no gateway has been heard yet"
     head = Text.assemble((f"fleet {found['fleet']}", "bold"), f": {summary}; {found['ledger']}")
-    table = Table("site", "state", "gateway", "role", "routes", "tunnels", "heard", "why", box=None, header_style="bold")
+    seen = {"seen": "seen", "not_seen": "not seen", "unknown": "unknown"} if found["observers"] else {}
+    outside = ["outside"] if seen else []
+    columns = ("site", "state", *outside, "gateway", "role", "routes", "tunnels", "heard", "why")
+    table = Table(*columns, box=None, header_style="bold")
     for site in sites:
         first = True
         for gateway in site["gateways"] or [None]:
             state = Text(site["state"], COLOURS[site["state"]]) if first else Text()
-            table.add_row(site["site"] if first else "", state, *_gateway_cells(gateway), Text(site["why"] if first else ""))
+            name, witness, why = (site["site"], seen.get(site["seen"], ""), site["why"]) if first else ("", "", "")
+            table.add_row(name, state, *([witness] if seen else []), *_gateway_cells(gateway), Text(why))
             first = False
     alarms = [Text(alarm, "red") for alarm in found["alarms"]]
     rollout, under_way = found["rollout"], []
@@ -215,7 +219,19 @@ def status_view(found: dict[str, Any]) -> RenderableType:
         waits = f", waits: {rollout['waits_for']}" if rollout["waits_for"] else ""
         words = f"rollout {rollout['id']} by {rollout['by']}: {rollout['step']} {rollout['site']}{waits}"
         under_way = [Text(words, "yellow")]
-    return Group(head, *alarms, *under_way, table)
+    return Group(head, *alarms, *under_way, *_observers(found["observers"]), table)
+
+
+def _observers(found: list[dict[str, Any]]) -> list[Text]:
+    """Those whose word does not count, or not of every router."""
+    told = []
+    for each in found:
+        down = [router for router, up in each["routers"].items() if not up]
+        if not each["fresh"]:
+            told.append(Text(f"observer {each['observer']} was not heard for {each['age_s']:.0f} s", "yellow"))
+        elif down:
+            told.append(Text(f"observer {each['observer']} has no session with {', '.join(down)}", "yellow"))
+    return told
 
 
 def _gateway_cells(gateway: dict[str, Any] | None) -> tuple[str, ...]:

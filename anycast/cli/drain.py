@@ -1,7 +1,8 @@
-"""`anycast drain` and `undrain`: one site's intent, planned, shown, signed and rolled out in one command.
+"""`anycast drain`, `maintenance`, `degrade` and `undrain`: one site's intent, planned, shown, signed and rolled out in one
+command.
 
-The same path as `plan` and `apply` (docs/coordinator.md): a drain is content that an operator signs on their own machine. A
-coordinator alone can do nothing of it, and nothing of it depends on one once the site runs by it.
+The same path as `plan` and `apply` (docs/coordinator.md): what darkens a site is content that an operator signs on their own
+machine. A coordinator alone can do nothing of it, and nothing of it depends on one once the site runs by it.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import pydantic
 import typer
 
 from anycast.cli import operator
@@ -20,34 +23,46 @@ from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
 from anycast.cli.plan import Bake, Blind, PlanExit, Reason, known, rollouts_path, shown
 from anycast.cli.plan_table import lines
-from anycast.content.content import Content, Intent, Moves
+from anycast.content.content import MOST_PREPEND, Because, Content, Intent, Moves
 from anycast.content.state import in_force
 from anycast.errors import ConfigError, PeerError, Problem
 from anycast.policy.drain import Left
 from anycast.policy.plan import make, submit
+from anycast.span import parse_span
 
 Site = Annotated[str, typer.Argument(help="The site.")]
 Signer = Annotated[str, typer.Option("--operator", envvar="ANYCAST_OPERATOR_NAME", help="Whose key signs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would follow, and sign nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables; asks nothing.")]
+For = Annotated[
+    str,
+    typer.Option("--for", metavar="TIME", help="How long it is meant to last: `2h`. Then it is an alarm, not an end."),
+]
+Why = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Signed: for whoever reads ledger, `history` and `why` tomorrow.")
+]
+To = Annotated[
+    str, typer.Option(metavar="SITE", help="Move its tunnels there first, by REDIRECT to that site's service_address.")
+]
+LeftThere = Annotated[
+    Left, typer.Option(help="Clients that cannot follow: wait for them, or cut them once the route is worse.")
+]
+LONGEST_S = 366 * 86400
 
 
 def drain(
     site: Site,
+    to: To = "",
+    left: LeftThere = Left.WAIT,
+    for_: For = "",
+    reason: Why = "",
     name: Signer = "",
-    to: Annotated[
-        str, typer.Option(metavar="SITE", help="Move its tunnels there first, by REDIRECT to that site's service_address.")
-    ] = "",
-    left: Annotated[
-        Left, typer.Option(help="Clients that cannot follow: wait for them, or cut them once the route is worse.")
-    ] = Left.WAIT,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
     bake: Bake = 60,
     blind: Blind = False,
-    reason: Reason = "",
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
     url: Url = DEFAULT,
@@ -61,7 +76,64 @@ def drain(
     """
     target = Target(url, credential, root)
     how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
-    _change(target, site, Intent.DRAINED, how, to, left)
+    _change(target, site, _Wanted(Intent.DRAINED, "Drain", _because("drain", for_, reason), to, left), how)
+
+
+def maintenance(
+    site: Site,
+    for_: For,
+    reason: Why,
+    to: To = "",
+    left: LeftThere = Left.WAIT,
+    name: Signer = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    bake: Bake = 60,
+    blind: Blind = False,
+    folder: operator.Keys = None,
+    passphrase_file: operator.PassphraseFile = None,
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
+) -> None:
+    """A drain for somebody's work on a site, with its end and its reason: both are signed, and stand in the ledger.
+
+    When the time is over and the site is dark still, that is an alarm; nothing returns by a clock, as nobody knows whether
+    the rack is closed. `undrain` ends it. Exit status as of `drain`.
+    """
+    target = Target(url, credential, root)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
+    _change(target, site, _Wanted(Intent.DRAINED, "Darken", _because("maintenance", for_, reason), to, left), how)
+
+
+def degrade(
+    site: Site,
+    for_: For = "",
+    reason: Why = "",
+    prepend: Annotated[
+        int, typer.Option(min=0, max=MOST_PREPEND, metavar="N", help="Also so many more copies of the site's AS number.")
+    ] = 0,
+    name: Signer = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    bake: Bake = 60,
+    blind: Blind = False,
+    folder: operator.Keys = None,
+    passphrase_file: operator.PassphraseFile = None,
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
+) -> None:
+    """Have a site's route look worse than the other sites', and stay: GRACEFUL_SHUTDOWN (RFC 8326), and a longer path.
+
+    It attracts whoever finds no better one. That moves clients, so it takes a slot of the ledger as a drain does. `undrain`
+    ends it. Exit status as of `drain`.
+    """
+    target = Target(url, credential, root)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
+    _change(target, site, _Wanted(Intent.DEGRADED, "Degrade", _because("degrade", for_, reason), prepend=prepend), how)
 
 
 def undrain(
@@ -79,15 +151,27 @@ def undrain(
     credential: Credential = None,
     root: Root = None,
 ) -> None:
-    """Have a drained site attract traffic again. Exit status as of `drain`."""
+    """Have a site attract traffic again, whatever of these three darkened it. Exit status as of `drain`."""
     target = Target(url, credential, root)
     how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
-    _change(target, site, Intent.ANNOUNCED, how)
+    _change(target, site, _Wanted(Intent.ANNOUNCED, "Undrain"), how)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to become of a site."""
+
+    intent: Intent
+    verb: str
+    because: Because | None = None
+    to: str = ""
+    left: Left = Left.WAIT
+    prepend: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _How:
-    """What both commands take."""
+    """What all of them take."""
 
     name: str
     folder: Path | None
@@ -100,9 +184,32 @@ class _How:
     reason: str
 
 
-def _change(
-    target: Target, site: str, intent: Intent, how: _How, to: str = "", left: Left = Left.WAIT
-) -> None:
+def _because(kind: Literal["drain", "maintenance", "degrade"], for_: str, reason: str) -> Because | None:
+    """Raises ConfigError. None: a drain of which nobody said anything more."""
+    problems, until = list[Problem](), None
+    if for_:
+        try:
+            seconds = parse_span(for_)
+            if not 0 < seconds <= LONGEST_S:
+                raise ValueError(f"{for_!r} is not between a second and a year")
+            until = int(time.time() + seconds)
+        except ValueError as exc:
+            problems.append(Problem("--for", f"{exc}; `2h`, `90 min`, `3 days`"))
+    elif kind == "maintenance":
+        problems.append(Problem("--for", "how long will it take? `2h`, `90 min`, `3 days`"))
+    if kind == "maintenance" and not reason.strip():
+        problems.append(Problem("--reason", "what is it for? Whoever finds the site dark will ask"))
+    try:
+        because = Because(kind=kind, why=reason.strip(), until=until)
+    except pydantic.ValidationError as exc:
+        problems.append(Problem("--reason", "at most 200 characters, and none that moves a terminal's cursor"))
+        raise ConfigError(problems) from exc
+    if problems:
+        raise ConfigError(problems)
+    return None if kind == "drain" and not because.why and until is None else because
+
+
+def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
     if not how.dry_run and not how.name:
         raise ConfigError([Problem("--operator", "whose key is to sign? or ANYCAST_OPERATOR_NAME; --dry-run needs none")])
     state, contents = known(None, target, "")
@@ -112,8 +219,9 @@ def _change(
     if site not in running.sites:
         raise ConfigError([Problem("site", f"there is no site {site}; there are {', '.join(sorted(running.sites))}")])
     documents = ask(target, "GET", "/v1/documents")["documents"]
-    moves = _moves(running, site, to, left, documents) if to else None
-    made = make(state, contents, running.with_intent(site, intent, moves), documents)
+    moves = _moves(running, site, wanted.to, wanted.left, documents) if wanted.to else None
+    content = running.with_intent(site, wanted.intent, moves, wanted.because, wanted.prepend)
+    made = make(state, contents, content, documents)
     if how.as_json:
         print(json.dumps(shown(made), indent=1, sort_keys=True))
     else:
@@ -125,7 +233,7 @@ def _change(
         raise typer.Exit(PlanExit.REFUSED)
     if how.dry_run or made.empty:
         return
-    if not how.yes and not typer.confirm(f"{'Drain' if intent.dark else 'Undrain'} {site}?", err=True):
+    if not how.yes and not typer.confirm(f"{wanted.verb} {site}?", err=True):
         raise typer.Exit(PlanExit.REFUSED)
     submission = submit(made, operator.open_key(how.folder, how.name, how.passphrase_file))
     begun = ask(target, "POST", rollouts_path(how.bake, how.blind, how.reason), submission.data)

@@ -17,6 +17,7 @@ from anycast.cli import (
     diff,
     drain,
     fleet,
+    observe,
     operator,
     pki,
     plan,
@@ -52,6 +53,8 @@ app.command("apply")(plan.apply)
 app.command("simulate")(simulate.simulate)
 app.command("diff")(diff.diff)
 app.command("drain")(drain.drain)
+app.command("maintenance")(drain.maintenance)
+app.command("degrade")(drain.degrade)
 app.command("undrain")(drain.undrain)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(prefixes.app, name="prefixes")
@@ -60,6 +63,7 @@ app.command("serve")(coordinator.serve)
 app.command("backup")(store.backup)
 app.command("restore")(store.restore)
 app.command("recover")(recover.recover)
+app.command("observe")(observe.observe)
 app.command("status")(coordinator.status)
 app.command("watch")(coordinator.watch)
 app.command("why")(why.why)

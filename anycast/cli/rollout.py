@@ -64,6 +64,6 @@ def _print(rollout: dict[str, Any]) -> None:
         now = number == rollout["done"] and rollout["step"] not in ("done", "stopped")
         table.add_row(site, "done" if number < rollout["done"] else rollout["step"] if now else "")
     Console().print(table)
-    for each in (rollout["reason"], rollout["waits_for"]):
+    for each in dict.fromkeys((rollout["reason"], rollout["waits_for"])):
         if each:
             print(each)

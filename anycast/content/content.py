@@ -19,6 +19,8 @@ from anycast.content.canonical import Address, Name, Part, Prefix, Sha256, decod
 from anycast.errors import DecodeError
 
 VERSION: Literal[1] = 1
+MOST_PREPEND = 10
+"""Routers drop paths with many copies."""
 
 
 class Intent(enum.StrEnum):
@@ -70,8 +72,22 @@ class Moves(Part):
     """What becomes of clients that cannot follow: the drain waits for them, or they are cut once the route is worse."""
 
 
+class Because(Part):
+    """Operators' words for why a site is dark, and until when they mean it to be. No clock ends anything by it."""
+
+    kind: Literal["drain", "maintenance", "degrade"]
+    """What the ledger calls it."""
+    why: Annotated[str, pydantic.StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = ""
+    until: Annotated[int, pydantic.Field(ge=0, le=2**40)] | None = None
+    """Unix time, seconds; None: nobody said."""
+
+
 class Site(Part):
     intent: Intent
+    because: Because | None = pydantic.Field(default=None, exclude_if=lambda because: because is None)
+    """None, and not written: the intent says all. Only of a dark site."""
+    prepend: Annotated[int, pydantic.Field(ge=0, le=MOST_PREPEND)] = pydantic.Field(default=0, exclude_if=lambda n: n == 0)
+    """Of a degraded site: how many more copies of its AS number, besides GRACEFUL_SHUTDOWN."""
     moves: Moves | None = pydantic.Field(default=None, exclude_if=lambda moves: moves is None)
     """None: a drained site withdraws its route at once, and its clients find another by themselves. Not written then."""
     region: Name | None = None
@@ -127,9 +143,13 @@ class Content(Part):
         """Without what it follows: the same for two contents that want the same."""
         return self.model_copy(update={"after": ()})
 
-    def with_intent(self, site: str, intent: Intent, moves: Moves | None = None) -> Content:
+    def with_intent(
+        self, site: str, intent: Intent, moves: Moves | None = None, because: Because | None = None, prepend: int = 0
+    ) -> Content:
         """The same with another intent of one site, which it has: KeyError else. What it follows is for a plan to say."""
-        changed = self.sites[site].model_copy(update={"intent": intent, "moves": moves})
+        changed = self.sites[site].model_copy(
+            update={"intent": intent, "moves": moves, "because": because, "prepend": prepend}
+        )
         return self.core.model_copy(update={"sites": {**self.sites, site: changed}})
 
 
@@ -140,6 +160,12 @@ def decode_content(text: bytes | str) -> Content:
     for name, site in content.sites.items():
         if site.moves is not None and (site.intent is not Intent.DRAINED or site.moves.site == name):
             raise DecodeError("content", 0, f"sites.{name}.moves: only a drained site's tunnels move, and to another one")
+        if site.because is not None and (site.because.kind == "degrade") != (site.intent is Intent.DEGRADED):
+            raise DecodeError("content", 0, f"sites.{name}.because: {site.because.kind} is no word for {site.intent}")
+        if site.because is not None and not site.intent.dark:
+            raise DecodeError("content", 0, f"sites.{name}.because: it is not dark")
+        if site.prepend and site.intent is not Intent.DEGRADED:
+            raise DecodeError("content", 0, f"sites.{name}.prepend: only of a degraded site")
     if len(set(content.after)) != len(content.after):
         raise DecodeError("content", 0, "after: names one content twice")
     return content

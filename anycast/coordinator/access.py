@@ -22,7 +22,7 @@ _PREFIX = "anycast"
 
 
 class Role(enum.StrEnum):
-    """Each may do what the one before it may."""
+    """Each may do what the one before it may; an observer is beside them."""
 
     VIEWER = "viewer"
     """Sees everything."""
@@ -30,9 +30,11 @@ class Role(enum.StrEnum):
     """Drains, pauses, returns the sites it is for; hands in what an operator's key has signed."""
     ADMIN = "admin"
     """Makes and takes credentials, restores."""
+    OBSERVER = "observer"
+    """Says what it sees of routes from outside, under its own name; sees and moves nothing."""
 
 
-RANK = {role: rank for rank, role in enumerate(Role)}
+RANK = {Role.OBSERVER: -1, Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMIN: 2}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Caller:
 
     def may(self, role: Role, sites: Collection[str] | None = None) -> bool:
         """Whether its role is at least `role`, for all of `sites`; None: for the whole fleet."""
+        if role is Role.OBSERVER:
+            return self.role in (Role.OBSERVER, Role.ADMIN)
         if RANK[self.role] < RANK[role]:
             return False
         return self.sites is None or role is Role.VIEWER or (sites is not None and self.sites.issuperset(sites))

@@ -118,9 +118,11 @@ class Agents:
         epoch: int,
         may_be_at: Callable[[str, str], bool],
         happened: Callable[[AgentEvent], None],
+        seen: Callable[[str], str] = lambda site: "unknown",
     ) -> None:
         """`may_be_at` says whether a gateway is one of that site. `happened` is told in the event loop's thread, and may
-        raise DecodeError at what a gateway says."""
+        raise DecodeError at what a gateway says. `seen`: what observers say of a site's route."""
+        self._seen = seen
         self._view, self._folder, self._me = view, folder, me
         self._instance, self._epoch, self._happened = instance, epoch, happened
         self._may_be_at = may_be_at
@@ -267,7 +269,7 @@ class Agents:
                 if isinstance(message, Report):
                     news = self._view.reported(hello.gateway, message, boottime())
                     self._happened(Said(hello, message, news))
-                    self.send(hello.gateway, Ack(number=message.number))
+                    self.send(hello.gateway, Ack(number=message.number, seen=self._seen(hello.site)))
                 elif isinstance(message, DarknessTold):
                     self._happened(SaidDarkness(hello.gateway, connection.session, message.data))
                 elif isinstance(message, ContentHad) and connection.asked:

@@ -14,12 +14,14 @@ import pydantic
 from anycast.content.state import State
 from anycast.coordinator.access import Role
 from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
+from anycast.coordinator.observations import GOOD_S, Word
 from anycast.coordinator.store import Line
 from anycast.coordinator.why import Why
 from anycast.link_wire import Report
 from anycast.model import NAME
 from anycast.policy import recovery
 from anycast.policy.content_diff import Difference
+from anycast.policy.drain import Seen
 from anycast.policy.plan import Submission
 from anycast.policy.rollout import Rollout, Step
 
@@ -67,8 +69,29 @@ class SiteStatus(_Model):
     site: str
     state: SiteState
     why: str
+    seen: Seen = Seen.UNKNOWN
+    """Its route, by observers outside."""
     tunnels: int | None
     gateways: tuple[GatewayStatus, ...]
+
+
+class ObserverStatus(_Model):
+    observer: str
+    age_s: float
+    fresh: bool
+    """What it said counts."""
+    routers: dict[str, bool]
+    """By address: its session stands."""
+
+
+class Observation(_Model):
+    """What an observer sees now, all of it."""
+
+    v: Literal[1]
+    sites: Annotated[dict[Name, Seen], pydantic.Field(max_length=100_000)]
+    routers: Annotated[
+        dict[Annotated[str, pydantic.StringConstraints(max_length=64)], bool], pydantic.Field(max_length=64)
+    ] = pydantic.Field(default_factory=dict)
 
 
 class RolloutStatus(_Model):
@@ -102,13 +125,15 @@ class Status(_Model):
     at: float
     """Unix time."""
     sites: tuple[SiteStatus, ...]
+    observers: tuple[ObserverStatus, ...] = ()
     ledger: str
     """``dark 2 of 4 allowed: fra drain by alice, sin token dns``."""
     rollout: RolloutStatus | None
     read_only: str
     """Why it decides nothing, as one sentence; empty: it does."""
     alarms: tuple[str, ...]
-    """What is wrong with the coordinator itself; `read_only` comes first."""
+    """What somebody must look at: the coordinator itself (`read_only` comes first), a rollout that stopped, a check that is
+    suspected."""
 
 
 class HistoryLine(_Model):
@@ -320,6 +345,10 @@ ENDPOINTS = (
         method="POST", path="/v1/recovery", name="recover", role=Role.ADMIN, answer=Recovered, body=Recover,
         summary="Of a store that is behind: take the contents that gateways have, each by its operator's signature",
     ),
+    Endpoint(
+        method="POST", path="/v1/observers/{name}", name="observed", role=Role.OBSERVER, answer=Done, body=Observation,
+        summary="What the observer of that name, which the credential has to be, sees of every site's route now",
+    ),
     Endpoint(method="GET", path="/v1/access", name="access", role=Role.ADMIN, answer=Credentials, summary="All credentials"),
     Endpoint(
         method="POST", path="/v1/access", name="add_access", role=Role.ADMIN, answer=Secret, body=NewCredential,
@@ -332,14 +361,21 @@ ENDPOINTS = (
 )  # fmt: skip
 
 
-def site_status(site: SiteView) -> SiteStatus:
+def site_status(site: SiteView, seen: Seen, ledger: str) -> SiteStatus:
+    """`ledger`: its words about the site, which say why one that announces is counted all the same (degraded)."""
     return SiteStatus(
         site=site.site,
+        seen=seen,
         state=site.state,
-        why=site.why,
+        why=site.why or ledger,
         tunnels=site.tunnels,
         gateways=tuple(_gateway_status(each) for each in site.gateways),
     )
+
+
+def observer_status(name: str, word: Word, now: float) -> ObserverStatus:
+    age_s = max(0.0, now - word.at)
+    return ObserverStatus(observer=name, age_s=round(age_s, 3), fresh=age_s <= GOOD_S, routers=dict(word.routers))
 
 
 def _gateway_status(view: GatewayView) -> GatewayStatus:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,6 +22,8 @@ from anycast.policy import ledger
 from anycast.policy.floors import Budget, allowed, budget_of
 from anycast.policy.ledger import Kind, Ledger, Standing
 from anycast.policy.token_words import (
+    CheckSuspected,
+    CheckTrusted,
     Commit,
     ContentChanged,
     EndSlot,
@@ -81,6 +84,24 @@ class Darkness:
     def summary(self) -> str:
         """``dark 2 of 4 allowed: …``."""
         return self._core.ledger.summary(self.standings())
+
+    def words_of(self, site: str) -> str:
+        """What the ledger says of the site; empty where it says nothing."""
+        return self._core.ledger.words_of(site)
+
+    def overdue(self, wall: float) -> list[str]:
+        """A sentence for each site that was to be dark until a time that is over at `wall`, Unix seconds."""
+        return [
+            f"{Reason.DARK_OVERDUE}: {e.site} {e.kind} by {e.by} was to end at {_moment(e.until)}, and stands"
+            for e in self._core.ledger.overdue(wall)
+            if e.until is not None
+        ]
+
+    @property
+    def suspects(self) -> list[str]:
+        """A sentence for each check by which nobody becomes dark, as it fails at too many sites."""
+        found = self._core.suspected(boottime())
+        return [f"{Reason.CHECK_SUSPECTED}: {check} fails at too many sites; by it none is darkened" for check in found]
 
     def content(self, content: Content | None) -> None:
         """What is in force says who there is and how much may be dark."""
@@ -145,8 +166,16 @@ class Darkness:
                 await self._tell("slot.ending", entry)
             case SlotReturned(entry=entry):
                 await self._tell("slot.returned", entry)
+            case CheckSuspected(check=check, failing=sites):
+                await self._say("check.suspected", check, f"fails at {', '.join(sites)}")
+            case CheckTrusted(check=check):
+                await self._say("check.trusted", check, "")
             case _:
                 _log.warning("%s", action)
+
+    async def _say(self, action: str, check: str, reason: str) -> None:
+        deed = Deed(at=time.time(), who="coordinator", action=action, reason=reason, body={"check": check})
+        await self._write({}, (deed,))
 
     async def _tell(self, action: str, entry: ledger.Entry) -> None:
         body = {"site": entry.site, "kind": str(entry.kind), "id": entry.id}
@@ -165,3 +194,7 @@ def _from_store(key: str, body: Body) -> ledger.Entry:
         return ledger.Entry(**{**known, "gateways": tuple(known["gateways"]), "returned": tuple(known["returned"])})
     except (KeyError, TypeError) as exc:
         raise DecodeError(f"slot {key}", 0, "means nothing") from exc
+
+
+def _moment(wall: float) -> str:
+    return datetime.datetime.fromtimestamp(wall, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

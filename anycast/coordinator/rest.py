@@ -160,6 +160,13 @@ class Rest:
     async def _recover(self, request: web.Request, who: Caller, body: api.Recover) -> api.Recovered:
         return await self._service.recover(who, body)
 
+    async def _observed(self, request: web.Request, who: Caller, body: api.Observation) -> api.Done:
+        name = request.match_info["name"]
+        if who.role is not Role.ADMIN and who.name != name:
+            raise Refused(403, f"{who.name} says nothing in the name of {name}")
+        self._service.observed(name, body)
+        return api.Done()
+
     async def _access(self, request: web.Request, who: Caller) -> api.Credentials:
         return await self._service.credentials()
 

@@ -24,17 +24,15 @@ from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.contents import CONTENT, GATEWAY, GENERATION, GIVEN, LAST, ROLLOUT, Kept
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView, SiteState
+from anycast.coordinator.slots import Slots
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.coordinator.traffic_log import TrafficLog
 from anycast.errors import AnycastError
 from anycast.link_offer import OfferFrames
 from anycast.link_wire import ActivationSent, Message
-from anycast.model import Cause
 from anycast.policy import gates
 from anycast.policy.behind import Known, Word
 from anycast.policy.gates import Counted, Verdict
-from anycast.policy.ledger import Entry as Slot
-from anycast.policy.ledger import Kind
 from anycast.policy.plan import Submission, judge
 from anycast.policy.recovery import Recovered, document_of
 from anycast.policy.rollout import (
@@ -51,8 +49,6 @@ from anycast.policy.rollout import (
     Step,
     Version,
 )
-from anycast.policy.token_words import TakeSlot
-from anycast.reasons import Reason
 from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 
@@ -98,7 +94,8 @@ class Rollouts:
         halted: Callable[[], str],
     ) -> None:
         """`halted`: why nothing is to be decided now; empty: it may be."""
-        self._fleet, self._view, self._traffic, self._darkness = fleet, view, traffic, darkness
+        self._fleet, self._view, self._traffic = fleet, view, traffic
+        self._darkness, self._slots = darkness, Slots(darkness)
         self._write, self._send, self._offer, self._changed, self._halted = write, send, offer, changed, halted
         self._contents: dict[str, Kept] = {}
         self._gateways: dict[str, Entry] = {}
@@ -106,10 +103,7 @@ class Rollouts:
         self._generation = 0
         self._core: RolloutCore | None = None
         self._before: dict[str, Counted] = {}
-        self._refused = ""
         self._sent: dict[tuple[str, str], float] = {}
-        self._recovered = False
-        """Drained sites may be without their slot."""
         self._frames: tuple[Version, OfferFrames] | None = None
         """Of what was offered last."""
         self._news = asyncio.Event()
@@ -130,7 +124,7 @@ class Rollouts:
         rollouts = [kept.rollout_from(entry.body) for entry in kept_[ROLLOUT].values() if entry.body is not None]
         for each, _ in rollouts:
             self._number(each)
-        self._recovered = bool(kept_[GIVEN])
+        self._slots.recovered = bool(kept_[GIVEN])
         open_ = [each for each in rollouts if each[0].step not in ENDED]
         if open_:
             rollout, self._before = open_[-1]
@@ -152,7 +146,7 @@ class Rollouts:
     @property
     def refused(self) -> str:
         """Why the ledger has no slot for it now."""
-        return self._refused
+        return self._slots.refused
 
     @property
     def pages(self) -> tuple[Page, ...]:
@@ -229,7 +223,8 @@ class Rollouts:
             signed = submission.content, submission.signature, submission.documents
             body = kept.content_body(*signed, who.name, time.time())
             new = kept.kept(body)
-            rollout = kept.rollout_of(id_, who.name, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
+            by = _signer(submission, operators) or who.name
+            rollout = kept.rollout_of(id_, by, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
             rollout = dataclasses.replace(rollout, since=boottime(), blind=blind)
             only_its_sites(who, rollout)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
@@ -314,7 +309,7 @@ class Rollouts:
             self._given |= recovered.given
             self._contents = after
             self._gateways |= {name: Entry(0, body) for name, body in told.items()}
-            self._recovered = True
+            self._slots.recovered = True
             self._tell_ledger()
 
     def missing(self, gateway: str, word: Word) -> tuple[str, ...]:
@@ -377,52 +372,20 @@ class Rollouts:
     async def _look(self) -> None:
         core = self._core
         if core is None:
-            await self._slots_of_drains()
+            await self._slots.keep_dark(self.in_force())
             return
         now = boottime()
-        await self._slots(core.rollout)
-        await self._slots_of_drains()
+        await self._slots.keep(core.rollout, self._contents[core.rollout.target.hash].content, self.in_force())
+        await self._slots.keep_dark(self.in_force())
         if core.rollout.step in ENDED:
             return
         site = core.rollout.site
-        slot = site in self._held()
+        slot = site in self._slots.held()
         verdict, why = self._gate(core.rollout, site, now)
-        looked = Looked(gateways=self._told(now), gate=verdict, gate_why=why, slot=slot, refused=self._refused)
+        looked = Looked(gateways=self._told(now), gate=verdict, gate_why=why, slot=slot, refused=self._slots.refused)
         await self._take(core.handle(looked, now))
         if (deadline := core.deadline) is not None and now >= deadline:
             await self._take(core.handle(TimerExpired(), now))
-
-    async def _slots(self, rollout: Rollout) -> None:
-        """The ledger's slots of rollouts and drains are what is needed, no more and no less: one a site, which a drain keeps
-        for as long as the site runs by a content that says so."""
-        held, target = self._held(), self._contents[rollout.target.hash].content
-        drained = {name for name, site in (self.in_force() or target).sites.items() if site.intent.dark}
-        for site, entry in held.items():
-            if site not in rollout.slots and not (entry.kind == Kind.DRAIN and site in drained):
-                self._darkness.end(entry.id, Reason.CAUSE_GONE)
-        self._refused = ""
-        for site in sorted(rollout.slots - held.keys()):
-            dark = site in target.sites and target.sites[site].intent.dark
-            kind, why = Kind.DRAIN if dark else Kind.ROLLOUT, f"rollout {rollout.id}"
-            taken = await self._darkness.take(TakeSlot(kind=kind, site=site, by=rollout.by, why=why))
-            if isinstance(taken, Cause):
-                self._refused = f"{site}: {taken}"
-
-    async def _slots_of_drains(self) -> None:
-        """A site that is drained by a content that was recovered: its slot was lost with the store that gave it."""
-        if not self._recovered:
-            return
-        content, held = self.in_force(), self._held()
-        dark = set() if content is None else {name for name, site in content.sites.items() if site.intent.dark}
-        self._recovered = False
-        for site in sorted(dark - held.keys()):
-            taken = await self._darkness.take(TakeSlot(kind=Kind.DRAIN, site=site, by="recover", why="drained before"))
-            self._recovered |= isinstance(taken, Cause)
-
-    def _held(self) -> dict[str, Slot]:
-        """By site: the slot of a rollout or a drain that stands."""
-        kinds = (Kind.ROLLOUT, Kind.DRAIN)
-        return {entry.site: entry for entry in self._darkness.entries if entry.kind in kinds and not entry.ending}
 
     def _told(self, now: float) -> dict[str, GatewayTold]:
         found = {}
@@ -498,3 +461,9 @@ def only_its_sites(who: Caller, rollout: Rollout) -> None:
     if not who.may(Role.OPERATOR, changed):
         others = ", ".join(sorted(changed - (who.sites or frozenset())))
         raise Refusal((f"{who.name}'s credential is not for {others}, which this changes",))
+
+
+def _signer(submission: Submission, operators: Operators) -> str:
+    """Whose key has signed it, by the list. `judge` has found it there."""
+    names = [each.name for each in operators.operators if each.key == submission.signature.key]
+    return names[0] if names else ""

@@ -33,6 +33,7 @@ from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.event_keeper import EventKeeper
 from anycast.coordinator.event_store import EventStore, Retention
 from anycast.coordinator.fleet_view import FleetView
+from anycast.coordinator.observations import Observations, Word
 from anycast.coordinator.rollouts import ReadOnly, Rollouts
 from anycast.coordinator.store import Body, Deed, Entry, Key, Line, Store
 from anycast.coordinator.store_folder import Used
@@ -77,7 +78,7 @@ class Service:
         self.version = metadata.version("anycast-vpn")
         self._me, self._folder, self._store_path, self._retention = me, folder, store_path, retention or Retention()
         self._instance = secrets.token_hex(8)
-        self._view, self._traffic = FleetView(), TrafficLog()
+        self._view, self._traffic, self._observed = FleetView(), TrafficLog(), Observations()
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "store")
         self._news = asyncio.Event()
         self._told: asyncio.Queue[SaidToHave] = asyncio.Queue()
@@ -103,6 +104,7 @@ class Service:
             epoch=self._fence.epoch,
             may_be_at=self._may_be_at,
             happened=self._on_agent,
+            seen=lambda site: self._observed.seen(site, boottime()).value,
         )
         self._darkness = Darkness(
             kept[darkness.KIND],
@@ -157,14 +159,18 @@ class Service:
         self._used.end()
 
     def status(self) -> api.Status:
-        rollout, read_only = self._rollouts.rollout, self._behind.read_only
+        rollout, read_only, now = self._rollouts.rollout, self._behind.read_only, boottime()
         return api.Status(
             fleet=self._me.fleet,
             coordinator=self._instance,
             epoch=self._fence.epoch,
             revision=self._revision,
             at=time.time(),
-            sites=tuple(api.site_status(site) for site in self._view.sites(boottime())),
+            sites=tuple(
+                api.site_status(each, self._observed.seen(each.site, now), self._darkness.words_of(each.site))
+                for each in self._view.sites(now)
+            ),
+            observers=tuple(api.observer_status(name, word, now) for name, word in self._observed.words().items()),
             ledger=self._darkness.summary(),
             rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.refused),
             read_only=read_only,
@@ -172,6 +178,8 @@ class Service:
                 *(each for each in (read_only, self._agents.problem) if each),
                 *self._events.alarms,
                 *(str(page) for page in self._rollouts.pages),
+                *self._darkness.suspects,
+                *self._darkness.overdue(time.time()),
             ),
         )
 
@@ -183,6 +191,11 @@ class Service:
 
     def documents(self) -> api.Documents:
         return api.Documents(documents=self._rollouts.documents())
+
+    def observed(self, name: str, told: api.Observation) -> None:
+        """An observer's word, of now."""
+        if self._observed.take(name, Word(boottime(), dict(told.sites), dict(told.routers))):
+            self._changed("")
 
     async def submit(
         self, who: Caller, submission: Submission, bake_s: float, *, blind: bool, reason: str = ""

@@ -274,6 +274,10 @@ def _asns(fleet: Fleet) -> Iterator[tuple[Path, int]]:
         for kind, routers in (("upstreams", site.upstreams), ("inside_routers", site.inside_routers)):
             for router, neighbor in routers.items():
                 yield ("sites", name, kind, router, "asn"), neighbor.asn
+    for name, observer in fleet.observers.items():
+        yield ("observers", name, "asn"), observer.asn
+        for i, peer in enumerate(observer.peers):
+            yield ("observers", name, "peers", i, "asn"), peer.asn
     if fleet.lab is not None and fleet.lab.transit is not None and fleet.environment == "lab":
         yield ("lab", "transit", "asn"), fleet.lab.transit.asn
 

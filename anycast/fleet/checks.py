@@ -15,6 +15,7 @@ from anycast.fleet.budget import budget_can_be_kept
 from anycast.fleet.finding import Finding
 from anycast.fleet.lab_checks import LAB_RULES
 from anycast.fleet.monitoring import TIMED_CHECKS
+from anycast.fleet.observer import observers_can_hear
 from anycast.fleet.pair_checks import PAIR_RULES
 from anycast.fleet.schema import Defaults, Fleet, Site
 from anycast.fleet.yaml_text import Path
@@ -193,4 +194,5 @@ RULES: tuple[Rule, ...] = (
     bgp_is_whole_or_absent,
     interfaces_differ,
     budget_can_be_kept,
+    observers_can_hear,
 )

@@ -15,6 +15,7 @@ from anycast.fleet.addressing import Addressing
 from anycast.fleet.budget import Budget
 from anycast.fleet.lab import Lab
 from anycast.fleet.monitoring import AlarmHook, ExecChecks, SharedChecks, Timings
+from anycast.fleet.observer import Observer
 from anycast.fleet.pair import Attachment, Bfd, Sync, Vrrp
 from anycast.fleet.section import NO_PREFIXES, Addresses, Prefixes, Section
 from anycast.fleet.values import (
@@ -259,6 +260,8 @@ class Fleet(Section):
     sites: dict[Name, Site] = pydantic.Field(min_length=1)
     coordinator: Coordinator | None = None
     """Who decides across sites. Default: nobody."""
+    observers: dict[Name, Observer] = pydantic.Field(default_factory=dict)
+    """Who looks from outside whether a site's routes are there. Default: nobody."""
     lab: Lab | None = None
     """The machines around the gateways, which only a lab has."""
 

@@ -86,7 +86,7 @@ def _of_fleet(content: Content | None) -> dict[str, str]:
 
 
 def _of(part: Part, *but: str) -> dict[str, str]:
-    dumped = part.model_dump(mode="json", exclude=set(but))
+    dumped = part.model_dump(mode="json", exclude=set(but), exclude_none=True)  # None: nobody said
     return dict(pair for key in sorted(dumped) for pair in _flat(key, dumped[key]))
 
 

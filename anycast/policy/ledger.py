@@ -139,6 +139,13 @@ class Ledger:
         detail = f"{len(dark)} of {allowed(self.budget)} with {site}"
         return Decision(granted=True, cause=Cause(reason=Reason.WITHIN_BUDGET, detail=detail), dark=dark)
 
+    def overdue(self, wall: float) -> list[Entry]:
+        """Entries of operators that were meant to end before `wall` (Unix time) and stand. That is an alarm and no more: a
+        clock here ends nothing."""
+        clockless = (Kind.TOKEN, Kind.HOLD)  # those end by their gateway's clock
+        entries = self._entries.values()
+        return [e for e in entries if e.until is not None and e.until <= wall and not e.ending and e.kind not in clockless]
+
     def summary(self, standings: Mapping[str, Standing], region: str | None = None) -> str:
         """``dark 2 of 4 allowed: fra drain by alice until 04:00, sin token dns``: of all sites, or of one region."""
         names = [site.name for site in self.budget.sites if region in (None, site.region)]
@@ -147,6 +154,10 @@ class Ledger:
         where = "" if region is None else f" in {region}"
         head = f"dark {len(dark & set(names))} of {allowed(self.budget, region)} allowed{where}"
         return f"{head}: {', '.join(told)}" if told else head
+
+    def words_of(self, site: str) -> str:
+        """``degrade by alice until 04:00``: what stands for the site; empty where nothing does."""
+        return ", ".join(_line(entry).removeprefix(f"{site} ") for entry in self.of_site(site))
 
     def _words(self, site: str, standing: Standing) -> list[str]:
         entries = self.of_site(site)

@@ -55,7 +55,8 @@ class Change(Part):
 
     site: Name
     what: tuple[str, ...]
-    """Of ``new``, ``removed``, ``intent``, ``moves``, ``announcements``, ``region``, ``capacity``, ``document``."""
+    """Of ``new``, ``removed``, ``intent``, ``moves``, ``words``, ``prepend``, ``announcements``, ``region``, ``capacity``,
+    ``document``."""
     before: Intent | None
     after: Intent | None
     documents: tuple[Name, ...]
@@ -121,7 +122,7 @@ def make(state: State, contents: Mapping[str, Content], wanted: Content, documen
     before = {} if running is None else running.sites
     kept = {name: each for name, each in state.ledger.dark.items() if each.kind != FROM_CONTENT and name in content.sites}
     by_content = {
-        name: DarkSite(kind=FROM_CONTENT, why=str(site.intent)) for name, site in content.sites.items() if site.intent.dark
+        name: DarkSite(kind=FROM_CONTENT, why=_words(site)) for name, site in content.sites.items() if site.intent.dark
     }
     rows = announcements(before, content.sites, state)
     return Plan(
@@ -150,6 +151,11 @@ def make(state: State, contents: Mapping[str, Content], wanted: Content, documen
             )
         ),
     )
+
+
+def _words(site: Site) -> str:
+    because = site.because
+    return str(site.intent) if because is None or because.kind == "drain" else because.kind
 
 
 def facts_of(state: State, running: Content | None) -> Facts:
@@ -298,6 +304,10 @@ def _differing(old: Site, new: Site) -> Iterator[str]:
         yield "intent"
     if old.moves != new.moves:
         yield "moves"
+    if old.because != new.because:
+        yield "words"
+    if old.prepend != new.prepend:
+        yield "prepend"
     does = [{name: (each.announces, each.holds) for name, each in site.gateways.items()} for site in (old, new)]
     if (old.announces, old.attracts) != (new.announces, new.attracts) or does[0] != does[1]:
         yield "announcements"

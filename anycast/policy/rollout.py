@@ -72,6 +72,9 @@ class Page:
     reason: Reason
     detail: str
 
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:

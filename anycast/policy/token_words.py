@@ -48,6 +48,17 @@ class TakeSlot:
     until: float | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RenameSlot:
+    """Operators mean something else by the darkness that the site has a slot for: other words, the same slot."""
+
+    entry_id: str
+    kind: str
+    by: str
+    why: str = ""
+    until: float | None = None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class EndSlot:
     """It need not be dark by this any more. The slot returns when the site says so."""

@@ -41,6 +41,7 @@ from anycast.policy.token_words import (
     ContentChanged,
     EndSlot,
     Halted,
+    RenameSlot,
     Reported,
     Send,
     SlotEnding,
@@ -59,7 +60,7 @@ MAX_DARK = 1000
 SURVEY_S = 0.25
 """How old the comparison of all sites may be, so that it is not made anew for each of a thousand reports."""
 
-Input = AgentConnected | AgentGone | Reported | TakeSlot | EndSlot | ContentChanged | Halted
+Input = AgentConnected | AgentGone | Reported | TakeSlot | RenameSlot | EndSlot | ContentChanged | Halted
 Event = SlotTaken | SlotRefused | SlotEnding | SlotReturned | CheckSuspected | CheckTrusted
 Action = Commit | Event | Send
 
@@ -102,6 +103,8 @@ class Tokens:
                 sends = self._on_report(event, now)
             case TakeSlot():
                 self._on_take(event, now)
+            case RenameSlot():
+                self._on_rename(event)
             case EndSlot():
                 self._on_end(event)
             case ContentChanged():
@@ -330,6 +333,14 @@ class Tokens:
         )
         self._enter(entry)
         self._events.append(SlotTaken(entry, decision))
+
+    def _on_rename(self, wanted: RenameSlot) -> None:
+        entry = self.ledger.entries.get(wanted.entry_id)
+        if entry is None or entry.ending or entry.kind in (Kind.TOKEN, Kind.HOLD):
+            return
+        self._enter(
+            dataclasses.replace(entry, kind=wanted.kind, by=wanted.by, why=wanted.why, until=wanted.until)
+        )
 
     def _on_end(self, wanted: EndSlot) -> None:
         if (entry := self.ledger.entries.get(wanted.entry_id)) is not None and entry.kind != Kind.HOLD:

@@ -38,7 +38,7 @@ from anycast.events import (
 )
 from anycast.link_wire import ContentsTold, Report
 from anycast.model import Evidence, Route
-from anycast.policy.drain import Plan
+from anycast.policy.drain import Seen
 from anycast.policy.protection import Protection
 from anycast.policy.verdict import Action, VerdictCore, VerdictReached
 from anycast.reasons import Reason
@@ -48,7 +48,7 @@ from site_agent.alarms.hook import alarm_hook
 from site_agent.announce.exabgp_process import exabgp_spec
 from site_agent.announce.no_route import NoRoute
 from site_agent.announce.route_holder import RouteHolder
-from site_agent.announce.routes import routes_of, word_of
+from site_agent.announce.routes import Looks, routes_of, word_of
 from site_agent.apply import apply
 from site_agent.bulkhead import Bulkhead
 from site_agent.canary.process import Canary
@@ -102,7 +102,7 @@ class Agent:
         """`alarms` is what went wrong before there was an agent to say so."""
         self._document, self._paths, self._early_alarms = document, paths, alarms
         self._alarms: dict[Reason, str] = {}
-        self._routes_by: tuple[bool, bool, Plan | None] | None = None
+        self._routes_by: tuple[bool, bool, Looks | None] | None = None
         """What the routes that the lease knows were made of."""
         self._fleet: Coordination | None = None
         self._stop = asyncio.Event()
@@ -216,6 +216,7 @@ class Agent:
                 active=lambda: self._site.active,
                 kept_closed=lambda: self._sync is not None and not self._site.active,
                 changed=self._drain_changed,
+                seen=lambda: Seen.UNKNOWN if self._fleet is None else self._fleet.seen,
             ),
             self._happened,
         )
@@ -229,6 +230,7 @@ class Agent:
                 events=self._spool,
                 report=self._report,
                 announced=self._announced_whole,
+                knows=lambda: not document.bgp.neighbors or self._holder.lease.knows,
                 hold=lambda: self._intent.describe()["hold"],
                 peer_agrees=lambda: self._sync is not None and self._sync.agrees,
                 follow=self._drainer.follow,
@@ -367,9 +369,14 @@ class Agent:
             self._around_sync.call(self._sync.charon, self._charon.identity)
             self._around_sync.call(self._sync.role, self._site.active)
 
+    @property
+    def _worse(self) -> Looks | None:
+        """How the route is to look worse outside: by a drain here, or by the content in force."""
+        return self._drainer.worse or (None if self._fleet is None else self._fleet.worse)
+
     def _routes(self) -> tuple[Route, ...]:
         """What is announced while serving, which may depend on the role."""
-        worse = None if self._intent.announce_held else self._drainer.worse
+        worse = None if self._intent.announce_held else self._worse
         return routes_of(self._document, active=self._site.active, worse=worse)
 
     async def _begin_drain(self) -> dict[str, Any]:
@@ -386,7 +393,7 @@ class Agent:
         self._holder.verdict(verdict)
 
     def _tell_routes(self) -> None:
-        by = (self._site.active, self._intent.announce_held, self._drainer.worse)
+        by = (self._site.active, self._intent.announce_held, self._worse)
         if by != self._routes_by:
             self._routes_by = by
             self._holder.announce(self._routes())
@@ -440,7 +447,7 @@ class Agent:
     def _announced_whole(self) -> bool:
         """Every route is out, and none is worse than it could be."""
         routes = self._routes()
-        return bool(routes) and self._drainer.worse is None and set(routes) <= set(self._holder.lease.announced)
+        return bool(routes) and self._worse is None and set(routes) <= set(self._holder.lease.announced)
 
     def _begin_anew(self) -> None:
         self.again = True

@@ -21,6 +21,7 @@ import typer
 
 from anycast import history
 from anycast.errors import AnycastError, ConfigError, KernelError, PeerError, Problem
+from anycast.span import parse_span
 from site_agent import control, views
 from site_agent.clients_cli import clients
 from site_agent.drain_cli import drain_app
@@ -184,7 +185,7 @@ def observe(
     from site_agent.observe.command import observe as run_observe  # heavy: pyroute2, vici
 
     try:
-        for_s = None if for_ is None else history.parse_span(for_)
+        for_s = None if for_ is None else parse_span(for_)
         vips = [str(ipaddress.ip_address(text)) for text in vip or ()]
         for name in link or ():
             encode_get_link(name)

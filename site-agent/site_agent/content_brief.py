@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from anycast.content.content import Intent, Moves
+from anycast.content.content import Because, Intent, Moves
 from anycast.content.record import Record, Taken
 from anycast.document import Document
 from anycast.policy.floors import Budget, budget_of
@@ -26,6 +26,10 @@ class Brief:
     intent: Intent
     """For the gateway's own site; ANNOUNCED where the content does not name that."""
     moves: Moves | None
+    because: Because | None
+    """Its operators' words, where it is dark."""
+    prepend: int
+    """Where it is degraded: more copies of its AS number."""
     runs: Document
     """What the gateway is to run by, under this generation."""
 
@@ -51,6 +55,8 @@ def brief(taken: Taken, site: str) -> Brief:
         budget=budget_of(content),
         intent=Intent.ANNOUNCED if own is None else own.intent,
         moves=None if own is None else own.moves,
+        because=None if own is None else own.because,
+        prepend=0 if own is None else own.prepend,
         runs=taken.runs,
     )
 

@@ -62,6 +62,10 @@ class Contents:
         self._known: Known | None = None
         self._inbox: asyncio.Queue[Sent] = asyncio.Queue(WAITING)
         self._refused = ""
+        self._before: Brief | None = None
+        """What was active before what is."""
+        self._leaving = False
+        """This agent runs by what was active before, and ends: the next one will run by what is."""
         self._alarms: set[Reason] = set()
 
     def start(self) -> None:
@@ -87,12 +91,18 @@ class Contents:
         if not self._inbox.full():
             self._inbox.put_nowait(message)
 
+    def leaving(self) -> None:
+        """What was activated has another document: an agent that is still to begin runs by it, and this one does not."""
+        self._leaving = True
+
     def told(self) -> ContentsTold:
-        """For the next report."""
+        """For the next report. What is activated and not run by yet is told as staged: a coordinator that took it for active
+        would judge the site by a route that is the old agent's, and then by the moment in which the new one has none."""
         known_ = self._known or Known()
+        staged, active = (known_.active, self._before) if self._leaving else (known_.staged, known_.active)
         return ContentsTold(
-            staged=_version(known_.staged),
-            active=_version(known_.active),
+            staged=_version(staged),
+            active=_version(active),
             frozen=known_.frozen,
             refused=self._refused[:512],
         )
@@ -112,6 +122,8 @@ class Contents:
             outcome = await self._judge(message, before)
         except AnycastError as exc:
             outcome = Outcome(known=before, refused=f"not judged: {exc}", reason=Reason.CONTENT_REFUSED)
+        if outcome.known.active != before.active:
+            self._before = before.active
         self._known = outcome.known
         self._refuse(outcome)
         if outcome.known.staged is not None and outcome.known.staged != before.staged:

@@ -19,8 +19,10 @@ from anycast.events import Event
 from anycast.link_wire import ContentsTold, ContentWanted, DarknessTold, EventsKept, EventsTold, Report
 from anycast.model import Evidence
 from anycast.pki.machine_folder import MachineFolder
-from anycast.policy.drain import Left, Plan
+from anycast.policy.drain import Left, Plan, Seen
 from anycast.policy.verdict import VerdictReached
+from anycast.runtime import boottime
+from site_agent.announce.routes import Worse
 from site_agent.bulkhead import Bulkhead
 from site_agent.cold_start import ColdStart
 from site_agent.content_brief import Brief
@@ -31,6 +33,10 @@ from site_agent.drainer import BY_CONTENT
 from site_agent.event_spool import EventSpool
 from site_agent.event_teller import EventTeller
 from site_agent.paths import Paths
+
+KNOWN_LIMIT_S = 3.0
+"""For the bridge's first word, which comes in milliseconds where there is one. Then the coordinator is called anyhow."""
+KNOWN_LOOK_S = 0.05
 
 
 class Coordination:
@@ -46,6 +52,7 @@ class Coordination:
         events: EventSpool,
         report: Callable[[int, ContentsTold], Report],
         announced: Callable[[], bool],
+        knows: Callable[[], bool],
         hold: Callable[[], dict[str, Any] | None],
         peer_agrees: Callable[[], bool],
         follow: Callable[[Plan | None], Awaitable[None]],
@@ -53,9 +60,9 @@ class Coordination:
         happened: Callable[[Event], None],
     ) -> None:
         """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them, `peer_agrees` as
-        `ColdStart`. `follow` has this gateway
-        drained by a plan, or by none; `begin_anew` is called when another document is to be run by."""
-        self._document, self._follow, self._begin_anew = document, follow, begin_anew
+        `ColdStart`. `knows`: the bridge has said what is announced. `follow` has this gateway drained by a plan, or by none;
+        `begin_anew` is called when another document is to be run by."""
+        self._document, self._follow, self._begin_anew, self._knows = document, follow, begin_anew, knows
         self._around = Bulkhead("coordinator", happened)
         self._darkness = Darkness(document, spans, say=self._say, announced=announced, hold=hold, happened=happened)
         self._contents = Contents(document, paths, staged=self._staged, activated=self._activated, happened=happened)
@@ -90,7 +97,7 @@ class Coordination:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            parts = (self._link.run, self._contents.run, self._darkness.run, self._cold.run, self._events.run)
+            parts = (self._report, self._contents.run, self._darkness.run, self._cold.run, self._events.run)
             for part in (*parts, self._follow_plans, self._hand_over):
                 group.create_task(self._around.keep(part))
 
@@ -106,6 +113,16 @@ class Coordination:
         """Something that a report tells is new."""
         self._link.changed()
 
+    @property
+    def worse(self) -> Worse | None:
+        """How the content in force has the route look; None: as good as it is."""
+        return self._darkness.worse
+
+    @property
+    def seen(self) -> Seen:
+        """What observers outside say of the site's route."""
+        return self._link.seen
+
     def describe(self) -> dict[str, Any]:
         """For `status` and metrics."""
         return self._link.describe() | self._darkness.describe() | {"events": self._events.describe()}
@@ -113,6 +130,13 @@ class Coordination:
     def news(self) -> None:
         """There are new events in the spool."""
         self._around.call(self._events.news)
+
+    async def _report(self) -> None:
+        """An agent that has just begun beside routes that stand does not tell that there are none."""
+        until = boottime() + KNOWN_LIMIT_S
+        while not self._knows() and boottime() < until:
+            await asyncio.sleep(KNOWN_LOOK_S)
+        await self._link.run()
 
     def _say(self, message: DarknessTold | EventsTold) -> None:
         self._link.say(message)
@@ -139,6 +163,7 @@ class Coordination:
     def _activated(self, taken: Brief) -> None:
         self._darkness.content(taken)
         if taken.runs != self._document.model_copy(update={"generation": taken.generation}):
+            self._contents.leaving()
             self._begin_anew()
             return
         self._plans.put_nowait(drain_plan(taken))
@@ -158,4 +183,6 @@ def drain_plan(taken: Brief) -> Plan | None:
     moves = taken.moves
     if moves is None:
         return None
-    return Plan(id=BY_CONTENT, by=f"key {taken.key[:16]}", why=f"to {moves.site}", to=moves.to, left=Left(moves.left))
+    said = "" if taken.because is None else f": {taken.because.why}" * bool(taken.because.why)
+    why = f"to {moves.site}{said}"
+    return Plan(id=BY_CONTENT, by=f"key {taken.key[:16]}", why=why, to=moves.to, left=Left(moves.left))

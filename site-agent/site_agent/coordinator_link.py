@@ -45,6 +45,7 @@ from anycast.pki import tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
 from anycast.pki.trust import Refused, judge
+from anycast.policy.drain import Seen
 from anycast.reasons import Reason
 from anycast.runtime import boottime, heed_cancellation
 
@@ -86,6 +87,7 @@ class CoordinatorLink:
         self._changed = asyncio.Event()
         self._welcome: Welcome | None = None
         self._acked_at: float | None = None
+        self._seen = ""
         self._away_since = self._welcomed_at = boottime()
         self._problem = ""
         self._alarm = False
@@ -99,6 +101,12 @@ class CoordinatorLink:
         if self._writer is not None:
             self._writer.write(link_wire.encode(message))
 
+    @property
+    def seen(self) -> Seen:
+        """What observers outside say of the site's route, by the coordinator's last word; nothing where that is old."""
+        fresh = self._acked_at is not None and boottime() - self._acked_at <= link_wire.FRESH_S
+        return Seen(self._seen) if fresh and self._seen in set(Seen) else Seen.UNKNOWN
+
     def describe(self) -> dict[str, Any]:
         """For `status` and metrics."""
         welcome = self._welcome
@@ -108,6 +116,7 @@ class CoordinatorLink:
             "epoch": None if welcome is None else welcome.epoch,
             "heard_age_s": None if self._acked_at is None else boottime() - self._acked_at,
             "problem": self._problem,
+            "seen": self.seen.value,
         }
 
     async def run(self) -> None:
@@ -212,7 +221,7 @@ class CoordinatorLink:
             async with asyncio.timeout(SILENT_LIMIT_S):
                 message = await read_message(reader, link_wire.LONGEST_OFFER)
             if isinstance(message, Ack):
-                self._acked_at = boottime()
+                self._acked_at, self._seen = boottime(), message.seen
             elif isinstance(message, OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold | EventsKept):
                 self._sent(message)
 

@@ -11,10 +11,13 @@ fault in here takes no route away: what is asked here is asked in the verdict's 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import datetime
 from collections.abc import Callable
 from typing import Any
 
 from anycast import token_wire
+from anycast.content.content import Intent
 from anycast.document import Document
 from anycast.errors import DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
@@ -39,6 +42,7 @@ from anycast.reasons import Reason
 from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 from anycast.token_wire import Held
+from site_agent.announce.routes import Worse
 from site_agent.content_brief import Brief
 
 REPEAT_S = 1.0
@@ -65,6 +69,9 @@ class Darkness:
         self._core: TokenHolder | None = None
         self._content: Brief | None = None
         self._drained: Cause | None = None
+        self._degraded: Cause | None = None
+        self.worse: Worse | None = None
+        """How the content in force has the route look; the agent asks at each verdict."""
         self._session: int | None = None
         self._stands: RouteStands | None = None
         self._stood_at = 0.0
@@ -84,9 +91,11 @@ class Darkness:
         assert self._core is not None
         self._core.budget = taken.budget
         self._content = taken
-        detail = f"generation {taken.generation}, signed by key {taken.key[:16]}"
+        cause = Cause(reason=Reason.DRAINED, detail=_words(taken))
         # Where tunnels move first the drain withdraws the route, and where that cannot be nothing is withdrawn.
-        self._drained = Cause(reason=Reason.DRAINED, detail=detail) if taken.intent.dark and taken.moves is None else None
+        self._drained = cause if taken.intent is Intent.DRAINED and taken.moves is None else None
+        self._degraded = dataclasses.replace(cause, reason=Reason.DEGRADED) if taken.intent is Intent.DEGRADED else None
+        self.worse = None if self._degraded is None else Worse(prepend=taken.prepend)
         self._news.set()
 
     def connected(self, session: int | None) -> None:
@@ -130,6 +139,7 @@ class Darkness:
         return {
             "content": None if content is None else {"generation": content.generation, "hash": content.hash},
             "drained": None if self._drained is None else str(self._drained),
+            "degraded": None if self._degraded is None else str(self._degraded),
             "token": None if self.token is None else str(self.token),
             "token_refused": None if refused is None else str(refused),
         }
@@ -158,7 +168,7 @@ class Darkness:
         hold, held = self._hold(), list[Held]()
         if hold is not None and hold["kind"] == "withdraw":
             held.append(Held(id=f"hold-{self._document.gateway}", kind=Kind.HOLD, by="operator", why=hold["reason"][:200]))
-        dark = self._drained or (Cause(reason=Reason.OPERATOR) if held else None)
+        dark = self._drained or self._degraded or (Cause(reason=Reason.OPERATOR) if held else None)
         stands = RouteStands(
             serving=verdict.serving,
             announcing=self._announced(),
@@ -188,3 +198,13 @@ class Darkness:
                 self._feed(SlotEnded(entry_id))
             case _:
                 pass
+
+
+def _words(taken: Brief) -> str:
+    """Which content has the site dark, and what its operators say of it."""
+    signed = f"generation {taken.generation}, signed by key {taken.key[:16]}"
+    if (because := taken.because) is None:
+        return signed
+    end = None if because.until is None else datetime.datetime.fromtimestamp(because.until, datetime.UTC)
+    until = "" if end is None else f" until {end:%Y-%m-%dT%H:%MZ}"
+    return f"{because.kind}{until}{': ' * bool(because.why)}{because.why}; {signed}"

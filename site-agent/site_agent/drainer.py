@@ -29,6 +29,7 @@ from anycast.policy.drain import (
     Plan,
     Redirect,
     RouteWord,
+    Seen,
     Step,
     Tell,
     Tunnel,
@@ -67,6 +68,8 @@ class Around:
     """Somebody else keeps the door closed: the sync process at a Backup."""
     changed: Callable[[], None]
     """Ask `wants` again: it is something else now."""
+    seen: Callable[[], Seen] = lambda: Seen.UNKNOWN
+    """What observers outside say of the site's route."""
 
 
 class Drainer:
@@ -206,6 +209,7 @@ class Drainer:
             active=self._around.active(),
             closed=self._door(route),
             answers=await self._answers(plan),
+            seen=self._around.seen(),
         )
 
     async def _answers(self, plan: Plan) -> bool:

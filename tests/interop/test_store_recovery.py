@@ -218,7 +218,9 @@ def test_a_fresh_store_before_gateways_that_run_by_contents_takes_them(tmp_path:
 
     async def test() -> None:
         async with world(tmp_path) as made:
-            await made.drain("fra")
+            words = ("--for", "2h", "--reason", "optics", "--yes", "--bake", "1")
+            await made.fleet.run("maintenance", "fra", *words)
+            await made.ended()
             await made.stop()
             for path in (tmp_path / "state").iterdir():
                 path.unlink()
@@ -226,6 +228,8 @@ def test_a_fresh_store_before_gateways_that_run_by_contents_takes_them(tmp_path:
             await made.until(lambda: made.read_only.count("generation 3") == 3, "behind")
             await made.heard()
             await made.fleet.run("recover", "--reason", "a new machine")
+            said = "fra maintenance by recover until"
+            await made.until(lambda: said in made.service.status().ledger, "it is dark by what was signed")
             await made.fleet.run("undrain", "fra", "--yes", "--bake", "1")
             await made.ended()
             await made.until(lambda: not made.dark, "fra is back")

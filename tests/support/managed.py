@@ -52,8 +52,8 @@ class Managed:
             self.document, self.paths, staged=self._staged, activated=self._activated, happened=self.events.append
         )
         self.darkness = Darkness(
-            self.document, {"dns": 5.0, "canary": 5.0}, say=self._say, announced=lambda: self.announced, hold=lambda: None,
-            happened=self.events.append,
+            self.document, {"dns": 5.0, "canary": 5.0}, say=self._say, announced=lambda: self.announced and not self.worse,
+            hold=lambda: None, happened=self.events.append,
         )  # fmt: skip
         self.link = CoordinatorLink(
             self.document, instance=f"i{id(self.contents)}", report=self._report, sent=self._sent,
@@ -67,6 +67,11 @@ class Managed:
         async with asyncio.TaskGroup() as group:
             for each in (self.link.run, self.contents.run, self.darkness.run, self._tick):
                 group.create_task(each())
+
+    @property
+    def worse(self) -> bool:
+        """The route looks worse than it could."""
+        return self.darkness.worse is not None
 
     @property
     def generation(self) -> int | None:

@@ -7,7 +7,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anycast.content.content import Intent, Moves
+from anycast.content.content import Because, Intent, Moves
 from anycast.policy.content_diff import differences, line
 from tests.support.contents import SITES, Made, made
 
@@ -33,6 +33,9 @@ def test_a_key_that_only_one_of_them_has_is_a_difference() -> None:
     found = [line(each) for each in differences(drained, moving, {}, {})]
     assert found == ["fra moves.left: - -> wait", "fra moves.site: - -> sin", 'fra moves.to: - -> ["203.0.113.9"]']
     assert len(differences(moving, drained, {}, {})) == 3
+    said = BASE.content.with_intent("fra", Intent.DRAINED, because=Because(kind="drain", why="optics"))
+    found = [line(each) for each in differences(drained, said, {}, {})]
+    assert found == ["fra because.kind: - -> drain", "fra because.why: - -> optics"], "until: nobody said"
 
 
 def test_budget_and_capacity_are_told_where_they_are() -> None:

@@ -18,10 +18,10 @@ from anycast.history import (
     first_cause,
     last_flaps,
     parse_moment,
-    parse_span,
     read_records,
     settled,
 )
+from anycast.span import parse_span
 from site_agent import views
 
 NOON = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)

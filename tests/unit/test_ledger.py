@@ -97,3 +97,24 @@ def test_what_is_known_to_be_dark_leaves_out_who_is_not_heard_and_what_is_ending
 def test_a_budget_that_cannot_be_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         Budget(**{"min_sites": 2, "sites": budget().sites, **bad})
+
+
+def test_every_kind_has_its_line_and_time_ends_none_of_them() -> None:
+    noon = 12 * 3600.0
+    entries = [
+        entry("fra", Kind.MAINTENANCE, until=noon),
+        entry("sin", Kind.DEGRADE, until=noon + 1),
+        entry("lon", Kind.DRAIN),
+        entry("nyc", Kind.HOLD, by="operator", until=noon),
+        entry("tyo", Kind.DRAIN, until=noon, ending="cause_gone"),
+    ]
+    ledger = Ledger(budget(1), entries)
+    assert ledger.summary(standings()) == (
+        "dark 5 of 5 allowed: fra maintenance by alice until 12:00, lon drain by alice, nyc hold by operator until 12:00,"
+        " sin degrade by alice until 12:00, tyo drain by alice until 12:00 (ending: cause_gone)"
+    )
+    assert ledger.overdue(noon - 1) == []
+    assert [each.site for each in ledger.overdue(noon)] == ["fra"], "a hold ends by its gateway's clock, and tyo is ending"
+    assert [each.site for each in ledger.overdue(noon + 86400)] == ["fra", "sin"]
+    assert len(ledger.entries) == 5
+    assert ledger.words_of("fra") == "maintenance by alice until 12:00" and ledger.words_of("ams") == ""

@@ -9,7 +9,7 @@ from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load
 from anycast.model import Route
 from anycast.policy.drain import Plan, RouteWord
-from site_agent.announce.routes import roles_differ, routes_of, word_of
+from site_agent.announce.routes import Worse, roles_differ, routes_of, word_of
 from tests.support.documents import TREE
 
 
@@ -75,6 +75,12 @@ def test_a_drain_has_the_services_routes_worse_and_those_inside_as_they_are() ->
     backup = made("pair-routed", "fra-gw2")
     both = routes_of(backup, active=False, worse=dataclasses.replace(PLAN, community=False, prepend=2))
     assert {(route.med, route.prepend, route.communities) for route in both} == {(100, 3, ())}
+
+
+def test_a_degraded_site_looks_worse_as_a_drain_has_it_look() -> None:
+    document = made("pair", "fra-gw1")
+    assert routes_of(document, worse=Worse(prepend=3)) == routes_of(document, worse=dataclasses.replace(PLAN, prepend=3))
+    assert {route.communities for route in routes_of(document, worse=Worse())} == {("65535:0",), ()}
 
 
 def test_the_bridges_word_as_a_drain_reads_it() -> None:

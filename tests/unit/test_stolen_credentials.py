@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from anycast.content.canonical import encode, hash_of
 from anycast.content.envelope import LAST_GENERATION, Offer
 from anycast.content.record import NOTHING, Record
+from anycast.coordinator.access import Caller, Role
 from anycast.policy.acceptance import LONGEST_JUMP, Refusal, activate, offer
 from anycast.policy.behind import Known, Word, contradiction
+from anycast.policy.drain import Drain, DrainCore, Looked, Plan, RouteWord, Seen, Step
 from anycast.policy.recovery import Recovered, recover
 from anycast.policy.rollout import Version
 from tests.support.contents import (
@@ -220,6 +222,27 @@ def test_gateway_hands_a_coordinator_only_what_an_operator_signed() -> None:
         assert isinstance(recover(STORE, lying(DRAINS, 9), had, TRUSTED, FLEET), tuple)
     for number in (3 + LONGEST_JUMP, LAST_GENERATION):
         assert isinstance(recover(STORE, lying(DRAINS, number), handed(DRAINS), TRUSTED, FLEET), tuple)
+
+
+def test_observer_delays_a_drain_and_moves_nothing() -> None:
+    def after(seen: Seen, route: RouteWord, seconds: int) -> Step:
+        plan = Plan(id="d", by="alice", why="optics", to=(), settle_s=10.0)
+        core = DrainCore(Drain(plan=plan, step=Step.WITHDRAWING, since=0.0))
+        for now in range(seconds):
+            core.handle(
+                Looked(tunnels=(), route=route, serving=True, active=True, closed=False, seen=seen), float(now)
+            )
+            assert core.wants.refuse <= (route is RouteWord.NONE)
+        return core.drain.step
+
+    assert after(Seen.SEEN, RouteWord.NONE, 3600) is Step.WITHDRAWING, "for as long as it lies"
+    assert after(Seen.NOT_SEEN, RouteWord.NONE, 2) is Step.REFUSING, "at once"
+    assert after(Seen.UNKNOWN, RouteWord.NONE, 5) is Step.WITHDRAWING
+    assert after(Seen.UNKNOWN, RouteWord.NONE, 15) is Step.REFUSING
+    for route in (RouteWord.NORMAL, RouteWord.WORSE, RouteWord.UNKNOWN):
+        assert after(Seen.NOT_SEEN, route, 3600) is Step.WITHDRAWING
+    for role in (Role.VIEWER, Role.OPERATOR, Role.ADMIN):
+        assert not Caller("outside", Role.OBSERVER).may(role)
 
 
 def test_each_row_of_the_table_is_one_of_these() -> None:

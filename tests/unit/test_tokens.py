@@ -18,6 +18,7 @@ from anycast.policy.token_words import (
     ContentChanged,
     EndSlot,
     Halted,
+    RenameSlot,
     Reported,
     Send,
     SlotEnding,
@@ -417,3 +418,28 @@ def test_a_gateway_of_a_pair_that_passes_ends_the_sites_token() -> None:
     made.failing["fra-gw2"] = set()
     made.beat(2 * HEARTBEAT_S)
     assert made.given("fra")[0].ending == Reason.CAUSE_GONE
+
+
+def test_other_words_for_a_slot_are_written_and_keep_it() -> None:
+    made = settled()
+    made.tell(TakeSlot(kind=Kind.DRAIN, site="fra", by="alice"))
+    (before,) = made.core.ledger.of_site("fra")
+    renamed = RenameSlot(entry_id=before.id, kind=Kind.MAINTENANCE, by="bob", why="optics", until=7200.0)
+    (commit,) = made.tell(renamed)
+    (after,) = made.core.ledger.of_site("fra")
+    assert commit == Commit(put=(after,))
+    assert (after.id, after.gateways, after.kind, after.by, after.why, after.until) == (
+        before.id, before.gateways, Kind.MAINTENANCE, "bob", "optics", 7200.0,
+    )  # fmt: skip
+
+
+def test_words_change_nothing_that_ends_or_is_no_operators() -> None:
+    made = granted()
+    (token,) = made.core.ledger.of_site("fra")
+    assert made.tell(RenameSlot(entry_id=token.id, kind=Kind.DRAIN, by="bob")) == []
+    assert made.tell(RenameSlot(entry_id="nobody", kind=Kind.DRAIN, by="bob")) == []
+    made.tell(TakeSlot(kind=Kind.DRAIN, site="sin", by="alice"))
+    (drain,) = made.core.ledger.of_site("sin")
+    made.tell(EndSlot(drain.id, "cause_gone"))
+    assert made.tell(RenameSlot(entry_id=drain.id, kind=Kind.DEGRADE, by="bob")) == []
+    assert made.core.ledger.of_site("fra") == [token] and made.core.ledger.of_site("sin")[0].kind == Kind.DRAIN

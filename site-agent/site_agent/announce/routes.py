@@ -15,8 +15,9 @@ inside in either case.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Protocol
 
 from anycast.document import Document
 from anycast.model import Route
@@ -28,11 +29,30 @@ GRACEFUL_SHUTDOWN = "65535:0"
 """RFC 8326: receivers give the path the lowest LOCAL_PREF, where their operators have set that up."""
 
 
-def routes_of(document: Document, *, active: bool = True, worse: Plan | None = None) -> tuple[Route, ...]:
+class Looks(Protocol):
+    """How a route is made to look worse outside; a drain's `Plan` says it, too."""
+
+    @property
+    def prepend(self) -> int: ...
+    @property
+    def community(self) -> bool: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Worse:
+    """What a degraded site's routes look like."""
+
+    prepend: int = 0
+    """More copies of the own AS number."""
+    community: bool = True
+    """GRACEFUL_SHUTDOWN."""
+
+
+def routes_of(document: Document, *, active: bool = True, worse: Looks | None = None) -> tuple[Route, ...]:
     """Every route that the document's gateway announces while its site serves: what each neighbor shall hear.
 
-    `active`: the gateway has the site's VRRP addresses; it matters with `uplink: routed` only. `worse`: the drain that has
-    the service's routes look worse outside.
+    `active`: the gateway has the site's VRRP addresses; it matters with `uplink: routed` only. `worse`: how a
+    drain, or the fleet's operators, have the service's routes look worse outside.
     """
     return tuple(
         Route(
