@@ -190,6 +190,9 @@ class Sync(_Part):
     """TCP, of who listens."""
 
 
+COLD_START_MAX_AGE_S = 7 * 86_400.0
+
+
 class Coordinator(_Part):
     """Who decides across sites, and where the agent finds it."""
 
@@ -197,6 +200,11 @@ class Coordinator(_Part):
     """In its management certificate."""
     addresses: tuple[str, ...]
     port: int
+    cold_start_max_age_s: float = pydantic.Field(
+        default=COLD_START_MAX_AGE_S, exclude_if=lambda age_s: age_s == COLD_START_MAX_AGE_S
+    )
+    """After a boot without it, a document that it knew of longer ago is not announced by; not written where it is the
+    default."""
 
 
 class Lease(_Part):

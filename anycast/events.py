@@ -466,11 +466,16 @@ def utc_text(when: datetime.datetime) -> str:
     return when.astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def to_record(event: Event, *, wall: float, boot_ns: int, gateway: str) -> dict[str, Any]:
-    """The JSON object of one line of the event stream. `wall` is Unix time in seconds, `boot_ns` CLOCK_BOOTTIME."""
+def to_record(
+    event: Event, *, wall: float, boot_ns: int, gateway: str, stream: str = "", seq: int = 0
+) -> dict[str, Any]:
+    """The JSON object of one line of the event stream. `wall` is Unix time in seconds, `boot_ns` CLOCK_BOOTTIME; `stream`
+    and `seq` where the records are numbered (`event_wire.py`)."""
     when = utc_text(datetime.datetime.fromtimestamp(wall, datetime.UTC))
+    numbered = {"seq": seq, "stream": stream} if stream else {}
     return {
         "v": RECORD_VERSION,
+        **numbered,
         "at": when,
         "boot_ns": boot_ns,
         "gateway": gateway,

@@ -3,10 +3,14 @@ behind its length (4 bytes, big endian). Version 1. Pure.
 
     agent ──▶ coordinator    hello    once, first: who it is and what it speaks
                              report   at each heartbeat, and at once when something changed
+                             events   records of its event log, one batch for each `events_kept`
     coordinator ──▶ agent    welcome  once, first: the protocol that is spoken, and the heartbeat
                              ack      the last report that was worked off
+                             events_kept   up to where its records are stored: what follows is wanted
                              offer, activation   what `anycast/content/envelope.py` makes, unread
                              offer_packed        an offer to an agent that takes it so (`anycast/link_offer.py`)
+                             content_wanted      hand over a content that you said you have
+    agent ──▶ coordinator    content_had         the answer; an agent of before this message says nothing
     both ways                darkness   what `anycast/token_wire.py` makes, unread
 
 Who the other end is, is said by its certificate alone; what a hello claims must agree with it. Unknown optional fields are
@@ -23,6 +27,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from anycast.errors import BugError, DecodeError
+from anycast.event_wire import LAST_SEQ, LONGEST_RECORD, MOST_RECORDS
 
 ALPN = "anycast-link"
 PORT = 4518
@@ -31,9 +36,9 @@ NEWEST = 1
 OLDEST = 1
 """Protocols that this version speaks. At the next one: 2 and 1."""
 LONGEST_FRAME = 256 * 1024
-"""Bytes of JSON that an agent says at once."""
+"""Bytes of JSON that an agent says at once, but for a content that it was asked for."""
 LONGEST_OFFER = 16 << 20
-"""Bytes of JSON that a coordinator says at once: a content names every gateway of the fleet, 2,000 of them in 1 MB."""
+"""Bytes of JSON with a content in it: it names every gateway of the fleet, 2,000 of them in 1 MB."""
 HEARTBEAT_S = 2.0
 FRESH_S = 3 * HEARTBEAT_S
 """What was heard longer ago is not known any more: two reports may be lost."""
@@ -163,12 +168,59 @@ class ActivationSent(_Message):
     """`Activation.data`."""
 
 
+class ContentWanted(_Message):
+    """Of a coordinator whose store does not have what this agent said it has (`anycast recover`)."""
+
+    kind: Literal["content_wanted"] = "content_wanted"
+    hash: Word
+
+
+class ContentHad(_Message):
+    kind: Literal["content_had"] = "content_had"
+    hash: Word
+    data: Annotated[str, pydantic.StringConstraints(max_length=LONGEST_OFFER)] | None = None
+    """`Offer.data`, with this agent's own document; None: it has no such content any more."""
+
+
 class DarknessTold(_Message):
     kind: Literal["darkness"] = "darkness"
     data: Annotated[str, pydantic.StringConstraints(max_length=64 * 1024)]
 
 
-Message = Hello | Welcome | Report | Ack | OfferSent | OfferPacked | ActivationSent | DarknessTold
+class EventsKept(_Message):
+    """Everything of the gateway's event log up to this record is stored; one batch of what follows may be sent. A set and no
+    delta: said first over each connection, and again after each batch. A coordinator that keeps no events never says it."""
+
+    kind: Literal["events_kept"] = "events_kept"
+    stream: Word
+    """Of the record (`event_wire.py`); empty: nothing is stored."""
+    seq: Annotated[int, pydantic.Field(ge=0, le=LAST_SEQ)]
+
+
+class EventsTold(_Message):
+    """The records that follow, oldest first, each as the line of the log that it is."""
+
+    kind: Literal["events"] = "events"
+    records: Annotated[
+        tuple[Annotated[str, pydantic.StringConstraints(max_length=LONGEST_RECORD)], ...],
+        pydantic.Field(min_length=1, max_length=MOST_RECORDS),
+    ]
+
+
+Message = (
+    Hello
+    | Welcome
+    | Report
+    | Ack
+    | OfferSent
+    | OfferPacked
+    | ActivationSent
+    | ContentWanted
+    | ContentHad
+    | DarknessTold
+    | EventsKept
+    | EventsTold
+)
 _KINDS: dict[str, type[Message]] = {
     "hello": Hello,
     "welcome": Welcome,
@@ -177,13 +229,18 @@ _KINDS: dict[str, type[Message]] = {
     "offer": OfferSent,
     "offer_packed": OfferPacked,
     "activation": ActivationSent,
+    "content_wanted": ContentWanted,
+    "content_had": ContentHad,
     "darkness": DarknessTold,
+    "events_kept": EventsKept,
+    "events": EventsTold,
 }
 
 
 def encode(message: Message) -> bytes:
     """The whole frame. What the models allow fits: 80 texts of 2 KiB are the most of it."""
-    return framed(message.model_dump_json().encode(), LONGEST_OFFER if isinstance(message, OfferSent) else LONGEST_FRAME)
+    long = isinstance(message, OfferSent | ContentHad)
+    return framed(message.model_dump_json().encode(), LONGEST_OFFER if long else LONGEST_FRAME)
 
 
 def framed(body: bytes, longest: int = LONGEST_OFFER) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from anycast.errors import DecodeError
 
@@ -25,9 +26,16 @@ class NotTrusted(DecodeError):
 
 
 def read(path: Path, *, secret: bool = False) -> bytes:
-    """The whole of a regular file. Raises NotTrusted where somebody else could have written it (or read it, where it holds
+    """The whole of a regular file. Raises as `opened`."""
+    with opened(path, secret=secret) as file:
+        return file.read()
+
+
+def opened(path: Path, *, secret: bool = False) -> BinaryIO:
+    """A regular file to be read. Raises NotTrusted where somebody else could have written it (or read it, where it holds
     a secret), DecodeError where it is no file, and OSError."""
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise DecodeError(str(path), 0, "no regular file")
@@ -39,4 +47,7 @@ def read(path: Path, *, secret: bool = False) -> bytes:
                 raise NotTrusted(place, f"others than its owner may write it (mode {mode:04o}): not believed")
             if secret and place == path and mode & _OTHERS_MAY_READ:
                 raise NotTrusted(place, f"others than its owner may read it (mode {mode:04o}): no secret any more")
-        return file.read()
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -2,7 +2,7 @@
 
 Where to ask is the same for all: `--coordinator`, `--credential` and `--root`, or ANYCAST_COORDINATOR, ANYCAST_CREDENTIAL
 and ANYCAST_ROOT. Without any, the unix socket of a coordinator on this machine, as root. Exit status: 0 done, 1 refused,
-2 the command line or a file cannot be used, 3 the coordinator does not answer.
+2 the command line or a file cannot be used, 3 the coordinator does not answer, 4 (`status`) it is read-only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from rich.text import Text
 
 from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask, stream
 from anycast.errors import ConfigError, Problem
+from anycast.policy.content_diff import Difference
+from anycast.policy.content_diff import line as diff_line
 
 history_app = typer.Typer(no_args_is_help=False, help="Who did what, when and why, each line hashed over the one before it.")
 access_app = typer.Typer(no_args_is_help=True, help="Credentials of operators and programs: add, list, remove.")
@@ -35,6 +37,9 @@ Root = Annotated[
     Path | None, typer.Option(envvar="ANYCAST_ROOT", metavar="FILE", help="root.pem of the management root; for https.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+EXIT_READ_ONLY = 4
+SHOWN_DIFFERENCES = 4
+"""Of one line of history; `--json` has 100, `anycast diff` all."""
 COLOURS = {"announcing": "green", "dark": "red", "unknown": "yellow"}
 
 
@@ -49,6 +54,10 @@ def serve(
         list[str] | None,
         typer.Option(metavar="ADDRESS[:PORT]", help="Where operators connect to: plain on loopback, TLS elsewhere."),
     ] = None,
+    keep_events_mib: Annotated[
+        int, typer.Option(min=1, metavar="MIB", help="Of gateways' events, at most; those of who sent most go first.")
+    ] = 1024,
+    keep_events_days: Annotated[int, typer.Option(min=1, max=36500, metavar="DAYS", help="And for no longer.")] = 90,
     detach: Annotated[
         bool,
         typer.Option("--detach", help="Return once it answers; what it says goes to coordinator.out beside the socket."),
@@ -58,6 +67,7 @@ def serve(
     import asyncio
 
     from anycast.coordinator import detached, process
+    from anycast.coordinator.event_store import Retention
     from anycast.link_wire import PORT as AGENTS_PORT
 
     listens = [process.read_listen(each, AGENTS_PORT) for each in agents or ["127.0.0.1"]]
@@ -70,6 +80,7 @@ def serve(
         agents=tuple(each.address for each in listens),
         agents_port=listens[0].port,
         operators=tuple(process.read_listen(each, PORT) for each in operators or []),
+        retention=Retention(most_bytes=keep_events_mib << 20, longest_s=keep_events_days * 86_400.0),
     )
     if detach:
         raise typer.Exit(detached.start(lambda say: asyncio.run(process.serve(plan, say)), run / "coordinator.out"))
@@ -77,12 +88,17 @@ def serve(
 
 
 def status(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
-    """Every site and gateway as the coordinator hears it, and why a site that is dark is dark."""
+    """Every site and gateway as the coordinator hears it, and why a site that is dark is dark.
+
+    Exit status: 0; 3 the coordinator does not answer; 4 it is read-only, because its store knows less than gateways do.
+    """
     found = ask(Target(url, credential, root), "GET", "/v1/status")
     if as_json:
         print(json.dumps(found, indent=1))
-        return
-    Console().print(status_view(found))
+    else:
+        Console().print(status_view(found))
+    if found.get("read_only"):  # an older coordinator does not say
+        raise typer.Exit(EXIT_READ_ONLY)
 
 
 def watch(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
@@ -108,20 +124,27 @@ def history(
     as_json: AsJson = False,
     after: Annotated[int, typer.Option(min=0, help="Only lines behind this one.")] = 0,
 ) -> None:
-    """Who did what, when and why; oldest first."""
+    """Who did what, when and why, and what each rollout changed (`anycast diff` has all of it); oldest first."""
     if context.invoked_subcommand is not None:
         return
     target, lines = Target(url, credential, root), list[dict[str, Any]]()
-    while page := ask(target, "GET", f"/v1/history?after={lines[-1]['seq'] if lines else after}")["lines"]:
+    while page := ask(target, "GET", f"/v1/history?diff=1&after={lines[-1]['seq'] if lines else after}")["lines"]:
         lines += page
     if as_json:
         print(json.dumps({"v": 1, "lines": lines}, indent=1))
         return
     table = Table("#", "when", "who", "what", "reason", "with", box=None, header_style="bold")
     for line in lines:
-        body = ", ".join(f"{key} {value}" for key, value in line["body"].items() if value is not None)
-        table.add_row(str(line["seq"]), _when(line["at"]), line["who"], line["action"], line["reason"], Text(body))
+        words = (line["who"], line["action"], line["reason"], _with(line))
+        table.add_row(str(line["seq"]), _when(line["at"]), *map(Text, words))
     Console().print(table)
+
+
+def _with(line: dict[str, Any]) -> str:
+    body = ", ".join(f"{key} {value}" for key, value in line["body"].items() if value is not None)
+    diff = [diff_line(Difference.model_validate(each)) for each in (line.get("diff") or ())[:SHOWN_DIFFERENCES]]
+    more = line.get("differences", 0) - len(diff)
+    return "\n".join([body, *diff, *([f"and {more} differences more: `anycast diff`"] if more else [])])
 
 
 @history_app.command("verify")
@@ -209,6 +232,7 @@ def _gateway_cells(gateway: dict[str, Any] | None) -> tuple[str, ...]:
 
 def _one_line(found: dict[str, Any]) -> str:
     sites = ", ".join(f"{s['site']} {s['state']}{' (' + s['why'] + ')' if s['why'] else ''}" for s in found["sites"])
+    sites = f"read-only; {sites}" if found.get("read_only") else sites
     return f"{_when(found['at'])} {sites or 'no gateway has been heard yet'}"
 
 

@@ -18,7 +18,7 @@ import typer
 from anycast.cli import operator
 from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
-from anycast.cli.plan import Bake, Blind, PlanExit, known, shown
+from anycast.cli.plan import Bake, Blind, PlanExit, Reason, known, rollouts_path, shown
 from anycast.cli.plan_table import lines
 from anycast.content.content import Content, Intent, Moves
 from anycast.content.state import in_force
@@ -47,6 +47,7 @@ def drain(
     as_json: AsJson = False,
     bake: Bake = 60,
     blind: Blind = False,
+    reason: Reason = "",
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
     url: Url = DEFAULT,
@@ -59,7 +60,7 @@ def drain(
     a file cannot be used; 3 the coordinator does not answer.
     """
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
     _change(target, site, Intent.DRAINED, how, to, left)
 
 
@@ -71,6 +72,7 @@ def undrain(
     as_json: AsJson = False,
     bake: Bake = 60,
     blind: Blind = False,
+    reason: Reason = "",
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
     url: Url = DEFAULT,
@@ -79,7 +81,7 @@ def undrain(
 ) -> None:
     """Have a drained site attract traffic again. Exit status as of `drain`."""
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
     _change(target, site, Intent.ANNOUNCED, how)
 
 
@@ -95,6 +97,7 @@ class _How:
     as_json: bool
     bake: int
     blind: bool
+    reason: str
 
 
 def _change(
@@ -125,7 +128,7 @@ def _change(
     if not how.yes and not typer.confirm(f"{'Drain' if intent.dark else 'Undrain'} {site}?", err=True):
         raise typer.Exit(PlanExit.REFUSED)
     submission = submit(made, operator.open_key(how.folder, how.name, how.passphrase_file))
-    begun = ask(target, "POST", f"/v1/rollouts?bake={how.bake}&blind={int(how.blind)}", submission.data)
+    begun = ask(target, "POST", rollouts_path(how.bake, how.blind, how.reason), submission.data)
     print(f"rollout {begun['id']} has begun; `anycast rollout` shows it", file=sys.stderr)
 
 

@@ -12,7 +12,21 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import coordinator, drain, fleet, operator, pki, plan, prefixes, rollout, simulate
+from anycast.cli import (
+    coordinator,
+    diff,
+    drain,
+    fleet,
+    operator,
+    pki,
+    plan,
+    prefixes,
+    recover,
+    rollout,
+    simulate,
+    store,
+    why,
+)
 from anycast.cli.coordinator_client import Unreachable
 from anycast.errors import AnycastError, BugError, ConfigError
 
@@ -36,14 +50,19 @@ app.command("compile")(fleet.compile_)
 app.command("plan")(plan.plan)
 app.command("apply")(plan.apply)
 app.command("simulate")(simulate.simulate)
+app.command("diff")(diff.diff)
 app.command("drain")(drain.drain)
 app.command("undrain")(drain.undrain)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(prefixes.app, name="prefixes")
 app.add_typer(pki.app, name="pki")
 app.command("serve")(coordinator.serve)
+app.command("backup")(store.backup)
+app.command("restore")(store.restore)
+app.command("recover")(recover.recover)
 app.command("status")(coordinator.status)
 app.command("watch")(coordinator.watch)
+app.command("why")(why.why)
 app.add_typer(coordinator.history_app, name="history")
 app.add_typer(coordinator.access_app, name="access")
 app.add_typer(operator.app, name="operator")

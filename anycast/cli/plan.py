@@ -10,6 +10,7 @@ import enum
 import json
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
@@ -40,6 +41,9 @@ class PlanExit(enum.IntEnum):
 Bake = Annotated[int, typer.Option(min=1, metavar="SECONDS", help="How long a changed site is watched before the next one.")]
 Blind = Annotated[
     bool, typer.Option("--without-evidence", help="Go on where nothing shows how clients fare: a fleet without clients.")
+]
+Reason = Annotated[
+    str, typer.Option(metavar="TEXT", help="Why, for whoever reads `history` and `why` tomorrow.", show_default=False)
 ]
 Against = Annotated[
     Path | None,
@@ -92,6 +96,7 @@ def apply(
     ] = None,
     bake: Bake = 60,
     blind: Blind = False,
+    reason: Reason = "",
     against: Against = None,
     expect: Annotated[str | None, typer.Option(metavar="HASH", help="The plan that was reviewed, and no other.")] = None,
     folder: operator.Keys = None,
@@ -123,8 +128,13 @@ def apply(
         files.write(out, submission.data, files.PUBLIC)
         typer.echo(f"{out}: plan {made.hash}, signed by {name}'s key {submission.signature.key}", err=True)
         return
-    begun = ask(target, "POST", f"/v1/rollouts?bake={bake}&blind={int(blind)}", submission.data)
+    begun = ask(target, "POST", rollouts_path(bake, blind, reason), submission.data)
     typer.echo(f"rollout {begun['id']} has begun; `anycast rollout` shows it", err=True)
+
+
+def rollouts_path(bake: int, blind: bool, reason: str) -> str:
+    """Where a submission goes."""
+    return f"/v1/rollouts?{urlencode({'bake': bake, 'blind': int(blind), **({'reason': reason} if reason else {})})}"
 
 
 def shown(made: Plan) -> dict[str, Any]:

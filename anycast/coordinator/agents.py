@@ -23,7 +23,7 @@ from anycast.coordinator.porch import Porch, listening
 from anycast.errors import ConfigError, DecodeError
 from anycast.link_offer import OfferFrames
 from anycast.link_stream import read_message
-from anycast.link_wire import Ack, DarknessTold, Hello, Message, Report, Welcome
+from anycast.link_wire import Ack, ContentHad, ContentWanted, DarknessTold, EventsTold, Hello, Message, Report, Welcome
 from anycast.pki import certificates, tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -50,6 +50,7 @@ class Came:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Went:
     gateway: str
+    site: str
     session: int
 
 
@@ -68,7 +69,20 @@ class SaidDarkness:
     text: str
 
 
-AgentEvent = Came | Went | Said | SaidDarkness
+@dataclasses.dataclass(frozen=True, slots=True)
+class HandedOver:
+    gateway: str
+    content: ContentHad
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SaidEvents:
+    gateway: str
+    session: int
+    records: tuple[str, ...]
+
+
+AgentEvent = Came | Went | Said | SaidDarkness | HandedOver | SaidEvents
 
 
 @dataclasses.dataclass(slots=True)
@@ -77,8 +91,13 @@ class _Connection:
     session: int
     der: bytes
     writer: asyncio.StreamWriter
+    asked: int = 0
+    """Contents that it was asked for and has not answered: only those may be long."""
     offered: int = 0
     """Bytes of the last offer: it may be longer than all else together, and a narrow way takes its time for it."""
+
+    def longest(self) -> int:
+        return link_wire.LONGEST_OFFER if self.asked else link_wire.LONGEST_FRAME
 
     @property
     def waiting(self) -> int:
@@ -141,6 +160,7 @@ class Agents:
             _log.warning("%s is left: it does not read what it is sent", gateway)
             connection.writer.transport.abort()
             return False
+        connection.asked += isinstance(message, ContentWanted)
         connection.writer.write(link_wire.encode(message))
         return True
 
@@ -154,11 +174,14 @@ class Agents:
         connection.writer.write(frame)
         return True
 
-    def answer(self, gateway: str, session: int, text: str) -> None:
-        """A word about darkness, for that connection only."""
+    def answer(self, gateway: str, session: int, message: Message) -> None:
+        """For that connection only."""
         connection = self._connections.get(gateway)
         if connection is not None and connection.session == session:
-            self.send(gateway, DarknessTold(data=text))
+            self.send(gateway, message)
+
+    def answer_darkness(self, gateway: str, session: int, text: str) -> None:
+        self.answer(gateway, session, DarknessTold(data=text))
 
     async def keep(self) -> None:
         """Look at the files again and again."""
@@ -240,18 +263,23 @@ class Agents:
             self._happened(Came(hello, connection.session))
             while True:
                 async with asyncio.timeout(SILENT_LIMIT_S):
-                    message = await read_message(reader)
+                    message = await read_message(reader, connection.longest)
                 if isinstance(message, Report):
                     news = self._view.reported(hello.gateway, message, boottime())
                     self._happened(Said(hello, message, news))
                     self.send(hello.gateway, Ack(number=message.number))
                 elif isinstance(message, DarknessTold):
                     self._happened(SaidDarkness(hello.gateway, connection.session, message.data))
+                elif isinstance(message, ContentHad) and connection.asked:
+                    connection.asked -= 1
+                    self._happened(HandedOver(hello.gateway, message))
+                elif isinstance(message, EventsTold):
+                    self._happened(SaidEvents(hello.gateway, connection.session, message.records))
         finally:
             if self._connections.get(hello.gateway) is connection:
                 del self._connections[hello.gateway]
                 self._view.disconnected(hello.gateway)
-            self._happened(Went(hello.gateway, connection.session))
+            self._happened(Went(hello.gateway, hello.site, connection.session))
 
     def _judge(self, der: bytes) -> Accepted | Refused:
         name = ""

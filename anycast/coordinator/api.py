@@ -6,6 +6,7 @@ The table is the one place: `rest.py` serves it, the OpenAPI document is made of
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -14,8 +15,11 @@ from anycast.content.state import State
 from anycast.coordinator.access import Role
 from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
 from anycast.coordinator.store import Line
+from anycast.coordinator.why import Why
 from anycast.link_wire import Report
 from anycast.model import NAME
+from anycast.policy import recovery
+from anycast.policy.content_diff import Difference
 from anycast.policy.plan import Submission
 from anycast.policy.rollout import Rollout, Step
 
@@ -33,12 +37,16 @@ REFUSALS = {
 }
 LONGEST_BODY = 64 * 1024
 """Bytes of a request."""
+LONGEST_WORDS = 500
+"""Characters of what an operator says to people."""
 LONGEST_SUBMISSION = 64 << 20
 """Bytes of one: the documents of every gateway, 4 KiB each."""
 LARGEST_NUMBER = 2**53
 """In a query: what every JSON reader keeps exact."""
 MOST_LINES = 1000
 """Of history, in one answer."""
+MOST_DIFFERENCES = 100
+"""Of one line of history."""
 
 
 class _Model(pydantic.BaseModel):
@@ -97,8 +105,10 @@ class Status(_Model):
     ledger: str
     """``dark 2 of 4 allowed: fra drain by alice, sin token dns``."""
     rollout: RolloutStatus | None
+    read_only: str
+    """Why it decides nothing, as one sentence; empty: it does."""
     alarms: tuple[str, ...]
-    """What is wrong with the coordinator itself."""
+    """What is wrong with the coordinator itself; `read_only` comes first."""
 
 
 class HistoryLine(_Model):
@@ -109,6 +119,11 @@ class HistoryLine(_Model):
     reason: str
     body: dict[str, Any]
     hash: str
+    diff: tuple[Difference, ...] | None = None
+    """Of the beginning of a rollout, where that was asked for: what its content has otherwise than the one before. None:
+    there was no single one before, or the line is about something else."""
+    differences: int = 0
+    """How many there are; `diff` has at most 100."""
 
 
 class History(_Model):
@@ -116,6 +131,33 @@ class History(_Model):
     lines: tuple[HistoryLine, ...]
     first_broken: int | None = None
     """The first line that was tampered with, where that was asked for."""
+
+
+class ContentLine(_Model):
+    """One content that an operator handed in."""
+
+    hash: str
+    by: str
+    at: float
+    """Unix time."""
+    generations: tuple[int, ...]
+    """Which it was given; more than one where a rollout returned to it."""
+    gateways: tuple[str, ...]
+    """Which run by it."""
+
+
+class Contents(_Model):
+    v: Literal[1] = 1
+    contents: tuple[ContentLine, ...]
+    """Oldest first."""
+
+
+class KeptContent(ContentLine):
+    v: Literal[1] = 1
+    key: str
+    """Whose signature it has."""
+    text: str
+    documents: dict[str, str]
 
 
 class Documents(_Model):
@@ -133,6 +175,31 @@ class NewCredential(_Model):
     role: Role
     sites: tuple[Name, ...] | None = None
     """None: every site."""
+
+
+class Recover(_Model):
+    reason: Annotated[str, pydantic.StringConstraints(min_length=1, max_length=500)]
+    without: Annotated[tuple[Name, ...], pydantic.Field(max_length=1000)] = ()
+    """Gateways whose word is not to count."""
+
+
+class RecoveredContent(_Model):
+    hash: str
+    generations: tuple[int, ...]
+    signed_by: str
+    """An operator of the list."""
+    handed_over_by: tuple[str, ...]
+
+
+class Recovered(_Model):
+    """What the store has taken of gateways."""
+
+    v: Literal[1] = 1
+    generation: int
+    """The next one that is given out is higher."""
+    contents: tuple[RecoveredContent, ...]
+    heard: tuple[str, ...]
+    """Gateways whose word counted."""
 
 
 class Credential(_Model):
@@ -187,10 +254,14 @@ class Endpoint:
     """The body's own bytes count; who answers reads them."""
     query: tuple[tuple[str, str], ...] = ()
     """Name and meaning of each optional whole number."""
+    words: tuple[tuple[str, str], ...] = ()
+    """Name and meaning of each optional text, of `LONGEST_WORDS` at most."""
     per_site: bool = False
     """Whoever has the role for some sites may ask; which ones it is about is looked at where that is known."""
     summary: str
 
+
+WHY_QUERY = (("at", "Unix time in milliseconds; now without"),)
 
 ENDPOINTS = (
     Endpoint(method="GET", path="/v1/openapi.json", name="openapi", role=None, answer=None, summary="This description"),
@@ -203,9 +274,17 @@ ENDPOINTS = (
         method="GET", path="/v1/history", name="history", role=Role.VIEWER, answer=History,
         query=(
             ("after", "lines behind this one"), ("limit", f"at most so many, {MOST_LINES} by default"),
-            ("verify", "1: also check the chain of hashes"),
+            ("verify", "1: also check the chain of hashes"), ("diff", "1: with what each rollout changed"),
         ),
         summary="Who did what, when and why; oldest first",
+    ),
+    Endpoint(
+        method="GET", path="/v1/why/{site}", name="why", role=Role.VIEWER, answer=Why, query=WHY_QUERY,
+        summary="What led to a site's state: its gateways' events and the decisions about it, in one order of time",
+    ),
+    Endpoint(
+        method="GET", path="/v1/why/{site}/{gateway}", name="why_gateway", role=Role.VIEWER, answer=Why, query=WHY_QUERY,
+        summary="The same of one gateway alone",
     ),
     Endpoint(
         method="GET", path="/v1/state", name="state", role=Role.VIEWER, answer=State,
@@ -216,17 +295,30 @@ ENDPOINTS = (
         summary="What every gateway runs by, for a content that changes an intent only",
     ),
     Endpoint(
+        method="GET", path="/v1/contents", name="contents", role=Role.VIEWER, answer=Contents,
+        summary="Every content that was handed in, and who runs by it",
+    ),
+    Endpoint(
+        method="GET", path="/v1/contents/{content}", name="content", role=Role.VIEWER, answer=KeptContent,
+        summary="One content, by a generation that it was given or the first 12 digits of its hash, or more",
+    ),
+    Endpoint(
         method="POST", path="/v1/rollouts", name="begin_rollout", role=Role.OPERATOR, per_site=True, answer=RolloutStatus,
         body=Submission, signed=True,
         query=(
             ("bake", "seconds that a changed site is watched before the next one"),
             ("blind", "1: go on where nothing shows how clients fare"),
         ),
+        words=(("reason", "why, for whoever reads the history tomorrow"),),
         summary="Begin the rollout of a signed submission, as `anycast apply` makes it (docs/content.md)",
     ),
     Endpoint(
         method="POST", path="/v1/rollouts/command", name="command_rollout", role=Role.OPERATOR, per_site=True,
         answer=RolloutStatus, body=Command, summary="Pause, resume or abort the rollout under way",
+    ),
+    Endpoint(
+        method="POST", path="/v1/recovery", name="recover", role=Role.ADMIN, answer=Recovered, body=Recover,
+        summary="Of a store that is behind: take the contents that gateways have, each by its operator's signature",
     ),
     Endpoint(method="GET", path="/v1/access", name="access", role=Role.ADMIN, answer=Credentials, summary="All credentials"),
     Endpoint(
@@ -278,8 +370,26 @@ def rollout_status(rollout: Rollout, refused: str) -> RolloutStatus:
     )
 
 
-def history_line(line: Line) -> HistoryLine:
-    return HistoryLine(**{**dataclasses.asdict(line), "body": dict(line.body)})
+def recovered(found: recovery.Recovered, words: tuple[str, ...]) -> Recovered:
+    return Recovered(
+        generation=found.generation,
+        contents=tuple(
+            RecoveredContent(
+                hash=hash_,
+                generations=tuple(sorted(number for number, of in found.given.items() if of == hash_)),
+                signed_by=each.signed_by,
+                handed_over_by=tuple(sorted(each.documents)),
+            )
+            for hash_, each in sorted(found.contents.items())
+        ),
+        heard=words,
+    )
+
+
+def history_line(line: Line, found: Sequence[Difference] | None = None) -> HistoryLine:
+    diff = None if found is None else tuple(found[:MOST_DIFFERENCES])
+    told = {**dataclasses.asdict(line), "body": dict(line.body)}
+    return HistoryLine(**told, diff=diff, differences=len(found or ()))
 
 
 def openapi(version: str) -> dict[str, Any]:
@@ -314,6 +424,10 @@ def _operation(each: Endpoint) -> dict[str, Any]:
     parameters += [
         {"name": name, "in": "query", "description": meaning, "schema": number}
         for name, meaning in each.query
+    ]
+    parameters += [
+        {"name": name, "in": "query", "description": meaning, "schema": {"type": "string", "maxLength": LONGEST_WORDS}}
+        for name, meaning in each.words
     ]
     kind = "text/event-stream" if each.name == "watch" else "application/json"
     schema = {} if each.answer is None else {"schema": {"$ref": f"#/components/schemas/{each.answer.__name__}"}}

@@ -1,7 +1,8 @@
 """Contents and their rollouts as the store has them, and who runs by what. Pure but for the store's own forms.
 
-    content      hash → the text, its signature, every gateway's document
+    content      hash → the text, its signature, every gateway's document (of one that was recovered: of who handed it over)
     generation   "last" → the last number that was given out
+    given        generation → hash, of a content that was recovered; a rollout names its own
     gateway      name → its site, and the contents that it said it has
     rollout      id → `Rollout`, and each site's traffic before it was changed
 """
@@ -10,25 +11,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from anycast.content.content import Content, Intent, decode_content
 from anycast.content.envelope import Envelope
 from anycast.content.signature import Signature
 from anycast.content.state import DarkSite, GatewayState, LedgerState, State
-from anycast.coordinator.store import Body, Entry
+from anycast.coordinator.store import Body, Entry, Line
 from anycast.errors import DecodeError
 from anycast.link_offer import OfferFrames
-from anycast.link_wire import ContentsTold
+from anycast.link_wire import VersionTold
+from anycast.policy.behind import Word
+from anycast.policy.content_diff import Difference, differences
 from anycast.policy.gates import Counted
 from anycast.policy.ledger import Entry as Slot
-from anycast.policy.plan import Submission
+from anycast.policy.recovery import Recovered
 from anycast.policy.rollout import Page, Rollout, Step, Version
 from anycast.reasons import Reason
 
-CONTENT, GENERATION, GATEWAY, ROLLOUT = "content", "generation", "gateway", "rollout"
+CONTENT, GENERATION, GATEWAY, ROLLOUT, GIVEN = "content", "generation", "gateway", "rollout", "given"
 LAST = "last"
+BEGIN = "rollout.begin"
+"""The deed of whoever handed a content in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +44,13 @@ class Kept:
     signature: Signature
     documents: Mapping[str, str]
 
+    @property
+    def whole(self) -> bool:
+        """The document of every gateway is there."""
+        return self.documents.keys() >= {name for site in self.content.sites.values() for name in site.gateways}
+
     def frames(self, generation: int) -> OfferFrames:
-        """What is sent to everybody under that generation."""
+        """What is sent to everybody under that generation, each with its document, which is there."""
         return OfferFrames(Envelope(version=1, generation=generation, content=self.text, signature=self.signature))
 
     @functools.cached_property
@@ -49,11 +59,29 @@ class Kept:
         return decode_content(self.text)
 
 
-def content_body(submission: Submission, by: str, at: float) -> Body:
+def content_body(text: str, signature: Signature, documents: Mapping[str, str], by: str, at: float) -> Body:
+    sealed = signature.model_dump(mode="json")
+    return {"v": 1, "text": text, "signature": sealed, "documents": dict(documents), "by": by, "at": at}
+
+
+def recovered_bodies(recovered: Recovered, at: float) -> dict[str, Body]:
+    """By hash."""
     return {
-        "v": 1, "text": submission.content, "signature": submission.signature.model_dump(mode="json"),
-        "documents": dict(submission.documents), "by": by, "at": at,
-    }  # fmt: skip
+        hash_: content_body(envelope.content, envelope.signature, each.documents, each.signed_by, at)
+        for hash_, each in recovered.contents.items()
+        if (envelope := each.offer.envelope).signature is not None
+    }
+
+
+def told_bodies(words: Mapping[str, Word], without: Collection[str], contents: Mapping[str, Kept]) -> dict[str, Body]:
+    """Of gateways, by name: what they say that they have, or (`without`) what the others have, as far as it names them."""
+    told = {name: versions_body(word.site, word.active, word.staged) for name, word in words.items()}
+    active = [word.active for word in words.values() if word.active is not None]
+    if active:
+        highest = max(active, key=lambda each: each.generation)
+        for site, each in contents[highest.hash].content.sites.items():
+            told |= {name: versions_body(site, highest, None) for name in each.gateways if name in without}
+    return told
 
 
 def kept(body: Body) -> Kept:
@@ -64,8 +92,8 @@ def kept(body: Body) -> Kept:
         raise DecodeError("content", 0, "what the store has means nothing") from exc
 
 
-def gateway_body(site: str, told: ContentsTold) -> Body:
-    staged, active = told.staged, told.active
+def versions_body(site: str, active: Version | None, staged: Version | None) -> Body:
+    """Of a gateway."""
     return {
         "v": 1, "site": site,
         "active": None if active is None else [active.generation, active.hash],
@@ -73,8 +101,12 @@ def gateway_body(site: str, told: ContentsTold) -> Body:
     }  # fmt: skip
 
 
+def version_told(told: VersionTold | None) -> Version | None:
+    return None if told is None else Version(told.generation, told.hash)
+
+
 def version(pair: Any) -> Version | None:
-    """As `gateway_body` writes one."""
+    """As `versions_body` writes one."""
     return None if pair is None else Version(int(pair[0]), str(pair[1]))
 
 
@@ -112,6 +144,46 @@ def rollout_from(body: Body) -> tuple[Rollout, dict[str, Counted]]:
         return rollout, {site: Counted(**counted) for site, counted in body["before"].items()}
     except (KeyError, ValueError, TypeError) as exc:
         raise DecodeError("rollout", 0, "what the store has means nothing") from exc
+
+
+def changed_by(rollouts: Mapping[str, Entry]) -> dict[str, frozenset[str]]:
+    """By the id of each rollout that the store has: the sites that it changes."""
+    told = {id_: entry.body["rollout"] for id_, entry in rollouts.items() if entry.body is not None}
+    return {id_: frozenset(each["sites"]) - frozenset(each["same"]) for id_, each in told.items()}
+
+
+def generations(rollouts: Mapping[str, Entry], recovered: Mapping[str, Entry]) -> dict[str, tuple[int, ...]]:
+    """By the hash of each content: the generations that it was given out under, as the store's rollouts say and its `GIVEN`.
+    A return's counts where there was one."""
+    found: dict[str, set[int]] = {}
+    for number, entry in recovered.items():
+        if entry.body is not None:
+            found.setdefault(str(entry.body["hash"]), set()).add(int(number))
+    for entry in rollouts.values():
+        if entry.body is not None:
+            rollout, _ = rollout_from(entry.body)
+            found.setdefault(rollout.target.hash, set()).add(rollout.target.generation)
+            if rollout.back is not None and rollout.step in (Step.RETURNING, Step.STOPPED) and rollout.changed:
+                found.setdefault(rollout.back.hash, set()).add(rollout.back.generation)
+    return {hash_: tuple(sorted(numbers)) for hash_, numbers in found.items()}
+
+
+def diffs(
+    lines: Iterable[Line], rollouts: Mapping[str, Entry], contents: Mapping[str, Kept]
+) -> dict[int, tuple[Difference, ...]]:
+    """By the number of each line that began a rollout: what its content has otherwise than the one before."""
+    found = {}
+    for line in lines:
+        entry = rollouts.get(str(line.body.get("id", ""))) if line.action == BEGIN else None
+        if entry is None or entry.body is None:
+            continue
+        rollout, _ = rollout_from(entry.body)
+        new = contents.get(rollout.target.hash)
+        old = None if rollout.back is None else contents.get(rollout.back.hash)
+        if new is not None and (old is not None or not new.content.after):
+            was = (None, {}) if old is None else (old.content, old.documents)
+            found[line.seq] = differences(was[0], new.content, was[1], new.documents)
+    return found
 
 
 def state_of(

@@ -19,11 +19,12 @@ from anycast.errors import DecodeError
 from anycast.model import Cause
 from anycast.policy import ledger
 from anycast.policy.floors import Budget, allowed, budget_of
-from anycast.policy.ledger import Ledger, Standing
+from anycast.policy.ledger import Kind, Ledger, Standing
 from anycast.policy.token_words import (
     Commit,
     ContentChanged,
     EndSlot,
+    Halted,
     Reported,
     Send,
     SlotEnding,
@@ -33,6 +34,7 @@ from anycast.policy.token_words import (
     TakeSlot,
 )
 from anycast.policy.tokens import Input, Tokens
+from anycast.reasons import Reason
 from anycast.runtime import boottime
 
 KIND = "slot"
@@ -46,13 +48,21 @@ class Darkness:
     """Use from the event loop's thread: `run` until cancelled; it raises where a commit fails."""
 
     def __init__(
-        self, kept: Mapping[str, Entry], leader: str, *, write: Write, send: Callable[[str, int, str], None]
+        self,
+        kept: Mapping[str, Entry],
+        leader: str,
+        *,
+        write: Write,
+        send: Callable[[str, int, str], None],
+        strange: Callable[[str, tuple[str, ...]], None],
     ) -> None:
         """`kept`: the store's, with `leader` in it as who leads. `write` commits, or raises; `send` takes gateway, session
-        and text of an answer."""
+        and text of an answer; `strange` is told a gateway and the slots that it holds and that the ledger did not know when
+        it said so first, when these change."""
         entries = [_from_store(key, entry.body) for key, entry in sorted(kept.items()) if entry.body is not None]
         self._core = Tokens(Ledger(NOBODY, entries), {}, leader=leader, now=boottime())
-        self._write, self._send = write, send
+        self._write, self._send, self._strange = write, send, strange
+        self._strangers: dict[str, tuple[str, ...]] = {}
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[ledger.Entry | Cause] | None]] = asyncio.Queue()
 
     @property
@@ -79,7 +89,23 @@ class Darkness:
 
     def told(self, gateway: str, session: int, text: str) -> None:
         """A gateway's word about darkness. Raises DecodeError."""
-        self.feed(Reported(gateway, session, token_wire.decode_report(text.encode())))
+        report = token_wire.decode_report(text.encode())
+        # An operator's hold is given by nobody; every other slot was in the store before its holder heard of it.
+        held = [each.id for each in report.held if each.kind != Kind.HOLD]
+        before = self._strangers.get(gateway, ())
+        strangers = tuple(each for each in held if each in before or each not in self._core.ledger.entries)
+        if strangers != before:
+            self._strangers[gateway] = strangers
+            self._strange(gateway, strangers)
+        self.feed(Reported(gateway, session, report))
+
+    def acquainted(self) -> None:
+        """What gateways hold is in the ledger by now, by their own word: nothing of it is strange any more."""
+        self._strangers.clear()
+
+    def halt(self, why: str) -> None:
+        """Grant nothing, and give no slot, while `why` is not empty."""
+        self.feed(Halted(Cause(reason=Reason.STORE_BEHIND, detail=why) if why else None))
 
     def feed(self, event: Input) -> None:
         self._inbox.put_nowait((event, None))

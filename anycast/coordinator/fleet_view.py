@@ -67,6 +67,10 @@ class FleetView:
         report = before.report if before is not None and before.hello.instance == hello.instance else None
         self._gateways[hello.gateway] = _Gateway(hello, True, now, report)
 
+    def site_of(self, gateway: str) -> str:
+        """Of one that was connected."""
+        return self._gateways[gateway].hello.site
+
     def disconnected(self, gateway: str) -> None:
         self._gateways[gateway].connected = False
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from aiohttp import web
 
 from anycast.coordinator.door import Doors
+from anycast.coordinator.event_store import Retention
 from anycast.coordinator.porch import listening
 from anycast.coordinator.rest import Rest
 from anycast.coordinator.service import Service
@@ -54,6 +55,8 @@ class Plan:
     agents_port: int
     operators: tuple[Listen, ...]
     """Loopback without TLS; any other with."""
+    retention: Retention
+    """Of events."""
 
 
 def read_listen(text: str, default_port: int) -> Listen:
@@ -90,7 +93,7 @@ async def serve(plan: Plan, say: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        service = Service(me, folder, plan.state / "coordinator.db", plan.pki.parent / "operators.json")
+        service = Service(me, folder, plan.state / "coordinator.db", plan.pki.parent / "operators.json", plan.retention)
         with _refused_by_the_kernel("listen for agents"):
             await service.start(list(plan.agents), plan.agents_port)
         stack.push_async_callback(service.close)

@@ -24,9 +24,10 @@ from anycast.coordinator import access, api
 from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.api import ENDPOINTS, Endpoint
 from anycast.coordinator.door import Door
-from anycast.coordinator.rollouts import BAKE_S, Refusal
+from anycast.coordinator.rollouts import BAKE_S, ReadOnly, Refusal
 from anycast.coordinator.service import Missing, Service, Taken
 from anycast.coordinator.store import Conflict, Fenced
+from anycast.coordinator.why import Why
 from anycast.errors import AnycastError, ConfigError, DecodeError, PeerError
 from anycast.model import NAME
 from anycast.policy.plan import decode_submission
@@ -39,6 +40,8 @@ SUBMISSION_LIMIT_S = 60.0
 """The same for a fleet's documents, over a narrow way."""
 READ_LIMIT_S = 30.0
 """For the other end of a stream to take a status."""
+LATEST_MS = 7_258_118_400_000
+"""The year 2200, in milliseconds of Unix time: no event is later, and not every larger number is a date."""
 REPEAT_S = 15.0
 """A stream says at least that it lives, so that its other end notices when it does not."""
 
@@ -120,7 +123,20 @@ class Rest:
         asked = {name: _number(request, name) for name in ("after", "limit", "verify")}
         limit = min(asked["limit"] or api.MOST_LINES, api.MOST_LINES)
         lines, broken = await self._service.history(asked["after"], limit, verify=bool(asked["verify"]))
-        return api.History(lines=tuple(api.history_line(line) for line in lines), first_broken=broken)
+        found = await self._service.diffs(lines) if _number(request, "diff") else {}
+        return api.History(lines=tuple(api.history_line(line, found.get(line.seq)) for line in lines), first_broken=broken)
+
+    async def _contents(self, request: web.Request, who: Caller) -> api.Contents:
+        return await self._service.contents()
+
+    async def _content(self, request: web.Request, who: Caller) -> api.KeptContent:
+        return await self._service.content(request.match_info["content"])
+
+    async def _why(self, request: web.Request, who: Caller) -> Why:
+        site, gateway, at = request.match_info["site"], request.match_info.get("gateway"), _number(request, "at")
+        return await self._service.why(site, gateway, min(at, LATEST_MS) / 1000 or None)
+
+    _why_gateway = _why
 
     async def _state(self, request: web.Request, who: Caller) -> web.StreamResponse:
         text = encode(self._service.state().model_dump(mode="json"))
@@ -135,10 +151,14 @@ class Rest:
         except DecodeError as exc:
             raise Refused(400, str(exc)) from exc
         bake_s = float(_number(request, "bake") or BAKE_S)
-        return await self._service.submit(who, submission, bake_s, blind=bool(_number(request, "blind")))
+        blind, reason = bool(_number(request, "blind")), _words(request, "reason")
+        return await self._service.submit(who, submission, bake_s, blind=blind, reason=reason)
 
     async def _command_rollout(self, request: web.Request, who: Caller, body: api.Command) -> api.RolloutStatus:
         return await self._service.command(who, body.word)
+
+    async def _recover(self, request: web.Request, who: Caller, body: api.Recover) -> api.Recovered:
+        return await self._service.recover(who, body)
 
     async def _access(self, request: web.Request, who: Caller) -> api.Credentials:
         return await self._service.credentials()
@@ -187,6 +207,13 @@ def _number(request: web.Request, name: str) -> int:
     return int(text)
 
 
+def _words(request: web.Request, name: str) -> str:
+    text = request.query.get(name, "")
+    if len(text) > api.LONGEST_WORDS or not text.isprintable():
+        raise Refused(400, f"{name} is longer than {api.LONGEST_WORDS} characters, or more than one line of text")
+    return text
+
+
 @web.middleware
 async def _one_sentence(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -202,6 +229,8 @@ async def _one_sentence(
         # RFC 9110 15.5.6: a method that is not allowed is answered with those that are.
         allowed = {name: exc.headers[name] for name in ("Allow",) if name in exc.headers}
         return _refusal(exc.status, f"{request.method} {request.path}: {(exc.reason or 'refused').lower()}", (), allowed)
+    except ReadOnly as exc:
+        return _refusal(409, str(exc))
     except Refusal as exc:
         return _refusal(409, "it is not taken", exc.problems)
     except Missing as exc:

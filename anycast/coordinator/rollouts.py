@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from anycast.content.canonical import encode, hash_of
 from anycast.content.content import Content
@@ -21,20 +21,22 @@ from anycast.content.operators import Operators
 from anycast.content.state import State, decode_state, in_force
 from anycast.coordinator import contents as kept
 from anycast.coordinator.access import Caller, Role
-from anycast.coordinator.contents import CONTENT, GATEWAY, GENERATION, LAST, ROLLOUT, Kept
+from anycast.coordinator.contents import CONTENT, GATEWAY, GENERATION, GIVEN, LAST, ROLLOUT, Kept
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView, SiteState
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.coordinator.traffic_log import TrafficLog
 from anycast.errors import AnycastError
 from anycast.link_offer import OfferFrames
-from anycast.link_wire import ActivationSent, ContentsTold, Message, VersionTold
+from anycast.link_wire import ActivationSent, Message
 from anycast.model import Cause
 from anycast.policy import gates
+from anycast.policy.behind import Known, Word
 from anycast.policy.gates import Counted, Verdict
 from anycast.policy.ledger import Entry as Slot
 from anycast.policy.ledger import Kind
 from anycast.policy.plan import Submission, judge
+from anycast.policy.recovery import Recovered, document_of
 from anycast.policy.rollout import (
     ENDED,
     Action,
@@ -46,6 +48,7 @@ from anycast.policy.rollout import (
     Rollout,
     RolloutCore,
     Stage,
+    Step,
     Version,
 )
 from anycast.policy.token_words import TakeSlot
@@ -62,6 +65,7 @@ AGAIN_S = 5.0
 """Before the same offer or activation goes to a gateway once more."""
 BAKE_S = 60.0
 BASELINE_S = 300.0
+OVERTAKEN = "the store was recovered; gateways have later contents"
 Write = Callable[[dict[Key, Body | None], tuple[Deed, ...]], Awaitable[None]]
 
 
@@ -71,6 +75,10 @@ class Refusal(AnycastError):
     def __init__(self, problems: tuple[str, ...]) -> None:
         self.problems = problems
         super().__init__("; ".join(problems))
+
+
+class ReadOnly(Refusal):
+    """Nothing is decided now, whatever was handed in; why, in one sentence."""
 
 
 class Rollouts:
@@ -87,16 +95,21 @@ class Rollouts:
         send: Callable[[str, Message], bool],
         offer: Callable[[str, OfferFrames, str], bool],
         changed: Callable[[], None],
+        halted: Callable[[], str],
     ) -> None:
+        """`halted`: why nothing is to be decided now; empty: it may be."""
         self._fleet, self._view, self._traffic, self._darkness = fleet, view, traffic, darkness
-        self._write, self._send, self._offer, self._changed = write, send, offer, changed
+        self._write, self._send, self._offer, self._changed, self._halted = write, send, offer, changed, halted
         self._contents: dict[str, Kept] = {}
         self._gateways: dict[str, Entry] = {}
+        self._given: dict[int, str] = {}
         self._generation = 0
         self._core: RolloutCore | None = None
         self._before: dict[str, Counted] = {}
         self._refused = ""
         self._sent: dict[tuple[str, str], float] = {}
+        self._recovered = False
+        """Drained sites may be without their slot."""
         self._frames: tuple[Version, OfferFrames] | None = None
         """Of what was offered last."""
         self._news = asyncio.Event()
@@ -107,12 +120,17 @@ class Rollouts:
         self._lock = asyncio.Lock()
 
     def start(self, kept_: Mapping[str, Mapping[str, Entry]]) -> None:
-        """What the store has of `CONTENT`, `GENERATION`, `GATEWAY` and `ROLLOUT`. Raises DecodeError."""
+        """What the store has of `CONTENT`, `GENERATION`, `GIVEN`, `GATEWAY` and `ROLLOUT`. Raises DecodeError."""
         self._contents = {key: kept.kept(entry.body) for key, entry in kept_[CONTENT].items() if entry.body is not None}
-        self._gateways = dict(kept_[GATEWAY])
+        # Whoever names a content that is not here says so again (`coordinator/behind.py`).
+        self._gateways = {key: entry for key, entry in kept_[GATEWAY].items() if self._knows(entry.body)}
+        self._given = {int(key): str(entry.body["hash"]) for key, entry in kept_[GIVEN].items() if entry.body is not None}
         last = kept_[GENERATION].get(LAST)
         self._generation = 0 if last is None or last.body is None else int(last.body["number"])
         rollouts = [kept.rollout_from(entry.body) for entry in kept_[ROLLOUT].values() if entry.body is not None]
+        for each, _ in rollouts:
+            self._number(each)
+        self._recovered = bool(kept_[GIVEN])
         open_ = [each for each in rollouts if each[0].step not in ENDED]
         if open_:
             rollout, self._before = open_[-1]
@@ -141,6 +159,17 @@ class Rollouts:
         rollout = self.rollout
         return () if rollout is None else rollout.pages
 
+    @property
+    def contents(self) -> Mapping[str, Kept]:
+        """Everything that was handed in, by its hash."""
+        return self._contents
+
+    def running(self) -> dict[str, str]:
+        """The hash of the content that each gateway runs by."""
+        bodies = {name: entry.body for name, entry in self._gateways.items() if entry.body is not None}
+        told = {name: kept.believed(name, body, "active", self._contents) for name, body in bodies.items()}
+        return {name: hash_ for name, hash_ in told.items() if hash_ is not None}
+
     def state(self) -> State:
         """What a plan reads."""
         heard = {
@@ -168,15 +197,25 @@ class Rollouts:
         found = {}
         for name, entry in self._gateways.items():
             active = None if entry.body is None else kept.believed(name, entry.body, "active", self._contents)
-            if active is not None:
-                found[name] = self._contents[active].documents[name]
+            if active is not None and name in (documents := self._contents[active].documents):
+                found[name] = documents[name]
         return found
 
+    def known(self) -> Known:
+        """What the store has given out."""
+        return Known(generation=self._generation, contents=self._contents.keys(), given=self._given)
+
+    @property
+    def gateways(self) -> set[str]:
+        """Those that ever said that they have a content."""
+        return set(self._gateways)
+
     async def submit(
-        self, who: Caller, submission: Submission, operators: Operators, bake_s: float, *, blind: bool
+        self, who: Caller, submission: Submission, operators: Operators, bake_s: float, *, blind: bool, reason: str = ""
     ) -> Rollout:
-        """Number it and begin. Raises Refusal."""
+        """Number it and begin; `reason` is what the operator says to people. Raises Refusal."""
         async with self._lock:
+            self._may_decide()
             if self._core is not None and self._under_way:
                 raise Refusal((f"rollout {self._core.rollout.id} is under way: {self._core.rollout.step}",))
             state, decoded = decode_state(encode(self.state().model_dump(mode="json")).encode())
@@ -184,15 +223,18 @@ class Rollouts:
                 raise Refusal(problems)
             hash_, before = hash_of(submission.content), in_force(state, decoded)
             used = {gateway.active for gateway in state.gateways.values() if gateway.active is not None}
-            before_hash = next(iter(used)) if len(used) == 1 else None
+            # To what was recovered without every gateway's document nobody could be returned.
+            before_hash = next(iter(used)) if len(used) == 1 and all(self._contents[each].whole for each in used) else None
             id_ = f"r{self._generation + 1}"
-            body = kept.content_body(submission, who.name, time.time())
+            signed = submission.content, submission.signature, submission.documents
+            body = kept.content_body(*signed, who.name, time.time())
             new = kept.kept(body)
             rollout = kept.rollout_of(id_, who.name, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
             rollout = dataclasses.replace(rollout, since=boottime(), blind=blind)
             only_its_sites(who, rollout)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
-            deed = Deed(at=time.time(), who=who.name, action="rollout.begin", body=said | ({"blind": True} if blind else {}))
+            said |= {"blind": True} if blind else {}
+            deed = Deed(at=time.time(), who=who.name, action=kept.BEGIN, reason=reason, body=said)
             await self._write(
                 {
                     (CONTENT, hash_): body,
@@ -203,6 +245,7 @@ class Rollouts:
             )
             self._contents[hash_] = new
             self._generation += 2
+            self._number(rollout)
             self._core, self._before, self._sent = RolloutCore(rollout), {}, {}
             self._tell_ledger()
         self._news.set()
@@ -212,6 +255,7 @@ class Rollouts:
     async def command(self, who: Caller, word: str) -> Rollout:
         """``pause``, ``resume`` or ``abort``. Raises Refusal where no rollout is under way."""
         async with self._lock:
+            self._may_decide()
             if self._core is None or self._core.rollout.step in ENDED:
                 raise Refusal(("no rollout is under way",))
             only_its_sites(who, self._core.rollout)
@@ -220,12 +264,12 @@ class Rollouts:
             await self._take(self._core.handle(Command(word, who.name), boottime()), force=True)
             return self._core.rollout
 
-    async def reported(self, told: Mapping[str, tuple[str, ContentsTold]]) -> None:
-        """What gateways say that they have, each with its site; what is new of it is stored, at once and in one piece: a
+    async def reported(self, told: Mapping[str, Word]) -> None:
+        """What gateways say that they have, all of which is known; what is new of it is stored, at once and in one piece: a
         fleet that stages says a thousand things in a second, and a disk that keeps its word takes milliseconds for each."""
         new = {}
-        for gateway, (site, each) in told.items():
-            body, before = kept.gateway_body(site, each), self._gateways.get(gateway)
+        for gateway, word in told.items():
+            body, before = kept.versions_body(word.site, word.active, word.staged), self._gateways.get(gateway)
             if before is None or before.body != body:
                 new[gateway] = body
         if new:
@@ -234,6 +278,72 @@ class Rollouts:
             self._tell_ledger()
         if self._under_way:
             self._news.set()
+
+    async def take_over(
+        self,
+        recovered: Recovered,
+        words: Mapping[str, Word],
+        without: Collection[str],
+        writes: dict[Key, Body | None],
+        deed: Deed,
+    ) -> None:
+        """Know what gateways have, in one transaction with `writes` and `deed`; a rollout under way has been overtaken.
+
+        Those that are left out (`without`) are taken to run by the highest content that others run by: a plan is to go on
+        from what operators wanted last, not from what an old store remembers.
+        """
+        async with self._lock:
+            texts = kept.recovered_bodies(recovered, time.time())
+            after = self._contents | {hash_: kept.kept(body) for hash_, body in texts.items()}
+            told = kept.told_bodies(words, without, after)
+            writes = {
+                **writes,
+                (GENERATION, LAST): {"v": 1, "number": recovered.generation},
+                **{(CONTENT, hash_): body for hash_, body in texts.items()},
+                **{(GIVEN, str(number)): {"v": 1, "hash": hash_} for number, hash_ in recovered.given.items()},
+                **{(GATEWAY, name): body for name, body in told.items()},
+            }
+            core = self._core
+            if core is not None and core.rollout.step not in ENDED:
+                ended = dataclasses.replace(core.rollout, step=Step.STOPPED, since=boottime(), reason=OVERTAKEN)
+                writes[ROLLOUT, ended.id] = kept.rollout_body(ended, self._before)
+                core = RolloutCore(ended)
+            await self._write(writes, (deed,))
+            self._core, self._stored = core, None
+            self._generation = recovered.generation
+            self._given |= recovered.given
+            self._contents = after
+            self._gateways |= {name: Entry(0, body) for name, body in told.items()}
+            self._recovered = True
+            self._tell_ledger()
+
+    def missing(self, gateway: str, word: Word) -> tuple[str, ...]:
+        """Contents of which it has a document that the store has not."""
+        found = (each.hash for each in word.versions if each.hash in self._contents)
+        return tuple(hash_ for hash_ in found if gateway not in self._contents[hash_].documents)
+
+    async def complete(self, gateway: str, site: str, hash_: str, document: str) -> None:
+        """Keep a gateway's document of a content that was recovered without it. Raises DecodeError where it is another."""
+        before = self._contents.get(hash_)
+        if before is None or gateway in before.documents:
+            return
+        documents = {**before.documents, gateway: document_of(before.content, gateway, site, document)}
+        body = kept.content_body(before.text, before.signature, documents, "recovered", time.time())
+        await self._write({(CONTENT, hash_): body}, ())
+        self._contents[hash_] = kept.kept(body)
+
+    def _may_decide(self) -> None:
+        if why := self._halted():
+            raise ReadOnly((why,))
+
+    def _knows(self, body: Body | None) -> bool:
+        told = () if body is None else (kept.version(body["active"]), kept.version(body["staged"]))
+        return all(each is None or each.hash in self._contents for each in told)
+
+    def _number(self, rollout: Rollout) -> None:
+        for each in (rollout.target, rollout.back):
+            if each is not None:
+                self._given[each.generation] = each.hash
 
     def _tell_ledger(self) -> None:
         """Who there is and how much may be dark: what gateways run by, with the sites that are only to run by it yet."""
@@ -260,15 +370,18 @@ class Rollouts:
                     await self._news.wait()
             self._news.clear()
             async with self._lock:
-                await self._look()
+                if not self._halted():
+                    await self._look()
             await asyncio.sleep(PACE_S)
 
     async def _look(self) -> None:
         core = self._core
         if core is None:
+            await self._slots_of_drains()
             return
         now = boottime()
         await self._slots(core.rollout)
+        await self._slots_of_drains()
         if core.rollout.step in ENDED:
             return
         site = core.rollout.site
@@ -295,6 +408,17 @@ class Rollouts:
             if isinstance(taken, Cause):
                 self._refused = f"{site}: {taken}"
 
+    async def _slots_of_drains(self) -> None:
+        """A site that is drained by a content that was recovered: its slot was lost with the store that gave it."""
+        if not self._recovered:
+            return
+        content, held = self.in_force(), self._held()
+        dark = set() if content is None else {name for name, site in content.sites.items() if site.intent.dark}
+        self._recovered = False
+        for site in sorted(dark - held.keys()):
+            taken = await self._darkness.take(TakeSlot(kind=Kind.DRAIN, site=site, by="recover", why="drained before"))
+            self._recovered |= isinstance(taken, Cause)
+
     def _held(self) -> dict[str, Slot]:
         """By site: the slot of a rollout or a drain that stands."""
         kinds = (Kind.ROLLOUT, Kind.DRAIN)
@@ -306,8 +430,8 @@ class Rollouts:
             for each in site.gateways:
                 contents = None if each.report is None else each.report.contents
                 found[each.gateway] = GatewayTold(
-                    staged=_version(None if contents is None else contents.staged),
-                    active=_version(None if contents is None else contents.active),
+                    staged=None if contents is None else kept.version_told(contents.staged),
+                    active=None if contents is None else kept.version_told(contents.active),
                     announcing=site.state is SiteState.ANNOUNCING,
                     fresh=each.fresh,
                 )
@@ -374,7 +498,3 @@ def only_its_sites(who: Caller, rollout: Rollout) -> None:
     if not who.may(Role.OPERATOR, changed):
         others = ", ".join(sorted(changed - (who.sites or frozenset())))
         raise Refusal((f"{who.name}'s credential is not for {others}, which this changes",))
-
-
-def _version(told: VersionTold | None) -> Version | None:
-    return None if told is None else Version(told.generation, told.hash)

@@ -2,8 +2,10 @@
 
     agents ──▶ Agents ──▶ FleetView ◀── Service ◀── Rest ◀── operators
                  │            ▲            │
+                 ├──────▶ EventKeeper ◀────┤
                  │         Rollouts ◀──────┤
-                 └───────▶ Darkness        │
+                 ├───────▶ Darkness ◀──────┤
+                 └───────▶ Behind ◀────────┤  halts both while the store knows less than gateways do
                               └──────────▶ Store (a thread of its own: a disk that hangs keeps nobody waiting who only looks)
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import datetime
 import functools
 import secrets
 import time
@@ -21,22 +24,29 @@ from pathlib import Path
 from typing import TypeVar
 
 from anycast.content.state import State
-from anycast.coordinator import access, api, contents, darkness
+from anycast.coordinator import access, api, behind, contents, darkness, why
 from anycast.coordinator.access import Caller
-from anycast.coordinator.agents import AgentEvent, Agents, Came, Said, SaidDarkness, Went
+from anycast.coordinator.agents import AgentEvent, Agents, Came, HandedOver, Said, SaidDarkness, SaidEvents, Went
+from anycast.coordinator.backup import RESTORED
+from anycast.coordinator.behind import Behind, SaidToHave
 from anycast.coordinator.darkness import Darkness
+from anycast.coordinator.event_keeper import EventKeeper
+from anycast.coordinator.event_store import EventStore, Retention
 from anycast.coordinator.fleet_view import FleetView
-from anycast.coordinator.rollouts import Rollouts
-from anycast.coordinator.store import Body, Deed, Key, Line, Store
+from anycast.coordinator.rollouts import ReadOnly, Rollouts
+from anycast.coordinator.store import Body, Deed, Entry, Key, Line, Store
+from anycast.coordinator.store_folder import Used
 from anycast.coordinator.traffic_log import TrafficLog
+from anycast.coordinator.why import Why
 from anycast.errors import AnycastError, PeerError
-from anycast.link_wire import ContentsTold
 from anycast.operators_file import OperatorsFile
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
+from anycast.policy.content_diff import Difference
 from anycast.policy.plan import Submission
 from anycast.policy.token_words import AgentConnected, AgentGone
 from anycast.runtime import boottime
+from anycast.trail import Record
 
 DISK_LIMIT_S = 5.0
 WATCH_PACE_S = 0.2
@@ -55,23 +65,35 @@ class Missing(AnycastError):
 class Service:
     """Use from the event loop's thread: `start`, then `run` until cancelled; `close` when done."""
 
-    def __init__(self, me: Identity, folder: MachineFolder, store_path: Path, operators_path: Path) -> None:
+    def __init__(
+        self,
+        me: Identity,
+        folder: MachineFolder,
+        store_path: Path,
+        operators_path: Path,
+        retention: Retention | None = None,
+    ) -> None:
+        """`retention`: of events, which lie beside the store; None: its defaults."""
         self.version = metadata.version("anycast-vpn")
-        self._me, self._folder, self._store_path = me, folder, store_path
+        self._me, self._folder, self._store_path, self._retention = me, folder, store_path, retention or Retention()
         self._instance = secrets.token_hex(8)
         self._view, self._traffic = FleetView(), TrafficLog()
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "store")
         self._news = asyncio.Event()
-        self._told: asyncio.Queue[tuple[str, str, ContentsTold | None]] = asyncio.Queue()
+        self._told: asyncio.Queue[SaidToHave] = asyncio.Queue()
         self._operators = OperatorsFile(operators_path)
         self._revision = 0
 
     async def start(self, addresses: list[str], port: int) -> None:
         """Open the store, take the lead, and listen for agents. Raises ConfigError, PeerError, OSError."""
+        self._used = Used(self._store_path.parent)
         self._store = await self._in_store(lambda: Store(self._store_path, self._me.fleet))
         self._fence = await self._in_store(self._store.lead)
         self._revision = await self._in_store(lambda: self._store.revision)
-        kinds = (contents.CONTENT, contents.GENERATION, contents.GATEWAY, contents.ROLLOUT, darkness.KIND)
+        kinds = (
+            contents.CONTENT, contents.GENERATION, contents.GIVEN, contents.GATEWAY, contents.ROLLOUT, darkness.KIND,
+            behind.BEHIND, behind.LEFT_OUT, RESTORED,
+        )  # fmt: skip
         kept = {kind: await self._in_store(functools.partial(self._store.read, kind)) for kind in kinds}
         self._agents = Agents(
             self._view,
@@ -82,7 +104,16 @@ class Service:
             may_be_at=self._may_be_at,
             happened=self._on_agent,
         )
-        self._darkness = Darkness(kept[darkness.KIND], self._fence.leader, write=self._write_slots, send=self._agents.answer)
+        self._darkness = Darkness(
+            kept[darkness.KIND],
+            self._fence.leader,
+            write=self._write_slots,
+            send=self._agents.answer_darkness,
+            strange=self._on_strange,
+        )
+        self._events = EventKeeper(
+            self._store_path.with_name("events.db"), self._me.fleet, self._retention, ask=self._agents.answer
+        )
         self._rollouts = Rollouts(
             self._me.fleet,
             self._view,
@@ -92,8 +123,18 @@ class Service:
             send=self._agents.send,
             offer=self._agents.offer,
             changed=lambda: self._changed(""),
+            halted=lambda: self._behind.read_only,
         )
         self._rollouts.start(kept)
+        self._behind = Behind(
+            kept,
+            self._me.fleet,
+            self._rollouts,
+            self._darkness,
+            write=self._write,
+            send=self._agents.send,
+            changed=lambda: self._changed(""),
+        )
         await self._agents.start(addresses, port)
 
     @property
@@ -103,17 +144,20 @@ class Service:
     async def run(self) -> None:
         """Raises where the store fails what decides: whoever goes on might say what is not in it."""
         async with asyncio.TaskGroup() as group:
-            for each in (self._agents.keep, self._darkness.run, self._rollouts.run, self._remember):
+            parts = (self._agents.keep, self._darkness.run, self._rollouts.run, self._behind.run, self._events.run)
+            for each in (*parts, self._remember):
                 group.create_task(each())
 
     async def close(self) -> None:
         self._agents.close()
+        await self._events.close()
         with contextlib.suppress(PeerError):
             await self._in_store(self._store.close)
         self._disk.shutdown(wait=False)
+        self._used.end()
 
     def status(self) -> api.Status:
-        rollout = self._rollouts.rollout
+        rollout, read_only = self._rollouts.rollout, self._behind.read_only
         return api.Status(
             fleet=self._me.fleet,
             coordinator=self._instance,
@@ -123,25 +167,40 @@ class Service:
             sites=tuple(api.site_status(site) for site in self._view.sites(boottime())),
             ledger=self._darkness.summary(),
             rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.refused),
-            alarms=(*((self._agents.problem,) if self._agents.problem else ()), *(str(p) for p in self._rollouts.pages)),
+            read_only=read_only,
+            alarms=(
+                *(each for each in (read_only, self._agents.problem) if each),
+                *self._events.alarms,
+                *(str(page) for page in self._rollouts.pages),
+            ),
         )
 
     def state(self) -> State:
-        """What a plan is made against."""
+        """What a plan is made against. Raises ReadOnly where that is known to be out of date."""
+        if why := self._behind.read_only:
+            raise ReadOnly((why,))
         return self._rollouts.state()
 
     def documents(self) -> api.Documents:
         return api.Documents(documents=self._rollouts.documents())
 
-    async def submit(self, who: Caller, submission: Submission, bake_s: float, *, blind: bool) -> api.RolloutStatus:
+    async def submit(
+        self, who: Caller, submission: Submission, bake_s: float, *, blind: bool, reason: str = ""
+    ) -> api.RolloutStatus:
         """Begin a rollout of what an operator signed. Raises rollouts.Refusal, ConfigError."""
         operators = await asyncio.to_thread(self._operators.read)
-        rollout = await self._rollouts.submit(who, submission, operators, bake_s, blind=blind)
+        rollout = await self._rollouts.submit(who, submission, operators, bake_s, blind=blind, reason=reason)
         return api.rollout_status(rollout, "")
 
     async def command(self, who: Caller, word: str) -> api.RolloutStatus:
         """``pause``, ``resume``, ``abort``. Raises rollouts.Refusal."""
         return api.rollout_status(await self._rollouts.command(who, word), self._rollouts.refused)
+
+    async def recover(self, who: Caller, wanted: api.Recover) -> api.Recovered:
+        """Take what gateways have that the store has not. Raises Refusal, ConfigError."""
+        operators = functools.partial(asyncio.to_thread, self._operators.read)
+        found, words = await self._behind.recover(who, wanted.reason, wanted.without, operators)
+        return api.recovered(found, words)
 
     async def watch(self, repeat_s: float) -> AsyncIterator[api.Status]:
         """The status now, whenever something changes, and at least every `repeat_s`."""
@@ -160,6 +219,72 @@ class Service:
             return self._store.history(after=after, limit=limit), self._store.first_broken() if verify else None
 
         return await self._in_store(read)
+
+    async def diffs(self, lines: list[Line]) -> dict[int, tuple[Difference, ...]]:
+        """By its number: what each line that begins a rollout changes."""
+        kept = await self._in_store(lambda: self._store.read(contents.ROLLOUT))
+        return await asyncio.to_thread(contents.diffs, lines, kept, self._rollouts.contents)
+
+    async def contents(self) -> api.Contents:
+        return api.Contents(contents=tuple((await self._content_lines()).values()))
+
+    async def content(self, named: str) -> api.KeptContent:
+        """By generation or the beginning of its hash. Raises Missing."""
+        lines = await self._content_lines()
+        found = [each for each in lines.values() if named.isdecimal() and len(named) < 12 and int(named) in each.generations]
+        found += [each for each in lines.values() if len(named) >= 12 and each.hash.startswith(named)]
+        if len(found) != 1:
+            what = "two contents begin so" if found else "there is no such content"
+            raise Missing(f"{named}: {what}; a generation, or 12 digits or more of a hash; GET /v1/contents has all")
+        kept = self._rollouts.contents[found[0].hash]
+        return api.KeptContent(
+            **dict(found[0]), key=kept.signature.key, text=kept.text, documents=dict(kept.documents)
+        )
+
+    async def _content_lines(self) -> dict[str, api.ContentLine]:
+        """By hash, oldest first."""
+
+        def read() -> tuple[dict[str, Entry], ...]:
+            return tuple(self._store.read(kind) for kind in (contents.CONTENT, contents.ROLLOUT, contents.GIVEN))
+
+        texts, rollouts, given = await self._in_store(read)
+        generations = contents.generations(rollouts, given)
+        running = self._rollouts.running()
+        return {
+            hash_: api.ContentLine(
+                hash=hash_, by=body["by"], at=body["at"], generations=generations.get(hash_, ()),
+                gateways=tuple(sorted(name for name, each in running.items() if each == hash_)),
+            )
+            for hash_, body in sorted(((h, e.body) for h, e in texts.items() if e.body), key=lambda pair: pair[1]["at"])
+            if hash_ in self._rollouts.contents
+        }  # fmt: skip
+
+    async def why(self, site: str, gateway: str | None, at: float | None) -> Why:
+        """What led to the state of a site, or of one of its gateways, at a moment (Unix time; None: now). Raises Missing."""
+        moment = datetime.datetime.fromtimestamp(time.time() if at is None else at, datetime.UTC)
+        content = self._rollouts.in_force()
+        named = set() if content is None or site not in content.sites else set(content.sites[site].gateways)
+        named |= {each.gateway for view in self._view.sites(boottime()) if view.site == site for each in view.gateways}
+
+        def read(events: EventStore) -> tuple[dict[str, list[Record]], dict[str, float | None]]:
+            names = named | set(events.of_site(site))
+            asked = names if gateway is None else names & {gateway}
+            kept = {name: events.kept(name) for name in asked}
+            return (
+                {name: events.until(name, moment.timestamp(), why.RECORDS, why.RECORDS_BEHIND) for name in asked},
+                {name: None if each is None else each.forgotten for name, each in kept.items()},
+            )
+
+        records, forgotten = await self._events.read(read)
+        if not records:
+            raise Missing(f"nothing is known of {site if gateway is None else f'a gateway {gateway} of site {site}'}")
+
+        def decided() -> list[Line]:
+            changed = contents.changed_by(self._store.read(contents.ROLLOUT))
+            lines = self._store.history_until(moment.timestamp(), why.LINES)
+            return [line for line in lines if why.concerns(line, site, changed)]
+
+        return why.explain(site, moment, records, forgotten, await self._in_store(decided))
 
     async def caller(self, name: str, secret: bytes) -> Caller | None:
         """Whose credential that is; None: nobody's."""
@@ -221,25 +346,37 @@ class Service:
         match event:
             case Came(hello=hello, session=session):
                 self._darkness.feed(AgentConnected(hello.gateway, session))
+                self._events.came(hello, session)
                 self._changed(hello.gateway)
-            case Went(gateway=gateway, session=session):
+            case Went(gateway=gateway, site=site, session=session):
                 self._darkness.feed(AgentGone(gateway, session))
+                self._events.went(gateway, site, session)
                 self._changed(gateway)
             case Said(hello=hello, report=report, news=news):
                 self._traffic.reported(hello.site, hello.gateway, hello.instance, report, boottime())
                 if news:
-                    self._told.put_nowait((hello.site, hello.gateway, report.contents))
+                    self._told.put_nowait(
+                        SaidToHave(site=hello.site, gateway=hello.gateway, contents=report.contents)
+                    )
                     self._changed(hello.gateway)
             case SaidDarkness(gateway=gateway, session=session, text=text):
                 self._darkness.told(gateway, session, text)
+            case HandedOver(gateway=gateway, content=content):
+                self._behind.handed_over(gateway, content)
+            case SaidEvents(gateway=gateway, session=session, records=records):
+                self._events.told(gateway, session, records)
+
+    def _on_strange(self, gateway: str, slots: tuple[str, ...]) -> None:
+        site = self._view.site_of(gateway)
+        self._told.put_nowait(SaidToHave(site=site, gateway=gateway, strangers=slots))
 
     async def _remember(self) -> None:
-        """What was told while the store was busy with what came before goes there together."""
+        """What was told while the store was busy with what came before goes there together, in its order."""
         while True:
             told = [await self._told.get()]
             while not self._told.empty():
                 told.append(self._told.get_nowait())
-            await self._rollouts.reported({gateway: (site, each) for site, gateway, each in told if each is not None})
+            await self._behind.heard(told)
 
     def _deed(self, who: Caller, action: str, reason: str = "", **body: object) -> Deed:
         return Deed(at=time.time(), who=who.name, action=action, reason=reason, body=body)

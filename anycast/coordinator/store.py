@@ -176,6 +176,12 @@ class Store:
                 for seq, at, who, action, reason, body, hash_ in rows
             ]
 
+    def history_until(self, at: float, limit: int) -> list[Line]:
+        """The newest lines up to a moment (Unix time), oldest first."""
+        with _disk(self.path):
+            (last,) = self._db.execute("SELECT MAX(seq) FROM history WHERE at <= ?", (at,)).fetchone()
+        return self.history(after=max(0, (last or 0) - limit), limit=min(limit, last or 0))
+
     def first_broken(self) -> int | None:
         """Number of the first line of history whose hash is not that of itself and everything before it; None: all are."""
         before, expected_seq = "", 1

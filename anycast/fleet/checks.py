@@ -56,6 +56,9 @@ def durations(fleet: Fleet) -> Iterator[Finding]:
     yield from bounded(
         ("service", "dpd_delay"), fleet.service.dpd_delay, 1, 3600, "strongSwan counts whole seconds", whole=True
     )
+    if fleet.coordinator is not None:
+        why = "shorter than a coordinator may be away for, or so long that nothing is ever old"
+        yield from bounded(("coordinator", "cold_start_max_age"), fleet.coordinator.cold_start_max_age, 60, 366 * 86400, why)
     for path, holder in _holders(fleet):
         for (section, field), (why, least, most, whole) in _DURATIONS.items():
             settings = getattr(holder, section)

@@ -75,6 +75,7 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
             name=coordinator.name,
             addresses=tuple(str(coordinator.addresses.of(family)) for family in coordinator.addresses.families),
             port=coordinator.port,
+            cold_start_max_age_s=coordinator.cold_start_max_age.total_seconds(),
         ),
         lease=Lease(duration_ms=_milliseconds(lease.duration), grace_ms=_milliseconds(lease.grace)),
         agent=Agent(

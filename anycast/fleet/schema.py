@@ -236,6 +236,9 @@ class Coordinator(Section):
     """Where agents find it, on the management network."""
     port: SyncPort = 4518
     """TCP; 1024 to 32767. Default: 4518."""
+    cold_start_max_age: Duration = datetime.timedelta(days=7)
+    """A gateway that boots while no coordinator answers announces by the document that it has only if the coordinator knew
+    of that not longer ago, or the site's other gateway holds the same. Default: 168 h."""
 
 
 class Fleet(Section):

@@ -35,7 +35,16 @@ LONGEST_S = 30 * 86_400.0
 """What lasts longer is a configuration, not a hold."""
 NOT_SEEN = frozenset({Reason.NO_EVIDENCE_YET, Reason.CLOCK_GAP})
 """The absence of evidence. No hold overrides it."""
-NOT_A_FACT = frozenset({Reason.RECOVERING, Reason.PEER_UNFIT, Reason.PEER_SILENT, Reason.ADDRESS_UNHELD, Reason.TOKEN})
+NOT_A_FACT = frozenset(
+    {
+        Reason.RECOVERING,
+        Reason.PEER_UNFIT,
+        Reason.PEER_SILENT,
+        Reason.ADDRESS_UNHELD,
+        Reason.TOKEN,
+        Reason.DOCUMENT_OLD,
+    }
+)
 """What stands against announcing without being a fact."""
 
 

@@ -64,6 +64,13 @@ class ContentChanged:
     gateways: Mapping[str, str]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Halted:
+    """Nothing more is granted, no renewal either, and no slot given, for this reason; None: as ever."""
+
+    cause: Cause | None
+
+
 # --- the coordinator's: out, to be performed in order; a commit that fails ends this leader
 
 

@@ -16,7 +16,8 @@ store may have one that is long over.
 A check is suspected while it fails at two sites or more and fewer than half of the others, of those that say anything about
 it, pass; and for a window after that. Then it is the check that is wrong.
 
-What a gateway says that it holds and the ledger does not know (the store was restored; an operator's hold) is entered.
+What a gateway says that it holds and the ledger does not know (the store was restored; an operator's hold) is entered. While
+the store is behind (`policy/behind.py`) nothing is granted: what stands runs out, and its sites announce again.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from anycast.policy.token_words import (
     Commit,
     ContentChanged,
     EndSlot,
+    Halted,
     Reported,
     Send,
     SlotEnding,
@@ -57,7 +59,7 @@ MAX_DARK = 1000
 SURVEY_S = 0.25
 """How old the comparison of all sites may be, so that it is not made anew for each of a thousand reports."""
 
-Input = AgentConnected | AgentGone | Reported | TakeSlot | EndSlot | ContentChanged
+Input = AgentConnected | AgentGone | Reported | TakeSlot | EndSlot | ContentChanged | Halted
 Event = SlotTaken | SlotRefused | SlotEnding | SlotReturned | CheckSuspected | CheckTrusted
 Action = Commit | Event | Send
 
@@ -71,6 +73,7 @@ class Tokens:
         self.ledger, self.heard = ledger, Heard(gateways)
         self._leader, self._settled_at = leader, now + SETTLE_S
         self._ids = 0
+        self._halted: Cause | None = None
         self._granted_at = -math.inf
         self._vouched: set[str] = set()
         """Tokens of the ledger that this leader granted, or heard to be held."""
@@ -103,6 +106,8 @@ class Tokens:
                 self._on_end(event)
             case ContentChanged():
                 self._on_content(event)
+            case Halted():
+                self._halted = event.cause
         sends += [self._send(gateway, now) for gateway in sorted(self._push) if self.heard.session(gateway) is not None]
         actions: list[Action] = []
         if self._put or self._removed or any(send.answer.grant for send in sends):
@@ -232,6 +237,8 @@ class Tokens:
     # What is granted.
 
     def _judge(self, site: str, gateway: str, report: Report, now: float) -> tuple[Grant | None, Cause | None]:
+        if self._halted is not None:
+            return None, self._halted
         token = next((entry for entry in self.ledger.of_site(site) if entry.kind == Kind.TOKEN), None)
         if token is None:
             return self._judge_first(site, gateway, now)
@@ -296,6 +303,8 @@ class Tokens:
         return Decision(granted=False, cause=against)
 
     def _new(self, now: float) -> Cause | None:
+        if self._halted is not None:
+            return self._halted
         left_s = self._settled_at - now
         return Cause(reason=Reason.LEADER_NEW, detail=f"for {left_s:.0f} s more") if left_s > 0 else None
 

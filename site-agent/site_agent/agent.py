@@ -70,6 +70,7 @@ from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck, present_addresses
 from site_agent.coordination import Coordination
 from site_agent.drainer import Around, Drainer
+from site_agent.event_spool import EventSpool
 from site_agent.fleet_report import report_of
 from site_agent.handover import hand_over
 from site_agent.ike.charon_process import Charon
@@ -108,9 +109,16 @@ class Agent:
         self.again = False
         """A content was activated that has another document: a new agent is to run by it."""
         self._instance = secrets.token_hex(8)
-        self._log = EventLog(paths.events, max_bytes=document.agent.log_max_bytes, gateway=document.gateway)
         self._metrics = Metrics(self._snapshot_from_thread)
         self._loop = asyncio.get_running_loop()
+        self._spool = EventSpool(paths.events, document.gateway, self._instance, self._events_made)
+        self._log = EventLog(
+            paths.events,
+            max_bytes=document.agent.log_max_bytes,
+            gateway=document.gateway,
+            stream=self._instance,
+            made=None if document.coordinator is None else self._spool.take,
+        )
         self._hook = alarm_hook(document, self._instance, self._happened)
         self._around_hook = Bulkhead("alarm_hook", self._happened)
         self._around_metrics = Bulkhead("metrics", self._happened)
@@ -218,9 +226,11 @@ class Agent:
                 paths,
                 {name: timing.fall * timing.interval_s + timing.timeout_s for name, timing in self._runner.timings.items()},
                 instance=self._instance,
+                events=self._spool,
                 report=self._report,
                 announced=self._announced_whole,
                 hold=lambda: self._intent.describe()["hold"],
+                peer_agrees=lambda: self._sync is not None and self._sync.agrees,
                 follow=self._drainer.follow,
                 begin_anew=self._begin_anew,
                 happened=self._happened,
@@ -346,6 +356,11 @@ class Agent:
         self._around_hook.call(self._hook.take, event)
         if self._fleet is not None:
             self._fleet.changed()
+
+    def _events_made(self) -> None:
+        if self._fleet is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: its last words are on the disk
+                self._loop.call_soon_threadsafe(self._fleet.news)
 
     def _tell_sync_the_role(self) -> None:
         if self._sync is not None:

@@ -19,8 +19,9 @@ from typing import Annotated
 
 import typer
 
+from anycast import history
 from anycast.errors import AnycastError, ConfigError, KernelError, PeerError, Problem
-from site_agent import control, history, views
+from site_agent import control, views
 from site_agent.clients_cli import clients
 from site_agent.drain_cli import drain_app
 from site_agent.keys_cli import keys_app

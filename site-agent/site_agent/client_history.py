@@ -12,7 +12,7 @@ import datetime
 from collections.abc import Iterable
 from ipaddress import ip_address
 
-from site_agent.trail import Record
+from anycast.trail import Record
 
 STANDS = frozenset({"ClientConnected", "ClientStands"})
 FORGOTTEN_S = 2 * 86_400

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anycast import history
 from anycast.errors import ConfigError, PeerError, Problem
-from site_agent import client_history, history
+from site_agent import client_history
 from site_agent.client_history import ClientsAccount
 from site_agent.paths import Paths
 from site_agent.views import local_time, to_json

@@ -11,13 +11,24 @@ Reason for one; nothing here ends an agent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
+from anycast.content.envelope import Envelope, Offer
 from anycast.document import Document
 from anycast.errors import AnycastError, DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.link_offer import unpacked
-from anycast.link_wire import ActivationSent, ContentsTold, OfferPacked, OfferSent, VersionTold
+from anycast.link_wire import (
+    ActivationSent,
+    ContentHad,
+    ContentsTold,
+    ContentWanted,
+    OfferPacked,
+    OfferSent,
+    VersionTold,
+)
 from anycast.policy.acceptance import Identity, Refusal
 from anycast.reasons import Reason
 from site_agent import content_store
@@ -86,6 +97,10 @@ class Contents:
             refused=self._refused[:512],
         )
 
+    async def had(self, wanted: ContentWanted) -> ContentHad:
+        """A content as it was taken, for a coordinator that has lost it: it counts by its operator's signature."""
+        return await asyncio.to_thread(_had, self._paths.contents, wanted)
+
     async def run(self) -> None:
         while True:
             message = await self._inbox.get()
@@ -127,6 +142,19 @@ class Contents:
     def _tell(self, reason: Reason, detail: str) -> None:
         self._alarms.add(reason)
         self._happened(AlarmRaised(reason=reason, detail=detail))
+
+
+def _had(path: Path, wanted: ContentWanted) -> ContentHad:
+    with contextlib.suppress(DecodeError):
+        record = content_store.load(path)
+        for taken in (record.staged, record.active, record.previous):
+            if taken is not None and taken.hash == wanted.hash:
+                envelope = Envelope(
+                    version=1, generation=taken.generation, content=taken.content, signature=taken.signature
+                )
+                offer = Offer(version=1, envelope=envelope, document=taken.document)
+                return ContentHad(hash=wanted.hash, data=offer.data.decode())
+    return ContentHad(hash=wanted.hash)
 
 
 def _version(taken: Brief | None) -> VersionTold | None:

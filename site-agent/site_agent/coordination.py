@@ -1,6 +1,7 @@
 """This gateway under a coordinator: the link, what is taken over it, and what that makes of the route.
 
-    link ──▶ Contents ──▶ Darkness ──▶ the site verdict, as fleet and tokens leave it
+    events ──▶ EventTeller ──▶ link
+    link ──▶ Contents ──▶ Darkness ──▶ ColdStart ──▶ the site verdict, as fleet, tokens and a cold start leave it
                     └───▶ the drain, where tunnels are to move first
                     └───▶ another document: begin anew
 
@@ -15,17 +16,20 @@ from typing import Any
 
 from anycast.document import Document
 from anycast.events import Event
-from anycast.link_wire import ContentsTold, DarknessTold, Report
+from anycast.link_wire import ContentsTold, ContentWanted, DarknessTold, EventsKept, EventsTold, Report
 from anycast.model import Evidence
 from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.drain import Left, Plan
 from anycast.policy.verdict import VerdictReached
 from site_agent.bulkhead import Bulkhead
+from site_agent.cold_start import ColdStart
 from site_agent.content_brief import Brief
-from site_agent.contents import Contents
+from site_agent.contents import WAITING, Contents
 from site_agent.coordinator_link import CoordinatorLink, Sent
 from site_agent.darkness import Darkness
 from site_agent.drainer import BY_CONTENT
+from site_agent.event_spool import EventSpool
+from site_agent.event_teller import EventTeller
 from site_agent.paths import Paths
 
 
@@ -39,14 +43,17 @@ class Coordination:
         spans: dict[str, float],
         *,
         instance: str,
+        events: EventSpool,
         report: Callable[[int, ContentsTold], Report],
         announced: Callable[[], bool],
         hold: Callable[[], dict[str, Any] | None],
+        peer_agrees: Callable[[], bool],
         follow: Callable[[Plan | None], Awaitable[None]],
         begin_anew: Callable[[], None],
         happened: Callable[[Event], None],
     ) -> None:
-        """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them. `follow` has this gateway
+        """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them, `peer_agrees` as
+        `ColdStart`. `follow` has this gateway
         drained by a plan, or by none; `begin_anew` is called when another document is to be run by."""
         self._document, self._follow, self._begin_anew = document, follow, begin_anew
         self._around = Bulkhead("coordinator", happened)
@@ -57,15 +64,25 @@ class Coordination:
             instance=instance,
             report=lambda number: report(number, self._contents.told()),
             sent=self._sent,
-            session=self._darkness.connected,
+            session=self._connected,
             happened=happened,
             folder=MachineFolder(paths.pki_dir),
         )
+        self._cold = ColdStart(
+            document,
+            paths,
+            heard=lambda: self._link.describe()["connected"] and self._link.describe()["heard_age_s"] is not None,
+            peer_agrees=peer_agrees,
+            happened=happened,
+        )
+        self._events = EventTeller(events, self._say)
         self._plans: asyncio.Queue[Plan | None] = asyncio.Queue()
+        self._wanted: asyncio.Queue[ContentWanted] = asyncio.Queue(WAITING)
 
     def start(self) -> None:
         """Go by what was taken before; a disk is waited for."""
         self._contents.start()
+        self._cold.start()
         self._darkness.content(self._contents.active)
         self._darkness.staged(self._contents.waiting)
         if self._contents.active is not None:
@@ -73,12 +90,14 @@ class Coordination:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for part in (self._link.run, self._contents.run, self._darkness.run, self._follow_plans):
+            parts = (self._link.run, self._contents.run, self._darkness.run, self._cold.run, self._events.run)
+            for part in (*parts, self._follow_plans, self._hand_over):
                 group.create_task(self._around.keep(part))
 
     def passed(self, verdict: VerdictReached) -> VerdictReached:
-        """The site verdict as the fleet's operators and a token leave it."""
-        return self._around.call(self._darkness.passed, verdict) or verdict
+        """The site verdict as the fleet's operators, a token, and a cold start leave it."""
+        by_fleet = self._around.call(self._darkness.passed, verdict) or verdict
+        return self._around.call(self._cold.passed, by_fleet) or by_fleet
 
     def looked(self, seen: Evidence) -> None:
         self._around.call(self._darkness.evidence, seen)
@@ -89,14 +108,27 @@ class Coordination:
 
     def describe(self) -> dict[str, Any]:
         """For `status` and metrics."""
-        return self._link.describe() | self._darkness.describe()
+        return self._link.describe() | self._darkness.describe() | {"events": self._events.describe()}
 
-    def _say(self, message: DarknessTold) -> None:
+    def news(self) -> None:
+        """There are new events in the spool."""
+        self._around.call(self._events.news)
+
+    def _say(self, message: DarknessTold | EventsTold) -> None:
         self._link.say(message)
+
+    def _connected(self, session: int | None) -> None:
+        self._events.connected(session)
+        self._darkness.connected(session)
 
     def _sent(self, message: Sent) -> None:
         if isinstance(message, DarknessTold):
             self._darkness.told(message)
+        elif isinstance(message, ContentWanted):
+            if not self._wanted.full():  # a coordinator asks again
+                self._wanted.put_nowait(message)
+        elif isinstance(message, EventsKept):
+            self._events.kept(message)
         else:
             self._contents.sent(message)
 
@@ -111,6 +143,10 @@ class Coordination:
             return
         self._plans.put_nowait(drain_plan(taken))
         self._link.changed()
+
+    async def _hand_over(self) -> None:
+        while True:
+            self._link.say(await self._contents.had(await self._wanted.get()))
 
     async def _follow_plans(self) -> None:
         while True:

@@ -27,7 +27,20 @@ from anycast.errors import AnycastError, DecodeError, PeerError, first_failure
 from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.link_offer import PACKED
 from anycast.link_stream import read_message
-from anycast.link_wire import Ack, ActivationSent, DarknessTold, Hello, OfferPacked, OfferSent, Report, Welcome
+from anycast.link_wire import (
+    Ack,
+    ActivationSent,
+    ContentHad,
+    ContentWanted,
+    DarknessTold,
+    EventsKept,
+    EventsTold,
+    Hello,
+    OfferPacked,
+    OfferSent,
+    Report,
+    Welcome,
+)
 from anycast.pki import tls
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
@@ -45,7 +58,7 @@ TOLD_AFTER_S = 10.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-Sent = OfferSent | OfferPacked | ActivationSent | DarknessTold
+Sent = OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold | EventsKept
 
 
 class CoordinatorLink:
@@ -81,7 +94,7 @@ class CoordinatorLink:
         """Something that a report tells is new."""
         self._changed.set()
 
-    def say(self, message: DarknessTold) -> None:
+    def say(self, message: DarknessTold | ContentHad | EventsTold) -> None:
         """Over the connection that stands. Where none does it is lost, and said anew over the next."""
         if self._writer is not None:
             self._writer.write(link_wire.encode(message))
@@ -200,7 +213,7 @@ class CoordinatorLink:
                 message = await read_message(reader, link_wire.LONGEST_OFFER)
             if isinstance(message, Ack):
                 self._acked_at = boottime()
-            elif isinstance(message, OfferSent | OfferPacked | ActivationSent | DarknessTold):
+            elif isinstance(message, OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold | EventsKept):
                 self._sent(message)
 
 

@@ -15,11 +15,11 @@ from typing import Annotated, Any
 import typer
 
 from anycast.errors import ConfigError, PeerError, Problem
+from anycast.history import parse_span
 from anycast.policy import drain_record
 from anycast.policy.drain import Drain, Left, Plan
 from anycast.runtime import boottime
 from site_agent import control, drain_store, views
-from site_agent.history import parse_span
 from site_agent.paths import Paths
 
 DEFAULTS = Paths()

@@ -16,10 +16,10 @@ from typing import Annotated
 import typer
 
 from anycast.errors import DecodeError, KernelError, PeerError
+from anycast.history import parse_span
 from anycast.policy.hold import LONGEST_S, NOT_SEEN, HoldKind, begin
 from anycast.reasons import FACTS, Reason
 from site_agent import control, hold_store, views
-from site_agent.history import parse_span
 from site_agent.paths import Paths
 from site_agent.route_intent import describe_hold
 

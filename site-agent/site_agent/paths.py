@@ -68,6 +68,11 @@ class Paths:
         return self.state_dir / "contents.json"
 
     @property
+    def announced_mark(self) -> Path:
+        """There: in this boot somebody was allowed to announce by what was taken from a coordinator (`cold_start.py`)."""
+        return self.run_dir / "announced"
+
+    @property
     def hold(self) -> Path:
         """The operator's hold, written by `site-agent hold`."""
         return self.state_dir / "hold.json"

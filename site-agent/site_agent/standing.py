@@ -10,11 +10,12 @@ import dataclasses
 import json
 import os
 
+from anycast import history
 from anycast.errors import DecodeError
 from anycast.policy.flap import FlapControl
 from anycast.policy.hold import Hold
 from anycast.runtime import boottime
-from site_agent import history, hold_store
+from site_agent import hold_store
 from site_agent.paths import Paths
 
 LOG_TAIL_BYTES = 256 * 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,16 +12,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from anycast.errors import PeerError
-from anycast.events import utc_text
+from anycast.history import Account, FirstCause
+from anycast.record_text import local_time as local_time
+from anycast.record_text import plain, plain_cause, time_text
+from anycast.record_text import record_line as record_line
 from site_agent.control import NobodyAnswers
-from site_agent.history import Account, FirstCause, Record
 from site_agent.sync import view as sync_view
 from site_agent.vrrp import view as vrrp_view
 
 Answer = Mapping[str, Any]
 
 _ROUTE_STYLES = {"announced": "green", "withdrawn": "red", "lapsed": "red", "left": "yellow", "unknown": "yellow"}
-_FIELDS_OF_RECORDS = frozenset({"v", "at", "boot_ns", "gateway", "event"})
 
 
 def _console() -> Console:
@@ -32,15 +32,7 @@ def _console() -> Console:
 
 def to_json(value: Any) -> str:
     """`value` with its dataclasses and times as one indented JSON object."""
-
-    def plain(item: Any) -> Any:
-        if isinstance(item, datetime.datetime):
-            return utc_text(item)
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
-        raise TypeError(f"{item!r} has no place in an answer")
-
-    return json.dumps(value, default=plain, indent=2, ensure_ascii=False)
+    return json.dumps(plain(value), indent=2, ensure_ascii=False)
 
 
 def show_silence(error: PeerError) -> None:
@@ -217,16 +209,16 @@ def show_account(account: Account) -> None:
         _console().print(f"  {_cause(cause)}")
     if account.role is not None:
         role, because = str(account.role.get("role", "")).capitalize(), vrrp_view.why(str(account.role.get("cause", "")))
-        when = _time_text(str(account.role["at"]))
+        when = time_text(str(account.role["at"]))
         _console().print(f"  [bold]{escape(role)}[/] since {when}: {escape(because)}", soft_wrap=True)
     if account.mirror is not None:
         role, took_us = str(account.mirror.get("role", "")), account.mirror.get("took_us", 0)
-        when = _time_text(str(account.mirror["at"]))
+        when = time_text(str(account.mirror["at"]))
         _console().print(f"  tunnels follow as {escape(role)} since {when}: it took {took_us / 1000:.1f} ms", soft_wrap=True)
     if account.rekeys is not None:
         told = account.rekeys
         text = sync_view.rekeys_text(told["waiting"], told.get("done", 0), told.get("left_s", 0))
-        _console().print(f"  {escape(text)}, at {_time_text(str(told['at']))}", soft_wrap=True)
+        _console().print(f"  {escape(text)}, at {time_text(str(told['at']))}", soft_wrap=True)
     if account.hold is not None:
         _console().print(
             f"  [bold yellow]hold {escape(str(account.hold['kind']))}[/] in force: {escape(str(account.hold['detail']))}"
@@ -272,32 +264,7 @@ def show_first(first: FirstCause | None) -> None:
         _console().print("Nothing went wrong since then.")
     else:
         detail = f" ({escape(first.detail)})" if first.detail else ""
-        _console().print(f"First: [bold]{escape(first.reason)}[/]{detail} at {_time_text(first.at)}, by {first.event}")
-
-
-def record_line(record: Record) -> str:
-    """One record as one line: local time with its zone, kind, and its fields."""
-    fields = []
-    for key, value in record.items():
-        if key in _FIELDS_OF_RECORDS or value in ("", [], None):
-            continue
-        if key == "causes" and isinstance(value, Sequence):
-            value = ", ".join(_plain_cause(cause) for cause in value if isinstance(cause, Mapping))
-        fields.append(f"{key}={_plain(value)}")
-    return f"{_time_text(str(record['at']))} {record['event']} {' '.join(fields)}"
-
-
-def _plain(value: Any) -> str:
-    """A field's value as people write it."""
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3g}"
-        case list() | tuple():
-            return ", ".join(_plain(item) for item in value)
-        case _:
-            return str(value)
+        _console().print(f"First: [bold]{escape(first.reason)}[/]{detail} at {time_text(first.at)}, by {first.event}")
 
 
 def _agent(account: Account) -> str:
@@ -330,12 +297,7 @@ def _agent(account: Account) -> str:
 
 
 def _cause(cause: Mapping[str, Any]) -> str:
-    return f"because [bold]{escape(_plain_cause(cause))}[/]"
-
-
-def _plain_cause(cause: Mapping[str, Any]) -> str:
-    detail, check = cause.get("detail"), cause.get("check")
-    return f"{cause.get('reason')}{f' ({detail})' if detail else ''}{f', check {check}' if check else ''}"
+    return f"because [bold]{escape(plain_cause(cause))}[/]"
 
 
 def _status(word: str) -> str:
@@ -347,18 +309,6 @@ def _span(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds:.1f} s" if seconds < 120 else str(datetime.timedelta(seconds=round(seconds)))
-
-
-def local_time(when: datetime.datetime | None) -> str:
-    """For people: local, with its zone, as `--at` takes it. Programs get `events.utc_text`."""
-    return "-" if when is None else when.astimezone().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _time_text(text: str) -> str:
-    try:
-        return local_time(datetime.datetime.fromisoformat(text))
-    except ValueError:
-        return text
 
 
 def _table(*columns: str) -> Table:

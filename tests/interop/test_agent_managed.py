@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
+import signal
+import time
 
 import pytest
 
@@ -32,6 +35,7 @@ from tests.support.gateway import Gateway
 from tests.support.managed import Managed, running
 from tests.support.namespace import in_namespace
 from tests.support.sync_pair import FLEET
+from tests.support.upstream import until
 
 pytestmark = [pytest.mark.root, pytest.mark.alone]  # leases, a grace and an upstream that must miss nothing
 ROOT = Caller("alice", Rank.ADMIN)
@@ -53,11 +57,11 @@ class World:
         (base / "operators.json").write_bytes(TRUSTED.data)
         self.service: Service
 
-    async def serve(self, stack: contextlib.AsyncExitStack) -> None:
+    async def serve(self, stack: contextlib.AsyncExitStack, port: int = 0) -> None:
         base = self.files.base
         me = Identity(FLEET, Role.COORDINATOR, NAME)
         self.service = Service(me, MachineFolder(base / "pki"), base / "db", base / "operators.json")
-        await self.service.start(["127.0.0.1"], 0)
+        await self.service.start(["127.0.0.1"], port)
         stack.push_async_callback(self.service.close)
         stack.callback(asyncio.create_task(self.service.run()).cancel)
         self.files.port = self.service.agents_port
@@ -88,6 +92,18 @@ class World:
     def rollout(self) -> str:
         found = self.service.status().rollout
         return "" if found is None else found.step
+
+    async def until_told(self, gateway: str, event: str) -> None:
+        """Until the newest of these is kept here, too."""
+        newest = self.gateway.events(event)[-1]["seq"]
+
+        async def is_kept() -> bool:
+            found = await self.service._events.read(lambda store: store.positions().get(gateway))
+            return found is not None and found.seq >= newest
+
+        async with asyncio.timeout(20):
+            while not await is_kept():
+                await asyncio.sleep(0.1)
 
     async def until(self, condition, what: str, *, within_s: float = 60) -> None:  # type: ignore[no-untyped-def]
         async with asyncio.timeout(within_s):
@@ -127,6 +143,14 @@ def test_a_gateway_runs_by_what_was_signed_drains_and_takes_another_document() -
                 assert status["verdict"]["serving"] is True, "it could"
                 assert [cause["reason"] for cause in status["route"]["causes"]] == ["drained"]
                 assert sin.announced
+                await world.until_told("fra-gw1", "PrefixWithdrawn")
+                told = await world.service.why("fra", None, None)
+                assert (told.state, told.why.partition(" ")[0]) == ("dark", "drained")
+                steps = [step.what for step in told.trail]
+                order = ["rollout.begin", "slot.taken", "RouteIntentChanged", "PrefixWithdrawn"]
+                last = [len(steps) - 1 - steps[::-1].index(each) for each in order]
+                assert last == sorted(last), "who began it, its slot, what the gateway did, what its upstream was told"
+                assert told.trail[last[-1]].reason == "drained"
 
                 await world.apply(documents)
                 await asyncio.to_thread(gateway.announced)
@@ -151,3 +175,92 @@ def test_a_gateway_runs_by_what_was_signed_drains_and_takes_another_document() -
                 assert len(gateway.events("PrefixWithdrawn")) == before, "by the grace of a clean stop"
 
     asyncio.run(test())
+
+
+def boot(gateway: Gateway, *, current_h_ago: float) -> None:
+    """The machine was off: nothing runs, what lay in its memory is gone, and the coordinator knew it so long ago."""
+    pids = [gateway.pid(name) for name in ("exabgp", "charon")]
+    assert gateway.agent is not None
+    gateway.signal_agent(signal.SIGKILL)
+    gateway.agent.wait(10)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in pids), "they are gone", within_s=10)
+    shutil.rmtree(gateway.run_dir)
+    then = time.time() - current_h_ago * 3600
+    os.utime(gateway.state_dir / "contents.json", (then, then))
+
+
+@in_namespace
+def test_a_gateway_that_boots_alone_announces_by_a_young_document_and_waits_with_an_old_one() -> None:
+    tokens.SETTLE_S = 1.0  # type: ignore[misc]
+    token_holder.HEARTBEAT_S = link_wire.HEARTBEAT_S = 0.5  # type: ignore[misc]
+    rollouts.AGAIN_S = 2.0
+
+    async def test() -> None:
+        world = World()
+        async with contextlib.AsyncExitStack() as first:
+            await world.serve(first)
+            documents = world.documents()
+            gateway, base = world.gateway, world.files.base
+            folder = world.files.root.equip(base / "fra" / "pki", "fra-gw1")
+            (base / "fra" / "operators.json").write_bytes(TRUSTED.data)
+            other = world.files.root.equip(base / "sin" / "pki", "sin-gw1")
+            sin = Managed(documents["sin-gw1"], other, base / "sin", TRUSTED)
+            (gateway.base / "document.json").write_bytes(documents["fra-gw1"].canonical())
+            await asyncio.to_thread(gateway.start, "--pki-dir", str(folder.path))
+            await asyncio.to_thread(gateway.announced)
+            async with running(sin):
+                await world.until(lambda: len(world.service.status().sites) == 2, "both are heard")
+                await world.apply(documents)
+        port = world.files.port
+
+        # Nobody answers from here on. Started anew in the same boot it announces, however old the document is.
+        then = time.time() - 999 * 3600
+        os.utime(gateway.state_dir / "contents.json", (then, then))
+        assert gateway.agent is not None
+        gateway.signal_agent(signal.SIGKILL)
+        gateway.agent.wait(10)
+        await asyncio.to_thread(gateway.start, "--pki-dir", str(folder.path))
+        await asyncio.to_thread(gateway.announced)
+
+        boot(gateway, current_h_ago=167)
+        await asyncio.to_thread(gateway.withdrawn, within_s=10)
+        await asyncio.to_thread(gateway.start, "--pki-dir", str(folder.path))
+        await asyncio.to_thread(gateway.announced)
+        assert "document_old" not in reasons(gateway, "AlarmRaised")
+
+        boot(gateway, current_h_ago=169)
+        await asyncio.to_thread(gateway.withdrawn, within_s=10)
+        await asyncio.to_thread(gateway.start, "--pki-dir", str(folder.path))
+        await world.until(lambda: _serving(gateway), "it could serve")
+        await asyncio.sleep(3)
+        assert not gateway.upstream.prefixes() & gateway.all_prefixes
+        status = json.loads(gateway.ask("status", "--json").stdout)
+        [cause] = status["route"]["causes"]
+        assert cause["reason"] == "document_old" and "current 169 h ago, which is longer than 168 h" in cause["detail"]
+        assert "document_old" in gateway.ask("why").stdout
+        assert any(alarm["reason"] == "document_old" for alarm in status["alarms"])
+
+        # An operator's word is enough; and so is the coordinator's.
+        held = gateway.ask("hold", "announce", "--for", "5s", "--reason", "it is right")
+        assert held.returncode == 0, held
+        await asyncio.to_thread(gateway.announced)
+        await asyncio.to_thread(gateway.withdrawn, within_s=20)
+        async with contextlib.AsyncExitStack() as second:
+            await world.serve(second, port)
+            await asyncio.to_thread(gateway.announced, within_s=40)
+            await world.until(lambda: "document_old" in reasons(gateway, "AlarmCleared"), "the alarm has ended")
+            contents = gateway.state_dir / "contents.json"
+            await world.until(lambda: time.time() - contents.stat().st_mtime < 60, "it is current again")
+
+    asyncio.run(test())
+
+
+def reasons(gateway: Gateway, kind: str) -> set[str]:
+    return {event["reason"] for event in gateway.events(kind)}
+
+
+def _serving(gateway: Gateway) -> bool:
+    asked = gateway.ask("status", "--json")
+    return asked.returncode == 0 and json.loads(asked.stdout)["verdict"]["serving"] is True

@@ -60,7 +60,8 @@ class Fleet:
         for folder in ("state", "run"):
             (self.base / folder).mkdir(exist_ok=True, mode=0o700)
         me = Identity(FLEET, Role.COORDINATOR, NAME)
-        service = Service(me, MachineFolder(self.base / "pki"), self.base / "state" / "db", self.base / "operators.json")
+        store = self.base / "state" / "coordinator.db"
+        service = Service(me, MachineFolder(self.base / "pki"), store, self.base / "operators.json")
         await service.start(["127.0.0.1"], port)
         stack.push_async_callback(service.close)
         runner = web.AppRunner(Rest(service).app, access_log=None, shutdown_timeout=0.1)
@@ -142,7 +143,7 @@ def test_a_drain_is_shown_signed_and_rolled_out_and_nobody_else_goes_dark(tmp_pa
             assert {site for site, agent in made.agents.items() if not agent.announced} == {"fra"}
             status = await made.ask("status")
             assert "dark 1 of 2 allowed: fra drain" in status["ledger"], status["ledger"]
-            await made.run("drain", "lon", "--yes", "--bake", "1")
+            await made.run("drain", "lon", "--yes", "--bake", "1", "--reason", "fibre works & more: 100%")
             await made.becomes("two dark", lambda s: state(s, "lon") == "dark" and s["rollout"]["step"] == "done")
             refused = await made.run("drain", "nyc", "--yes", status=1)
             assert "budget wants 4" in refused.stderr
@@ -152,8 +153,47 @@ def test_a_drain_is_shown_signed_and_rolled_out_and_nobody_else_goes_dark(tmp_pa
             await made.becomes("back", lambda s: state(s, "fra") == "announcing" and s["rollout"]["step"] == "done")
             await made.becomes("slot back", lambda s: "fra" not in s["ledger"])
             assert (await made.run("history", "verify")).stdout == "history is whole\n"
+            await what_was_decided_can_be_read(made)
 
     asyncio.run(test())
+
+
+async def what_was_decided_can_be_read(made: Fleet) -> None:
+    """After a first content, drains of fra and lon, and fra's end of it."""
+    begun = [line for line in (await made.ask("history"))["lines"] if line["action"] == "rollout.begin"]
+    first, *later = [[(d["site"], d["key"], d["before"], d["after"]) for d in line["diff"]] for line in begun]
+    assert {site for site, key, _, _ in first if key == ""} == set(SITES), "of a first content everything is new"
+    drained, announced = '"drained"', '"announced"'
+    assert later == [
+        [("fra", "intent", announced, drained)],
+        [("lon", "intent", announced, drained)],
+        [("fra", "intent", drained, announced)],
+    ]
+    assert [line["reason"] for line in begun] == ["", "", "fibre works & more: 100%", ""]
+    shown = (await made.run("history")).stdout
+    assert "lon intent: announced -> drained" in shown and "differences more: `anycast diff`" in shown
+
+    assert (await made.run("diff", "1", "5")).stdout.splitlines()[1:] == [
+        "  fra intent: announced -> drained", "  lon intent: announced -> drained",
+    ]  # fmt: skip
+    by_hash = await made.run("diff", begun[0]["body"]["hash"][:12])
+    assert by_hash.stdout.splitlines()[1:] == ["  lon intent: drained -> announced"], "from what runs"
+    assert "nothing differs" in (await made.run("diff", "7", "running")).stdout
+    made.file.write_text(COORDINATED.replace("capacity: 1000", "capacity: 900", 1))
+    found = await made.ask("diff", str(made.file))
+    told = {(d["site"], d["key"], d["before"], d["after"]) for d in found["differences"]}
+    assert told == {("ams", "capacity", "1000", "900"), ("lon", "intent", drained, announced)}, found
+    why = await made.ask("why", "lon")
+    assert "by root: fibre works & more: 100%" in [step["text"].partition(" (")[0] for step in why["trail"]]
+    for words, status, said in (
+        (("99",), 1, "99: there is no such content"),
+        (("0" * 64,), 1, "there is no such content"),
+        (("1", "3", "5"), 2, "two can be compared"),
+        (("nonsense",), 2, "no generation, hash or fleet file"),
+        (("absent.yaml",), 2, "absent.yaml"),
+    ):
+        refused = await made.run("diff", *words, status=status)
+        assert said in refused.stderr and not refused.stdout, refused
 
 
 def test_a_content_that_loses_clients_stops_at_the_canary_site_and_is_taken_back(tmp_path: Path) -> None:
@@ -187,15 +227,23 @@ def test_a_coordinator_killed_in_the_middle_of_a_drain_breaks_nothing_and_its_su
     async def test() -> None:
         made = Fleet(tmp_path)
         async with contextlib.AsyncExitStack() as first:
-            await made.serve(first)
+            service = await made.serve(first)
             port = made.files.port
             made.make_agents()
             async with running(*made.agents.values()):
                 await made.becomes("heard", lambda s: len(s["sites"]) == len(SITES))
                 await made.first_content()
-                # A bake that outlasts the command: on a busy machine one of 3 s was over before it was looked at.
-                await made.run("drain", "fra", "--yes", "--bake", "10")
-                await made.becomes("activated", lambda s: s["rollout"]["step"] in ("activating", "baking"))
+
+                def under_way() -> bool:
+                    rollout = service.status().rollout
+                    return rollout is not None and rollout.id == "r3" and rollout.step == "activating"
+
+                # Not asked by a command: on a busy machine the whole rollout takes no longer. A drained site bakes not.
+                draining = asyncio.create_task(made.run("drain", "fra", "--yes"))
+                async with asyncio.timeout(40):
+                    while not under_way():
+                        await asyncio.sleep(0.02)
+                await draining
                 await first.aclose()
                 await asyncio.sleep(3)
                 dark = {site for site, agent in made.agents.items() if not agent.announced}

@@ -16,7 +16,7 @@ from anycast.content.envelope import Envelope, Offer, decode_offer
 from anycast.content.signature import Signature
 from anycast.errors import DecodeError
 from anycast.link_offer import PACKED, OfferFrames, unpacked
-from anycast.link_wire import CauseTold, Hello, HoldTold, OfferPacked, OfferSent, Report
+from anycast.link_wire import CauseTold, ContentHad, ContentWanted, Hello, HoldTold, OfferPacked, OfferSent, Report
 
 words = st.text(max_size=128)
 texts = st.text(max_size=512)
@@ -42,6 +42,12 @@ def test_a_report_is_read_as_it_was_written(report: Report) -> None:
     frame = link_wire.encode(report)
     assert link_wire.length(frame[:4]) == len(frame) - 4
     assert link_wire.decode(frame[4:]) == report
+
+
+@given(words, st.none() | st.text(max_size=2000))
+def test_a_content_that_is_handed_over_is_read_as_it_was_written(hash_: str, data: str | None) -> None:
+    for message in (ContentWanted(hash=hash_), ContentHad(hash=hash_, data=data)):
+        assert link_wire.decode(link_wire.encode(message)[4:]) == message
 
 
 @given(st.binary(max_size=200) | st.recursive(

@@ -11,7 +11,7 @@ from typing import Any
 from anycast.content.operators import Operators
 from anycast.document import Document
 from anycast.events import Event
-from anycast.link_wire import DarknessTold, Report
+from anycast.link_wire import ContentWanted, DarknessTold, EventsKept, Report
 from anycast.model import Cause, Evidence, EvidenceClass, Status
 from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.verdict import VerdictReached
@@ -41,6 +41,8 @@ class Managed:
         self.packets_s = 100.0
         self.broken_by: str | None = None
         """The hash of a content by which clients are lost, while everything else stays green."""
+        self.hands_over = True
+        """Whether it knows the message by which a coordinator asks for a content; an older agent does not."""
         self._packets = 0.0
         self._make()
 
@@ -105,8 +107,14 @@ class Managed:
     def _sent(self, message: Sent) -> None:
         if isinstance(message, DarknessTold):
             self.darkness.told(message)
-        else:
+        elif isinstance(message, ContentWanted):
+            if self.hands_over:
+                self._handing = asyncio.create_task(self._hand_over(message))
+        elif not isinstance(message, EventsKept):
             self.contents.sent(message)
+
+    async def _hand_over(self, message: ContentWanted) -> None:
+        self.link.say(await self.contents.had(message))
 
     def _staged(self, taken: Brief) -> None:
         self.darkness.staged(taken)

@@ -40,7 +40,7 @@ def test_the_benchmarks_of_the_issue_exist() -> None:
     vrrp = {"failover_gap_10ms", "failover_gap_100ms", "handover_lost", "false_transitions"}
     mirror = {"xfrm_digest_20000_uml", "conntrack_copy_200k", "conntrack_lag_30k"}
     mirror |= {"promotion_20_uml", "promotion_200_uml", "promotion_500_uml", "promotion_kernel_20000_uml"}
-    coordinator = {"plan_500x200"}
+    coordinator = {"plan_500x200", "events_per_second"}
     assert skeleton | health | vrrp | mirror | coordinator <= discover().keys()
 
 

@@ -8,7 +8,7 @@ from anycast.fleet.loading import load
 from anycast_lab import cli, topology
 from anycast_lab.drills import coordinator_steps as steps
 from anycast_lab.drills import coordinators
-from anycast_lab.drills.coordinator_checks import LOOKED, SILENT, SOURCE, STATE, Answer, judge, states
+from anycast_lab.drills.coordinator_checks import LEDGER, LOOKED, SILENT, SOURCE, STATE, Answer, judge, states
 from anycast_lab.drills.coordinator_faults import start_command
 from anycast_lab.drills.limits import Limit
 from anycast_lab.drills.report import Checked
@@ -127,7 +127,19 @@ def test_a_site_that_is_not_shown_is_unheard() -> None:
     assert states({"sites": [{"site": "fra", "state": "dark"}]}, ("fra", "sin")) == {"fra": "dark", "sin": "unheard"}
 
 
-def status(**changed: object) -> dict[str, object]:
+def test_the_ledgers_line_is_looked_for_after_the_fault() -> None:
+    check = steps.LedgerSaid(check="ledger_said", text="fra drain by alice")
+
+    def line(ms: float, text: str) -> Moment:
+        return Moment(int(ms * MS), SOURCE, LEDGER, "", text)
+
+    said = "dark 1 of 2 allowed: fra drain by alice"
+    assert judged(check, line(5, said), line(9, "dark 0 of 2 allowed")).passed
+    assert not judged(check, line(-5, said), line(9, "dark 0 of 2 allowed")).passed
+    assert not judged(check).passed
+
+
+def status(ledger: str = "dark 0 of 2 allowed", rollout: str = "done", **changed: object) -> dict[str, object]:
     def shown(name: str) -> dict[str, object]:
         gateway = {"gateway": f"{name}-gw1", "fresh": True}
         return {"site": name, "state": "announcing", "why": "", "gateways": [gateway]}
@@ -140,7 +152,8 @@ def status(**changed: object) -> dict[str, object]:
             found[name]["gateways"] = [{"gateway": f"{name}-gw1", "fresh": False}]
         else:
             found[name] |= {"state": "dark", "why": what}
-    return {"sites": list(found.values())}
+    under_way = {"id": "r3", "step": rollout, "site": "fra"}
+    return {"sites": list(found.values()), "ledger": ledger, "rollout": under_way if rollout else None}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +163,9 @@ def status(**changed: object) -> dict[str, object]:
         (None, ["the coordinator at coord does not answer"]),
         (status(ams=None, tyo="stale"), ["the coordinator has not heard ams-gw1, tyo-gw1"]),
         (status(lon="no_evidence_yet"), ["the coordinator shows lon dark: no_evidence_yet"]),
+        (status(rollout=""), []),
+        (status(rollout="baking"), ["rollout r3 is baking fra"]),
+        (status("dark 1 of 2 allowed: fra drain by alice"), ["the ledger says: dark 1 of 2 allowed: fra drain by alice"]),
     ],
 )
 def test_up_says_what_it_waits_for(found: dict[str, object] | None, said: list[str]) -> None:

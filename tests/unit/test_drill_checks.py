@@ -256,12 +256,42 @@ def test_nothing_withdrawn_looks_at_every_site() -> None:
     check = drill.NothingWithdrawn(check="nothing_withdrawn")
     other = Watched(node="sin-rtr", protocol="sin_gw1_ipv4", prefix="203.0.113.0/28")
     both, there = (UPSTREAM, TRANSIT, other), _at(-1000, other, "route_added")
-    assert judge(check, _seen(there, everywhere=both), LIMITS).passed
+    assert judge(check, _seen(there, by_site={"fra": both}), LIMITS).passed
     flapped = (_at(5, other, "route_removed"), _at(6, other, "route_added"))
-    assert not judge(check, _seen(there, *flapped, everywhere=both), LIMITS).passed
-    assert not judge(check, _seen(everywhere=both), LIMITS).passed, "never there"
-    assert not judge(check, _seen(there, everywhere=both, withdraws_everywhere=1), LIMITS).passed
+    assert not judge(check, _seen(there, *flapped, by_site={"fra": both}), LIMITS).passed
+    assert not judge(check, _seen(by_site={"fra": both}), LIMITS).passed, "never there"
+    assert not judge(check, _seen(there, by_site={"fra": both}, withdraws_everywhere=1), LIMITS).passed
     assert not judge(check, _seen(there), LIMITS).passed, "nothing watched"
+
+
+SIN = Watched(node="transit", protocol="sin_gw1_ipv4", prefix="203.0.113.0/28")
+TWO_SITES = {"fra": (UPSTREAM, TRANSIT), "sin": (SIN,)}
+STAND = tuple(_at(-1000, route, "route_added") for route in (UPSTREAM, TRANSIT, SIN))
+
+
+def test_only_the_named_sites_routes_may_move() -> None:
+    check = drill.MovesOnly(check="moves_only", sites=("fra",))
+    gone = _at(5, UPSTREAM, "route_removed")
+    assert judge(check, _seen(*STAND, gone, by_site=TWO_SITES), LIMITS).passed
+    for event in ("route_removed", "route_updated"):
+        found = judge(check, _seen(*STAND, gone, _at(6, SIN, event), _at(7, SIN, "route_added"), by_site=TWO_SITES), LIMITS)
+        assert not found.passed and "sin_gw1_ipv4" in found.seen
+    assert judge(check, _seen(*STAND, _at(-6, SIN, "route_updated"), by_site=TWO_SITES), LIMITS).passed, "before the fault"
+    assert not judge(check, _seen(*STAND, by_site={"fra": (UPSTREAM,)}), LIMITS).passed, "nobody else was watched"
+
+
+def test_dark_at_most_counts_sites_at_one_moment() -> None:
+    none, one = (drill.DarkAtMost(check="dark_at_most", sites=count) for count in (0, 1))
+    gone, back = _at(5, UPSTREAM, "route_removed"), _at(9, UPSTREAM, "route_added")
+    after, meanwhile = _at(10, SIN, "route_removed"), _at(7, SIN, "route_removed")
+    assert judge(none, _seen(*STAND, by_site=TWO_SITES), LIMITS).passed
+    assert not judge(none, _seen(*STAND, gone, back, by_site=TWO_SITES), LIMITS).passed
+    assert judge(one, _seen(*STAND, gone, back, after, by_site=TWO_SITES), LIMITS).passed, "one after the other"
+    found = judge(one, _seen(*STAND, gone, meanwhile, back, by_site=TWO_SITES), LIMITS)
+    assert (found.passed, found.seen) == (False, "2: fra, sin")
+    half = judge(one, _seen(*STAND, gone, _at(6, TRANSIT, "route_removed"), back, meanwhile, by_site=TWO_SITES), LIMITS)
+    assert not half.passed, "dark until its last route is back"
+    assert not judge(one, _seen(*STAND), LIMITS).passed, "nothing watched"
 
 
 def test_a_stranger_is_refused_only_by_silence_and_only_when_asked() -> None:

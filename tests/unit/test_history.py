@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from site_agent import views
-from site_agent.history import (
+from anycast.history import (
     account_at,
     first_cause,
     last_flaps,
@@ -23,6 +22,7 @@ from site_agent.history import (
     read_records,
     settled,
 )
+from site_agent import views
 
 NOON = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 

@@ -7,8 +7,9 @@ import datetime
 
 import pytest
 
+from anycast import history
 from anycast.errors import PeerError
-from site_agent import client_history, history
+from site_agent import client_history
 from site_agent.ike.rekey_queue import Ask, SaId, Wish
 from site_agent.ike.rekeyer import CharonRekeyer, Rekeyer
 from site_agent.ike.tunnel_repair import Judgement, State

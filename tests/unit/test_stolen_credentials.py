@@ -7,11 +7,29 @@ from __future__ import annotations
 import json
 import re
 
-from anycast.content.canonical import encode
-from anycast.content.envelope import LAST_GENERATION
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from anycast.content.canonical import encode, hash_of
+from anycast.content.envelope import LAST_GENERATION, Offer
 from anycast.content.record import NOTHING, Record
 from anycast.policy.acceptance import LONGEST_JUMP, Refusal, activate, offer
-from tests.support.contents import MALLORY, SITES, TRUSTED, Made, activation, made, me, offered, revoked
+from anycast.policy.behind import Known, Word, contradiction
+from anycast.policy.recovery import Recovered, recover
+from anycast.policy.rollout import Version
+from tests.support.contents import (
+    ALICE,
+    FLEET,
+    MALLORY,
+    SITES,
+    TRUSTED,
+    Made,
+    activation,
+    envelope,
+    made,
+    me,
+    offered,
+    revoked,
+)
 from tests.support.tree import TREE
 
 
@@ -168,6 +186,40 @@ def test_coordinator_does_not_use_up_the_numbers() -> None:
     assert agent.give(DRAINS, LAST_GENERATION) is Refusal.GENERATION_JUMP
     assert agent.give(DRAINS, 1 + LONGEST_JUMP) is None
     assert agent.give(BACK) is None
+
+
+STORE = Known(generation=2, contents={hash_of(FIRST.content.text)}, given={1: hash_of(FIRST.content.text)})
+
+
+def lying(content: Made, generation: int) -> dict[str, Word]:
+    """fra-gw1 says that it runs by that; everybody else says the truth."""
+    first = Version(1, hash_of(FIRST.content.text))
+    words = {f"{site}-gw1": Word(site=site, active=first) for site in SITES}
+    return words | {"fra-gw1": Word(site="fra", active=Version(generation, hash_of(content.content.text)))}
+
+
+def handed(content: Made, key: Ed25519PrivateKey = ALICE, document: str = "fra-gw1") -> dict[tuple[str, str], Offer]:
+    sealed = envelope(content.content, 9, key)
+    offer_ = Offer(version=1, envelope=sealed, document=content.documents[document])
+    return {("fra-gw1", sealed.hash): offer_}
+
+
+def test_gateway_makes_a_coordinator_read_only_until_it_is_left_out() -> None:
+    words = lying(DRAINS, 9)
+    assert [name for name, word in words.items() if contradiction(word, STORE)] == ["fra-gw1"]
+    assert isinstance(recover(STORE, words, {}, TRUSTED, FLEET), tuple), "nothing is taken on its word alone"
+    del words["fra-gw1"]
+    assert isinstance(recover(STORE, words, {}, TRUSTED, FLEET, left_out=("fra-gw1",)), Recovered)
+
+
+def test_gateway_hands_a_coordinator_only_what_an_operator_signed() -> None:
+    found = recover(STORE, lying(DRAINS, 9), handed(DRAINS), TRUSTED, FLEET)
+    assert isinstance(found, Recovered) and list(found.given.values()) == [hash_of(DRAINS.content.text)]
+    assert [sorted(each.documents) for each in found.contents.values()] == [["fra-gw1"]], "for itself"
+    for had in (handed(DRAINS, MALLORY), handed(DRAINS, document="sin-gw1"), handed(BACK)):
+        assert isinstance(recover(STORE, lying(DRAINS, 9), had, TRUSTED, FLEET), tuple)
+    for number in (3 + LONGEST_JUMP, LAST_GENERATION):
+        assert isinstance(recover(STORE, lying(DRAINS, number), handed(DRAINS), TRUSTED, FLEET), tuple)
 
 
 def test_each_row_of_the_table_is_one_of_these() -> None:

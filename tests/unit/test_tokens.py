@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from anycast.errors import BugError
-from anycast.model import Status
+from anycast.model import Cause, Status
 from anycast.policy.floors import Budget, SiteShare
 from anycast.policy.ledger import Entry, Kind, Site
 from anycast.policy.token_times import FRESH_S, HEARTBEAT_S, SETTLE_S, SPACING_S, WINDOW_S
@@ -17,6 +17,7 @@ from anycast.policy.token_words import (
     Commit,
     ContentChanged,
     EndSlot,
+    Halted,
     Reported,
     Send,
     SlotEnding,
@@ -59,6 +60,24 @@ def test_a_new_leader_grants_nothing_at_first() -> None:
     assert {event.decision.cause.reason for event in made.of(SlotRefused)} == {Reason.LEADER_NEW}
     made.beat(2 * HEARTBEAT_S)
     assert made.given("fra")
+
+
+def test_a_leader_whose_store_is_behind_grants_nothing_and_renews_nothing() -> None:
+    """What stands runs out, which brings light; what is known to be over is taken back as ever."""
+    behind = Cause(reason=Reason.STORE_BEHIND, detail="fra-gw1 runs by generation 5")
+    made = granted()
+    made.tell(Halted(behind))
+    [send] = [each for each in made.report("fra-gw1") if isinstance(each, Send)]
+    assert send.answer.grant is None and send.answer.refused == Reason.STORE_BEHIND
+    assert send.answer.recalls == (), "it runs out"
+    made.failing["sin-gw1"] = {"dns"}
+    made.tell(TakeSlot(kind=Kind.DRAIN, site="tyo", by="alice"))
+    made.beat(WINDOW_S + SPACING_S)
+    assert not made.given("sin") and made.refusal("sin") == Reason.STORE_BEHIND
+    assert {event.decision.cause.reason for event in made.of(SlotRefused) if event.site == "tyo"} == {Reason.STORE_BEHIND}
+    made.tell(Halted(None))
+    made.beat(2 * HEARTBEAT_S)
+    assert made.given("sin"), "and it goes on when that is over"
 
 
 def test_not_before_the_window() -> None:

@@ -27,7 +27,7 @@ from typing import Any
 from anycast.errors import AnycastError, DecodeError
 from anycast.fleet.schema import Fleet
 from anycast_lab.control import wire
-from anycast_lab.drills import coordinators, drill, pairs, readiness
+from anycast_lab.drills import coordinators, drill, first_content, pairs, readiness
 from anycast_lab.drills import run as drill_run
 from anycast_lab.embedded.lab import EmbeddedRunner
 from anycast_lab.machines import prepare
@@ -74,7 +74,9 @@ class Lab:
             progress("addresses, keys and profiles written")
         await self.runner.up(progress)
         if self.fleet is not None:
-            await readiness.wait(self.runner, self.fleet, drill.load_limits(), progress)
+            limits = drill.load_limits()
+            await readiness.wait(self.runner, self.fleet, limits, progress)
+            await first_content.take(self.runner, self.fleet, limits["first_content"].on(self.runner.kernel) / 1e3, progress)
         self.state = "up"
 
     async def status(self) -> dict[str, Any]:

@@ -23,14 +23,13 @@ from anycast_lab.drills import (
     mirror_steps,
     pair_checks,
     pair_steps,
+    route_checks,
     screens,
 )
 from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.strangers import Flooded, Stranger
-from anycast_lab.drills.timeline import Moment, Packets, first_good_ns, judge_packets
-
-ROUTE_MOVES = frozenset({"route_added", "route_removed", "route_updated"})
+from anycast_lab.drills.timeline import ROUTE_MOVES, Moment, Packets, first_good_ns, judge_packets
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +92,7 @@ class Observation:
     """What the victim's screens showed when the drill looked."""
     child_sas_at_announcement: int | None
     """CHILD_SAs at the victim while its route was up at the end."""
-    everywhere: tuple[Watched, ...] = ()
+    by_site: dict[str, tuple[Watched, ...]] = dataclasses.field(default_factory=dict)
     """The routes of all gateways."""
     withdraws_everywhere: int = 0
     """WITHDRAWs that all upstreams counted during the drill."""
@@ -110,6 +109,10 @@ class Observation:
     """What the `run` steps said, by name."""
     told: mirror_checks.Told | None = None
     """Secrets that were found where none must be; None where the drill did not look."""
+
+    @property
+    def everywhere(self) -> tuple[Watched, ...]:
+        return tuple(route for routes in self.by_site.values() for route in routes)
 
 
 def with_packets(
@@ -174,6 +177,10 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
             return _quiet(seen)
         case drill.NothingWithdrawn():
             return _stay("no gateway's routes go anywhere", seen, seen.everywhere, seen.withdraws_everywhere)
+        case coordinator_steps.MovesOnly(sites=sites):
+            return route_checks.moves_only(seen, sites)
+        case coordinator_steps.DarkAtMost(sites=most):
+            return route_checks.dark_at_most(seen, most)
         case drill.FloodRate(rate=name):
             return _flood_rate(seen, limits[name].on(seen.kernel))
         case drill.StrangerRefused():

@@ -2,7 +2,7 @@
 
 `Moment`s of the source ``coordinator``: ``looked`` (it answered), ``site_state`` (a site is shown otherwise than at the look
 before; `detail` is the state), ``coordinator_silent`` (no answer, or
-that of one started anew: what was shown is not any more).
+that of one started anew: what was shown is not any more), ``ledger`` and ``rollout`` (another line, another step).
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from anycast_lab.drills.coordinator_steps import CoordinatorCheck, Said, StatusOnly, StatusShows
+from anycast_lab.drills.coordinator_steps import CoordinatorCheck, LedgerSaid, Said, StatusOnly, StatusShows
 from anycast_lab.drills.limits import Limit
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.timeline import Moment
 
 SOURCE, LOOKED, STATE, SILENT = "coordinator", "looked", "site_state", "coordinator_silent"
+LEDGER, ROLLOUT = "ledger", "rollout"
 UNHEARD = "unheard"
 _SHOWN = 60
 """Characters of an answer that a report repeats."""
@@ -66,6 +67,12 @@ def judge(
             return _only(check, moments, check.sites or sites, fault_ns)
         case Said():
             return _said(check, answers.get(check.name))
+        case LedgerSaid(text=text):
+            lines = dict.fromkeys(
+                m.detail for m in moments if m.source == SOURCE and m.event == LEDGER and m.at_ns >= fault_ns
+            )
+            said = next((line for line in lines if text in line), "; ".join(lines) or "nothing new")
+            return Checked("the ledger says so", said, repr(text), any(text in line for line in lines))
 
 
 def _shows(check: StatusShows, moments: Sequence[Moment], sites: Sequence[str], fault_ns: int, limit: float) -> Checked:
@@ -109,5 +116,12 @@ def _said(check: Said, answer: Answer | None) -> Checked:
     if answer is None:
         return Checked(text, "it was not run", wanted, False)
     passed = answer.rc == check.rc and check.text in answer.text
-    told = f", {answer.text.strip()[:_SHOWN]!r}" if check.text else ""  # nobody asked what it said: a credential, perhaps
+    # Where nobody asked what it said, that is not repeated: a credential, perhaps.
+    told = f", {_around(check.text, answer.text)!r}" if check.text else ""
     return Checked(text, f"status {answer.rc}{told}", wanted, passed)
+
+
+def _around(text: str, said: str) -> str:
+    """The line that has it, or how it begins."""
+    line = next((line for line in said.splitlines() if text in line), said)
+    return line.strip()[:_SHOWN]

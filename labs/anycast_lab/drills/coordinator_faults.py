@@ -14,15 +14,16 @@ from anycast_lab.drills import coordinators, processes
 from anycast_lab.drills.coordinator_checks import Answer
 from anycast_lab.runner import LabError, Runner
 
-STATE = "/var/lib/anycast"
-COPY = "/tmp/anycast-state"  # in the machine's own memory
 RUN_S = 60.0
-_PUT_BACK = f"test -d {COPY} && rm -rf {STATE}/* && cp -a {COPY}/. {STATE}/"
-_SAVE = f"rm -rf {COPY} && cp -a {STATE} {COPY}"
+KILL_LOOK_S = 0.02
+"""A rollout stays at each step for one look of its coordinator at least, half a second."""
 
 
-async def cause(step: steps.CoordinatorStep, runner: Runner, fleet: Fleet, answers: dict[str, Answer]) -> None:
-    """Take one step; a command's answer goes into `answers`. Raises LabError where it cannot be taken."""
+async def cause(
+    step: steps.CoordinatorStep, runner: Runner, fleet: Fleet, answers: dict[str, Answer], limit_s: float = 0.0
+) -> None:
+    """Take one step; a command's answer goes into `answers`. Raises LabError where it cannot be taken; one that waits for a
+    moment waits twice `limit_s`."""
     if (node := coordinators.node_of(fleet)) is None:
         raise LabError("this lab has no coordinator")
     match step:
@@ -33,21 +34,19 @@ async def cause(step: steps.CoordinatorStep, runner: Runner, fleet: Fleet, answe
                 await _gone(runner, node)
         case steps.CoordinatorStart():
             await _must(runner, node, start_command(runner, node))
+        case steps.CoordinatorKillAt(step=word):
+            await _rollout_at(runner, node, word, limit_s)
+            os.kill(processes.by_pid_file(runner, node, coordinators.PID_FILE), signal.SIGKILL)
+            await _gone(runner, node)
         case steps.CutOff(sites=sites) | steps.Rejoin(sites=sites):
             act = runner.link_mute if isinstance(step, steps.CutOff) else runner.link_unmute
             for gateway, interface in _management(fleet, sites):
                 await act(gateway, interface)
-        case steps.SaveState() | steps.PutBackState():
-            if _runs(runner, node):
-                raise LabError(
-                    f"the coordinator runs; its state folder is {step.do.replace('_', ' ')} only while it is stopped"
-                )
-            await _must(runner, node, ("sh", "-c", _SAVE if isinstance(step, steps.SaveState) else _PUT_BACK))
         case steps.Run(name=name, command=command, at=at):
             done = await runner.exec(at or node, command, timeout=RUN_S)
             answers[name] = Answer(done.rc, done.text + done.stderr.decode(errors="replace"))
-        case steps.WaitStatus():
-            raise LabError("wait_status is waited for by the drill itself")
+        case steps.WaitStatus() | steps.WaitRollout() | steps.WaitLedger():
+            raise LabError(f"{step.do} is waited for by the drill itself")
 
 
 def words(step: steps.CoordinatorStep) -> str:
@@ -55,6 +54,8 @@ def words(step: steps.CoordinatorStep) -> str:
     match step:
         case steps.CoordinatorSignal(signal=name):
             return f"SIG{name} → coordinator"
+        case steps.CoordinatorKillAt(step=word):
+            return f"SIGKILL → coordinator as soon as its rollout is {word}"
         case steps.Run(command=command):
             return f"`{' '.join(command)}`"
         case steps.CutOff(sites=sites) | steps.Rejoin(sites=sites):
@@ -84,6 +85,17 @@ def _runs(runner: Runner, node: str) -> bool:
         processes.by_pid_file(runner, node, coordinators.PID_FILE)
         return True
     return False
+
+
+async def _rollout_at(runner: Runner, node: str, step: str, limit_s: float) -> None:
+    """Raises LabError where it is not seen there."""
+    end, seen = time.monotonic() + 2 * limit_s, ""
+    while seen != step:
+        if time.monotonic() > end:
+            raise LabError(f"the rollout was not seen {step} within {2 * limit_s:g} s; it is {seen or 'none'}")
+        await asyncio.sleep(KILL_LOOK_S)
+        found = await coordinators.status(runner, node)
+        seen = "" if found is None or found["rollout"] is None else str(found["rollout"]["step"])
 
 
 async def _gone(runner: Runner, node: str) -> None:

@@ -37,18 +37,6 @@ class Rejoin(Strict):
     sites: tuple[str, ...] = pydantic.Field(min_length=1)
 
 
-class SaveState(Strict):
-    """An operator's copy of its state folder, while it is stopped."""
-
-    do: Literal["save_state"]
-
-
-class PutBackState(Strict):
-    """The copy in place of its state folder, while it is stopped."""
-
-    do: Literal["put_back_state"]
-
-
 class Run(Strict):
     """Run a command in a machine, the coordinator's unless `at` says another, and keep its answer by `name` (`said`)."""
 
@@ -67,8 +55,39 @@ class WaitStatus(Strict):
     limit: str
 
 
-CoordinatorStep = CoordinatorSignal | CoordinatorStart | CutOff | Rejoin | SaveState | PutBackState | Run | WaitStatus
+RolloutStep = Literal["staging", "waiting", "activating", "baking", "returning", "done", "stopped"]
+
+
+class CoordinatorKillAt(Strict):
+    """SIGKILL it as soon as its rollout is shown at that step; it is looked at fifty times a second for that."""
+
+    do: Literal["coordinator_kill_at"]
+    step: RolloutStep
+    limit: str
+
+
+class WaitRollout(Strict):
+    """Go on when the rollout under way, or the last one, is shown at that step."""
+
+    do: Literal["wait_rollout"]
+    step: RolloutStep
+    limit: str
+
+
+class WaitLedger(Strict):
+    """Go on when the ledger's line says this."""
+
+    do: Literal["wait_ledger"]
+    text: str
+    limit: str
+
+
+WaitStep = WaitStatus | WaitRollout | WaitLedger
+CoordinatorStep = (
+    CoordinatorSignal | CoordinatorStart | CoordinatorKillAt | CutOff | Rejoin | Run | WaitStep
+)
 HEALS = (CoordinatorStart, Rejoin)
+WAITS = (WaitStatus, WaitRollout, WaitLedger)
 
 
 class StatusShows(Strict):
@@ -99,4 +118,25 @@ class Said(Strict):
     """Somewhere in standard output or standard error."""
 
 
-CoordinatorCheck = StatusShows | StatusOnly | Said
+class LedgerSaid(Strict):
+    """At some look from the fault to the end the ledger's line said this."""
+
+    check: Literal["ledger_said"]
+    text: str
+
+
+class MovesOnly(Strict):
+    """From the fault to the end no route of any other site comes, goes or changes an attribute at any router."""
+
+    check: Literal["moves_only"]
+    sites: tuple[str, ...]
+
+
+class DarkAtMost(Strict):
+    """From the fault to the end never more sites than this had a route missing at a router: BIRD's word, not a ledger's."""
+
+    check: Literal["dark_at_most"]
+    sites: int
+
+
+CoordinatorCheck = StatusShows | StatusOnly | Said | LedgerSaid

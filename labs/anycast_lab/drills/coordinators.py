@@ -9,8 +9,9 @@ import time
 from typing import Any
 
 from anycast.fleet.schema import Fleet
+from anycast.policy.rollout import ENDED
 from anycast_lab.drills import coordinator_checks as seen
-from anycast_lab.drills.coordinator_steps import WaitStatus
+from anycast_lab.drills.coordinator_steps import WaitLedger, WaitRollout, WaitStatus, WaitStep
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.timeline import Moment
 from anycast_lab.drills.witnesses import Witnesses
@@ -21,6 +22,8 @@ PID_FILE = "/run/anycast/coordinator.pid"
 LOOK_EVERY_S = 0.25
 ANSWER_S = 2.0
 """It answers from memory, in milliseconds."""
+NOBODY_DARK = "dark 0 of "
+"""How the ledger's line begins when nothing is dark on purpose or unheard."""
 _REQUEST = b"GET /v1/status HTTP/1.0\r\nHost: localhost\r\n\r\n"
 
 
@@ -53,11 +56,14 @@ def lacking(found: dict[str, Any] | None, fleet: Fleet, node: str) -> list[str]:
     unheard = [name for site in fleet.sites.values() for name in site.gateways if name not in heard]
     if unheard:
         return [f"the coordinator has not heard {', '.join(unheard)}"]
-    return [
+    dark = [
         f"the coordinator shows {site['site']} {site['state']}{': ' * bool(site['why'])}{site['why']}"
         for site in found["sites"]
         if site["state"] != "announcing"
     ]
+    if (rollout := found["rollout"]) is not None and rollout["step"] not in ENDED:
+        dark.append(f"rollout {rollout['id']} is {rollout['step']} {rollout['site']}")
+    return dark or ([] if found["ledger"].startswith(NOBODY_DARK) else [f"the ledger says: {found['ledger']}"])
 
 
 async def known(runner: Runner, fleet: Fleet, end: float, progress: Progress) -> None:
@@ -93,6 +99,7 @@ class FleetWatch:
     def __init__(self, runner: Runner, fleet: Fleet, moments: list[Moment]) -> None:
         self._runner, self._fleet, self._moments, self._node = runner, fleet, moments, node_of(fleet)
         self._shown: dict[str, str] | None = {}
+        self._ledger = self._rollout = ""
         self._instance: str | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -101,17 +108,28 @@ class FleetWatch:
             await self._look(self._node)
             self._task = asyncio.create_task(self._look_on(self._node))
 
-    def shows(self, sites: tuple[str, ...], state: str) -> bool:
-        return self._shown is not None and all(self._shown.get(site) == state for site in sites or self._fleet.sites)
+    def shows(self, step: WaitStep) -> bool:
+        """Whether the last look had what the step waits for."""
+        if self._shown is None:
+            return False
+        match step:
+            case WaitStatus(sites=sites, state=state):
+                return all(self._shown.get(site) == state for site in sites or self._fleet.sites)
+            case WaitRollout(step=word):
+                return self._rollout == word
+            case WaitLedger(text=text):
+                return text in self._ledger
 
-    async def wait(self, step: WaitStatus, witnesses: Witnesses, bound: float, progress: Progress) -> list[Checked]:
+    async def wait(self, step: WaitStep, witnesses: Witnesses, bound: float, progress: Progress) -> list[Checked]:
         """What has failed: nothing, or that it was not shown within twice the bound."""
-        who = ", ".join(step.sites) or "all sites"
-        progress(f"waiting for {who} to be shown {step.state} (at most {bound:g} s)")
-        if await witnesses.until(lambda: self.shows(step.sites, step.state), 2 * bound):
+        what = _words(step)
+        progress(f"waiting for {what} (at most {bound:g} s)")
+        if self._node is not None:
+            await self._look(self._node)  # what was seen last may be older than the step before this one
+        if await witnesses.until(lambda: self.shows(step), 2 * bound):
             return []
-        text, limit = f"status shows {who} {step.state} at all", f"{2 * bound:g} s after the last step"
-        return [Checked(text, "not seen", limit, False)]
+        seen = f"not seen; {self._rollout or 'no rollout'}, {self._ledger}" if self._shown is not None else "no answer"
+        return [Checked(f"the coordinator shows {what} at all", seen, f"{2 * bound:g} s after the last step", False)]
 
     async def _look(self, node: str) -> None:
         found = await status(self._runner, node)
@@ -130,6 +148,13 @@ class FleetWatch:
         for site, state in self._shown.items():
             if before.get(site) != state:
                 self._moments.append(Moment(at, seen.SOURCE, seen.STATE, site, state))
+        if found["ledger"] != self._ledger:
+            self._ledger = found["ledger"]
+            self._moments.append(Moment(at, seen.SOURCE, seen.LEDGER, "", self._ledger))
+        rollout = found["rollout"] or {"step": "", "site": "", "reason": ""}
+        if rollout["step"] != self._rollout:
+            self._rollout = rollout["step"]
+            self._moments.append(Moment(at, seen.SOURCE, seen.ROLLOUT, rollout["site"], self._rollout))
 
     async def _look_on(self, node: str) -> None:
         while True:
@@ -142,3 +167,13 @@ class FleetWatch:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+
+
+def _words(step: WaitStep) -> str:
+    match step:
+        case WaitStatus(sites=sites, state=state):
+            return f"{', '.join(sites) or 'all sites'} {state}"
+        case WaitRollout(step=word):
+            return f"its rollout {word}"
+        case WaitLedger(text=text):
+            return f"{text!r} in its ledger"

@@ -14,7 +14,7 @@ import pydantic
 
 from anycast.errors import ConfigError, Problem
 from anycast.reasons import Reason
-from anycast_lab.drills.coordinator_steps import CoordinatorCheck, CoordinatorStep
+from anycast_lab.drills.coordinator_steps import CoordinatorCheck, CoordinatorStep, DarkAtMost, MovesOnly
 from anycast_lab.drills.kernel_steps import KernelStep
 from anycast_lab.drills.limits import LIMITS as LIMITS
 from anycast_lab.drills.limits import Limit as Limit
@@ -396,6 +396,8 @@ Check = Annotated[
     | Alarm
     | NothingMoves
     | NothingWithdrawn
+    | MovesOnly
+    | DarkAtMost
     | FloodRate
     | Verdict
     | StrangerRefused

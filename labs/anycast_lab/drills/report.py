@@ -119,6 +119,8 @@ _STORY = {
     "ProtectionEnded",
     "site_state",
     "coordinator_silent",
+    "ledger",
+    "rollout",
 }
 
 

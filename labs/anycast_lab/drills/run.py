@@ -186,7 +186,7 @@ class _DrillRun:
             clients={},
             screens=tuple(self._screens),
             child_sas_at_announcement=self._child_sas,
-            everywhere=tuple(route for gateway in self._gateways for route in self._witnesses.routes_of(gateway)),
+            by_site=self._witnesses.routes_by_site(),
             withdraws_everywhere=sum(withdrawn.values()),
             floods=self._strain.floods,
             strangers=self._strain.strangers,
@@ -377,11 +377,8 @@ class _DrillRun:
         self._progress(f"waiting for {what.replace('_', ' ')} (at most {bound:g} s)")
         # Twice the bound, so that a missed bound is reported with its figure by the check that asserts it.
         if not await self._witnesses.until({"route_gone": gone, "route_back": back, "clients_good": good}[what], 2 * bound):
-            self._failed_waits.append(
-                Checked(
-                    f"{what.replace('_', ' ')} is seen at all", "not seen", f"{2 * bound:g} s after the last step", False
-                )
-            )
+            text, last = f"{what.replace('_', ' ')} is seen at all", f"{2 * bound:g} s after the last step"
+            self._failed_waits.append(Checked(text, "not seen", last, False))
             return
         if what == "clients_good" and not self._sites_after:
             self._sites_after = await self._sites()  # now: soon after a heal they go back
@@ -425,10 +422,12 @@ class _DrillRun:
             await self._mirror.begin_anew()
 
     async def _coordinator_step(self, step: coordinator_steps.CoordinatorStep) -> None:
-        if not isinstance(step, coordinator_steps.WaitStatus):
-            self._note(step, coordinator_faults.words(step))
-            return await coordinator_faults.cause(step, self._runner, self._fleet, self._answers)
-        self._failed_waits += await self._watch.wait(step, self._witnesses, self._bound(step.limit), self._progress)
+        bound = 0.0 if (limit := getattr(step, "limit", None)) is None else self._bound(limit)
+        if isinstance(step, coordinator_steps.WAITS):
+            self._failed_waits += await self._watch.wait(step, self._witnesses, bound, self._progress)
+            return
+        self._note(step, coordinator_faults.words(step))
+        await coordinator_faults.cause(step, self._runner, self._fleet, self._answers, bound)
 
     async def _mend_fleet(self) -> None:
         """Also after a drill that could not be carried out: the next one starts agents by that file."""

@@ -21,6 +21,10 @@ _BIRD_ROUTE = re.compile(
 _BIRD_STATE = re.compile(r"^(?P<at>\S+ \S+) <TRACE> (?P<proto>[A-Za-z0-9_]+): State changed to (?P<what>up|down)")
 
 
+ROUTE_MOVES = frozenset({"route_added", "route_removed", "route_updated"})
+"""Events of a router."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class Moment:
     """One thing that one witness saw."""

@@ -103,6 +103,11 @@ class Witnesses:
                         watched.append(Watched(node=transit.node, protocol=session_name(router, family), prefix=prefix))
         return tuple(watched)
 
+    def routes_by_site(self) -> dict[str, tuple[Watched, ...]]:
+        """The routes of all gateways."""
+        sites = self._fleet.sites.items()
+        return {name: tuple(route for gateway in site.gateways for route in self.routes_of(gateway)) for name, site in sites}
+
     async def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Read on until `condition` holds or the time is over."""
         end = time.monotonic() + timeout_s

@@ -6,6 +6,7 @@
         fleet.yaml           on gateways
         secrets/             root only; the same vrrp.keys at both gateways of a site
         pki/                 at the gateways of a pair, and where there is a coordinator: who they are (`management.py`)
+        operators.json operator/   where contents are taken, and where they are signed (`operators.py`)
         out/                 what the machine writes for the drill to read: logs and the probe's record
 
 Nothing here depends on which runner starts the nodes.
@@ -26,7 +27,7 @@ from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load, lock_of
 from anycast.fleet.schema import Fleet
 from anycast.fleet.values import FAMILIES
-from anycast_lab.machines import client_profile, management, name_server, pki, wiring
+from anycast_lab.machines import client_profile, management, name_server, operators, pki, wiring
 from anycast_lab.topology import Topology
 
 _TEMPLATES = jinja2.Environment(
@@ -93,6 +94,7 @@ def prepare(topology: Topology, lab_dir: Path) -> Fleet:
         if plan.role == "crowd":
             _write_crowd(etc, plan, fleet, gateways, clients)
     management.write(fleet, lab_dir)
+    operators.write(fleet, fleet_path, lab_dir)
     return fleet
 
 

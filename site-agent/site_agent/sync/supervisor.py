@@ -107,6 +107,13 @@ class Supervisor:
             found.append("charon does not follow this gateway's role yet")
         return found
 
+    @property
+    def agrees(self) -> bool:
+        """The peer is connected, and says that it runs by the same generation of the same document."""
+        status = self._status
+        differ = Reason.DOCUMENTS_DIFFER.value
+        return status is not None and status.connected and not any(word.startswith(differ) for word in status.mismatches)
+
     async def finish(self) -> agent_wire.Finished | None:
         """Before a planned handover: what is open with clients ends. None: the process did not say so in time."""
         if self._child is None:

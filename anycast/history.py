@@ -23,8 +23,8 @@ from typing import Any
 
 from anycast.events import ALIVE_PERIOD_S
 from anycast.policy.hold import LONGEST_S
-from site_agent.trail import Away, Trail
-from site_agent.trail import Record as Record
+from anycast.trail import Away, Trail
+from anycast.trail import Record as Record
 
 RouteKey = tuple[str, str]
 
@@ -351,7 +351,7 @@ class _Fold:
             case {"event": "RouteIntentChanged"}:
                 self.intent = record
             case {"event": "HoldStarted", "left_s": float() | int() as left_s}:
-                self.hold = when + datetime.timedelta(seconds=min(left_s, LONGEST_S)), record
+                self.hold = when + datetime.timedelta(seconds=max(0.0, min(left_s, LONGEST_S))), record
             case {"event": "ProtectionStarted"}:
                 self.protection = record
             case {"event": "ProtectionEnded"}:
@@ -399,7 +399,7 @@ class _Fold:
 
     def account(self, moment: datetime.datetime) -> Account:
         since, verdict = self.verdict or (None, {})
-        causes = verdict.get("causes")
+        causes, serving = verdict.get("causes"), verdict.get("serving")
         return Account(
             at=moment,
             known=self.heard_until is not None,
@@ -409,7 +409,7 @@ class _Fold:
             stopped_at=self.stopped_at,
             lease_s=self.lease_s,
             verdict_since=since,
-            serving=verdict.get("serving"),
+            serving=serving if isinstance(serving, bool) else None,
             causes=tuple(causes) if isinstance(causes, list) else (),
             routes=tuple(_at(self.routes[key], moment) for key in sorted(self.routes)),
             sessions=tuple(sorted(self.sessions.items())),
@@ -429,4 +429,5 @@ class _Fold:
 
 
 def _seconds(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    """A span as a record has it; None for one that nobody means. Records of other machines are read here, too."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= LONGEST_S else None

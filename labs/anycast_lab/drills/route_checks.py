@@ -1,0 +1,40 @@
+"""What routes of the whole fleet did while one site of it was the drill's: by BIRD's logs. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anycast_lab.drills.report import Checked
+from anycast_lab.drills.timeline import ROUTE_MOVES
+
+if TYPE_CHECKING:
+    from anycast_lab.drills.checks import Observation
+
+
+def moves_only(seen: Observation, sites: tuple[str, ...]) -> Checked:
+    """BIRD's word of all sites but some."""
+    text = f"no route of a site but {', '.join(sites)} comes, goes or changes at any router"
+    routes = [route for site, found in seen.by_site.items() if site not in sites for route in found]
+    moved = [
+        f"{route} of {route.protocol} {m.event.removeprefix('route_')} after {(m.at_ns - seen.fault_ns) / 1e6:.0f} ms"
+        for route in routes
+        for m in route.moments(seen.moments)
+        if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns
+    ]
+    up = bool(routes) and all(route.present(seen.moments) for route in routes)
+    return Checked(text, "; ".join(moved) or ("none" if up else "routes missing"), "none", up and not moved)
+
+
+def dark_at_most(seen: Observation, most: int) -> Checked:
+    """A site is dark from the first of its routes that goes, until the last one is back."""
+    before = [moment for moment in seen.moments if moment.at_ns < seen.fault_ns]
+    missing = {site: {r for r in routes if not r.present(before)} for site, routes in seen.by_site.items()}
+    worst = [site for site, routes in missing.items() if routes]
+    for moment in sorted(m for m in seen.moments if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns):
+        for site, routes in seen.by_site.items():
+            for route in routes:
+                if any(route.moments((moment,))):
+                    (missing[site].add if moment.event == "route_removed" else missing[site].discard)(route)
+        worst = max(worst, [site for site, routes in missing.items() if routes], key=len)
+    text, told = "at most so many sites are without a route at once", f"{len(worst)}{': ' * bool(worst)}{', '.join(worst)}"
+    return Checked(text, told, str(most), bool(seen.by_site) and len(worst) <= most)
