@@ -14,6 +14,8 @@ from anycast.policy.site import ACTIVE
 from anycast.runtime import boottime
 from site_agent.site_verdict import SiteVerdict
 from site_agent.sync.supervisor import Supervisor as SyncSupervisor
+from site_agent.vrrp.supervisor import Supervisor
+from site_agent.vrrp.wire import Status
 
 LIMIT_S = 4.0
 """Open exchanges have a second, the process gives up after another and tells within a third; less than a client of the
@@ -41,6 +43,16 @@ async def hand_over(site: SiteVerdict, sync: SyncSupervisor | None = None) -> di
     limit = boottime() + LIMIT_S
     finished = None if sync is None else await sync.finish()
     left = {} if sync is None else {"open_exchanges": -1 if finished is None else finished.open}
+    try:
+        return await _handed_over(supervisor, peer, before, limit, left)
+    finally:
+        if sync is not None:
+            sync.handover_over()
+
+
+async def _handed_over(
+    supervisor: Supervisor, peer: str, before: Status, limit: float, left: dict[str, int]
+) -> dict[str, Any]:
     supervisor.hand_over()
     began = boottime()
     while boottime() < limit:

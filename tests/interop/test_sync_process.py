@@ -378,12 +378,17 @@ def test_a_handover_that_nobody_takes_leaves_an_active_that_serves() -> None:
     with mirror_pair() as (one, two, client):
         connect(client)
         wait(lambda: two.charon.states() == {"PASSIVE": 1}, "mirrored")
-        before = client.spis()
-        one.tell(agent_wire.Finish())
-        wait(lambda: one.charon.states() == {"PASSIVE": 1}, "quiet")
-        client.ask("rekey", {"ike": "vpn"})
-        wait(lambda: one.charon.states().get("ESTABLISHED") == 1, "nobody took over", within=5)
-        wait(lambda: client.spis() != before and client.spis() == one.charon.spis() == two.charon.spis(), "asked again")
+        for said in (True, False):  # that it has failed; an agent that died says nothing
+            before = client.spis()
+            one.forget()
+            one.tell(agent_wire.Finish())
+            wait(lambda: one.charon.states() == {"PASSIVE": 1}, "quiet")
+            client.ask("rekey", {"ike": "vpn"})
+            if said:
+                one.tell(agent_wire.HandoverOver())
+            wait(lambda: one.steps() == ["resume", "confirm_active"], "serves again", within=1.5 if said else 8)
+            assert one.charon.states().get("ESTABLISHED") == 1
+            wait(lambda before=before: client.spis() != before and client.spis() == one.charon.spis(), "asked again")
 
 
 @in_namespace

@@ -66,8 +66,12 @@ def test_what_is_on_its_way_in_or_out_is_no_standing_tunnel() -> None:
     assert view(event(child={"state": b"REKEYING"})).tunnels[0].rekeying
     assert view(event(child={"spi-in": None})).tunnels == []
     assert view(event(ike={"state": b"CONNECTING"})).ike == {}, "half of the plugin's messages are missing"
-    copy = view(event(ike={"state": b"PASSIVE", "initiator": b"yes"})).ike.popitem()[1]
-    assert copy.initiator and copy.passive
+    copy = event(ike={"state": b"PASSIVE", "initiator": b"yes"})
+    assert view(copy).ike.popitem()[1].initiator
+    seen = CharonView(frozenset({"203.0.113.1"}), frozenset({"rw"}))
+    for each in (copy, {"own": copy["rw"]}, event()):
+        seen.take(each)
+    assert seen.passive == 1, "the operator's own is none of ours"
     assert view(event(ike={"remote-host": b"%any", "state": b"CREATED"})).ike == {}, "it is being made"
     foreign = view(event(local="192.0.2.7"))
     assert (foreign.ike, foreign.tunnels) == ({}, [])

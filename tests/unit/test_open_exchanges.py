@@ -51,21 +51,34 @@ class Relay:
         return int(self.asked < self.waits)
 
 
-class Quiet:
-    """Doorkeeper and segment."""
+@dataclasses.dataclass
+class Told:
+    """What was done to door, segment and promotion, in order."""
 
-    def hush(self, span_s: float) -> None:
-        assert span_s == open_exchanges.QUIET_S
+    words: list[str] = dataclasses.field(default_factory=list)
+
+    def hush(self) -> None:
+        self.words.append("hush")
+
+    def unhush(self) -> None:
+        self.words.append("unhush")
 
     def switch(self, active: bool) -> None:
-        assert not active
+        self.words.append("+1" if active else "-1")
+
+    def quiet(self, quiet: bool) -> None:
+        self.words.append("quiet" if quiet else "over")
 
 
-def end(vici: Vici, relay: Relay | None = None) -> int:
+def end(vici: Vici, relay: Relay | None = None, told: Told | None = None, after_s: float = 0.0) -> int:
     async def run() -> int:
-        return await OpenExchanges(
-            vici, ["vpn"], doorkeeper=Quiet(), segment=Quiet(), relay=relay or Relay(), over=lambda: None,  # type: ignore[arg-type]
-        ).end()  # fmt: skip
+        all_ = told or Told()
+        exchanges = OpenExchanges(
+            vici, ["vpn"], doorkeeper=all_, segment=all_, relay=relay or Relay(), quiet=all_.quiet,  # type: ignore[arg-type]
+        )  # fmt: skip
+        left = await exchanges.end()
+        await asyncio.sleep(after_s)
+        return left
 
     return asyncio.run(run())
 
@@ -102,3 +115,37 @@ def test_who_never_acknowledges_is_waited_for_for_a_moment(monkeypatch: pytest.M
     monkeypatch.setattr(open_exchanges, "ACKNOWLEDGED_WITHIN_S", 0.1)
     relay = Relay(waits=10**9)
     assert end(Vici(busy()), relay) == 0 and relay.asked > 3
+
+
+def test_charon_is_quiet_from_when_nothing_is_open_until_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_exchanges, "QUIET_S", 0.1)
+    told = Told()
+    assert end(Vici(busy()), told=told) == 0 and told.words == ["hush", "quiet", "-1"]
+    told = Told()
+    end(Vici(busy()), told=told, after_s=0.3)
+    assert told.words == ["hush", "quiet", "-1", "unhush", "over"], "nobody said so"
+
+
+def test_an_ike_sa_with_an_open_exchange_is_not_made_passive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would throw the response away, and begin nothing ever again."""
+    monkeypatch.setattr(open_exchanges, "ENDED_WITHIN_S", 0.1)
+    for vici in (Vici(busy(tasks_active=[b"IKE_DPD"])), Vici(None)):
+        told = Told()
+        assert end(vici, told=told) != 0 and told.words == ["hush"]
+
+
+def test_a_second_handover_is_not_ended_by_the_firsts_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_exchanges, "QUIET_S", 0.3)
+    told = Told()
+
+    async def run() -> None:
+        exchanges = OpenExchanges(
+            Vici(busy(), busy()), ["vpn"], doorkeeper=told, segment=told, relay=Relay(), quiet=told.quiet,  # type: ignore[arg-type]
+        )  # fmt: skip
+        await exchanges.end()
+        exchanges.over()
+        await exchanges.end()
+        await asyncio.sleep(0.2)
+
+    asyncio.run(run())
+    assert told.words == ["hush", "quiet", "-1", "unhush", "over", "hush", "quiet", "-1"]

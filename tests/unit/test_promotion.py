@@ -25,6 +25,7 @@ from site_agent.sync.promotion import (
     Input,
     PassiveFound,
     Promotion,
+    Quiet,
     RoleIs,
     Settled,
     Step,
@@ -48,7 +49,7 @@ class Charon:
         match step:
             case Step.CLOSE:
                 self.takes = False
-            case Step.ACTIVATE:
+            case Step.ACTIVATE | Step.RESUME:
                 self.active = True
             case Step.PASSIVATE:
                 self.active = False
@@ -137,6 +138,20 @@ def test_an_active_with_a_passive_ike_sa_is_confirmed_once_more_where_that_was_s
     assert everything[-1] == Settled(active=True, took_s=0.5) and core.settled
     finish(core, core.handle(RoleIs(False), 13.0), 13.0)
     assert core.handle(PassiveFound(14.0), 14.0) == [], "as it should be"
+
+
+def test_an_active_that_was_quiet_for_a_handover_that_nobody_took_serves_again() -> None:
+    core = Promotion()
+    assert core.handle(Quiet(True), 0.0) == [] and core.handle(Quiet(False), 0.0) == [], "the role is not known"
+    finish(core, core.handle(RoleIs(True), 1.0), 1.0)
+    assert core.handle(Quiet(False), 2.0) == [], "it was not"
+    assert core.handle(Quiet(True), 3.0) == []
+    assert core.handle(PassiveFound(3.1), 3.2) == [], "as it should be"
+    everything = finish(core, core.handle(Quiet(False), 4.0), 4.0)
+    assert [action.step for action in everything if isinstance(action, Do)] == ["resume", "confirm_active"]
+    core.handle(Quiet(True), 5.0)
+    finish(core, core.handle(RoleIs(False), 5.1), 5.1)
+    assert core.handle(Quiet(False), 6.0) == [] and core.takes_messages, "somebody took it"
 
 
 def test_the_peers_messages_are_taken_only_when_all_is_done() -> None:
@@ -289,6 +304,7 @@ Move = st.one_of(
     st.just(CharonStarted()),
     st.just(AdoptionAsked()),
     st.just(PassiveFound(1e9)),
+    st.booleans().map(Quiet),
     st.sampled_from(["done", "fails", "late", "time"]),
 )
 
@@ -325,7 +341,7 @@ def test_never_does_charon_serve_and_take_messages_and_the_last_role_is_reached(
             case RoleIs(active=active):
                 role = active
                 take(move)
-            case AdoptionAsked() | PassiveFound():
+            case AdoptionAsked() | PassiveFound() | Quiet():
                 take(move)
             case CharonStarted():
                 charon.active = False

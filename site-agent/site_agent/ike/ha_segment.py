@@ -89,7 +89,8 @@ class Segment:
         return await self._confirm(False)
 
     async def _confirm(self, active: bool) -> str:
-        """A command touches no IKE_SA where the segment does not change by it. The opposite one first makes it a change."""
+        """A command touches no IKE_SA where the segment does not change by it. The opposite one first makes it a change.
+        charon throws away what comes before it has done the one before, so each attempt says it again."""
         try:
             return await confirm(self._vici, active=active, connections=self._connections)
         except PeerError:
@@ -97,5 +98,5 @@ class Segment:
             if self._in_vain % CONFIRMATIONS == 0:
                 switch(not active, self._fifo)
                 await asyncio.sleep(FIFO_PAUSE_S)
-                switch(active, self._fifo)
+            switch(active, self._fifo)
             raise

@@ -49,9 +49,6 @@ class IkeSa(NamedTuple):
     rekeying: bool = False
     identity: str = ""
     """Its client's."""
-    passive: bool = False
-    """It does not speak with its client."""
-
 
 class Tunnel(NamedTuple):
     """One CHILD_SA."""
@@ -81,6 +78,10 @@ class CharonView:
     """What one `list-sas` told; `take` is called with each event of it."""
 
     vips: frozenset[str]
+    connections: frozenset[str] = frozenset()
+    """Those of clients."""
+    passive: int = 0
+    """IKE_SAs of these that speak with nobody."""
     tunnels: list[Tunnel] = dataclasses.field(default_factory=list)
     ike: dict[bytes, IkeSa] = dataclasses.field(default_factory=dict)
     """By record."""
@@ -88,7 +89,8 @@ class CharonView:
     def take(self, event: dict[str, Any]) -> None:
         """Raises PeerError."""
         try:
-            for ike_sa in event.values():
+            for name, ike_sa in event.items():
+                self.passive += name in self.connections and ike_sa["state"] == b"PASSIVE"
                 local = ike_sa["local-host"].decode()
                 if local in self.vips and ike_sa["remote-host"] != NOWHERE:
                     self._take_ike(ike_sa, pack_address(ip_address(local)))
@@ -103,7 +105,7 @@ class CharonView:
         if ike_sa["state"] in _STANDING:
             ours, state = ike_sa.get("initiator") == b"yes", ike_sa["state"]
             self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = IkeSa(
-                ike_id, ours, _seconds(ike_sa, "established"), state == b"REKEYING", identity, state == b"PASSIVE"
+                ike_id, ours, _seconds(ike_sa, "established"), state == b"REKEYING", identity
             )
         for child in ike_sa.get("child-sas", {}).values():
             if "spi-in" not in child:  # a trap, or one that is still negotiated

@@ -30,6 +30,11 @@ class Finish:
     """Agent: the other gateway is to take over in a moment. Begin nothing more with clients; answered by Finished."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class HandoverOver:
+    """Agent: it has come to its end, or was refused."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """Process: what was begun with clients has ended, or has had its time."""
@@ -160,14 +165,14 @@ class Status:
     """SAs whose clients refuse."""
 
 
-Message = (
-    RoleIs | Finish | Finished | LostTunnels | Swept | StepTaken | Settled | GivenUp | RekeyRefused | Ended | Status
-)
+FromAgent = RoleIs | Finish | HandoverOver | LostTunnels | Swept
+Message = FromAgent | Finished | StepTaken | Settled | GivenUp | RekeyRefused | Ended | Status
 _MESSAGES = Messages(
     VERSION,
     {
         "role": RoleIs,
         "finish": Finish,
+        "handover_over": HandoverOver,
         "finished": Finished,
         "lost": LostTunnels,
         "swept": Swept,

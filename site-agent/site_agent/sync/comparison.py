@@ -68,6 +68,7 @@ class Comparison:
         role: Role,
         *,
         vips: Iterable[str],
+        connections: Iterable[str],
         pools: Iterable[Network],
         vici: ViciClient,
         requests: Requests,
@@ -80,7 +81,7 @@ class Comparison:
     ) -> None:
         """`vici` is this object's alone: a list of 20,000 tunnels keeps others waiting. `looked` is called with each list
         that charon gave, in every role, and with when it was asked; `passive` with that where an IKE_SA was PASSIVE."""
-        self._vips, self._pools = frozenset(vips), tuple(pools)
+        self._vips, self._connections, self._pools = frozenset(vips), frozenset(connections), tuple(pools)
         self._families = {pack_address(ip): AF_INET if ip.version == 4 else AF_INET6 for ip in map(ip_address, self._vips)}
         self._vici, self._requests = vici, requests
         self._hand_over, self._submit, self._gave_up = hand_over, submit, gave_up
@@ -169,7 +170,7 @@ class Comparison:
 
     async def _look(self) -> Looked:
         ends = frozenset(self._families)
-        sas, policies, charon = SaReader(ends), PolicyReader(ends), CharonView(self._vips)
+        sas, policies, charon = SaReader(ends), PolicyReader(ends), CharonView(self._vips, self._connections)
         inner = VirtualIps(self._pools)
         seen_sas = seen_policies = seen_charon = False
         with contextlib.suppress(KernelError, DecodeError, TimeoutError):
@@ -189,7 +190,7 @@ class Comparison:
             seen_charon = True
             self._tell_virtual_ips(inner)
             self._told_of_look(charon, began)
-            if any(ike_sa.passive for ike_sa in charon.ike.values()):
+            if charon.passive:
                 self._told_of_passive(began)
         return Looked(
             sas=sas.records if seen_sas else None,

@@ -30,10 +30,10 @@ EAGER_S = 5.0
 class Doorkeeper:
     """Use from the event loop's thread. Run `run` as a task."""
 
-    def __init__(self, door: Door, *, closed: bool, happened: Callable[[Event], None]) -> None:
-        """Without `closed` the door is left as it is until something is said: the process before this one was Active."""
+    def __init__(self, door: Door, *, happened: Callable[[Event], None]) -> None:
+        """Closed until something is said, in every role: the process before this one may have left it hushed."""
         self._door, self._happened = door, happened
-        self._closed: bool | None = True if closed else None
+        self._closed = True
         self._alarm: Reason | None = None
         self._count = 0
         """Of sockets, when last looked at."""
@@ -44,21 +44,23 @@ class Doorkeeper:
     def close(self) -> None:
         """At once, and from now on. Nothing that is waited for opens it any more."""
         self._give_up_waiting()
-        if self._closed is not True:
+        if not self._closed:
             self._want(True)
 
     def open(self) -> None:
         """At once, and from now on."""
         self._want(False)
 
-    def hush(self, span_s: float) -> None:
-        """At once, until the role changes, and for so long at most. Where it cannot be done all is as without it."""
+    def hush(self) -> None:
+        """At once, until `unhush` or another role. Where it cannot be done all is as without it."""
         try:
             self._door.hush()
         except PeerError:
-            return
-        self._closed = bool(self._closed)
-        asyncio.get_running_loop().call_later(span_s, self._look)
+            self._look()  # one socket may be hushed and the next one not
+
+    def unhush(self) -> None:
+        """As it was wanted before, and since."""
+        self._look()
 
     def open_when(self, hands_out: Callable[[], Awaitable[None]]) -> None:
         """Open when `hands_out` has returned, which is waited for beside, until `close`."""
@@ -102,8 +104,6 @@ class Doorkeeper:
         self._wake.set()
 
     def _look(self) -> None:
-        if self._closed is None:
-            return
         alarm, detail = None, ""
         try:
             self._count = self._door.close() if self._closed else self._door.open()

@@ -3,8 +3,9 @@
 A request that is open when the other gateway takes over is answered to one that did not make it, and what came of it is
 not mirrored any more. In a failure nobody can wait; here the time is ours to choose, so a moment is worth it. charon itself
 still begins what it must (its own timers). So this is bounded, and what is still open then is counted: the handover goes on.
-Then charon is quiet for a moment: it hears no request of a client's (`door`) and begins none, as its IKE_SAs are PASSIVE;
-tunnels carry packets all the same. When the other gateway has all that charon said, nothing can be said that it would miss.
+Then charon is quiet until the handover is over: it hears no request of a client's (`door`) and begins none, as its IKE_SAs
+are PASSIVE; tunnels carry packets all the same. Where an exchange is open still they stay as they are, because a PASSIVE one
+would throw its response away and never ask again. What charon has said until then is, in a moment, with the other gateway.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from site_agent.sync.ha_relay import HaRelay
 
 ENDED_WITHIN_S = 1.0
 """A rekey is two exchanges, of a round trip each. A client that is asleep answers none, and is asked for minutes."""
-PAUSE_S = 3.0
-"""For so long nothing is begun: until the addresses have moved, or the handover has failed."""
-QUIET_S = 2.5
-"""A handover is over by then, or has failed (`handover.LIMIT_S`)."""
+PAUSE_S = 6.0
+"""For so long nothing is begun: longer than all of it, as what a PASSIVE IKE_SA is asked for is not done."""
+QUIET_S = 4.5
+"""Where nobody says that the handover is over: longer than `handover.LIMIT_S`, so the agent has ended."""
 ACKNOWLEDGED_WITHIN_S = 0.2
 """charon works off what its sockets held, a few ms each; then it is one message's way and back."""
 LOOK_AGAIN_S = 0.02
@@ -32,7 +33,7 @@ LOOK_AGAIN_S = 0.02
 
 class OpenExchanges:
     """Of IKE_SAs of these connections. `vici` is this object's alone; `relay` knows what charon has said of its clients;
-    `over` is called when a handover is over, or has failed and charon is to serve again."""
+    `quiet` is called when charon has become so, and when it need not be any more."""
 
     def __init__(
         self,
@@ -42,22 +43,37 @@ class OpenExchanges:
         doorkeeper: Doorkeeper,
         segment: Segment,
         relay: HaRelay,
-        over: Callable[[], None],
+        quiet: Callable[[bool], None],
     ) -> None:
         self._vici, self._connections = vici, frozenset(connections)
-        self._doorkeeper, self._segment, self._relay, self._over = doorkeeper, segment, relay, over
+        self._doorkeeper, self._segment, self._relay, self._quiet = doorkeeper, segment, relay, quiet
+        self._timer: asyncio.TimerHandle | None = None
 
     async def end(self) -> int:
         """Wait until nothing is open, and the other gateway has what came of it; how many IKE_SAs are still busy after that.
         -1: charon cannot be asked. Whoever calls it sees to it that nothing more is begun, for `PAUSE_S`. charon is quiet
-        when this returns, for `QUIET_S` at most."""
+        when this returns, until `over`."""
         left = await self._ended()
-        self._doorkeeper.hush(QUIET_S)
-        with contextlib.suppress(PeerError):
-            self._segment.switch(False)
-        asyncio.get_running_loop().call_later(QUIET_S, self._over)
+        self._cancel()
+        self._timer = asyncio.get_running_loop().call_later(QUIET_S, self.over)
+        self._doorkeeper.hush()
+        if left == 0:
+            self._quiet(True)
+            with contextlib.suppress(PeerError):
+                self._segment.switch(False)
         await self._acknowledged()
         return left
+
+    def over(self) -> None:
+        """The handover has come to its end, whichever."""
+        self._cancel()
+        self._doorkeeper.unhush()
+        self._quiet(False)
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def _ended(self) -> int:
         left = -1

@@ -83,12 +83,11 @@ class Process:
         self._segment = Segment(self._vici, Path(plan.fifo), plan.connections)
         self._serving = plan.active  # the gate is open, as far as this process knows; the first role makes it so
         self._ready: asyncio.Future[int] | None = None
-        self._gaps, self._stuck = 0, dict[Reason, str]()
+        self._gaps, self._stuck, self._dropped = 0, dict[Reason, str](), set[Kind]()
         self._versions = plan.versions
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._tasks, self._over = Tasks(), asyncio.Event()
-        self._unacknowledged, self._dropped = False, set[Kind]()
+        self._tasks, self._over, self._unacknowledged = Tasks(), asyncio.Event(), False
         self._mirror = Mirror(
             rank=plan.rank,
             role=Role.ACTIVE if plan.active else Role.BACKUP,
@@ -122,6 +121,7 @@ class Process:
         self._comparison = Comparison(
             Role.ACTIVE if plan.active else Role.BACKUP,
             vips=plan.vips,
+            connections=plan.connections,
             pools=[ip_network(pool) for pool in plan.pools],
             vici=ViciClient(plan.vici),
             requests=self._requests,
@@ -152,11 +152,10 @@ class Process:
             happened=self._on_event,
             client_event=self._clients.write,
         )
-        door = Door(lambda: self._charon, plan.vips)
-        self._doorkeeper = Doorkeeper(door, closed=not plan.active, happened=self._on_event)
+        self._doorkeeper = Doorkeeper(Door(lambda: self._charon, plan.vips), happened=self._on_event)
         self._open = OpenExchanges(
             ViciClient(plan.vici), plan.connections, doorkeeper=self._doorkeeper, segment=self._segment,
-            relay=self._mirror.relay, over=lambda: self._promote(promotion.PassiveFound(boottime())),
+            relay=self._mirror.relay, quiet=lambda quiet: self._promote(promotion.Quiet(quiet)),
         )  # fmt: skip
         if plan.active:
             self._rekeys.messages_lost()  # charon has spoken to nobody meanwhile
@@ -224,6 +223,8 @@ class Process:
                     self._promote(RoleIs(active=active))
                 case agent_wire.Finish():
                     self._tasks.begin(self._finish())
+                case agent_wire.HandoverOver():
+                    self._open.over()
                 case agent_wire.LostTunnels(wishes=wishes):
                     self._rekeys.without_state(wishes)
                 case agent_wire.Swept():
@@ -402,6 +403,8 @@ class Process:
             case Step.ACTIVATE:
                 mirror.promoted()
                 self._now_is(Role.ACTIVE)
+                self._segment.switch(True)
+            case Step.RESUME:
                 self._segment.switch(True)
             case Step.CONFIRM_ACTIVE:
                 return await self._segment.confirm_active()

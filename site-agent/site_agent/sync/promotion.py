@@ -18,6 +18,7 @@ again in the middle leaves what is to be done and begins the other way as soon a
     adoption    CEASE, PASSIVATE, CONFIRM   as below
                 ADOPT     charon is handed what another Active has said (`reunion`); then a promotion
     found later CONFIRM   again, where an IKE_SA is PASSIVE all the same
+    after quiet RESUME    `+1`, where an Active was quiet for a handover that nobody took; CONFIRM
     demotion    CEASE     the gate is closed
                 PASSIVATE `-1`; its DROP would activate the peer, and is not carried
                 CONFIRM   no IKE_SA is ESTABLISHED
@@ -59,6 +60,7 @@ class Step(enum.StrEnum):
     CONFIRM_PASSIVE = "confirm_passive"
     ADOPT = "adopt"
     OPEN = "open"
+    RESUME = "resume"
 
 
 PROMOTION = (Step.CLOSE, Step.READY, Step.SERVE, Step.ADDRESSES, Step.ACTIVATE, Step.CONFIRM_ACTIVE, Step.REKEY)
@@ -91,6 +93,13 @@ class PassiveFound:
     asked_at: float
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Quiet:
+    """charon was told `-1` for a planned handover (`open_exchanges`); or that is over, and an Active that is left serves."""
+
+    quiet: bool
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StepDone:
     attempt: int
@@ -103,7 +112,7 @@ class StepFailed:
     why: str
 
 
-Input = RoleIs | CharonStarted | AdoptionAsked | PassiveFound | StepDone | StepFailed | TimerExpired
+Input = RoleIs | CharonStarted | AdoptionAsked | PassiveFound | Quiet | StepDone | StepFailed | TimerExpired
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +167,7 @@ class Promotion:
         self._told_stuck = False
         self.adopts = False
         """What is done, or was done last, is an adoption: this gateway stays Active."""
+        self._quiet = False
         self._adopt = False
         """It was asked for; begins when the steps under way have ended, so that each promotion is a whole one."""
 
@@ -190,9 +200,15 @@ class Promotion:
                 self._adopt = True
                 return self._begin_adoption(now) if self.settled else []
             case PassiveFound(asked_at=asked_at):
-                if not self._active or not self.settled or asked_at <= self._settled_at:
+                if not self._active or self._quiet or not self.settled or asked_at <= self._settled_at:
                     return []
                 self._left = (Step.CONFIRM_ACTIVE,)
+                return self._start(now)
+            case Quiet(quiet=quiet):
+                before, self._quiet = self._quiet, quiet
+                if quiet or not before or not self._active or not self.settled:
+                    return []
+                self._left = (Step.RESUME, Step.CONFIRM_ACTIVE)
                 return self._start(now)
             case CharonStarted():
                 return [] if self._active is None else self._begin(now)
@@ -208,7 +224,7 @@ class Promotion:
 
     def _begin(self, now: float) -> list[Action]:
         self._left = PROMOTION if self._active else DEMOTION
-        self.adopts = self._adopt = False  # what was said is for another charon, or another time
+        self.adopts = self._adopt = self._quiet = False  # what was said is for another charon, or another time
         return self._start(now)
 
     def _begin_adoption(self, now: float) -> list[Action]:

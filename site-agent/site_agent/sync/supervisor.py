@@ -52,7 +52,7 @@ START_LIMIT_S = 60.0
 """Until its first report: 0.3 s natively, 20 s in User Mode Linux beside everything else that starts. One that is killed for
 being slow would be slow again."""
 REPEAT_S = 1.0
-FINISH_LIMIT_S = 1.3
+FINISH_LIMIT_S = 1.6
 """More than `open_exchanges.ENDED_WITHIN_S`; a process that hangs keeps no handover waiting."""
 SPEAKS_S = 2.5
 """It reports every second. One that does not takes no wishes, either."""
@@ -124,6 +124,11 @@ class Supervisor:
             async with asyncio.timeout(FINISH_LIMIT_S):
                 return await self._finished
         return None
+
+    def handover_over(self) -> None:
+        """After `finish`: whatever came of it."""
+        if self._child is not None:
+            self._child.send(agent_wire.encode(agent_wire.HandoverOver()))
 
     def describe(self) -> dict[str, Any]:
         """For `status` and metrics."""
