@@ -27,6 +27,9 @@ from anycast.policy.rollout import Rollout, Step
 
 WHOLE_NAME = f"^(?:{NAME.pattern})$"
 Name = Annotated[str, pydantic.StringConstraints(pattern=WHOLE_NAME)]
+Address = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f.:]{2,45}$")]
+NO_OTHER_KEY: dict[str, pydantic.JsonValue] = {"additionalProperties": False}
+"""Of a dict whose keys have a pattern: without it the description allows any other one, too."""
 REFUSALS = {
     "400": "not understood",
     "401": "no credential that counts",
@@ -88,10 +91,11 @@ class Observation(_Model):
     """What an observer sees now, all of it."""
 
     v: Literal[1]
-    sites: Annotated[dict[Name, Seen], pydantic.Field(max_length=100_000)]
+    sites: Annotated[dict[Name, Seen], pydantic.Field(max_length=100_000, json_schema_extra=NO_OTHER_KEY)]
     routers: Annotated[
-        dict[Annotated[str, pydantic.StringConstraints(max_length=64)], bool], pydantic.Field(max_length=64)
+        dict[Address, pydantic.StrictBool], pydantic.Field(max_length=64, json_schema_extra=NO_OTHER_KEY)
     ] = pydantic.Field(default_factory=dict)
+    """Whether the session with each stands. People see the addresses: there is nothing else in them."""
 
 
 class RolloutStatus(_Model):

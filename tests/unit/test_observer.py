@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 
+import pydantic
 import pytest
 
+from anycast.coordinator import api
 from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.observations import GOOD_S, Observations, Word
 from anycast.errors import DecodeError
@@ -181,3 +183,12 @@ def test_an_observer_says_what_it_sees_and_may_nothing_else(role: Role) -> None:
     assert Caller("x", role).may(Role.OBSERVER) is (role in (Role.OBSERVER, Role.ADMIN))
     for other in (Role.VIEWER, Role.OPERATOR, Role.ADMIN):
         assert not Caller("x", Role.OBSERVER).may(other)
+
+
+def test_what_people_are_shown_of_an_observer_is_addresses_and_names() -> None:
+    """Whoever stole its credential writes on operators' terminals."""
+    told = {"sites": {"fra": "seen"}, "routers": {"192.0.2.1": True, "2001:db8::1": False}}
+    assert api.Observation.model_validate({"v": 1, **told}).routers == told["routers"]
+    for wrong in ({"routers": {"\x1b[2J": False}}, {"routers": {"fra": False}}, {"sites": {"\x1b[2J": "seen"}}):
+        with pytest.raises(pydantic.ValidationError):
+            api.Observation.model_validate({"v": 1, **told, **wrong})
