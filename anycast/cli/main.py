@@ -12,7 +12,7 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import coordinator, drain, fleet, operator, pki, plan, prefixes, rollout, simulate
+from anycast.cli import coordinator, drain, fleet, operator, pki, plan, prefixes, prefixes_export, rollout, simulate
 from anycast.cli.coordinator_client import Unreachable
 from anycast.errors import AnycastError, BugError, ConfigError
 
@@ -40,6 +40,7 @@ app.command("drain")(drain.drain)
 app.command("undrain")(drain.undrain)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(prefixes.app, name="prefixes")
+prefixes.app.command("export")(prefixes_export.export)
 app.add_typer(pki.app, name="pki")
 app.command("serve")(coordinator.serve)
 app.command("status")(coordinator.status)

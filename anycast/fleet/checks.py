@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from anycast.fleet.address_checks import ADDRESS_RULES
 from anycast.fleet.addressing_checks import ADDRESSING_RULES
+from anycast.fleet.announcement_checks import ANNOUNCEMENT_RULES
 from anycast.fleet.bounds import bounded
 from anycast.fleet.budget import budget_can_be_kept
 from anycast.fleet.finding import Finding
@@ -42,7 +43,7 @@ _DURATIONS: dict[tuple[str, str], tuple[str, float, float, bool]] = {
 
 def check(fleet: Fleet) -> list[Finding]:
     """Everything that is wrong with `fleet` as a whole."""
-    rules = (*RULES, *ADDRESS_RULES, *ADDRESSING_RULES, *PAIR_RULES, *LAB_RULES)
+    rules = (*RULES, *ADDRESS_RULES, *ADDRESSING_RULES, *ANNOUNCEMENT_RULES, *PAIR_RULES, *LAB_RULES)
     return [finding for rule in rules for finding in rule(fleet)]
 
 

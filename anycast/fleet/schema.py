@@ -12,6 +12,7 @@ import datetime
 import pydantic
 
 from anycast.fleet.addressing import Addressing
+from anycast.fleet.announcements import Announcements
 from anycast.fleet.budget import Budget
 from anycast.fleet.lab import Lab
 from anycast.fleet.monitoring import AlarmHook, ExecChecks, SharedChecks, Timings
@@ -250,6 +251,8 @@ class Fleet(Section):
     service: Service
     addressing: Addressing | None = None
     """The blocks that addresses are planned from. Default: this file writes every address itself."""
+    announcements: Announcements | None = None
+    """What sites announce besides the service's prefixes. Default: nothing."""
     budget: Budget | None = None
     """How many sites must always attract traffic. Required by `anycast plan`; a fleet without a coordinator has none."""
     defaults: Defaults = Defaults()
