@@ -14,6 +14,7 @@ import pydantic
 from anycast.fleet.addressing import Addressing
 from anycast.fleet.announcements import Announcements
 from anycast.fleet.budget import Budget
+from anycast.fleet.irr import Irr
 from anycast.fleet.lab import Lab
 from anycast.fleet.monitoring import AlarmHook, ExecChecks, SharedChecks, Timings
 from anycast.fleet.pair import Attachment, Bfd, Sync, Vrrp
@@ -259,6 +260,8 @@ class Fleet(Section):
     sites: dict[Name, Site] = pydantic.Field(min_length=1)
     coordinator: Coordinator | None = None
     """Who decides across sites. Default: nobody."""
+    irr: Irr | None = None
+    """Where route objects stand. Default: none are made."""
     lab: Lab | None = None
     """The machines around the gateways, which only a lab has."""
 

@@ -95,3 +95,12 @@ def origins(told: Iterable[Announcement]) -> list[Origin]:
         )
         for (_, asn), many in sorted(found.items())
     ]
+
+
+def public_space(fleet: Fleet) -> list[Range]:
+    """Blocks that are announced from, and every announced prefix: where nobody else should announce."""
+    texts = [each.prefix for each in public_announcements(fleet)]
+    if fleet.addressing is not None:
+        blocks = fleet.addressing.blocks.values()
+        texts += [str(block.prefix) for block in blocks if {"anycast", "unicast"} & set(block.use)]
+    return sorted({found for text in texts if (found := read(text)) is not None})

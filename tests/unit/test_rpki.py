@@ -206,7 +206,7 @@ def test_check_shows_every_verdict_and_the_export_of_roas_makes_all_valid(planne
     assert done.returncode == 1
     rows = json.loads(done.stdout)["rpki"]["announcements"]
     assert sorted(row["validity"] for row in rows) == [*["invalid"] * 4, "not found", *["valid"] * 3]
-    roas = json.loads(anycast("prefixes", "export", planned, "--roas", "--json").stdout)["roas"]
+    roas = json.loads(anycast("prefixes", "export", planned, "--roas", "--json").stdout)["rows"]
     (tmp_path / "vrps.json").write_text(json.dumps({"roas": roas}))
     done = anycast("prefixes", "check", planned, "--vrps", tmp_path / "vrps.json")
     assert done.returncode == 0, done.stderr
