@@ -12,7 +12,19 @@ import sys
 import typer
 from typer.main import get_command
 
-from anycast.cli import coordinator, drain, fleet, operator, pki, plan, prefixes, prefixes_export, rollout, simulate
+from anycast.cli import (
+    coordinator,
+    drain,
+    fleet,
+    operator,
+    pki,
+    plan,
+    prefixes,
+    prefixes_dns,
+    prefixes_export,
+    rollout,
+    simulate,
+)
 from anycast.cli.coordinator_client import Unreachable
 from anycast.errors import AnycastError, BugError, ConfigError
 
@@ -41,6 +53,7 @@ app.command("undrain")(drain.undrain)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(prefixes.app, name="prefixes")
 prefixes.app.command("export")(prefixes_export.export)
+prefixes.app.add_typer(prefixes_dns.app, name="dns")
 app.add_typer(pki.app, name="pki")
 app.command("serve")(coordinator.serve)
 app.command("status")(coordinator.status)

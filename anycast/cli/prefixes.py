@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import enum
-import fcntl
 import gc
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +14,7 @@ import typer
 from anycast.cli import prefixes_table
 from anycast.cli.fleet import FleetFile
 from anycast.cli.origins import Vrps, judged_by, refusals
-from anycast.cli.text_file import text_of
+from anycast.cli.text_file import alone, text_of
 from anycast.content.canonical import hash_of
 from anycast.errors import ConfigError, PeerError, Problem
 from anycast.fleet.loading import load_lock, lock_of, read_text
@@ -101,7 +98,7 @@ def apply(
     Exit status: 0 written, or nothing to do; 1 not the plan that was reviewed, or one that the VRPs make invalid; 2 as for
     `plan`. Nothing is written then.
     """
-    with _alone(file):
+    with alone(file):
         made = _planned(file, on)
         if expect is not None and expect != _hash(made):
             raise PeerError(str(file), f"comes to plan {_hash(made)}, not the one that was reviewed; nothing was written")
@@ -242,15 +239,3 @@ def _shown(made: FilePlan) -> dict[str, Any]:
 
 def _print(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, sort_keys=True))
-
-
-@contextlib.contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Two at a time would each give out the same space: the second one waits. The fleet file is what both have open."""
-    try:
-        held = open(file, "rb")  # noqa: SIM115
-    except OSError as exc:
-        raise files.refused(file, exc) from exc
-    with held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield

@@ -16,6 +16,7 @@ from anycast.fleet.budget import budget_can_be_kept
 from anycast.fleet.finding import Finding
 from anycast.fleet.lab_checks import LAB_RULES
 from anycast.fleet.monitoring import TIMED_CHECKS
+from anycast.fleet.name_zone_checks import NAME_ZONE_RULES
 from anycast.fleet.pair_checks import PAIR_RULES
 from anycast.fleet.schema import Defaults, Fleet, Site
 from anycast.fleet.yaml_text import Path
@@ -43,7 +44,7 @@ _DURATIONS: dict[tuple[str, str], tuple[str, float, float, bool]] = {
 
 def check(fleet: Fleet) -> list[Finding]:
     """Everything that is wrong with `fleet` as a whole."""
-    rules = (*RULES, *ADDRESS_RULES, *ADDRESSING_RULES, *ANNOUNCEMENT_RULES, *PAIR_RULES, *LAB_RULES)
+    rules = (*RULES, *ADDRESS_RULES, *ADDRESSING_RULES, *ANNOUNCEMENT_RULES, *NAME_ZONE_RULES, *PAIR_RULES, *LAB_RULES)
     return [finding for rule in rules for finding in rule(fleet)]
 
 

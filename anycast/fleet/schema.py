@@ -17,6 +17,7 @@ from anycast.fleet.budget import Budget
 from anycast.fleet.irr import Irr
 from anycast.fleet.lab import Lab
 from anycast.fleet.monitoring import AlarmHook, ExecChecks, SharedChecks, Timings
+from anycast.fleet.name_zones import Dns
 from anycast.fleet.pair import Attachment, Bfd, Sync, Vrrp
 from anycast.fleet.section import NO_PREFIXES, Addresses, Prefixes, Section
 from anycast.fleet.values import (
@@ -260,6 +261,8 @@ class Fleet(Section):
     sites: dict[Name, Site] = pydantic.Field(min_length=1)
     coordinator: Coordinator | None = None
     """Who decides across sites. Default: nobody."""
+    dns: Dns | None = None
+    """Where the fleet's names are written. Default: nowhere."""
     irr: Irr | None = None
     """Where route objects stand. Default: none are made."""
     lab: Lab | None = None

@@ -34,6 +34,7 @@ _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9_.,+@=-]+)+")
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}|0|[1-9][0-9]{0,9}")
 _PROPOSAL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_ZONE = re.compile(r"[a-z0-9_](?:[a-z0-9/_-]{0,61}[a-z0-9])?(?:\.[a-z0-9_](?:[a-z0-9/_-]{0,61}[a-z0-9])?)+")
 _RPSL_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_-]{0,78}[A-Za-z0-9])?")
 _ARGUMENT = re.compile(r"[ -~]{1,256}")
 _TRUE, _FALSE = ("true", "yes"), ("false", "no")
@@ -249,6 +250,8 @@ Account = Annotated[str, _reader(_matching(_ACCOUNT, "a user name or a numeric u
 Argument = Annotated[str, _reader(_matching(_ARGUMENT, "an argument: 1 to 256 printable ASCII characters"))]
 Url = Annotated[str, _reader(_url)]
 RpslName = Annotated[str, _reader(_matching(_RPSL_NAME, "a name in a routing registry (EXAMPLE-MNT; RFC 2622 section 2)"))]
+ZoneName = Annotated[str, _reader(_matching(_ZONE, "a zone's name in small letters (example.org, 2.0.192.in-addr.arpa)"))]
+Port = Annotated[int, _reader(_number(1, 65535, "a port"))]
 Count = Annotated[int, _reader(_number(1, 100, "a number of looks"))]
 Sites = Annotated[int, _reader(_number(1, 100_000, "a number of sites"))]
 Tunnels = Annotated[int, _reader(_number(1, 10**12, "a number of tunnels"))]
