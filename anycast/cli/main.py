@@ -22,6 +22,7 @@ from anycast.cli import (
     prefixes,
     prefixes_dns,
     prefixes_export,
+    prefixes_import,
     rollout,
     simulate,
 )
@@ -53,6 +54,7 @@ app.command("undrain")(drain.undrain)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(prefixes.app, name="prefixes")
 prefixes.app.command("export")(prefixes_export.export)
+prefixes.app.command("import")(prefixes_import.import_)
 prefixes.app.add_typer(prefixes_dns.app, name="dns")
 app.add_typer(pki.app, name="pki")
 app.command("serve")(coordinator.serve)

@@ -1,6 +1,6 @@
 """A zone's primary name server: what stands at some names, and an update of them (RFC 2136), all signed (RFC 8945).
 
-One TCP connection. Questions go out many at a time (RFC 7766 section 6.2.1.1), because a fleet has thousands of names and a
+One TCP connection. Questions go out many at a time (RFC 7766 section 6.2.1), because a fleet has thousands of names and a
 server may be far away. An answer that is not signed with the key, or not authoritative, is no answer.
 """
 

@@ -12,11 +12,14 @@ import typer
 from anycast.cli.fleet import FleetFile
 from anycast.cli.prefixes_table import table
 from anycast.errors import ConfigError, Problem
-from anycast.fleet.loading import load
+from anycast.fleet.loading import load, load_lock, lock_of
 from anycast.fleet.schema import Fleet
 from anycast.pki import files
+from anycast.prefixes.allocation import Lock
 from anycast.prefixes.irr import Difference, decode_dump, differences, encode_objects, wanted_objects
+from anycast.prefixes.netbox import encode_objects as netbox_objects
 from anycast.prefixes.origins import origins, public_announcements, public_space
+from anycast.prefixes.record_table import encode_table
 
 
 class ExportExit(enum.IntEnum):
@@ -39,6 +42,10 @@ def export(
             "--irr-dump", metavar="DUMP", help="With --irr: what a registry's dump (RPSL) lacks, has beyond or otherwise."
         ),
     ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Every record of the lock file, for spreadsheets.")] = False,
+    netbox: Annotated[
+        bool, typer.Option("--netbox", help="Prefixes, IP addresses and ASNs as bodies for NetBox's REST interface (JSON).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --roas or --irr-dump: JSON.")] = False,
 ) -> None:
     """Print what others need of the plan: one of the options says what. Changes nothing.
@@ -47,15 +54,25 @@ def export(
     """
     if dump is not None and not irr:
         raise ConfigError([Problem("--irr-dump", "is compared with the objects of --irr; add that")])
-    if [roas, irr].count(True) != 1:
-        raise ConfigError([Problem("", "say what is to be exported, one of --roas, --irr")])
+    if [roas, irr, as_csv, netbox].count(True) != 1:
+        raise ConfigError([Problem("", "say what is to be exported, one of --roas, --irr, --csv, --netbox")])
     fleet = load(file)
-    if roas:
+    if as_csv:
+        typer.echo(encode_table(_lock(file)), nl=False)
+    elif netbox:
+        typer.echo(json.dumps(netbox_objects(fleet, _lock(file)), indent=1, ensure_ascii=False))
+    elif roas:
         _roas(fleet, as_json)
     elif dump is None:
         _irr(fleet, file)
     else:
         _compare(fleet, file, dump, as_json)
+
+
+def _lock(file: Path) -> Lock:
+    if (lock := load_lock(lock_of(file))) is None:
+        raise ConfigError([Problem("", "is not there; `anycast prefixes apply` makes it", str(lock_of(file)))])
+    return lock
 
 
 def _roas(fleet: Fleet, as_json: bool) -> None:
