@@ -35,6 +35,33 @@ def last_resorts_are_the_fleets(fleet: Fleet) -> Iterator[Finding]:
                 yield Finding((*path, "sites", i), f"{site} stands here twice")
 
 
+def words_are_in_their_vocabulary(fleet: Fleet) -> Iterator[Finding]:
+    """A community that its network does not know is silently ignored, or worse, means something else."""
+    known = {} if fleet.announcements is None else fleet.announcements.communities
+    for name, site in fleet.sites.items():
+        for kind, routers in (("upstreams", site.upstreams), ("inside_routers", site.inside_routers)):
+            for router, upstream in routers.items():
+                if (each := upstream.announce) is None:
+                    continue
+                path: Path = ("sites", name, kind, router, "announce")
+                if each.local_pref is not None and upstream.asn != site.asn:
+                    what = f"AS {upstream.asn} is another AS than the site's, and LOCAL_PREF is not sent there"
+                    yield Finding((*path, "local_pref"), f"{what} (RFC 4271 section 5.1.5)", judged=(path[:-1],))
+                if each.vocabulary is None:
+                    if each.communities:
+                        yield Finding((*path, "communities"), "need a vocabulary, which says what these words are")
+                    continue
+                if each.vocabulary not in known:
+                    what = f"{each.vocabulary} is none of announcements.communities ({', '.join(known) or 'there are none'})"
+                    yield Finding((*path, "vocabulary"), what, judged=(("announcements",),))
+                    continue
+                words = known[each.vocabulary]
+                for i, word in enumerate(each.communities):
+                    if word not in words:
+                        what = f"{word} is no word of {each.vocabulary}; it has {', '.join(words)}"
+                        yield Finding((*path, "communities", i), what, judged=(("announcements",),))
+
+
 def _own_space(fleet: Fleet) -> list[Network]:
     """Blocks that are announced from, with neighbours put together; without blocks, what the file writes."""
     if fleet.addressing is None:
@@ -51,4 +78,7 @@ def _inside(one: Network, other: Network) -> bool:
     return one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]
 
 
-ANNOUNCEMENT_RULES: tuple[Callable[[Fleet], Iterator[Finding]], ...] = (last_resorts_are_the_fleets,)
+ANNOUNCEMENT_RULES: tuple[Callable[[Fleet], Iterator[Finding]], ...] = (
+    last_resorts_are_the_fleets,
+    words_are_in_their_vocabulary,
+)

@@ -12,7 +12,7 @@ import datetime
 import pydantic
 
 from anycast.fleet.addressing import Addressing
-from anycast.fleet.announcements import Announcements
+from anycast.fleet.announcements import Announce, Announcements
 from anycast.fleet.budget import Budget
 from anycast.fleet.irr import Irr
 from anycast.fleet.lab import Lab
@@ -157,6 +157,8 @@ class Upstream(Section):
     """RFC 5082: send with TTL 255, accept nothing lower. Default: no."""
     max_prefixes: MaxPrefixes | None = None
     """How many prefixes a session may carry before this router ends it (its ``maximum-prefix``). Default: unknown."""
+    announce: Announce | None = None
+    """With which attributes it hears the site's prefixes. Default: none of its own."""
     bfd: Bfd | None = None
     """RFC 5881 beside each session, so that a machine without power leaves BGP in a fraction of a second. Default: none."""
 
