@@ -83,7 +83,10 @@ def refusals(path: Path | None, told: Iterable[Announcement]) -> list[str]:
     if path is None:
         return []
     said: dict[str, list[str]] = {}
-    for row in judged_by(path, told).invalid:
+    found = judged_by(path, told)
+    if (age := _age(path, found.export, datetime.datetime.now(datetime.UTC))) is not None:
+        typer.echo(f"note: {age}", err=True)
+    for row in found.invalid:
         what = f"{row.announcement.prefix} from AS {row.announcement.origin} would be RPKI-invalid: {row.why}"
         said.setdefault(what, []).append(row.announcement.site)
     return [f"at {', '.join(sites)}: {what}" for what, sites in said.items()]
@@ -92,10 +95,8 @@ def refusals(path: Path | None, told: Iterable[Announcement]) -> list[str]:
 def _notes(
     path: Path, export: Export, rows: Iterable[Judged], told: list[Announcement], now: datetime.datetime
 ) -> Iterator[str]:
-    if export.generated is None:
-        yield f"{path} does not say when it was made"
-    elif (age := now - export.generated) > _OLD:
-        yield f"{path} was made {age.days} d {age.seconds // 3600} h ago; what was authorised since is not in it"
+    if (age := _age(path, export, now)) is not None:
+        yield age
     if export.expired:
         yield f"{path} has {export.expired} VRPs about this fleet that have expired; they count for nothing"
     for each, vrp in sorted(set(loose(rows))):
@@ -107,3 +108,12 @@ def _notes(
     for vrp in unneeded(origins(told), export.vrps, {each.origin for each in told}):
         if vrp not in spoken:
             yield f"{vrp.prefix} is authorised for AS {vrp.asn}, and this fleet does not announce it"
+
+
+def _age(path: Path, export: Export, now: datetime.datetime) -> str | None:
+    """What is to be said of an export that may be of another time."""
+    if export.generated is None:
+        return f"{path} does not say when it was made"
+    if (age := now - export.generated) > _OLD:
+        return f"{path} was made {age.days} d {age.seconds // 3600} h ago; what was authorised since is not in it"
+    return None

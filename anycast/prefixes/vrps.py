@@ -18,6 +18,8 @@ from anycast.fleet.values import show
 from anycast.prefixes.numbers import WIDTH, Range, read
 
 _MOST_PROBLEMS = 20
+_LONG4 = frozenset(map(str, range(8, 33)))
+_LONG6 = frozenset(map(str, range(16, 129)))
 
 
 class Vrp(NamedTuple):
@@ -66,9 +68,10 @@ def decode_vrps(text: str, about: Set[Range], now: datetime.datetime, *, file: s
     kept: list[Vrp] = []
     expired = 0
     problems: list[Problem] = []
+    heads = _heads(about)
     for number, roa in enumerate(roas):
         try:
-            if (space := _space(roa)) not in about:
+            if _is_far(roa, heads) or (space := _space(roa)) not in about:
                 continue
             if _expires(roa) <= now.timestamp():
                 expired += 1
@@ -82,6 +85,22 @@ def decode_vrps(text: str, about: Set[Range], now: datetime.datetime, *, file: s
         raise ConfigError(problems)
     unique = sorted(set(kept), key=lambda vrp: (vrp.range, vrp.asn, vrp.max_length, vrp.anchor))
     return Export(_generated(found.get("metadata")), len(roas), expired, tuple(unique))
+
+
+def _heads(about: Set[Range]) -> Set[str]:
+    """The first octets and 16-bit groups of prefixes that are long enough to have one."""
+    four = {str(start >> 24) for family, start, length in about if family == "ipv4" and length >= 8}
+    return four | {f"{start >> 112:x}" for family, start, length in about if family == "ipv6" and length >= 16}
+
+
+def _is_far(roa: Any, heads: Set[str]) -> bool:
+    """Whether a VRP is so obviously about others that it need not be read: nearly all of half a million are."""
+    if not isinstance(roa, dict) or not isinstance(prefix := roa.get("prefix"), str):
+        return False
+    address, _, length = prefix.partition("/")
+    if ":" in address:
+        return length in _LONG6 and address.partition(":")[0].lower().lstrip("0") not in heads
+    return length in _LONG4 and address.partition(".")[0] not in heads
 
 
 def _space(roa: Any) -> Range:

@@ -232,3 +232,30 @@ def test_more_names_than_one_update_holds_are_all_written_or_none() -> None:
         with pytest.raises(NotChanged):
             primary.change([*changes[:-1], last])
     assert world.all() == world.began
+
+
+@in_namespace
+def test_a_crash_after_the_update_and_before_the_journal_says_so_loses_nothing() -> None:
+    world = World()
+    code = """
+import sys
+from anycast.cli import main, name_server
+real = name_server.Primary.change
+def dies(self, changes):
+    real(self, changes)
+    raise KeyboardInterrupt
+name_server.Primary.change = dies
+sys.argv = ["anycast", *sys.argv[1:]]
+main.main()
+"""
+    command = [sys.executable, "-c", code, "prefixes", "dns", "apply", world.file, "--key-file", world.key]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60, cwd=TREE)
+    assert done.returncode == 130, done.stderr
+    written = world.all()
+    assert sum(written[zone] != world.began[zone] for zone in ZONES) == 1, "it died behind the first zone"
+    world.dns("rollback")
+    assert world.all() == world.began
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60, cwd=TREE)
+    assert done.returncode == 130 and world.all() == written
+    world.dns("apply")
+    assert world.dns("plan").stdout.startswith("nothing to do: ")

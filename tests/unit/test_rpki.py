@@ -152,9 +152,9 @@ def test_thousands_of_announcements_are_judged_as_the_rfc_says() -> None:
 def some_network(chance: random.Random) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Of few addresses, so that they meet."""
     if chance.random() < 0.5:
-        length = chance.randrange(20, 33)
+        length = chance.randrange(4, 33)
         return ipaddress.ip_network((0xC0000200 | chance.randrange(256), length), strict=False)
-    length = chance.randrange(32, 129)
+    length = chance.randrange(8, 129)
     return ipaddress.ip_network((0x20010DB8 << 96 | chance.randrange(16) << 64, length), strict=False)
 
 
