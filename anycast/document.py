@@ -14,7 +14,9 @@ from typing import Literal, Self
 import pydantic
 
 DOCUMENT_VERSION: Literal[1] = 1
-KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
+ANNOUNCEMENT_POLICY = "announcement_policy"
+"""A neighbor hears more than prefixes: an agent that does not know it would announce without."""
+KNOWN_REQUIREMENTS: frozenset[str] = frozenset({ANNOUNCEMENT_POLICY})
 """Features that a document may demand of its reader by name in `requires`."""
 
 
@@ -100,6 +102,19 @@ class Bfd(_Part):
     multiplier: int
 
 
+class AnnouncementPolicy(_Part):
+    """Attributes of all that a neighbor hears, as its operator understands them."""
+
+    prepend: int = 0
+    med: int | None = None
+    communities: tuple[str, ...] = ()
+    """``high:low``."""
+    large_communities: tuple[str, ...] = ()
+    """RFC 8092."""
+    local_pref: int | None = None
+    """Inside one AS only."""
+
+
 class Neighbor(_Part):
     """One BGP session, to an upstream or to a router inside."""
 
@@ -117,6 +132,8 @@ class Neighbor(_Part):
     announces: tuple[str, ...] = ()
     """Prefixes that it hears while the site serves; none written: the service's, of its families."""
     bfd: Bfd | None = None
+    policy: AnnouncementPolicy | None = pydantic.Field(default=None, exclude_if=lambda policy: policy is None)
+    """None, and not written: no attributes beside those that the route's role has."""
 
 
 class Bgp(_Part):

@@ -30,6 +30,7 @@ MAX_PREPEND = 16
 """More copies of one AS than this are dropped by common import filters (maxas-limit) and move nobody further."""
 
 _INT63 = 2**63 - 1
+_LARGE_COMMUNITY = re.compile(r"(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,9})", re.ASCII)
 _COMMUNITY = re.compile(r"(0|[1-9][0-9]{0,4}):(0|[1-9][0-9]{0,4})", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _T = TypeVar("_T")
@@ -132,6 +133,12 @@ def check_route(route: Route) -> Route:
         match = _COMMUNITY.fullmatch(community)
         if match is None or any(int(part) > 0xFFFF for part in match.groups()):
             raise ValueError("communities")
+    for community in route.large_communities:
+        match = _LARGE_COMMUNITY.fullmatch(community)
+        if match is None or any(int(part) > 0xFFFF_FFFF for part in match.groups()):
+            raise ValueError("large_communities")
+    if route.local_pref is not None and not 0 <= route.local_pref <= 0xFFFF_FFFF:
+        raise ValueError("local_pref")
     if route.med is not None and not 0 <= route.med <= 0xFFFF_FFFF:
         raise ValueError("med")
     if not 0 <= route.prepend <= MAX_PREPEND:
@@ -233,10 +240,11 @@ class _Fields:
 
 def _route(item: Any) -> Route:
     texts = [item["neighbor"], item["prefix"], item["next_hop"], *item.get("communities", [])]
-    med, prepend = item.get("med"), item.get("prepend", 0)
-    if not all(isinstance(text, str) for text in texts):
+    large = item.get("large_communities", [])  # of a bridge or an agent before these: none
+    med, prepend, local_pref = item.get("med"), item.get("prepend", 0), item.get("local_pref")
+    if not all(isinstance(text, str) for text in [*texts, *large]):
         raise ValueError("route: not text")
-    if type(prepend) is not int or (med is not None and type(med) is not int):
+    if type(prepend) is not int or any(value is not None and type(value) is not int for value in (med, local_pref)):
         raise ValueError("route: not a number")
     neighbor, prefix, next_hop, *communities = texts
     return check_route(
@@ -245,8 +253,10 @@ def _route(item: Any) -> Route:
             prefix=prefix,
             next_hop=next_hop,
             communities=tuple(communities),
+            large_communities=tuple(large),
             med=med,
             prepend=prepend,
+            local_pref=local_pref,
         )
     )
 

@@ -77,9 +77,13 @@ class Route:
     """Address literal; never ``self``, so that what is announced can be compared."""
     communities: tuple[str, ...] = ()
     """Standard communities as ``high:low`` numbers. Symbolic names are refused: ExaBGP 5 matches commands by substring."""
+    large_communities: tuple[str, ...] = ()
+    """``asn:value:value`` numbers (RFC 8092)."""
     med: int | None = None
     prepend: int = 0
     """How many extra copies of the local AS."""
+    local_pref: int | None = None
+    """LOCAL_PREF, on a session inside one AS only."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -93,7 +97,9 @@ class Route:
     @property
     def _sort_key(self) -> tuple[object, ...]:
         med = -1 if self.med is None else self.med
-        return self.neighbor, self.prefix, self.next_hop, self.communities, med, self.prepend
+        local_pref = -1 if self.local_pref is None else self.local_pref
+        communities = self.communities, self.large_communities
+        return self.neighbor, self.prefix, self.next_hop, *communities, med, self.prepend, local_pref
 
 
 class SessionState(enum.StrEnum):

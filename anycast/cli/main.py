@@ -22,6 +22,9 @@ from anycast.cli import (
     pki,
     plan,
     prefixes,
+    prefixes_dns,
+    prefixes_export,
+    prefixes_import,
     recover,
     rollout,
     simulate,
@@ -58,6 +61,9 @@ app.command("degrade")(drain.degrade)
 app.command("undrain")(drain.undrain)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(prefixes.app, name="prefixes")
+prefixes.app.command("export")(prefixes_export.export)
+prefixes.app.command("import")(prefixes_import.import_)
+prefixes.app.add_typer(prefixes_dns.app, name="dns")
 app.add_typer(pki.app, name="pki")
 app.command("serve")(coordinator.serve)
 app.command("backup")(store.backup)

@@ -18,15 +18,18 @@ from anycast.cli import operator
 from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask, fetch
 from anycast.cli.fleet import FleetFile
+from anycast.cli.origins import Vrps, refusals
 from anycast.cli.plan_table import lines
 from anycast.content.content import Content
 from anycast.content.state import State, decode_state, nothing_yet
+from anycast.document import Document
 from anycast.errors import ConfigError, DecodeError, PeerError, Problem
 from anycast.fleet.compile import compile_fleet
 from anycast.fleet.compile_content import compile_content
 from anycast.fleet.loading import load
 from anycast.pki import files
 from anycast.policy.plan import Plan, decode_plan, make, obstacles, submit
+from anycast.prefixes.origins import told_outside
 
 
 class PlanExit(enum.IntEnum):
@@ -59,6 +62,7 @@ def plan(
     url: Url = DEFAULT,
     credential: Credential = None,
     root: Root = None,
+    vrps: Vrps = None,
 ) -> None:
     """Show what follows from a fleet file: announcements, tunnels that move, capacity with a site lost, the ledger.
 
@@ -74,7 +78,8 @@ def plan(
     asked = None if fleet.coordinator is None else Target(url, credential, root)
     state, contents = known(against, asked, fleet.fleet)
     made = make(state, contents, wanted, {name: each.canonical().decode() for name, each in documents.items()})
-    status = PlanExit.REFUSED if made.problems else PlanExit.NOTHING if made.empty else PlanExit.CHANGES
+    refused = [*made.problems, *refusals(vrps, told_outside(documents.values()))]
+    status = PlanExit.REFUSED if refused else PlanExit.NOTHING if made.empty else PlanExit.CHANGES
     if as_json:
         typer.echo(json.dumps(shown(made), indent=2, sort_keys=True))
     else:
@@ -83,7 +88,7 @@ def plan(
     if out is not None and status is PlanExit.CHANGES:
         files.write(out, made.text.encode() + b"\n", files.PUBLIC)
         typer.echo(f"{out}: plan {made.hash}", err=True)
-    for problem in made.problems:
+    for problem in refused:
         typer.echo(f"refused: {problem}", err=True)
     raise typer.Exit(status)
 
@@ -104,6 +109,7 @@ def apply(
     url: Url = DEFAULT,
     credential: Credential = None,
     root: Root = None,
+    vrps: Vrps = None,
 ) -> None:
     """Sign a plan with one's own key, if everything that it was made from still holds, and hand it to the coordinator.
 
@@ -119,7 +125,8 @@ def apply(
     target = Target(url, credential, root)
     # What is only written is judged against a file, or against a fleet that has no content yet.
     state, contents = known(against, None if out is not None else target, made.fleet)
-    if found := obstacles(made, state, contents):
+    told = told_outside(Document.model_validate_json(text) for text in made.documents.values())
+    if found := [*obstacles(made, state, contents), *refusals(vrps, told)]:
         for each in found:
             typer.echo(f"refused: {each}", err=True)
         raise typer.Exit(PlanExit.REFUSED)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import enum
-import fcntl
 import gc
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +13,8 @@ import typer
 
 from anycast.cli import prefixes_table
 from anycast.cli.fleet import FleetFile
+from anycast.cli.origins import Vrps, judged_by, refusals
+from anycast.cli.text_file import alone, text_of
 from anycast.content.canonical import hash_of
 from anycast.errors import ConfigError, PeerError, Problem
 from anycast.fleet.loading import load_lock, lock_of, read_text
@@ -25,6 +24,7 @@ from anycast.prefixes.advice import fills, notes
 from anycast.prefixes.announcements import announcements
 from anycast.prefixes.forecast import decode_samples, forecasts
 from anycast.prefixes.lock import encode_lock
+from anycast.prefixes.origins import public_announcements
 from anycast.prefixes.picture import picture
 from anycast.prefixes.planning import FilePlan, plan_file
 
@@ -66,18 +66,23 @@ def _planned(file: Path, on: str | None) -> FilePlan:
 
 
 @app.command()
-def plan(file: FleetFile, as_json: Json = False, on: On = None) -> None:
+def plan(file: FleetFile, as_json: Json = False, on: On = None, vrps: Vrps = None) -> None:
     """Show what the lock file would get, each with its reason. Changes nothing.
 
-    Exit status: 0 nothing to do, 3 there is something to do, 2 the fleet file or the lock file cannot be used, or a block is
-    too small; then every problem is said.
+    Exit status: 0 nothing to do, 3 there is something to do, 1 refused: something would be announced that the VRPs make
+    invalid, 2 the fleet file or the lock file cannot be used, or a block is too small; then every problem is said.
     """
     made = _planned(file, on)
+    refused = refusals(vrps, public_announcements(made.fleet))
     if as_json:
         _print(_shown(made))
     else:
         for line in prefixes_table.changes(made, _hash(made)):
             typer.echo(line)
+    for each in refused:
+        typer.echo(f"refused: {each}", err=True)
+    if refused:
+        raise typer.Exit(PrefixesExit.REFUSED)
     raise typer.Exit(PrefixesExit.CHANGES if made.changed else PrefixesExit.NOTHING)
 
 
@@ -86,15 +91,21 @@ def apply(
     file: FleetFile,
     expect: Annotated[str | None, typer.Option(metavar="HASH", help="The plan that was reviewed, and no other.")] = None,
     on: On = None,
+    vrps: Vrps = None,
 ) -> None:
     """Write the lock file, whole or not at all; commit it together with the fleet file.
 
-    Exit status: 0 written, or nothing to do; 1 not the plan that was reviewed; 2 as for `plan`. Nothing is written then.
+    Exit status: 0 written, or nothing to do; 1 not the plan that was reviewed, or one that the VRPs make invalid; 2 as for
+    `plan`. Nothing is written then.
     """
-    with _alone(file):
+    with alone(file):
         made = _planned(file, on)
         if expect is not None and expect != _hash(made):
             raise PeerError(str(file), f"comes to plan {_hash(made)}, not the one that was reviewed; nothing was written")
+        if refused := refusals(vrps, public_announcements(made.fleet)):
+            for each in refused:
+                typer.echo(f"refused: {each}", err=True)
+            raise typer.Exit(PrefixesExit.REFUSED)
         path = lock_of(file)
         if made.changed:
             files.write(path, encode_lock(made.after).encode(), files.PUBLIC)
@@ -153,22 +164,25 @@ def check(
             metavar="SAMPLES", help="Leases that were in use, one JSON object a line; forecasts when pools are full."
         ),
     ] = None,
+    vrps: Vrps = None,
     as_json: Json = False,
     on: On = None,
 ) -> None:
     """Say whether the lock file has all that the fleet file leaves out, and what else is worth knowing. Changes nothing.
 
-    Exit status: 0 it has; 3 `apply` would change it; 2 as for `plan`.
+    Exit status: 0 it has; 3 `apply` would change it; 1 the VRPs make an announcement invalid; 2 as for `plan`.
     """
     made = _planned(file, on)
     known = notes(made.fleet)
     ahead = []
     if leases is not None:
-        ahead = forecasts(made.fleet, decode_samples(_text(leases), file=str(leases)), _day(on))
+        ahead = forecasts(made.fleet, decode_samples(text_of(leases), file=str(leases)), _day(on))
+    rpki = None if vrps is None else judged_by(vrps, public_announcements(made.fleet))
     if as_json:
         _print(
             {
                 "version": 1,
+                **({} if rpki is None else {"rpki": rpki.shown()}),
                 "changes": len(made.changes),
                 "notes": [each._asdict() for each in known],
                 "forecasts": [{**each._asdict(), "runs_out": each.runs_out and str(each.runs_out)} for each in ahead],
@@ -177,6 +191,10 @@ def check(
     else:
         for line in prefixes_table.checked(file, made, known, ahead):
             typer.echo(line)
+        for line in () if rpki is None else rpki.lines():
+            typer.echo(line)
+    if rpki is not None and rpki.invalid:
+        raise typer.Exit(PrefixesExit.REFUSED)
     raise typer.Exit(PrefixesExit.CHANGES if made.changed else PrefixesExit.NOTHING)
 
 
@@ -221,24 +239,3 @@ def _shown(made: FilePlan) -> dict[str, Any]:
 
 def _print(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, sort_keys=True))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise files.refused(path, exc) from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError([Problem("", "not UTF-8", str(path))]) from exc
-
-
-@contextlib.contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Two at a time would each give out the same space: the second one waits. The fleet file is what both have open."""
-    try:
-        held = open(file, "rb")  # noqa: SIM115
-    except OSError as exc:
-        raise files.refused(file, exc) from exc
-    with held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield

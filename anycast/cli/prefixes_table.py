@@ -89,9 +89,18 @@ def announced(rows: Sequence[Announced]) -> Iterator[str]:
     for site in dict.fromkeys(row.site for row in rows):
         yield site
         yield from table(
-            ("router", "AS", "side", "prefix", "origin", "next hop", "by"),
+            ("router", "AS", "side", "prefix", "origin", "next hop", "attributes", "by"),
             [
-                (row.router, str(row.asn), row.side, row.prefix, str(row.origin), ", ".join(row.next_hops) or "-", row.by)
+                (
+                    row.router,
+                    str(row.asn),
+                    row.side,
+                    row.prefix,
+                    str(row.origin),
+                    ", ".join(row.next_hops) or "-",
+                    row.attributes or "-",
+                    row.by,
+                )
                 for row in rows
                 if row.site == site
             ],

@@ -165,6 +165,12 @@ def sessions_carry_what_is_announced(fleet: Fleet) -> Iterator[Finding]:
         for router, upstream in site.upstreams.items():
             for family in upstream.address.families:
                 told = [each for each in (fleet.service.prefixes.of(family), site.unicast_prefix.of(family)) if each]
+                resorts = {} if fleet.announcements is None else fleet.announcements.last_resort
+                told += [
+                    each.prefix
+                    for each in resorts.values()
+                    if name in each.sites and f"ipv{each.prefix.version}" == family
+                ]
                 if upstream.max_prefixes is not None and len(told) > upstream.max_prefixes:
                     what = f"{upstream.max_prefixes}, but this site announces {len(told)}: {', '.join(map(str, told))}"
                     yield Finding(("sites", name, "upstreams", router, "max_prefixes"), what)

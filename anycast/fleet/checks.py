@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 
 from anycast.fleet.address_checks import ADDRESS_RULES
 from anycast.fleet.addressing_checks import ADDRESSING_RULES
+from anycast.fleet.announcement_checks import ANNOUNCEMENT_RULES
 from anycast.fleet.bounds import bounded
 from anycast.fleet.budget import budget_can_be_kept
 from anycast.fleet.finding import Finding
 from anycast.fleet.lab_checks import LAB_RULES
 from anycast.fleet.monitoring import TIMED_CHECKS
+from anycast.fleet.name_zone_checks import NAME_ZONE_RULES
 from anycast.fleet.observer import observers_can_hear
 from anycast.fleet.pair_checks import PAIR_RULES
 from anycast.fleet.schema import Defaults, Fleet, Site
@@ -43,7 +45,7 @@ _DURATIONS: dict[tuple[str, str], tuple[str, float, float, bool]] = {
 
 def check(fleet: Fleet) -> list[Finding]:
     """Everything that is wrong with `fleet` as a whole."""
-    rules = (*RULES, *ADDRESS_RULES, *ADDRESSING_RULES, *PAIR_RULES, *LAB_RULES)
+    rules = (*RULES, *ADDRESS_RULES, *ADDRESSING_RULES, *ANNOUNCEMENT_RULES, *NAME_ZONE_RULES, *PAIR_RULES, *LAB_RULES)
     return [finding for rule in rules for finding in rule(fleet)]
 
 

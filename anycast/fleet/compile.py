@@ -11,6 +11,7 @@ import datetime
 from typing import TypeVar
 
 from anycast.document import (
+    ANNOUNCEMENT_POLICY,
     DOCUMENT_VERSION,
     Agent,
     AlarmHook,
@@ -46,11 +47,13 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
     site_name = fleet.site_of(name)
     site = fleet.sites[site_name]
     gateway = site.gateways[name]
+    neighbors = neighbors_of(fleet, site, gateway)
     bgp = _merged(fleet.defaults.bgp, site.bgp)
     lease = _merged(fleet.defaults.lease, site.lease)
     agent = _merged(fleet.defaults.agent, site.agent)
     return Document(
         version=DOCUMENT_VERSION,
+        requires=(ANNOUNCEMENT_POLICY,) if any(each.policy is not None for each in neighbors) else (),
         fleet=fleet.fleet,
         environment=fleet.environment,
         site=site_name,
@@ -67,7 +70,7 @@ def compile_gateway(fleet: Fleet, name: str) -> Document:
             router_id=str(gateway.router_id or gateway.uplink.ipv4 or ""),
             hold_time_s=_milliseconds(bgp.hold_time) // 1000,
             run_as=bgp.run_as,
-            neighbors=neighbors_of(fleet, site, gateway),
+            neighbors=neighbors,
         ),
         coordinator=None
         if (coordinator := fleet.coordinator) is None

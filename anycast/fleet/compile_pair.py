@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address
 from typing import Any
 
-from anycast.document import Bfd, Neighbor, Sync, Vrrp, VrrpPath, VrrpVoice
+from anycast.document import AnnouncementPolicy, Bfd, Neighbor, Sync, Vrrp, VrrpPath, VrrpVoice
 from anycast.fleet.pair import Attachment
 from anycast.fleet.schema import Fleet, Gateway, Site, Upstream
-from anycast.fleet.section import DualStack
+from anycast.fleet.section import DualStack, Prefixes
 from anycast.fleet.values import FAMILIES, Family
 
 _GROUPS: dict[Family, str] = {"ipv4": "224.0.0.18", "ipv6": "ff02::12"}
@@ -130,13 +130,42 @@ def neighbors_of(fleet: Fleet, site: Site, gateway: Gateway) -> tuple[Neighbor, 
     outside = virtual_outside(fleet, site) or gateway.uplink
     inside = gateway.inside if site.vrrp is None else site.vrrp.inside
     return (
-        *_sessions(site.upstreams, gateway.uplink, outside, [fleet.service.prefixes], "outside"),
-        *_sessions(site.inside_routers, gateway.inside, inside, [site.pools, *site.more_pools.values()], "inside"),
+        *_sessions(fleet, site.upstreams, gateway.uplink, outside, _told_outside(fleet, site), "outside"),
+        *_sessions(fleet, site.inside_routers, gateway.inside, inside, [site.pools, *site.more_pools.values()], "inside"),
     )
 
 
+def _told_outside(fleet: Fleet, site: Site) -> list[DualStack]:
+    """The service's prefixes, then those that this site is the last resort with."""
+    resorts = {} if fleet.announcements is None else fleet.announcements.last_resort
+    name = next(name for name, each in fleet.sites.items() if each is site) if resorts else ""
+    found = [each.prefix for each in resorts.values() if name in each.sites]
+    return [fleet.service.prefixes, *(Prefixes.model_validate({f"ipv{prefix.version}": prefix}) for prefix in found)]
+
+
+def policy_of(fleet: Fleet, router: Upstream) -> AnnouncementPolicy | None:
+    """With the words' communities in place of the words."""
+    if (own := router.announce) is None:
+        return None
+    words = {} if fleet.announcements is None or own.vocabulary is None else fleet.announcements.communities[own.vocabulary]
+    said = [words[word] for word in own.communities]
+    made = AnnouncementPolicy(
+        prepend=own.prepend,
+        med=own.med,
+        communities=tuple(text for text in said if text.count(":") == 1),
+        large_communities=tuple(text for text in said if text.count(":") == 2),
+        local_pref=own.local_pref,
+    )
+    return None if made == AnnouncementPolicy() else made
+
+
 def _sessions(
-    routers: dict[str, Upstream], own: Attachment, next_hop: DualStack, told: Sequence[DualStack], side: Any
+    fleet: Fleet,
+    routers: dict[str, Upstream],
+    own: Attachment,
+    next_hop: DualStack,
+    told: Sequence[DualStack],
+    side: Any,
 ) -> list[Neighbor]:
     return [
         Neighbor(
@@ -150,6 +179,7 @@ def _sessions(
             gtsm=router.gtsm,
             side=side,
             announces=tuple(str(holder.of(family)) for holder in told if family in holder.families),
+            policy=policy_of(fleet, router),
             bfd=None
             if router.bfd is None
             else Bfd(

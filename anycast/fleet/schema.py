@@ -12,9 +12,12 @@ import datetime
 import pydantic
 
 from anycast.fleet.addressing import Addressing
+from anycast.fleet.announcements import Announce, Announcements
 from anycast.fleet.budget import Budget
+from anycast.fleet.irr import Irr
 from anycast.fleet.lab import Lab
 from anycast.fleet.monitoring import AlarmHook, ExecChecks, SharedChecks, Timings
+from anycast.fleet.name_zones import Dns
 from anycast.fleet.observer import Observer
 from anycast.fleet.pair import Attachment, Bfd, Sync, Vrrp
 from anycast.fleet.section import NO_PREFIXES, Addresses, Prefixes, Section
@@ -155,6 +158,8 @@ class Upstream(Section):
     """RFC 5082: send with TTL 255, accept nothing lower. Default: no."""
     max_prefixes: MaxPrefixes | None = None
     """How many prefixes a session may carry before this router ends it (its ``maximum-prefix``). Default: unknown."""
+    announce: Announce | None = None
+    """With which attributes it hears the site's prefixes. Default: none of its own."""
     bfd: Bfd | None = None
     """RFC 5881 beside each session, so that a machine without power leaves BGP in a fraction of a second. Default: none."""
 
@@ -254,6 +259,8 @@ class Fleet(Section):
     service: Service
     addressing: Addressing | None = None
     """The blocks that addresses are planned from. Default: this file writes every address itself."""
+    announcements: Announcements | None = None
+    """What sites announce besides the service's prefixes. Default: nothing."""
     budget: Budget | None = None
     """How many sites must always attract traffic. Required by `anycast plan`; a fleet without a coordinator has none."""
     defaults: Defaults = Defaults()
@@ -262,6 +269,10 @@ class Fleet(Section):
     """Who decides across sites. Default: nobody."""
     observers: dict[Name, Observer] = pydantic.Field(default_factory=dict)
     """Who looks from outside whether a site's routes are there. Default: nobody."""
+    dns: Dns | None = None
+    """Where the fleet's names are written. Default: nowhere."""
+    irr: Irr | None = None
+    """Where route objects stand. Default: none are made."""
     lab: Lab | None = None
     """The machines around the gateways, which only a lab has."""
 

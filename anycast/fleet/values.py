@@ -34,6 +34,9 @@ _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9_.,+@=-]+)+")
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}|0|[1-9][0-9]{0,9}")
 _PROPOSAL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_ZONE = re.compile(r"[a-z0-9_](?:[a-z0-9/_-]{0,61}[a-z0-9])?(?:\.[a-z0-9_](?:[a-z0-9/_-]{0,61}[a-z0-9])?)+")
+_COMMUNITY = re.compile(r"(0|[1-9][0-9]{0,9})(?::(?:0|[1-9][0-9]{0,9})){1,2}")
+_RPSL_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_-]{0,78}[A-Za-z0-9])?")
 _ARGUMENT = re.compile(r"[ -~]{1,256}")
 _TRUE, _FALSE = ("true", "yes"), ("false", "no")
 _SECONDS: dict[str, float] = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
@@ -206,6 +209,13 @@ def _days(text: str) -> int:
     return int(_quantity(text, _DAYS, "a number of days", "30 d"))
 
 
+def _community(text: str) -> str:
+    parts = text.split(":")
+    if not _COMMUNITY.fullmatch(text) or any(int(part) > (0xFFFF if len(parts) == 2 else 0xFFFFFFFF) for part in parts):
+        raise wrong(f"{show(text)} is not a community: two numbers up to 65535 (64511:90), or three of 32 bits (64511:1:90)")
+    return text
+
+
 def _percent(text: str) -> int:
     match = _PERCENT.fullmatch(text)
     if match is None:
@@ -247,6 +257,12 @@ Path = Annotated[str, _reader(_matching(_PATH, "an absolute path without spaces 
 Account = Annotated[str, _reader(_matching(_ACCOUNT, "a user name or a numeric uid"))]
 Argument = Annotated[str, _reader(_matching(_ARGUMENT, "an argument: 1 to 256 printable ASCII characters"))]
 Url = Annotated[str, _reader(_url)]
+RpslName = Annotated[str, _reader(_matching(_RPSL_NAME, "a name in a routing registry (EXAMPLE-MNT; RFC 2622 section 2)"))]
+ZoneName = Annotated[str, _reader(_matching(_ZONE, "a zone's name in small letters (example.org, 2.0.192.in-addr.arpa)"))]
+Port = Annotated[int, _reader(_number(1, 65535, "a port"))]
+Community = Annotated[str, _reader(_community)]
+Prepend = Annotated[int, _reader(_number(0, 10, "a number of prepends"))]
+Med = Annotated[int, _reader(_number(0, 4294967295, "a MED or LOCAL_PREF"))]
 Count = Annotated[int, _reader(_number(1, 100, "a number of looks"))]
 Sites = Annotated[int, _reader(_number(1, 100_000, "a number of sites"))]
 Tunnels = Annotated[int, _reader(_number(1, 10**12, "a number of tunnels"))]

@@ -16,6 +16,8 @@ from anycast.prefixes.allocation import Kind
 from anycast.prefixes.numbers import WIDTH, Range, read
 from anycast.prefixes.sizes import LAN, Need, clients_need, visible_lengths
 
+_NOBODYS = frozenset({"addressing", "announcements", "budget", "dns", "service"})
+"""Sections whose prefixes say what space is for, not that somebody has it; the service's are looked at by themselves."""
 SIDES = ("uplink", "inside", "management")
 
 
@@ -103,7 +105,7 @@ class _Reader:
         renamed = {
             old: name for name, site in sites.items() if (old := _text(_mapping(site).get("formerly"))) and old not in sites
         }
-        outside = {key: value for key, value in self._tree.items() if key not in ("addressing", "budget", "service")}
+        outside = {key: value for key, value in self._tree.items() if key not in _NOBODYS}
         mine = {key: value for key, value in service.items() if key != "inside"}
         services = _mapping(self._tree.get("addressing")).get("services")
         return Declared(

@@ -175,6 +175,10 @@ def _route_command(verb: str, route: Route, local_asn: int) -> bytes:
         words += ["med", f"{route.med:d}"]
     if route.communities:
         words += ["community", "[", *route.communities, "]"]
+    if route.large_communities:
+        words += ["large-community", "[", *route.large_communities, "]"]
+    if route.local_pref is not None:
+        words += ["local-preference", f"{route.local_pref:d}"]
     if route.prepend:
         words += ["as-path", "[", *[f"{local_asn:d}"] * (route.prepend + 1), "]"]
     return (" ".join(words) + "\n").encode("ascii")

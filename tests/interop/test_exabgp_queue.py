@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -132,3 +134,31 @@ def test_a_bare_withdrawal_does_not_replace_a_queued_announcement(pair: Pair) ->
 
 def test_a_withdrawal_with_its_attributes_does(pair: Pair) -> None:
     assert asyncio.run(announced_while_down(pair, encode_command(Withdraw(ROUTE, 64501)))) == set()
+
+
+async def heard(pair: Pair, route: Route) -> str:
+    """What BIRD says of a route that was announced."""
+    async with session(pair) as (bird, console):
+        mark = len(bird.seen)
+        await console.run(encode_command(Announce(route, 64501)))
+        await bird.wait("gw4", f"added .*{route.prefix}", after=mark)
+        return await bird.ask(f"show route all {route.prefix}")
+
+
+def test_every_attribute_of_a_policy_is_heard_as_it_was_meant(pair: Pair) -> None:
+    route = dataclasses.replace(
+        ROUTE,
+        med=50,
+        prepend=2,
+        communities=("64511:90", "65535:0"),
+        large_communities=("64511:1:90", "4200000000:4294967295:0"),
+        local_pref=200,
+    )
+    text = asyncio.run(heard(pair, route))
+    assert re.search(r"bgp[._](as_)?path: 64501 64501 64501$", text, re.MULTILINE | re.IGNORECASE), text
+    assert re.search(r"bgp[._]med: 50$", text, re.MULTILINE | re.IGNORECASE), text
+    assert re.search(r"bgp[._]community: \(64511,90\) \(65535,0\)$", text, re.MULTILINE | re.IGNORECASE), text
+    large = r"bgp[._]large_community: \(64511, 1, 90\) \(4200000000, 4294967295, 0\)$"
+    assert re.search(large, text, re.MULTILINE | re.IGNORECASE), text
+    # Another AS decides its own: ExaBGP leaves LOCAL_PREF away there (RFC 4271 section 5.1.5), and 100 is BIRD's.
+    assert re.search(r"bgp[._]local_pref: 100$", text, re.MULTILINE | re.IGNORECASE), text

@@ -31,6 +31,7 @@ from exabgp_bridge.api import Announce, ApiStream, NeedData, Withdraw, decode_li
 NUMBERS = st.integers(0, 2**63 - 1)
 NAMES = st.from_regex(r"\A[A-Za-z0-9._-]{1,64}\Z")
 PARTS = st.integers(0, 0xFFFF)
+WORDS = st.integers(0, 0xFFFF_FFFF)
 
 
 @st.composite
@@ -42,6 +43,8 @@ def routes(draw: st.DrawFn) -> Route:
         prefix=str(prefix),
         next_hop=str(draw(addresses)),
         communities=tuple(draw(st.lists(st.builds("{}:{}".format, PARTS, PARTS), max_size=3))),
+        large_communities=tuple(draw(st.lists(st.builds("{}:{}:{}".format, WORDS, WORDS, WORDS), max_size=3))),
+        local_pref=draw(st.none() | WORDS),
         med=draw(st.none() | st.integers(0, 2**32 - 1)),
         prepend=draw(st.integers(0, MAX_PREPEND)),
     )
@@ -125,6 +128,7 @@ def test_too_long_and_deeply_nested_packets_are_refused() -> None:
 @given(routes(), st.integers(1, 2**32 - 1))
 def test_a_command_is_one_ascii_line_of_known_words(route: Route, asn: int) -> None:
     known = {"neighbor", "announce", "withdraw", "route", "next-hop", "med", "community", "as-path", "[", "]"}
+    known |= {"large-community", "local-preference"}
     announce, withdraw = (encode_command(kind(route, asn)) for kind in (Announce, Withdraw))
     assert announce.replace(b" announce ", b" withdraw ", 1) == withdraw, "a withdrawal repeats the attributes"
     for line in (announce, withdraw):

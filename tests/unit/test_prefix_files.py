@@ -23,7 +23,7 @@ from anycast.prefixes.allocation import PREFIXES, Kind, Resting
 from anycast.prefixes.announcements import announcements
 from anycast.prefixes.forecast import forecast
 from anycast.prefixes.lock import decode_lock, encode_lock
-from anycast.prefixes.picture import picture
+from anycast.prefixes.picture import LOOKS, picture
 from anycast.prefixes.planning import plan_file
 from tests.support.documents import TREE
 
@@ -266,10 +266,19 @@ def test_the_picture_has_each_prefix_where_it_lies_and_as_wide_as_it_is() -> Non
     }
     pool = LOCK.held["sites.fra.pools.ipv4"].value
     assert pool == "192.0.2.64/26"
-    assert found[f"{pool}: sites.fra.pools.ipv4"] == (20 + 250, 250)
-    assert found["192.0.2.128/26: was sites.x.pools.ipv4, rests since 2026-11-01"] == (20 + 500, 250)
-    assert found["192.0.2.0/27: office"] == (20, 125)
-    assert found["203.0.113.0/28: service.prefixes.ipv4"] == (20, 62.5)
+    assert found[f"{pool}: sites.fra.pools.ipv4"] == (20 + 110, 110)
+    assert found["192.0.2.128/26: was sites.x.pools.ipv4, rests since 2026-11-01"] == (20 + 220, 110)
+    assert found["192.0.2.0/27: office"] == (20, 55)
+    assert found["203.0.113.0/28: service.prefixes.ipv4"] == (20, 27.5)
+    view = [float(each) for each in drawn.get("viewBox", "").split()]
+    sizes = [float(drawn.get("font-size", "0"))]
+    assert drawn.get("width") == "100%" and min(sizes) * 400 / view[2] >= 10, "letters of 10 pixels on 400"
+    lines = [each for each in drawn.iter(f"{name}text") if not each.get("text-anchor")]
+    assert all(float(each.get("x", "")) + 7 * len(each.text or "") <= view[2] for each in lines), "over the edge"
+    tiles = {tile.get("id"): [path.get("d") for path in tile.iter(f"{name}path")] for tile in drawn.iter(f"{name}pattern")}
+    lined = [str(lines) for lines in tiles.values() if lines]
+    assert len(lined) == len(set(lined)) == len(LOOKS) + 1, "without colour each kind has lines of its own"
+    assert {each.text for each in drawn.iter(f"{name}text") if each.get("text-anchor")} >= {"A", "U", "P", "S", "r", "x"}
     apart = {row.value for row in LOCK.held.values() if row.kind in PREFIXES and "." not in row.source and row.source}
     assert apart <= {(title or "").partition(": ")[0] for title in found}
 

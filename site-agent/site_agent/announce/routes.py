@@ -19,7 +19,8 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
-from anycast.document import Document
+from anycast.document import AnnouncementPolicy, Document
+from anycast.lease_wire import MAX_PREPEND
 from anycast.model import Route
 from anycast.policy.drain import Plan, RouteWord
 
@@ -59,16 +60,29 @@ def routes_of(document: Document, *, active: bool = True, worse: Looks | None = 
             neighbor=neighbor.address,
             prefix=prefix,
             next_hop=neighbor.next_hop[family],
-            med=(ACTIVE_MED if active else BACKUP_MED) if differ and neighbor.side == "outside" else None,
-            prepend=(BACKUP_PREPEND if differ and neighbor.side == "outside" and not active else 0)
-            + (0 if worse is None or neighbor.side != "outside" else worse.prepend),
-            communities=(GRACEFUL_SHUTDOWN,) if worse is not None and worse.community and neighbor.side == "outside" else (),
+            med=_med(policy.med, active) if differ and neighbor.side == "outside" else policy.med,
+            prepend=min(
+                policy.prepend
+                + (BACKUP_PREPEND if differ and neighbor.side == "outside" and not active else 0)
+                + (0 if worse is None or neighbor.side != "outside" else worse.prepend),
+                MAX_PREPEND,
+            ),
+            communities=policy.communities
+            + ((GRACEFUL_SHUTDOWN,) if worse is not None and worse.community and neighbor.side == "outside" else ()),
+            large_communities=policy.large_communities,
+            local_pref=policy.local_pref,
         )
         for differ in (roles_differ(document),)
         for neighbor in document.bgp.neighbors
+        for policy in (neighbor.policy or AnnouncementPolicy(),)
         for prefix in neighbor.announces or document.service.prefixes
         if (family := _family(prefix)) in neighbor.families
     )
+
+
+def _med(own: int | None, active: bool) -> int:
+    """The Backup's is worse than the Active's by as much, whatever the policy's is."""
+    return min((own or 0) + (ACTIVE_MED if active else BACKUP_MED), 0xFFFF_FFFF)
 
 
 def word_of(announced: Iterable[Route], document: Document, plan: Plan, *, knows: bool) -> RouteWord:
