@@ -32,6 +32,8 @@ from anycast.runtime import boottime
 
 HELLO_LIMIT_S = 5.0
 SILENT_LIMIT_S = 3 * link_wire.HEARTBEAT_S
+YOUNG_S = 1.0
+"""A fleet that comes at once: a handshake takes milliseconds, and the machine has others to do."""
 LOOK_EVERY_S = 5.0
 """At the certificate's files."""
 UNSENT = 256 * 1024
@@ -128,7 +130,7 @@ class Agents:
         self._loaded = tls.load(folder, me, link_wire.ALPN)
         self._signature = tls.signature(folder)
         self._connections: dict[str, _Connection] = {}
-        self._porch = Porch("agents", self._protocol)
+        self._porch = Porch("agents", self._protocol, young_s=YOUNG_S)
         self._sockets: list[socket.socket] = []
         self.problem = ""
         """Why the files of the coordinator's certificate cannot be used, while what was loaded before goes on."""
