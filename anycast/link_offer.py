@@ -47,16 +47,25 @@ class OfferFrames:
         return _inside(self._text)
 
 
-def unpacked(message: OfferPacked) -> str:
+def unpacked(message: OfferPacked) -> bytes:
     """`Offer.data`, as it would have come whole. Raises DecodeError, also where it would be longer than a message may be."""
     try:
         unpacking = zlib.decompressobj()
         envelope = unpacking.decompress(base64.b64decode(message.envelope, validate=True), LARGEST)
         if not unpacking.eof or unpacking.unused_data:
             raise DecodeError("offer", 0, f"is cut, or unpacks to more than {LARGEST >> 20} MiB")
-        return f'{{"document":{encode(message.document)},"envelope":{envelope.decode()}{_AFTER}'
+        return b'{"document":%b,"envelope":%b%b' % (in_utf8(encode(message.document)), envelope, _AFTER.encode())
     except (binascii.Error, ValueError, zlib.error) as exc:
         raise DecodeError("offer", 0, "is not packed as it must be") from exc
+
+
+def in_utf8(text: str) -> bytes:
+    """Of a message. JSON can name half a character (a lone surrogate, RFC 8259 section 8.2), and UTF-8 has none. Raises
+    DecodeError."""
+    try:
+        return text.encode()
+    except UnicodeError as exc:
+        raise DecodeError("offer", getattr(exc, "start", 0), "is not UTF-8") from exc
 
 
 _AFTER = ',"requires":[],"version":1}'

@@ -52,7 +52,7 @@ class Work:
     record: Path
     operators: Path
     kind: Kind
-    data: str = ""
+    data: bytes = b""
     """The message; a child reads it behind all else."""
 
     @property
@@ -87,7 +87,7 @@ def judge(work: Work) -> Outcome:
     except ConfigError as exc:
         return _refused(work, before, f"{Refusal.UNTRUSTED}: {exc}")
     judged = acceptance.offer if work.kind is Kind.OFFER else acceptance.activate
-    answer = judged(before, work.me, operators, work.data.encode())
+    answer = judged(before, work.me, operators, work.data)
     if answer.record is not before:
         try:
             content_store.store(work.record, answer.record)
@@ -104,7 +104,7 @@ async def judged(work: Work) -> Outcome:
     """`judge`, where it delays nothing. Raises AnycastError where it could not be done, and then nothing was."""
     if await asyncio.to_thread(lambda: work.size) <= SMALL:
         return await asyncio.to_thread(judge, work)
-    told, status, complaint = await _in_child(_WORK.dump_json(dataclasses.replace(work, data="")), work.data.encode())
+    told, status, complaint = await _in_child(_WORK.dump_json(dataclasses.replace(work, data=b"")), work.data)
     try:
         if status == 0:
             return _OUTCOME.validate_json(told)
@@ -141,7 +141,7 @@ async def _in_child(head: bytes, data: bytes) -> tuple[bytes, int | None, str]:
 def main() -> int:
     """The child."""
     head, _, data = sys.stdin.buffer.read().partition(b"\n")
-    work = dataclasses.replace(_WORK.validate_json(head), data=data.decode())
+    work = dataclasses.replace(_WORK.validate_json(head), data=data)
     try:
         sys.stdout.buffer.write(_OUTCOME.dump_json(judge(work)))
     except AnycastError as exc:

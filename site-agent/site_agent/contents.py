@@ -19,7 +19,7 @@ from anycast.content.envelope import Envelope, Offer
 from anycast.document import Document
 from anycast.errors import AnycastError, DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
-from anycast.link_offer import unpacked
+from anycast.link_offer import in_utf8, unpacked
 from anycast.link_wire import (
     ActivationSent,
     ContentHad,
@@ -123,7 +123,7 @@ class Contents:
         kind = Kind.ACTIVATION if isinstance(message, ActivationSent) else Kind.OFFER
         try:
             # First whole: what a message unpacks to says how much work it is.
-            data = await asyncio.to_thread(unpacked, message) if isinstance(message, OfferPacked) else message.data
+            data = await asyncio.to_thread(_data, message)
         except DecodeError as exc:
             return Outcome(known=before, refused=f"{Refusal.MALFORMED}: {exc}", reason=Reason.CONTENT_REFUSED)
         return await judged(
@@ -142,6 +142,11 @@ class Contents:
     def _tell(self, reason: Reason, detail: str) -> None:
         self._alarms.add(reason)
         self._happened(AlarmRaised(reason=reason, detail=detail))
+
+
+def _data(message: Sent) -> bytes:
+    """What is judged. Raises DecodeError."""
+    return unpacked(message) if isinstance(message, OfferPacked) else in_utf8(message.data)
 
 
 def _had(path: Path, wanted: ContentWanted) -> ContentHad:

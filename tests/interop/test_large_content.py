@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import json
 import os
 import signal
 import stat
@@ -44,7 +45,7 @@ def work(base: Path, kind: Kind, data: bytes) -> Work:
     base.mkdir(mode=0o700, exist_ok=True)
     operators = base / "operators.json"
     operators.write_bytes(TRUSTED.data)
-    return Work(me=me(), record=base / "contents.json", operators=operators, kind=kind, data=data.decode())
+    return Work(me=me(), record=base / "contents.json", operators=operators, kind=kind, data=data)
 
 
 @pytest.mark.alone
@@ -91,7 +92,7 @@ def test_what_cannot_be_judged_is_said_and_changes_nothing(tmp_path: Path, monke
     with pytest.raises(PeerError, match="is not JSON"):
         asyncio.run(judged(good))
     good.record.write_bytes(kept)
-    assert asyncio.run(judged(dataclasses.replace(good, data="{"))).refused.startswith("malformed: ")
+    assert asyncio.run(judged(dataclasses.replace(good, data=b"{"))).refused.startswith("malformed: ")
     assert good.record.read_bytes() == kept
 
 
@@ -116,6 +117,13 @@ class Gateway:
             while not self.contents.told().refused.startswith(refused):
                 await asyncio.sleep(0.01)
 
+    async def takes(self, message: OfferSent) -> None:
+        self.contents.sent(message)
+        async with asyncio.timeout(30):
+            while self.contents.told().staged is None:
+                await asyncio.sleep(0.01)
+        assert self.contents.told().refused == ""
+
 
 def test_an_agent_goes_on_after_a_judge_that_died_and_after_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 MiB of zeros, packed a thousand times tighter; a judge whose machine has no memory left."""
@@ -132,12 +140,34 @@ def test_an_agent_goes_on_after_a_judge_that_died_and_after_a_bomb(tmp_path: Pat
         await gateway.hears(offer, refused="not judged: the judge of contents: ended with 1")
         assert gateway.contents.told().staged is None
         monkeypatch.undo()
-        gateway.contents.sent(offer)
-        async with asyncio.timeout(30):
-            while gateway.contents.told().staged is None:
-                await asyncio.sleep(0.01)
-        assert gateway.contents.told().refused == ""
+        await gateway.takes(offer)
         assert type(gateway.events[-1]).__name__ == "AlarmCleared"
+        working.cancel()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("small", [content_judge.SMALL, -1], ids=["in a thread", "in a child"])
+def test_half_a_character_is_malformed_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    """JSON names a lone surrogate, which no UTF-8 has: it ended the part that takes contents, with a traceback."""
+    monkeypatch.setattr(content_judge, "SMALL", small)
+    gateway = Gateway(tmp_path)
+    envelope = base64.b64encode(zlib.compress(b"{}")).decode()
+    sent = [
+        {"kind": "offer", "data": "\ud800"},
+        {"kind": "activation", "data": "\udfff"},
+        {"kind": "offer_packed", "document": "\ud800", "envelope": envelope},
+        {"kind": "offer_packed", "document": "{}", "envelope": base64.b64encode(zlib.compress(b'"\xed\xa0\x80"')).decode()},
+    ]
+
+    async def test() -> None:
+        working = asyncio.create_task(gateway.contents.run())
+        for each in sent:
+            message = link_wire.decode(json.dumps(each).encode())
+            assert isinstance(message, OfferSent | OfferPacked | ActivationSent)
+            gateway.contents._refused = ""
+            await gateway.hears(message, refused="malformed: ", within_s=5)
+        await gateway.takes(OfferSent(data=offered(FIRST, 1).decode()))
         working.cancel()
 
     asyncio.run(test())
