@@ -100,42 +100,52 @@ def _refused(work: Work, record: Record, why: str) -> Outcome:
     return Outcome(known=known(record, work.me.site), refused=why, reason=Reason.CONTENT_REFUSED)
 
 
-async def judged(work: Work) -> Outcome:
-    """`judge`, where it delays nothing. Raises AnycastError where it could not be done, and then nothing was."""
-    if await asyncio.to_thread(lambda: work.size) <= SMALL:
-        return await asyncio.to_thread(judge, work)
-    told, status, complaint = await _in_child(_WORK.dump_json(dataclasses.replace(work, data=b"")), work.data)
-    try:
-        if status == 0:
-            return _OUTCOME.validate_json(told)
-    except pydantic.ValidationError as exc:
-        raise PeerError("the judge of contents", "says what means nothing") from exc
-    raise PeerError("the judge of contents", complaint or f"ended with {status}")
+class Judge:
+    """Of one agent: one judgement at a time. Use from the event loop's thread."""
 
+    def __init__(self) -> None:
+        self._last: asyncio.subprocess.Process | None = None
 
-async def _in_child(head: bytes, data: bytes) -> tuple[bytes, int | None, str]:
-    """What it says, its exit status, and the last line that it complained in."""
-    command = (SETPRIV, "--pdeathsig=KILL", *priority.ordinary_prefix(), sys.executable, "-m", "site_agent.content_judge")
-    try:
-        child = await asyncio.create_subprocess_exec(
-            *command, env={"PYTHONPATH": ROOTS, "LANG": "C.UTF-8"}, cwd="/", start_new_session=True,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-    except OSError as exc:
-        raise PeerError("the judge of contents", f"cannot be started: {exc.strerror}") from exc
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            told, complaint = await child.communicate(head + b"\n" + data)
-    except TimeoutError:
-        raise PeerError("the judge of contents", f"took longer than {LIMIT_S:g} s") from None
-    finally:
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            with contextlib.suppress(TimeoutError):  # one that a dead disk holds does not even die
-                async with asyncio.timeout(FAREWELL_S):
-                    await child.wait()
-    return told, child.returncode, complaint.decode(errors="replace").strip().rpartition("\n")[2]
+    async def judged(self, work: Work) -> Outcome:
+        """`judge`, where it delays nothing. Raises AnycastError where it could not be done, and then nothing was."""
+        # One that a dead disk holds does not even die of SIGKILL: it may still write the record, and many would fill the
+        # memory.
+        if self._last is not None and self._last.returncode is None:
+            raise PeerError("the judge of contents", "the one before was killed and has not ended")
+        if await asyncio.to_thread(lambda: work.size) <= SMALL:
+            return await asyncio.to_thread(judge, work)
+        told, status, complaint = await self._in_child(_WORK.dump_json(dataclasses.replace(work, data=b"")), work.data)
+        try:
+            if status == 0:
+                return _OUTCOME.validate_json(told)
+        except pydantic.ValidationError as exc:
+            raise PeerError("the judge of contents", "says what means nothing") from exc
+        raise PeerError("the judge of contents", complaint or f"ended with {status}")
+
+    async def _in_child(self, head: bytes, data: bytes) -> tuple[bytes, int | None, str]:
+        """What it says, its exit status, and the last line that it complained in."""
+        program = (sys.executable, "-m", "site_agent.content_judge")
+        command = (SETPRIV, "--pdeathsig=KILL", *priority.ordinary_prefix(), *program)
+        try:
+            child = self._last = await asyncio.create_subprocess_exec(
+                *command, env={"PYTHONPATH": ROOTS, "LANG": "C.UTF-8"}, cwd="/", start_new_session=True,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except OSError as exc:
+            raise PeerError("the judge of contents", f"cannot be started: {exc.strerror}") from exc
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                told, complaint = await child.communicate(head + b"\n" + data)
+        except TimeoutError:
+            raise PeerError("the judge of contents", f"took longer than {LIMIT_S:g} s") from None
+        finally:
+            if child.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FAREWELL_S):
+                        await child.wait()
+        return told, child.returncode, complaint.decode(errors="replace").strip().rpartition("\n")[2]
 
 
 def main() -> int:

@@ -33,7 +33,7 @@ from anycast.policy.acceptance import Identity, Refusal
 from anycast.reasons import Reason
 from site_agent import content_store
 from site_agent.content_brief import Brief, Known, known
-from site_agent.content_judge import Kind, Outcome, Work, judged
+from site_agent.content_judge import Judge, Kind, Outcome, Work
 from site_agent.paths import Paths
 
 WAITING = 8
@@ -62,6 +62,7 @@ class Contents:
         self._known: Known | None = None
         self._inbox: asyncio.Queue[Sent] = asyncio.Queue(WAITING)
         self._refused = ""
+        self._judging = Judge()
         self._alarms: set[Reason] = set()
 
     def start(self) -> None:
@@ -126,7 +127,7 @@ class Contents:
             data = await asyncio.to_thread(_data, message)
         except DecodeError as exc:
             return Outcome(known=before, refused=f"{Refusal.MALFORMED}: {exc}", reason=Reason.CONTENT_REFUSED)
-        return await judged(
+        return await self._judging.judged(
             Work(me=self._me, record=self._paths.contents, operators=self._paths.operators, kind=kind, data=data)
         )
 

@@ -21,7 +21,7 @@ from anycast.events import Event
 from anycast.link_wire import ActivationSent, OfferPacked, OfferSent
 from benchmarks.bench_offer import Messages, longest_stop_s
 from site_agent import content_judge
-from site_agent.content_judge import Kind, Outcome, Work, judge, judged
+from site_agent.content_judge import Judge, Kind, Outcome, Work, judge
 from site_agent.contents import Contents
 from site_agent.paths import Paths
 from tests.support.contents import TRUSTED, activation, made, me, offered
@@ -59,7 +59,7 @@ def test_a_child_says_what_the_agent_itself_would_say(tmp_path: Path, monkeypatc
     monkeypatch.setattr(content_judge, "SMALL", -1)
     for number, (kind, data) in enumerate(STEPS):
         here = judge(work(tmp_path / "here", kind, data))
-        there = asyncio.run(judged(work(tmp_path / "there", kind, data)))
+        there = asyncio.run(Judge().judged(work(tmp_path / "there", kind, data)))
         assert there == here, number
         records = [(tmp_path / name / "contents.json") for name in ("here", "there")]
         assert records[0].exists() == records[1].exists()
@@ -70,29 +70,29 @@ def test_a_child_says_what_the_agent_itself_would_say(tmp_path: Path, monkeypatc
 def test_what_cannot_be_judged_is_said_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content_judge, "SMALL", -1)
     good = work(tmp_path / "a", Kind.OFFER, offered(FIRST, 1))
-    asyncio.run(judged(good))
+    asyncio.run(Judge().judged(good))
     kept = good.record.read_bytes()
 
     monkeypatch.setattr(content_judge, "SETPRIV", "/nowhere/setpriv")
     with pytest.raises(PeerError, match="cannot be started: No such file"):
-        asyncio.run(judged(good))
+        asyncio.run(Judge().judged(good))
     killer = tmp_path / "killer"
     killer.write_text("#!/bin/sh\nkill -9 $$\n")
     killer.chmod(killer.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(content_judge, "SETPRIV", str(killer))
     with pytest.raises(PeerError, match="ended with -9"):
-        asyncio.run(judged(good))
+        asyncio.run(Judge().judged(good))
     monkeypatch.undo()
     monkeypatch.setattr(content_judge, "SMALL", -1)
     monkeypatch.setattr(content_judge, "LIMIT_S", 0.01)
     with pytest.raises(PeerError, match="took longer than"):
-        asyncio.run(judged(good))
+        asyncio.run(Judge().judged(good))
     monkeypatch.setattr(content_judge, "LIMIT_S", 60.0)
     good.record.write_bytes(kept[:-1])
     with pytest.raises(PeerError, match="is not JSON"):
-        asyncio.run(judged(good))
+        asyncio.run(Judge().judged(good))
     good.record.write_bytes(kept)
-    assert asyncio.run(judged(dataclasses.replace(good, data=b"{"))).refused.startswith("malformed: ")
+    assert asyncio.run(Judge().judged(dataclasses.replace(good, data=b"{"))).refused.startswith("malformed: ")
     assert good.record.read_bytes() == kept
 
 
@@ -173,6 +173,42 @@ def test_half_a_character_is_malformed_and_no_more(tmp_path: Path, monkeypatch: 
     asyncio.run(test())
 
 
+def test_beside_a_judge_that_does_not_die_none_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dead disk holds outlives SIGKILL: here it is not sent."""
+    monkeypatch.setattr(content_judge, "SMALL", -1)
+    good, started, let_go = work(tmp_path / "a", Kind.OFFER, offered(FIRST, 1)), tmp_path / "started", tmp_path / "let-go"
+    stuck = tmp_path / "stuck"
+    stuck.write_text(f"#!/bin/sh\necho x >> {started}\nwhile ! [ -e {let_go} ]; do sleep 0.05; done\n")
+    stuck.chmod(0o700)
+
+    async def test() -> None:
+        judge_ = Judge()
+        with monkeypatch.context() as held:
+            held.setattr(content_judge, "SETPRIV", str(stuck))
+            held.setattr(content_judge, "LIMIT_S", 0.3)
+            held.setattr(content_judge, "FAREWELL_S", 0.1)
+            held.setattr(asyncio.subprocess.Process, "kill", lambda _: None)
+            with pytest.raises(PeerError, match="took longer than"):
+                await judge_.judged(good)
+            for _ in range(3):
+                with pytest.raises(PeerError, match="was killed and has not ended"):
+                    await judge_.judged(good)
+            held.setattr(content_judge, "SMALL", 1 << 20)
+            with pytest.raises(PeerError, match="was killed and has not ended"):
+                await judge_.judged(good)
+            assert started.read_text() == "x\n"
+            let_go.touch()
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    assert (await judge_.judged(good)).known.staged is not None
+                    return
+                except PeerError:
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(test())
+
+
 def test_a_judge_ends_with_its_agent(tmp_path: Path) -> None:
     """It would write behind the back of the next one."""
     waiting = work(tmp_path / "a", Kind.OFFER, offered(FIRST, 1))
@@ -182,7 +218,7 @@ def test_a_judge_ends_with_its_agent(tmp_path: Path) -> None:
 
         async def started() -> Outcome:
             asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGKILL)
-            return await judged(waiting)
+            return await Judge().judged(waiting)
 
         asyncio.run(started())
         os._exit(1)
