@@ -9,8 +9,10 @@ import json
 import os
 import signal
 import stat
+import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from anycast.events import Event
 from anycast.link_wire import ActivationSent, OfferPacked, OfferSent
 from benchmarks.bench_offer import Messages, longest_stop_s
 from site_agent import content_judge
-from site_agent.content_judge import Judge, Kind, Outcome, Work, judge
+from site_agent.content_judge import Judge, Kind, Work, judge
 from site_agent.contents import Contents
 from site_agent.paths import Paths
 from tests.support.contents import TRUSTED, activation, made, me, offered
@@ -210,18 +212,42 @@ def test_beside_a_judge_that_does_not_die_none_is_started(tmp_path: Path, monkey
 
 
 def test_a_judge_ends_with_its_agent(tmp_path: Path) -> None:
-    """It would write behind the back of the next one."""
+    """It would write behind the back of the next one. The agent ends once the judge is there and has its whole order."""
     waiting = work(tmp_path / "a", Kind.OFFER, offered(FIRST, 1))
+    told, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         content_judge.SMALL = -1
+        made, create = [], asyncio.create_subprocess_exec
 
-        async def started() -> Outcome:
-            asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGKILL)
-            return await Judge().judged(waiting)
+        async def creating(*args: Any, **how: Any) -> asyncio.subprocess.Process:
+            made.append(await create(*args, **how))
+            return made[0]
+
+        async def started() -> None:
+            content_judge.asyncio.create_subprocess_exec = creating  # type: ignore[attr-defined]
+            judging = asyncio.create_task(Judge().judged(waiting))
+            while not (made and made[0].stdin.is_closing() and is_judge(made[0].pid)):
+                assert not judging.done()
+                await asyncio.sleep(0.001)
+            os.write(tell, str(made[0].pid).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
 
         asyncio.run(started())
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    child = int(os.read(told, 20))
+    for each in (told, tell):
+        os.close(each)
     asyncio.run(asyncio.sleep(1.5))
+    assert not is_judge(child)
     assert not waiting.record.exists(), "it had not even read its order when the agent ended"
+
+
+def is_judge(pid: int) -> bool:
+    """It is there, and has come past setpriv and nice."""
+    try:
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return argv[0] == sys.executable.encode() and b"site_agent.content_judge" in argv
