@@ -22,7 +22,8 @@ from pathlib import Path
 import pydantic
 
 from anycast.content.record import Record
-from anycast.errors import AnycastError, ConfigError, PeerError
+from anycast.errors import AnycastError, ConfigError, DecodeError, PeerError
+from anycast.link_offer import unframed
 from anycast.operators_file import OperatorsFile
 from anycast.policy import acceptance
 from anycast.policy.acceptance import Identity, Refusal
@@ -41,6 +42,8 @@ FAREWELL_S = 1.0
 
 class Kind(enum.StrEnum):
     OFFER = "offer"
+    FRAME = "frame"
+    """An offer as it came over the link, unread."""
     ACTIVATION = "activation"
 
 
@@ -86,8 +89,12 @@ def judge(work: Work) -> Outcome:
         operators = OperatorsFile(work.operators).read()
     except ConfigError as exc:
         return _refused(work, before, f"{Refusal.UNTRUSTED}: {exc}")
-    judged = acceptance.offer if work.kind is Kind.OFFER else acceptance.activate
-    answer = judged(before, work.me, operators, work.data)
+    try:
+        data = unframed(work.data) if work.kind is Kind.FRAME else work.data
+    except DecodeError as exc:
+        return _refused(work, before, f"{Refusal.MALFORMED}: {exc}")
+    judged = acceptance.activate if work.kind is Kind.ACTIVATION else acceptance.offer
+    answer = judged(before, work.me, operators, data)
     if answer.record is not before:
         try:
             content_store.store(work.record, answer.record)

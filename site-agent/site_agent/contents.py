@@ -19,7 +19,7 @@ from anycast.content.envelope import Envelope, Offer
 from anycast.document import Document
 from anycast.errors import AnycastError, DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
-from anycast.link_offer import in_utf8, unpacked
+from anycast.link_offer import data_of
 from anycast.link_wire import (
     ActivationSent,
     ContentHad,
@@ -27,6 +27,7 @@ from anycast.link_wire import (
     ContentWanted,
     OfferPacked,
     OfferSent,
+    OfferUnread,
     VersionTold,
 )
 from anycast.policy.acceptance import Identity, Refusal
@@ -40,7 +41,7 @@ WAITING = 8
 """Messages that may wait for the disk; a coordinator says everything again."""
 REASONS = (Reason.CONTENT_REFUSED, Reason.GENERATION_SPLIT)
 
-Sent = OfferSent | OfferPacked | ActivationSent
+Sent = OfferSent | OfferPacked | OfferUnread | ActivationSent
 
 
 class Contents:
@@ -121,10 +122,13 @@ class Contents:
             self._activated(outcome.known.active)
 
     async def _judge(self, message: Sent, before: Known) -> Outcome:
-        kind = Kind.ACTIVATION if isinstance(message, ActivationSent) else Kind.OFFER
         try:
-            # First whole: what a message unpacks to says how much work it is.
-            data = await asyncio.to_thread(_data, message)
+            if isinstance(message, OfferUnread):
+                kind, data = Kind.FRAME, message.frame
+            else:
+                kind = Kind.ACTIVATION if isinstance(message, ActivationSent) else Kind.OFFER
+                # First whole: what a message unpacks to says how much work it is.
+                data = await asyncio.to_thread(data_of, message)
         except DecodeError as exc:
             return Outcome(known=before, refused=f"{Refusal.MALFORMED}: {exc}", reason=Reason.CONTENT_REFUSED)
         return await self._judging.judged(
@@ -143,11 +147,6 @@ class Contents:
     def _tell(self, reason: Reason, detail: str) -> None:
         self._alarms.add(reason)
         self._happened(AlarmRaised(reason=reason, detail=detail))
-
-
-def _data(message: Sent) -> bytes:
-    """What is judged. Raises DecodeError."""
-    return unpacked(message) if isinstance(message, OfferPacked) else in_utf8(message.data)
 
 
 def _had(path: Path, wanted: ContentWanted) -> ContentHad:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import json
 import os
 import signal
+import socket
 import stat
 import sys
+import threading
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,15 +22,17 @@ import pytest
 
 from anycast import link_wire
 from anycast.document import Document
-from anycast.errors import PeerError
+from anycast.errors import DecodeError, PeerError
 from anycast.events import Event
-from anycast.link_wire import ActivationSent, OfferPacked, OfferSent
+from anycast.link_offer import PACKED, OfferFrames
+from anycast.link_stream import read_sent
+from anycast.link_wire import Ack, ActivationSent, OfferPacked, OfferSent, OfferUnread
 from benchmarks.bench_offer import Messages, longest_stop_s
 from site_agent import content_judge
 from site_agent.content_judge import Judge, Kind, Work, judge
 from site_agent.contents import Contents
 from site_agent.paths import Paths
-from tests.support.contents import TRUSTED, activation, made, me, offered
+from tests.support.contents import TRUSTED, activation, envelope, made, me, offered
 
 FIRST = made()
 SECOND = made(after=[FIRST.content], sin="drained")
@@ -37,6 +43,7 @@ STEPS = (
     (Kind.OFFER, offered(SECOND, 1)),
     (Kind.OFFER, offered(made(sin="drained"), 2)),
     (Kind.OFFER, b"{"),
+    (Kind.FRAME, b"{"),
     (Kind.ACTIVATION, activation(SECOND.content, 3)),
     (Kind.OFFER, offered(SECOND, 3)),
     (Kind.ACTIVATION, activation(SECOND.content, 3, "sin")),
@@ -55,6 +62,75 @@ def test_a_content_of_500_sites_does_not_stop_the_loop_for_half_a_renewal(tmp_pa
     """In a thread it does so for 120 ms and more; verdict and renewal come every 167 ms."""
     tmp_path.chmod(0o700)
     assert asyncio.run(longest_stop_s(Messages(), tmp_path)) < 0.083
+
+
+BRACKETS = b"[]," * (5 << 20) + b"[]"
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    ("frame", "found"),
+    [
+        (b'{"kind":"offer","data":"","x":[%b]}' % BRACKETS, OfferUnread),
+        (b'{"kind":"something_newer","x":[%b]}' % BRACKETS, type(None)),
+        (b'{"kind":"report","x":[%b]}' % BRACKETS, DecodeError),
+        (b'{"x":[%b],"kind":"offer"}' % BRACKETS, DecodeError),
+    ],
+    ids=["offer", "unknown", "short by nature", "kind last"],
+)
+def test_16_MiB_of_brackets_do_not_stop_the_loop_for_half_a_renewal(tmp_path: Path, frame: bytes, found: type) -> None:
+    """Decoded in the loop they stopped it for 3.5 s."""
+    gateway, longest = Gateway(tmp_path), 0.0
+    data = link_wire.framed(frame) + link_wire.encode(Ack(number=7))
+
+    def send(there: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # refused in the middle
+            there.sendall(data)
+
+    async def look() -> None:
+        nonlocal longest
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.002)
+            longest = max(longest, time.perf_counter() - before - 0.002)
+
+    async def test() -> None:
+        here, there = socket.socketpair()
+        with here, there:
+            reader, writer = await asyncio.open_connection(sock=here)
+            sending = threading.Thread(target=send, args=(there,), daemon=True)
+            tasks = [asyncio.create_task(each) for each in (look(), gateway.contents.run())]
+            await asyncio.sleep(0.1)
+            sending.start()
+            try:
+                message = await read_sent(reader, 5.0)
+            except DecodeError as exc:
+                assert found is DecodeError and "256 KiB" in str(exc)
+            else:
+                assert type(message) is found
+                if isinstance(message, OfferUnread):
+                    await gateway.hears(message, refused="malformed: ", within_s=60)
+                assert await read_sent(reader, 5.0) == Ack(number=7), "what follows is where it begins"
+            await asyncio.sleep(0.05)  # it looks once more
+            for task in tasks:
+                task.cancel()
+            writer.transport.abort()
+            await asyncio.to_thread(sending.join)
+
+    asyncio.run(test())
+    assert longest < 0.083
+
+
+@pytest.mark.parametrize("takes", [(), (PACKED,)], ids=["whole", "packed"])
+def test_an_offer_that_came_unread_is_judged_as_any(tmp_path: Path, takes: tuple[str, ...]) -> None:
+    frame = OfferFrames(envelope(FIRST.content, 1)).frame(FIRST.documents["fra-gw1"], takes)[4:]
+    unread = judge(work(tmp_path / "unread", Kind.FRAME, frame))
+    assert unread == judge(work(tmp_path / "read", Kind.OFFER, offered(FIRST, 1)))
+    assert unread.known.staged is not None
+    twice, half = b'{"kind":"offer","kind":"ack","number":1}', b'{"kind":"offer","data":"\\ud800"}'
+    bad = (b"{", twice, half, b'{"kind":"offer"}', b"[" * 9**6)
+    for each in bad:
+        assert judge(work(tmp_path / "unread", Kind.FRAME, each)).refused.startswith("malformed: "), each[:50]
 
 
 def test_a_child_says_what_the_agent_itself_would_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,27 @@ def test_what_is_packed_badly_is_refused_and_never_more_than_may_be(envelope: st
         pass
 
 
+@given(st.binary(max_size=link_wire.HEAD))
+def test_any_head_is_an_offer_or_passed_over_or_refused(head: bytes) -> None:
+    try:
+        link_wire.is_long_offer(head)
+    except DecodeError:
+        pass
+
+
+def test_a_frame_is_long_only_if_its_head_says_that_it_is_an_offer() -> None:
+    envelope = Envelope(version=1, generation=1, content="x", signature=Signature(key="0" * 32, value="AA=="))
+    frames = OfferFrames(envelope)
+    ours = [frames.frame("{}", takes)[4:] for takes in ((), (PACKED,))]
+    ours.append(link_wire.encode(OfferSent(data="x"))[4:])
+    assert all(link_wire.is_long_offer(frame[: link_wire.HEAD]) for frame in ours)
+    assert not link_wire.is_long_offer(b'{ "kind" : "something_newer", "x":')
+    none = (b'{"data":"x","kind":"offer"}', b'{"kind":"ack","number":1', b'{"kind":"welcome",', b"[[[[", b'{"kind":"offer')
+    for head in none:
+        with pytest.raises(DecodeError, match="256 KiB"):
+            link_wire.is_long_offer(head)
+
+
 def test_a_bomb_is_not_unpacked() -> None:
     bomb = base64.b64encode(zlib.compress(b" " * (LARGEST + 1))).decode()
     assert len(bomb) < link_wire.LONGEST_FRAME
