@@ -264,8 +264,7 @@ class Agents:
             writer.write(link_wire.encode(welcome))
             self._happened(Came(hello, connection.session))
             while True:
-                async with asyncio.timeout(SILENT_LIMIT_S):
-                    message = await read_message(reader, connection.longest)
+                message = await read_message(reader, connection.longest, silent_s=SILENT_LIMIT_S)
                 if isinstance(message, Report):
                     news = self._view.reported(hello.gateway, message, boottime())
                     self._happened(Said(hello, message, news))
