@@ -467,18 +467,18 @@ class Rollouts:
             self._stored = body
             self._changed()
         for action in actions:
-            self._perform(action)
+            await self._perform(action)
 
-    def _perform(self, action: Action) -> None:
+    async def _perform(self, action: Action) -> None:
         match action:
             case Stage(version=version, gateways=gateways):
                 content = self._contents[version.hash]
                 if self._frames is None or self._frames[0] != version:
                     self._frames = version, content.frames(version.generation)
-                frames = self._frames[1]
                 for gateway in gateways:
-                    send = functools.partial(self._offer, gateway, frames, content.documents[gateway])
+                    send = functools.partial(self._offer, gateway, self._frames[1], content.documents[gateway])
                     self._say(gateway, f"offer {version.generation}", send)
+                    await asyncio.sleep(0)  # megabytes each, and a thousand of them: others are heard in between
             case Activate(site=site, version=version):
                 word = Activation(version=1, site=site, generation=version.generation, hash=version.hash)
                 assert self._core is not None
