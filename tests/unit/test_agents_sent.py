@@ -14,7 +14,9 @@ from anycast.coordinator.fleet_view import FleetView
 from anycast.coordinator.rollouts import Rollouts
 from anycast.coordinator.traffic_log import TrafficLog
 from anycast.link_offer import PACKED, OfferFrames
-from anycast.link_wire import Ack, ContentsTold, Hello, OfferPacked, OfferSent, VersionTold
+from anycast.link_wire import Ack, Hello, OfferPacked, OfferSent
+from anycast.policy.behind import Word
+from anycast.policy.rollout import Version
 from tests.support.contents import envelope, made
 
 CONTENT = made()
@@ -77,16 +79,16 @@ def test_what_a_thousand_gateways_have_is_one_write() -> None:
         async def write(*what: Any) -> None:
             writes.append(what)
 
-        darkness = Darkness({}, "leader", write=write, send=lambda *_: None)
+        darkness = Darkness({}, "leader", write=write, send=lambda *_: None, strange=lambda *_: None)
         rollouts = Rollouts(
             "example", FleetView(), TrafficLog(), darkness, write=write, send=lambda *_: True, offer=lambda *_: True,
-            changed=lambda: None,
+            changed=lambda: None, halted=lambda: "",
         )  # fmt: skip
-        staged = ContentsTold(staged=VersionTold(generation=1, hash="0" * 64))
-        told = {f"s{n}-gw1": (f"s{n}", staged) for n in range(1000)}
+        staged = Version(1, "0" * 64)
+        told = {f"s{n}-gw1": Word(site=f"s{n}", staged=staged) for n in range(1000)}
         await rollouts.reported(told)
         await rollouts.reported(told)
-        await rollouts.reported({**told, "s7-gw1": ("s7", ContentsTold())})
+        await rollouts.reported({**told, "s7-gw1": Word(site="s7")})
 
     asyncio.run(test())
     assert [len(decisions) for decisions, _ in writes] == [1000, 1], "and what is known already is none"
