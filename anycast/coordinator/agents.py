@@ -179,13 +179,14 @@ class Agents:
         """Whether it is connected, has taken what it was sent before, and there is room beside the offers to others; else it
         is for later."""
         connection = self._connections.get(gateway)
-        if connection is None or connection.waiting or not self._has_room():
+        if connection is None or connection.waiting > 0 or not self._has_room():
             return False
         frame = frames.frame(document, connection.hello.takes)
         connection.offered, connection.offered_at = len(frame), boottime()
         connection.writer.write(memoryview(frame)[:-1])
         connection.writer.write(frame[-1:])  # this is what waits for as long as the rest is under way
-        self._offers[connection.session] = connection
+        if connection.waiting > 0:
+            self._offers[connection.session] = connection
         return True
 
     def _has_room(self) -> bool:

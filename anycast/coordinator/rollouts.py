@@ -477,19 +477,19 @@ class Rollouts:
                     self._frames = version, content.frames(version.generation)
                 for gateway in gateways:
                     send = functools.partial(self._offer, gateway, self._frames[1], content.documents[gateway])
-                    self._say(gateway, f"offer {version.generation}", send)
-                    await asyncio.sleep(0)  # megabytes each, and a thousand of them: others are heard in between
+                    await self._say(gateway, f"offer {version.generation}", send)
             case Activate(site=site, version=version):
                 word = Activation(version=1, site=site, generation=version.generation, hash=version.hash)
                 assert self._core is not None
                 for gateway in self._core.rollout.gateways[site]:
                     said = ActivationSent(data=word.data.decode())
-                    self._say(gateway, f"activate {version.generation}", functools.partial(self._send, gateway, said))
+                    await self._say(gateway, f"activate {version.generation}", functools.partial(self._send, gateway, said))
 
-    def _say(self, gateway: str, what: str, send: Callable[[], bool]) -> None:
+    async def _say(self, gateway: str, what: str, send: Callable[[], bool]) -> None:
         now = boottime()
         if now - self._sent.get((gateway, what), -AGAIN_S) >= AGAIN_S and send():
             self._sent[gateway, what] = now
+            await asyncio.sleep(0)  # it may be megabytes, to a thousand: others are heard in between
 
 
 def only_its_sites(who: Caller, rollout: Rollout) -> None:
