@@ -19,7 +19,7 @@ from collections.abc import Collection
 from anycast.content.canonical import LARGEST, encode
 from anycast.content.envelope import Envelope
 from anycast.errors import DecodeError
-from anycast.link_wire import OfferPacked, framed
+from anycast.link_wire import ActivationSent, OfferPacked, OfferSent, decode, framed
 
 PACKED = "offer_packed"
 """In `Hello.takes`."""
@@ -47,16 +47,38 @@ class OfferFrames:
         return _inside(self._text)
 
 
-def unpacked(message: OfferPacked) -> str:
+def unpacked(message: OfferPacked) -> bytes:
     """`Offer.data`, as it would have come whole. Raises DecodeError, also where it would be longer than a message may be."""
     try:
         unpacking = zlib.decompressobj()
         envelope = unpacking.decompress(base64.b64decode(message.envelope, validate=True), LARGEST)
         if not unpacking.eof or unpacking.unused_data:
             raise DecodeError("offer", 0, f"is cut, or unpacks to more than {LARGEST >> 20} MiB")
-        return f'{{"document":{encode(message.document)},"envelope":{envelope.decode()}{_AFTER}'
+        return b'{"document":%b,"envelope":%b%b' % (_in_utf8(encode(message.document)), envelope, _AFTER.encode())
     except (binascii.Error, ValueError, zlib.error) as exc:
         raise DecodeError("offer", 0, "is not packed as it must be") from exc
+
+
+def data_of(message: OfferSent | OfferPacked | ActivationSent) -> bytes:
+    """`Offer.data` or `Activation.data`. Raises DecodeError."""
+    return unpacked(message) if isinstance(message, OfferPacked) else _in_utf8(message.data)
+
+
+def unframed(frame: bytes) -> bytes:
+    """`Offer.data`, of a frame without its length. Raises DecodeError."""
+    message = decode(frame)
+    if not isinstance(message, OfferSent | OfferPacked):  # its kind stands twice
+        raise DecodeError("frame", 0, "is no offer")
+    return data_of(message)
+
+
+def _in_utf8(text: str) -> bytes:
+    """JSON can name half a character (a lone surrogate, RFC 8259 section 8.2), and UTF-8 has none. Raises
+    DecodeError."""
+    try:
+        return text.encode()
+    except UnicodeError as exc:
+        raise DecodeError("offer", getattr(exc, "start", 0), "is not UTF-8") from exc
 
 
 _AFTER = ',"requires":[],"version":1}'

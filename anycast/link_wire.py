@@ -20,7 +20,9 @@ for the coordinator's sake: a content counts by its operator's signature.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import struct
 from typing import Annotated, Any, Literal
 
@@ -39,11 +41,14 @@ LONGEST_FRAME = 256 * 1024
 """Bytes of JSON that an agent says at once, but for a content that it was asked for."""
 LONGEST_OFFER = 16 << 20
 """Bytes of JSON with a content in it: it names every gateway of the fleet, 2,000 of them in 1 MB."""
+HEAD = 64
+"""Bytes of a frame in which its kind stands: every version of ours says it first."""
 HEARTBEAT_S = 2.0
 FRESH_S = 3 * HEARTBEAT_S
 """What was heard longer ago is not known any more: two reports may be lost."""
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
 
+_KIND = re.compile(rb'\s{0,4}\{\s{0,4}"kind"\s{0,4}:\s{0,4}"([a-z0-9_]{1,32})"')
 _LENGTH = struct.Struct(">I")
 Word = Annotated[str, pydantic.StringConstraints(max_length=128)]
 Words = Annotated[str, pydantic.StringConstraints(max_length=512)]
@@ -164,6 +169,15 @@ class OfferPacked(_Message):
     document: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class OfferUnread:
+    """At an agent: an offer or packed offer of more than `LONGEST_FRAME`, for a process of its own to read
+    (`link_offer.unframed`)."""
+
+    frame: bytes
+    """Without its length."""
+
+
 class ActivationSent(_Message):
     kind: Literal["activation"] = "activation"
     data: str
@@ -268,6 +282,18 @@ def decode(body: bytes) -> Message | None:
     except pydantic.ValidationError as exc:
         first = exc.errors()[0]
         raise DecodeError(".".join(map(str, first["loc"])) or kind, 0, first["msg"]) from exc
+
+
+def is_long_offer(head: bytes) -> bool:
+    """Of a frame beyond `LONGEST_FRAME` that came to an agent, by its first `HEAD` bytes: whether it is an offer; else it is
+    of a kind that this version does not know. Raises DecodeError for what is never so long."""
+    found = _KIND.match(head)
+    if found is None:
+        raise DecodeError("frame", 0, f"has more than {LONGEST_FRAME >> 10} KiB and does not begin with its kind")
+    kind = found[1].decode()
+    if kind in _KINDS and _KINDS[kind] not in (OfferSent, OfferPacked):
+        raise DecodeError(kind, 0, f"has more than {LONGEST_FRAME >> 10} KiB")
+    return kind in _KINDS
 
 
 def length(head: bytes, longest: int = LONGEST_FRAME) -> int:

@@ -79,7 +79,7 @@ class Judged:
         if self._envelope != sent.envelope:
             begun = time.perf_counter()
             me = acceptance.Identity(fleet=FLEET, site=agent.site, gateway=agent.name)
-            answer = acceptance.offer(self._record, me, TRUSTED, unpacked(sent).encode())
+            answer = acceptance.offer(self._record, me, TRUSTED, unpacked(sent))
             self.seconds.append(time.perf_counter() - begun)
             assert answer.refusal is None and answer.record.staged is not None, answer.detail
             self._record, self._envelope, taken = answer.record, sent.envelope, answer.record.staged

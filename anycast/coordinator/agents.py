@@ -21,7 +21,7 @@ from anycast import link_wire
 from anycast.coordinator.fleet_view import FleetView
 from anycast.coordinator.porch import Porch, listening
 from anycast.errors import ConfigError, DecodeError
-from anycast.link_offer import OfferFrames
+from anycast.link_offer import PACKED, OfferFrames
 from anycast.link_stream import read_message
 from anycast.link_wire import Ack, ContentHad, ContentWanted, DarknessTold, EventsTold, Hello, Message, Report, Welcome
 from anycast.pki import certificates, tls
@@ -32,10 +32,17 @@ from anycast.runtime import boottime
 
 HELLO_LIMIT_S = 5.0
 SILENT_LIMIT_S = 3 * link_wire.HEARTBEAT_S
+YOUNG_S = 1.0
+"""A fleet that comes at once: a handshake takes milliseconds, and the machine has others to do."""
 LOOK_EVERY_S = 5.0
 """At the certificate's files."""
 UNSENT = 256 * 1024
 """Bytes that may wait for one agent, besides the last offer; who reads nothing is left."""
+OFFERS_AT_ONCE = 64 << 20
+"""Bytes of unpacked offers under way to all agents together: those of a large fleet would be gigabytes, and a minute without an
+acknowledgement. What finds no room is for a later look."""
+UNDER_WAY_S = 10.0
+"""Longer than that no offer takes another's room: a narrow way, or one who does not read, must not hold up a fleet."""
 
 _log = logging.getLogger(__name__)
 
@@ -95,13 +102,15 @@ class _Connection:
     """Contents that it was asked for and has not answered: only those may be long."""
     offered: int = 0
     """Bytes of the last offer: it may be longer than all else together, and a narrow way takes its time for it."""
+    offered_at: float = 0.0
 
     def longest(self) -> int:
         return link_wire.LONGEST_OFFER if self.asked else link_wire.LONGEST_FRAME
 
     @property
     def waiting(self) -> int:
-        """Bytes that it has not taken yet."""
+        """Bytes that it has not taken yet, without the first write that waits: asyncio's TLS hands that on whole, and does
+        not count it."""
         return self.writer.transport.get_write_buffer_size()
 
 
@@ -130,7 +139,9 @@ class Agents:
         self._loaded = tls.load(folder, me, link_wire.ALPN)
         self._signature = tls.signature(folder)
         self._connections: dict[str, _Connection] = {}
-        self._porch = Porch("agents", self._protocol)
+        self._offers: dict[int, _Connection] = {}
+        """By session: those with an offer under way."""
+        self._porch = Porch("agents", self._protocol, young_s=YOUNG_S)
         self._sockets: list[socket.socket] = []
         self.problem = ""
         """Why the files of the coordinator's certificate cannot be used, while what was loaded before goes on."""
@@ -167,14 +178,30 @@ class Agents:
         return True
 
     def offer(self, gateway: str, frames: OfferFrames, document: str) -> bool:
-        """Whether it is connected, and has taken what it was sent before; else it is for later."""
+        """Whether it is connected, has taken what it was sent before, and there is room beside the offers to others; else it
+        is for later."""
         connection = self._connections.get(gateway)
-        if connection is None or connection.waiting > UNSENT:
+        if connection is None or connection.waiting > 0:
+            return False
+        packs = PACKED in connection.hello.takes  # a few ten KiB, of any fleet
+        if not packs and not self._has_room():
             return False
         frame = frames.frame(document, connection.hello.takes)
-        connection.offered = len(frame)
-        connection.writer.write(frame)
+        connection.offered, connection.offered_at = len(frame), boottime()
+        connection.writer.write(memoryview(frame)[:-1])
+        connection.writer.write(frame[-1:])  # this is what waits for as long as the rest is under way
+        if connection.waiting > 0 and not packs:
+            self._offers[connection.session] = connection
         return True
+
+    def _has_room(self) -> bool:
+        """For another offer."""
+        since = boottime() - UNDER_WAY_S
+        self._offers = {
+            session: each for session, each in self._offers.items()
+            if each.waiting and each.offered_at > since and self._connections.get(each.hello.gateway) is each
+        }  # fmt: skip
+        return sum(each.offered for each in self._offers.values()) < OFFERS_AT_ONCE
 
     def answer(self, gateway: str, session: int, message: Message) -> None:
         """For that connection only."""
@@ -264,8 +291,7 @@ class Agents:
             writer.write(link_wire.encode(welcome))
             self._happened(Came(hello, connection.session))
             while True:
-                async with asyncio.timeout(SILENT_LIMIT_S):
-                    message = await read_message(reader, connection.longest)
+                message = await read_message(reader, connection.longest, silent_s=SILENT_LIMIT_S)
                 if isinstance(message, Report):
                     news = self._view.reported(hello.gateway, message, boottime())
                     self._happened(Said(hello, message, news))

@@ -4,11 +4,15 @@ Whoever can reach a port can open connections to it and say nothing, or a byte a
 quarter of a megabyte (asyncio's TLS), and the process has agents and operators to hear. So of strangers, who have not proved
 who they are, there are `MOST` at a port, for `STRANGER_S` each: one more, and the one that has stood there longest is put
 out. An honest one is known after milliseconds and is never the oldest, however many others come.
+
+Unless they come all at once: a fleet calls a coordinator that was away, and a thousand wait in the kernel. So the loop hosts
+each before it takes the next, and a porch may be told to let the youngest stand (`young_s`): the next waits meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -40,12 +44,22 @@ def listening(address: str, port: int) -> socket.socket:
 class Porch(Generic[P]):
     """Use from the event loop's thread: `start` for each socket, then `close`."""
 
-    def __init__(self, name: str, make: Callable[[], P], farewell: Callable[[P, str], None] = lambda stranger, why: None):
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], P],
+        farewell: Callable[[P, str], None] = lambda stranger, why: None,
+        *,
+        young_s: float = 0.0,
+    ) -> None:
         """`make` makes the protocol of a connection, for which `know` is called; `farewell` may still say something to one
-        that is put out."""
-        self._name, self._make, self._farewell = name, make, farewell
+        that is put out, which none is before it has stood there for `young_s`."""
+        self._name, self._make, self._farewell, self._young_s = name, make, farewell, young_s
         self._strangers: dict[P, asyncio.Task[None]] = {}
         """Oldest first."""
+        self._since: dict[P, float] = {}
+        self._room = asyncio.Event()
+        """One has left, of `MOST`."""
         self._accepting: list[tuple[socket.socket, asyncio.Task[None]]] = []
         self._known: dict[P, asyncio.Event] = {}
         self._told_at = 0.0
@@ -77,11 +91,29 @@ class Porch(Generic[P]):
                 self._tell(f"no connection can be taken: {exc.strerror}")
                 await asyncio.sleep(PAUSE_S)
                 continue
-            if len(self._strangers) >= MOST:
-                self._put_out(next(iter(self._strangers)), "too many strangers at once")
+            try:
+                await self._make_room()
+            except asyncio.CancelledError:
+                connection.close()
+                raise
             stranger = self._make()
             self._known[stranger] = asyncio.Event()
+            self._since[stranger] = loop.time()
             self._strangers[stranger] = asyncio.create_task(self._host(stranger, self._known[stranger], connection, context))
+            await asyncio.sleep(0)  # it is hosted, and those before it are heard: a backlog is no flood
+
+    async def _make_room(self) -> None:
+        loop = asyncio.get_running_loop()
+        while len(self._strangers) >= MOST:
+            oldest = next(iter(self._strangers))
+            young_for_s = self._since[oldest] + self._young_s - loop.time()
+            if young_for_s <= 0:
+                self._put_out(oldest, "too many strangers at once")
+                return
+            self._room.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(young_for_s):
+                    await self._room.wait()
 
     async def _host(
         self, stranger: P, known: asyncio.Event, connection: socket.socket, context: ssl.SSLContext | None
@@ -97,8 +129,7 @@ class Porch(Generic[P]):
         except OSError:
             pass  # no TLS, or gone
         finally:
-            self._strangers.pop(stranger, None)
-            self._known.pop(stranger, None)
+            self._forget(stranger)
             if isinstance(transport, asyncio.WriteTransport) and not known.is_set():
                 transport.close()
                 asyncio.get_running_loop().call_later(FAREWELL_S, transport.abort)
@@ -107,7 +138,14 @@ class Porch(Generic[P]):
         self.put_out += 1
         self._tell(f"{why}: {self.put_out} were put out since the start")
         self._farewell(stranger, why)
-        self._strangers.pop(stranger).cancel()
+        task = self._strangers[stranger]
+        self._forget(stranger)  # here: a task that is cancelled before its first step never comes to its end
+        task.cancel()
+
+    def _forget(self, stranger: P) -> None:
+        for each in (self._strangers, self._since, self._known):
+            each.pop(stranger, None)
+        self._room.set()
 
     def _tell(self, what: str) -> None:
         now = asyncio.get_running_loop().time()

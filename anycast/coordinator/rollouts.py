@@ -430,29 +430,29 @@ class Rollouts:
             self._stored = body
             self._changed()
         for action in actions:
-            self._perform(action)
+            await self._perform(action)
 
-    def _perform(self, action: Action) -> None:
+    async def _perform(self, action: Action) -> None:
         match action:
             case Stage(version=version, gateways=gateways):
                 content = self._contents[version.hash]
                 if self._frames is None or self._frames[0] != version:
                     self._frames = version, content.frames(version.generation)
-                frames = self._frames[1]
                 for gateway in gateways:
-                    send = functools.partial(self._offer, gateway, frames, content.documents[gateway])
-                    self._say(gateway, f"offer {version.generation}", send)
+                    send = functools.partial(self._offer, gateway, self._frames[1], content.documents[gateway])
+                    await self._say(gateway, f"offer {version.generation}", send)
             case Activate(site=site, version=version):
                 word = Activation(version=1, site=site, generation=version.generation, hash=version.hash)
                 assert self._core is not None
                 for gateway in self._core.rollout.gateways[site]:
                     said = ActivationSent(data=word.data.decode())
-                    self._say(gateway, f"activate {version.generation}", functools.partial(self._send, gateway, said))
+                    await self._say(gateway, f"activate {version.generation}", functools.partial(self._send, gateway, said))
 
-    def _say(self, gateway: str, what: str, send: Callable[[], bool]) -> None:
+    async def _say(self, gateway: str, what: str, send: Callable[[], bool]) -> None:
         now = boottime()
         if now - self._sent.get((gateway, what), -AGAIN_S) >= AGAIN_S and send():
             self._sent[gateway, what] = now
+            await asyncio.sleep(0)  # it may be megabytes, to a thousand: others are heard in between
 
 
 def only_its_sites(who: Caller, rollout: Rollout) -> None:

@@ -22,7 +22,8 @@ from pathlib import Path
 import pydantic
 
 from anycast.content.record import Record
-from anycast.errors import AnycastError, ConfigError, PeerError
+from anycast.errors import AnycastError, ConfigError, DecodeError, PeerError
+from anycast.link_offer import unframed
 from anycast.operators_file import OperatorsFile
 from anycast.policy import acceptance
 from anycast.policy.acceptance import Identity, Refusal
@@ -41,6 +42,8 @@ FAREWELL_S = 1.0
 
 class Kind(enum.StrEnum):
     OFFER = "offer"
+    FRAME = "frame"
+    """An offer as it came over the link, unread."""
     ACTIVATION = "activation"
 
 
@@ -52,7 +55,7 @@ class Work:
     record: Path
     operators: Path
     kind: Kind
-    data: str = ""
+    data: bytes = b""
     """The message; a child reads it behind all else."""
 
     @property
@@ -86,8 +89,12 @@ def judge(work: Work) -> Outcome:
         operators = OperatorsFile(work.operators).read()
     except ConfigError as exc:
         return _refused(work, before, f"{Refusal.UNTRUSTED}: {exc}")
-    judged = acceptance.offer if work.kind is Kind.OFFER else acceptance.activate
-    answer = judged(before, work.me, operators, work.data.encode())
+    try:
+        data = unframed(work.data) if work.kind is Kind.FRAME else work.data
+    except DecodeError as exc:
+        return _refused(work, before, f"{Refusal.MALFORMED}: {exc}")
+    judged = acceptance.activate if work.kind is Kind.ACTIVATION else acceptance.offer
+    answer = judged(before, work.me, operators, data)
     if answer.record is not before:
         try:
             content_store.store(work.record, answer.record)
@@ -100,48 +107,58 @@ def _refused(work: Work, record: Record, why: str) -> Outcome:
     return Outcome(known=known(record, work.me.site), refused=why, reason=Reason.CONTENT_REFUSED)
 
 
-async def judged(work: Work) -> Outcome:
-    """`judge`, where it delays nothing. Raises AnycastError where it could not be done, and then nothing was."""
-    if await asyncio.to_thread(lambda: work.size) <= SMALL:
-        return await asyncio.to_thread(judge, work)
-    told, status, complaint = await _in_child(_WORK.dump_json(dataclasses.replace(work, data="")), work.data.encode())
-    try:
-        if status == 0:
-            return _OUTCOME.validate_json(told)
-    except pydantic.ValidationError as exc:
-        raise PeerError("the judge of contents", "says what means nothing") from exc
-    raise PeerError("the judge of contents", complaint or f"ended with {status}")
+class Judge:
+    """Of one agent: one judgement at a time. Use from the event loop's thread."""
 
+    def __init__(self) -> None:
+        self._last: asyncio.subprocess.Process | None = None
 
-async def _in_child(head: bytes, data: bytes) -> tuple[bytes, int | None, str]:
-    """What it says, its exit status, and the last line that it complained in."""
-    command = (SETPRIV, "--pdeathsig=KILL", *priority.ordinary_prefix(), sys.executable, "-m", "site_agent.content_judge")
-    try:
-        child = await asyncio.create_subprocess_exec(
-            *command, env={"PYTHONPATH": ROOTS, "LANG": "C.UTF-8"}, cwd="/", start_new_session=True,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-    except OSError as exc:
-        raise PeerError("the judge of contents", f"cannot be started: {exc.strerror}") from exc
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            told, complaint = await child.communicate(head + b"\n" + data)
-    except TimeoutError:
-        raise PeerError("the judge of contents", f"took longer than {LIMIT_S:g} s") from None
-    finally:
-        if child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            with contextlib.suppress(TimeoutError):  # one that a dead disk holds does not even die
-                async with asyncio.timeout(FAREWELL_S):
-                    await child.wait()
-    return told, child.returncode, complaint.decode(errors="replace").strip().rpartition("\n")[2]
+    async def judged(self, work: Work) -> Outcome:
+        """`judge`, where it delays nothing. Raises AnycastError where it could not be done, and then nothing was."""
+        # One that a dead disk holds does not even die of SIGKILL: it may still write the record, and many would fill the
+        # memory.
+        if self._last is not None and self._last.returncode is None:
+            raise PeerError("the judge of contents", "the one before was killed and has not ended")
+        if await asyncio.to_thread(lambda: work.size) <= SMALL:
+            return await asyncio.to_thread(judge, work)
+        told, status, complaint = await self._in_child(_WORK.dump_json(dataclasses.replace(work, data=b"")), work.data)
+        try:
+            if status == 0:
+                return _OUTCOME.validate_json(told)
+        except pydantic.ValidationError as exc:
+            raise PeerError("the judge of contents", "says what means nothing") from exc
+        raise PeerError("the judge of contents", complaint or f"ended with {status}")
+
+    async def _in_child(self, head: bytes, data: bytes) -> tuple[bytes, int | None, str]:
+        """What it says, its exit status, and the last line that it complained in."""
+        program = (sys.executable, "-m", "site_agent.content_judge")
+        command = (SETPRIV, "--pdeathsig=KILL", *priority.ordinary_prefix(), *program)
+        try:
+            child = self._last = await asyncio.create_subprocess_exec(
+                *command, env={"PYTHONPATH": ROOTS, "LANG": "C.UTF-8"}, cwd="/", start_new_session=True,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except OSError as exc:
+            raise PeerError("the judge of contents", f"cannot be started: {exc.strerror}") from exc
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                told, complaint = await child.communicate(head + b"\n" + data)
+        except TimeoutError:
+            raise PeerError("the judge of contents", f"took longer than {LIMIT_S:g} s") from None
+        finally:
+            if child.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FAREWELL_S):
+                        await child.wait()
+        return told, child.returncode, complaint.decode(errors="replace").strip().rpartition("\n")[2]
 
 
 def main() -> int:
     """The child."""
     head, _, data = sys.stdin.buffer.read().partition(b"\n")
-    work = dataclasses.replace(_WORK.validate_json(head), data=data.decode())
+    work = dataclasses.replace(_WORK.validate_json(head), data=data)
     try:
         sys.stdout.buffer.write(_OUTCOME.dump_json(judge(work)))
     except AnycastError as exc:

@@ -19,7 +19,7 @@ from anycast.content.envelope import Envelope, Offer
 from anycast.document import Document
 from anycast.errors import AnycastError, DecodeError
 from anycast.events import AlarmCleared, AlarmRaised, Event
-from anycast.link_offer import unpacked
+from anycast.link_offer import data_of
 from anycast.link_wire import (
     ActivationSent,
     ContentHad,
@@ -27,20 +27,21 @@ from anycast.link_wire import (
     ContentWanted,
     OfferPacked,
     OfferSent,
+    OfferUnread,
     VersionTold,
 )
 from anycast.policy.acceptance import Identity, Refusal
 from anycast.reasons import Reason
 from site_agent import content_store
 from site_agent.content_brief import Brief, Known, known
-from site_agent.content_judge import Kind, Outcome, Work, judged
+from site_agent.content_judge import Judge, Kind, Outcome, Work
 from site_agent.paths import Paths
 
 WAITING = 8
 """Messages that may wait for the disk; a coordinator says everything again."""
 REASONS = (Reason.CONTENT_REFUSED, Reason.GENERATION_SPLIT)
 
-Sent = OfferSent | OfferPacked | ActivationSent
+Sent = OfferSent | OfferPacked | OfferUnread | ActivationSent
 
 
 class Contents:
@@ -66,6 +67,7 @@ class Contents:
         """What was active before what is."""
         self._leaving = False
         """This agent runs by what was active before, and ends: the next one will run by what is."""
+        self._judging = Judge()
         self._alarms: set[Reason] = set()
 
     def start(self) -> None:
@@ -132,13 +134,16 @@ class Contents:
             self._activated(outcome.known.active)
 
     async def _judge(self, message: Sent, before: Known) -> Outcome:
-        kind = Kind.ACTIVATION if isinstance(message, ActivationSent) else Kind.OFFER
         try:
-            # First whole: what a message unpacks to says how much work it is.
-            data = await asyncio.to_thread(unpacked, message) if isinstance(message, OfferPacked) else message.data
+            if isinstance(message, OfferUnread):
+                kind, data = Kind.FRAME, message.frame
+            else:
+                kind = Kind.ACTIVATION if isinstance(message, ActivationSent) else Kind.OFFER
+                # First whole: what a message unpacks to says how much work it is.
+                data = await asyncio.to_thread(data_of, message)
         except DecodeError as exc:
             return Outcome(known=before, refused=f"{Refusal.MALFORMED}: {exc}", reason=Reason.CONTENT_REFUSED)
-        return await judged(
+        return await self._judging.judged(
             Work(me=self._me, record=self._paths.contents, operators=self._paths.operators, kind=kind, data=data)
         )
 

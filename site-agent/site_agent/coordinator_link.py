@@ -26,7 +26,7 @@ from anycast.document import Document
 from anycast.errors import AnycastError, DecodeError, PeerError, first_failure
 from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.link_offer import PACKED
-from anycast.link_stream import read_message
+from anycast.link_stream import read_message, read_sent
 from anycast.link_wire import (
     Ack,
     ActivationSent,
@@ -38,6 +38,7 @@ from anycast.link_wire import (
     Hello,
     OfferPacked,
     OfferSent,
+    OfferUnread,
     Report,
     Welcome,
 )
@@ -59,7 +60,7 @@ TOLD_AFTER_S = 10.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-Sent = OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold | EventsKept
+Sent = OfferSent | OfferPacked | OfferUnread | ActivationSent | ContentWanted | DarknessTold | EventsKept
 
 
 class CoordinatorLink:
@@ -167,7 +168,7 @@ class CoordinatorLink:
             self._believe(writer.get_extra_info("ssl_object").getpeercert(binary_form=True), loaded)
             writer.write(link_wire.encode(self._hello()))
             async with asyncio.timeout(CONNECT_LIMIT_S):
-                welcome = await read_message(reader, link_wire.LONGEST_OFFER)
+                welcome = await read_message(reader)
             if not isinstance(welcome, Welcome) or not link_wire.OLDEST <= welcome.protocol <= link_wire.NEWEST:
                 raise PeerError("coordinator", "does not begin with a welcome of a known protocol")
             self._welcome, self._problem, self._welcomed_at = welcome, "", boottime()
@@ -218,11 +219,10 @@ class CoordinatorLink:
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while True:
-            async with asyncio.timeout(SILENT_LIMIT_S):
-                message = await read_message(reader, link_wire.LONGEST_OFFER)
+            message = await read_sent(reader, SILENT_LIMIT_S)
             if isinstance(message, Ack):
                 self._acked_at, self._seen = boottime(), message.seen
-            elif isinstance(message, OfferSent | OfferPacked | ActivationSent | ContentWanted | DarknessTold | EventsKept):
+            elif isinstance(message, Sent):
                 self._sent(message)
 
 

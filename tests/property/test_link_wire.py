@@ -7,7 +7,7 @@ import json
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from anycast import link_wire
@@ -100,7 +100,7 @@ def test_an_offer_arrives_the_same_whole_and_packed(content: str, document: str,
     frames, offer = OfferFrames(envelope), Offer(version=1, envelope=envelope, document=document)
     whole, packed = (link_wire.decode(frames.frame(document, takes)[4:]) for takes in ((), ("newer", PACKED)))
     assert isinstance(whole, OfferSent) and isinstance(packed, OfferPacked)
-    assert whole.data.encode() == unpacked(packed).encode() == offer.data
+    assert whole.data.encode() == unpacked(packed) == offer.data
     assert decode_offer(offer.data) == offer
 
 
@@ -108,12 +108,40 @@ def packed(data: bytes, cut: int) -> str:
     return base64.b64encode(zlib.compress(data)[: -cut or None]).decode()
 
 
-@given(st.text(max_size=64) | st.builds(packed, st.binary(max_size=64), st.integers(0, 8)))
-def test_what_is_packed_badly_is_refused_and_never_more_than_may_be(envelope: str) -> None:
+any_text = st.text(st.characters(exclude_categories=()), max_size=64)
+"""Also what JSON can name and UTF-8 cannot: half a character."""
+
+
+@given(any_text | st.builds(packed, st.binary(max_size=64), st.integers(0, 8)), any_text)
+@example(packed(b"{}", 0), "\ud800")
+def test_what_is_packed_badly_is_refused_and_never_more_than_may_be(envelope: str, document: str) -> None:
+    sent = link_wire.decode(json.dumps({"kind": "offer_packed", "envelope": envelope, "document": document}).encode())
+    assert isinstance(sent, OfferPacked)
     try:
-        unpacked(OfferPacked(envelope=envelope, document="{}"))
+        assert isinstance(unpacked(sent), bytes)
     except DecodeError:
         pass
+
+
+@given(st.binary(max_size=link_wire.HEAD))
+def test_any_head_is_an_offer_or_passed_over_or_refused(head: bytes) -> None:
+    try:
+        link_wire.is_long_offer(head)
+    except DecodeError:
+        pass
+
+
+def test_a_frame_is_long_only_if_its_head_says_that_it_is_an_offer() -> None:
+    envelope = Envelope(version=1, generation=1, content="x", signature=Signature(key="0" * 32, value="AA=="))
+    frames = OfferFrames(envelope)
+    ours = [frames.frame("{}", takes)[4:] for takes in ((), (PACKED,))]
+    ours.append(link_wire.encode(OfferSent(data="x"))[4:])
+    assert all(link_wire.is_long_offer(frame[: link_wire.HEAD]) for frame in ours)
+    assert not link_wire.is_long_offer(b'{ "kind" : "something_newer", "x":')
+    none = (b'{"data":"x","kind":"offer"}', b'{"kind":"ack","number":1', b'{"kind":"welcome",', b"[[[[", b'{"kind":"offer')
+    for head in none:
+        with pytest.raises(DecodeError, match="256 KiB"):
+            link_wire.is_long_offer(head)
 
 
 def test_a_bomb_is_not_unpacked() -> None:

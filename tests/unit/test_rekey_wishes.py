@@ -29,7 +29,7 @@ def tunnel(number: int, *, rekey_in_s: int | None = 1800, life_in_s: int = 2160,
 
 
 def view(*tunnels: Tunnel, ike: dict[bytes, IkeSa] | None = None) -> CharonView:
-    return CharonView(frozenset(), list(tunnels), ike or {})
+    return CharonView(frozenset(), tunnels=list(tunnels), ike=ike or {})
 
 
 def spis(number: int) -> bytes:
