@@ -39,8 +39,8 @@ LOOK_EVERY_S = 5.0
 UNSENT = 256 * 1024
 """Bytes that may wait for one agent, besides the last offer; who reads nothing is left."""
 OFFERS_AT_ONCE = 64 << 20
-"""Bytes of unpacked offers under way to all agents together: those of a large fleet would be gigabytes, and a minute without an
-acknowledgement. What finds no room is for a later look."""
+"""Bytes of unpacked offers under way to all agents together: those of a large fleet would be gigabytes, and a minute without
+an acknowledgement. What finds no room is for a later look."""
 UNDER_WAY_S = 10.0
 """Longer than that no offer takes another's room: a narrow way, or one who does not read, must not hold up a fleet."""
 
