@@ -219,12 +219,16 @@ class _Planner:
         """What nobody asks for any more, and what was replaced, rests. What rested long enough is forgotten."""
         # A site that writes what it has under another of its keys gives up nothing.
         written = {(each.site, each.value) for each in self._held.values() if each.pinned}
-        for key, old in self._before.items():
+        # Nor is anything given up that another one had, too, and goes on having: a LAN behind several sites.
+        before = self._before
+        staying = (old for key, old in before.items() if (new := self._held.get(key)) and new.value == old.value)
+        shared = {old.value for old in staying if old.kind is not Kind.ROUTER_ID}
+        for key, old in before.items():
             new = self._held.get(key)
             if new is old or (new is not None and new.value == old.value):
                 continue
-            if old.kind is not Kind.ROUTER_ID and (old.site, old.value) not in written:
-                self._resting.setdefault(key, []).append(Resting(key, old.kind, old.value, old.source, self._today))
+            if self._was_given(old) and old.value not in shared and (old.site, old.value) not in written:
+                self._rest(old)
             if new is None and key not in self._wanted.wants:
                 self._changes.append(Change("freed", key, old.value, ""))
         for key in list(self._resting):
@@ -234,6 +238,17 @@ class _Planner:
                 for each in self._resting[key]
                 if each.freed > self._still_resting_after and (own is None or own.value != each.value)
             ]
+
+    def _was_given(self, old: Allocation) -> bool:
+        """Whether the plan gave it out, or the file did from what the plan gives out. What somebody else gave is theirs to
+        give again."""
+        if old.kind is Kind.ROUTER_ID:
+            return False
+        around = self._before.get(old.source)
+        return not old.pinned or old.kind is Kind.SPI_LABEL or bool(old.source and (around is None or around.source))
+
+    def _rest(self, old: Allocation) -> None:
+        self._resting.setdefault(old.key, []).append(Resting(old.key, old.kind, old.value, old.source, self._today))
 
     # What is new
 
