@@ -19,6 +19,7 @@ from anycast.prefixes.allocation import Allocation, Kind, Lock, Resting
 from anycast.prefixes.blocks import Blocks
 from anycast.prefixes.conflicts import conflicts
 from anycast.prefixes.numbers import WIDTH, Range, address, plain, prefix, read
+from anycast.prefixes.renames import under_new_names
 from anycast.prefixes.sizes import given_out, length_for
 from anycast.prefixes.space import Space
 from anycast.prefixes.spi import LABELS
@@ -65,6 +66,8 @@ class _Planner:
             if (found := read(str(network))) is not None
         ]
         self._before: dict[str, Allocation] = {}
+        self._displaced: list[Allocation] = []
+        """What a site had whose name is another one's now."""
         self._held: dict[str, Allocation] = {}
         self._resting: dict[str, list[Resting]] = {}
         """By key, the last one given up at the end."""
@@ -101,19 +104,11 @@ class _Planner:
     # What there is already
 
     def _rename(self) -> None:
-        self._before = dict(self._lock.held)
-        resting = self._lock.resting
-        if renamed := self._wanted.renamed:
-            self._before = {}
-            for each in self._lock.held.values():
-                key, source = _renamed(each.key, renamed), _renamed(each.source, renamed)
-                self._before[key] = each._replace(key=key, source=source)
-                if key != each.key:
-                    self._changes.append(Change("renamed", key, each.key, each.value))
-            resting = tuple(
-                each._replace(key=_renamed(each.key, renamed), source=_renamed(each.source, renamed)) for each in resting
-            )
-        for rest in sorted(resting, key=lambda rest: (rest.freed, rest)):
+        found = under_new_names(self._lock, self._wanted.renamed, self._wanted.wants)
+        self._before, self._displaced = found.held, found.displaced
+        self._findings += found.findings
+        self._changes += [Change("renamed", key, old, found.held[key].value) for key, old in found.former.items()]
+        for rest in sorted(found.resting, key=lambda rest: (rest.freed, rest)):
             self._resting.setdefault(rest.key, []).append(rest)
 
     def _keep(self) -> None:
@@ -227,10 +222,14 @@ class _Planner:
             new = self._held.get(key)
             if new is old or (new is not None and new.value == old.value):
                 continue
-            if self._was_given(old) and old.value not in shared and (old.site, old.value) not in written:
+            if self._was_given(old, before) and old.value not in shared and (old.site, old.value) not in written:
                 self._rest(old)
             if new is None and key not in self._wanted.wants:
                 self._changes.append(Change("freed", key, old.value, ""))
+        for old in self._displaced:
+            if self._was_given(old, self._lock.held) and old.value not in shared:
+                self._rest(old)
+            self._changes.append(Change("freed", old.key, old.value, ""))
         for key in list(self._resting):
             own = self._held.get(key)
             self._resting[key] = [
@@ -239,12 +238,12 @@ class _Planner:
                 if each.freed > self._still_resting_after and (own is None or own.value != each.value)
             ]
 
-    def _was_given(self, old: Allocation) -> bool:
+    def _was_given(self, old: Allocation, among: dict[str, Allocation]) -> bool:
         """Whether the plan gave it out, or the file did from what the plan gives out. What somebody else gave is theirs to
         give again."""
         if old.kind is Kind.ROUTER_ID:
             return False
-        around = self._before.get(old.source)
+        around = among.get(old.source)
         return not old.pinned or old.kind is Kind.SPI_LABEL or bool(old.source and (around is None or around.source))
 
     def _rest(self, old: Allocation) -> None:
@@ -430,10 +429,3 @@ def _first_pool(key: str) -> str:
     """The first pool beside which the second one of that key stands; of anything else a key that nothing has."""
     steps = key.split(".")
     return f"sites.{steps[1]}.pools.{steps[-1]}"
-
-
-def _renamed(key: str, renamed: dict[str, str]) -> str:
-    if not key.startswith("sites."):
-        return key
-    site, dot, rest = key[len("sites.") :].partition(".")
-    return f"sites.{renamed.get(site, site)}{dot}{rest}"

@@ -44,3 +44,49 @@ def test_what_a_provider_gave_is_the_providers_to_give_again() -> None:
     made = plan(asked(text), lock, DAY)
     assert made.findings == ()
     assert {each.kind for each in made.lock.resting} >= {Kind.POOL, Kind.SPI_LABEL}
+
+
+def gateways(*names: str) -> dict[str, Any]:
+    side = {"interface": "eth1"}
+    return {name: {"uplink": side, "inside": side, "management": side} for name in names}
+
+
+def two_sites() -> dict[str, Any]:
+    uses = ["anycast", "unicast", "pools", "management", "uplink", "inside"]
+    sites = {name: {**site(clients=60), "gateways": gateways(f"{name}-gw1")} for name in ("fra", "sin")}
+    return tree({"all4": (block(1, 18), uses)}, sites)
+
+
+@pytest.mark.parametrize(("goes", "stays"), [("sin", "fra"), ("fra", "sin")])
+def test_a_site_takes_the_name_of_one_that_goes_in_the_same_edit(goes: str, stays: str) -> None:
+    text = two_sites()
+    lock = plan(asked(text), nothing("world"), DAY).lock
+    text["sites"] = {goes: {**text["sites"][stays], "formerly": stays}}
+    made = plan(asked(text), lock, DAY)
+    assert made.findings == ()
+    had = {key.removeprefix(f"sites.{stays}."): row.value for key, row in lock.held.items() if row.site == stays}
+    has = {key.removeprefix(f"sites.{goes}."): row.value for key, row in made.lock.held.items() if row.site == goes}
+    assert has == had
+    assert {(each.key, each.value) for each in made.lock.resting} == {
+        (key, row.value) for key, row in lock.held.items() if row.site == goes and row.kind is not Kind.ROUTER_ID
+    }
+    assert {each.what for each in made.changes} == {"renamed", "freed"}
+    assert plan(asked(text), made.lock, DAY).changes == (), "it may go on saying so"
+
+
+def test_a_site_that_goes_on_cannot_also_be_what_another_one_was() -> None:
+    text = two_sites()
+    lock = plan(asked(text), nothing("world"), DAY).lock
+    del text["sites"]["sin"]
+    text["sites"]["fra"]["formerly"] = "sin"
+    made = plan(asked(text), lock, DAY)
+    assert [(each.path, each.what) for each in made.findings] == [
+        (
+            ("sites", "fra", "formerly"),
+            "sin, but fra is there already and goes on (its gateway fra-gw1 does): take this out,"
+            " and what sin had will rest",
+        )
+    ]
+    del text["sites"]["fra"]["formerly"]
+    followed = plan(asked(text), lock, DAY)
+    assert followed.findings == () and {each.what for each in followed.changes} == {"freed"}
