@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import ipaddress
+import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 WIDTH = {"ipv4": 32, "ipv6": 128}
@@ -27,6 +30,26 @@ class Range(NamedTuple):
 
     def holds(self, other: Range) -> bool:
         return self.family == other.family and self.start <= other.start and other.behind <= self.behind
+
+
+class Ranges:
+    """Many ranges, of which it is asked whether one meets any."""
+
+    def __init__(self, ranges: Iterable[Range]) -> None:
+        rows: dict[str, list[Range]] = {family: [] for family in WIDTH}
+        for each in ranges:
+            rows[each.family].append(each)
+        self._starts: dict[str, list[int]] = {}
+        self._reach: dict[str, list[int]] = {}
+        """How far what begins up to there reaches."""
+        for family, found in rows.items():
+            found.sort()
+            self._starts[family] = [each.start for each in found]
+            self._reach[family] = list(itertools.accumulate((each.behind for each in found), max))
+
+    def meet(self, other: Range) -> bool:
+        at = bisect.bisect_left(self._starts[other.family], other.behind)
+        return at > 0 and self._reach[other.family][at - 1] > other.start
 
 
 @functools.lru_cache(maxsize=1 << 18)

@@ -18,7 +18,7 @@ from anycast.fleet.finding import Finding
 from anycast.prefixes.allocation import Allocation, Kind, Lock, Resting
 from anycast.prefixes.blocks import Blocks
 from anycast.prefixes.conflicts import conflicts
-from anycast.prefixes.numbers import WIDTH, Range, address, plain, prefix, read
+from anycast.prefixes.numbers import WIDTH, Range, Ranges, address, plain, prefix, read
 from anycast.prefixes.renames import under_new_names
 from anycast.prefixes.sizes import given_out, length_for
 from anycast.prefixes.space import Space
@@ -65,6 +65,8 @@ class _Planner:
             for network in networks
             if (found := read(str(network))) is not None
         ]
+        self._others = Ranges(found for _, found in self._foreign)
+        self._written = Ranges(wanted.written)
         self._before: dict[str, Allocation] = {}
         self._displaced: list[Allocation] = []
         """What a site had whose name is another one's now."""
@@ -156,8 +158,9 @@ class _Planner:
         """Take what the file writes. What it writes wrongly is said when it is read."""
         value, source = want.pin, ""
         if want.kind is Kind.SPI_LABEL:
-            if not (value.isascii() and value.isdecimal()) or int(value) not in LABELS:
+            if not (value.isascii() and value.isdecimal()) or len(value) > 9 or int(value) not in LABELS:
                 return
+            value = str(int(value))
         else:
             found = read(value)
             if found is None or found.family != want.family:
@@ -182,9 +185,11 @@ class _Planner:
             if want.use:
                 if want.at is not None and not (found.start <= want.at < found.behind):
                     return None
-                if not self._blocks.still(old.source, found, want.use):
-                    source = self._blocks.of(found, want.use)
-                self._judge_place(want, old, found, source)
+                around = self._range_of(old.source) if want.kind is Kind.TUNNEL else None
+                if around is None or not around.holds(found):  # a tunnel stays in the unicast prefix that it ended in
+                    if not self._blocks.still(old.source, found, want.use):
+                        source = self._blocks.of(found, want.use)
+                    self._judge_place(want, old, found, source)
             else:
                 around = self._around(want)
                 if around is None or not around.holds(found):
@@ -313,8 +318,9 @@ class _Planner:
                 refused[want.family, want.use].append(want)
         self._findings += self._blocks.too_small(refused, spaces)
 
-    def _return(self, want: Want) -> bool:
-        """Who asks again while it rests gets back what was its own. It was taken as long as it rested."""
+    def _return(self, want: Want, *taken: set[int]) -> bool:
+        """Who asks again while it rests gets back what was its own. It was taken as long as it rested, but for what the
+        file writes. `taken`: addresses around that are somebody's."""
         for rest in reversed(self._resting.get(want.key, [])):
             found = _range(rest)
             if found is None or found.family != want.family:
@@ -322,9 +328,12 @@ class _Planner:
             if want.use:
                 larger = want.kind in (Kind.POOL, Kind.SUBNET) and found.length <= want.length
                 fits = (found.length == want.length or larger) and bool(self._blocks.of(found, want.use))
-                fits = fits and not any(_meet(found, other) for _, other in self._foreign)
+                fits = fits and not self._others.meet(found)
+                # What stands in a LAN is written in it.
+                fits = fits and (want.kind is Kind.SUBNET or not self._written.meet(found))
             else:
                 fits = found.single and (around := self._around(want)) is not None and around.holds(found)
+                fits = fits and not any(found.start in each for each in taken)
             if fits:
                 self._resting[want.key].remove(rest)
                 self._hold(want, rest.value, found if want.use else None, returned=True)
@@ -344,12 +353,13 @@ class _Planner:
         new = [want for want in self._pending if want.parent]
         lans = {"management" if ".management." in want.key else want.parent for want in new}
         used: dict[str, set[int]] = {lan: set() for lan in lans}
+        resting: dict[str, set[int]] = {lan: set() for lan in lans}
         for record in self._records() if lans else ():
             lan = record.source
             if "management" in lans and ".management." in record.key:
                 lan = "management"
             if lan in lans and (found := _range(record)) is not None and found.single:
-                used[lan].add(found.start)
+                (resting if isinstance(record, Resting) else used)[lan].add(found.start)
         written: dict[str, set[int]] = {family: set() for family in WIDTH}
         for each in self._wanted.written:
             if each.single:
@@ -360,13 +370,16 @@ class _Planner:
                 self._follow(want)
                 continue
             around = self._around(want)
-            if around is None or self._return(want):
+            if around is None:
                 continue  # no prefix: it was refused, and that was said
-            there = used["management" if ".management." in want.key else want.parent]
+            lan = "management" if ".management." in want.key else want.parent
+            there, rests = used[lan], resting[lan]
+            if self._return(want, there, written[want.family]):
+                continue
             ends = 0 if around.length >= WIDTH[want.family] - 1 else 1  # RFC 3021, RFC 6164
             number = max(after.get(want.parent, 0), around.start + ends)
             last = around.behind - (ends if want.family == "ipv4" else 0)
-            while number < last and (number in there or number in written[want.family]):
+            while number < last and (number in there or number in rests or number in written[want.family]):
                 number += 1
             if number >= last:
                 holds = last - around.start - ends
@@ -394,16 +407,24 @@ class _Planner:
         if not any(want.kind is Kind.SPI_LABEL for want in self._pending):
             return
         used = {int(each.value) for each in self._records() if each.kind is Kind.SPI_LABEL}
+        held = {each.value for each in self._held.values() if each.kind is Kind.SPI_LABEL}
         free = iter(LABELS)
         for want in self._pending:
             if want.kind is not Kind.SPI_LABEL:
                 continue
-            if rested := self._resting.get(want.key):
-                self._hold(want, rested.pop().value, returned=True)
+            rested = [each for each in self._resting.get(want.key, ()) if each.value not in held]
+            if rested:
+                self._resting[want.key].remove(rested[-1])
+                self._hold(want, rested[-1].value, returned=True)
             elif (number := next((each for each in free if each not in used), None)) is not None:
                 self._hold(want, str(number))
             else:
                 self._findings.append(Finding(want.path, f"no SPI label is free: there are {len(LABELS)}"))
+
+    def _range_of(self, key: str) -> Range | None:
+        """Of what is held under that key."""
+        record = self._held.get(key)
+        return None if record is None else read(record.value)
 
     def _around(self, want: Want) -> Range | None:
         """The prefix that an address lies in; None where nobody has it."""
@@ -419,10 +440,6 @@ class _Planner:
 
 def _range(each: Allocation | Resting) -> Range | None:
     return None if each.kind is Kind.SPI_LABEL else read(each.value)
-
-
-def _meet(one: Range, other: Range) -> bool:
-    return one.family == other.family and one.start < other.behind and other.start < one.behind
 
 
 def _first_pool(key: str) -> str:

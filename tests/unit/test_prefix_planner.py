@@ -321,3 +321,63 @@ def test_a_lock_of_another_fleet_is_refused() -> None:
 def test_what_is_of_others_is_not_taken(seen: bool) -> None:
     more = {"foreign": {"office": [pool(0, 25)]}} if seen else {}
     assert value(planned(world({"a": site(clients=60)}, **more)), "sites.a.pools.ipv4") == pool(128 if seen else 0, 26)
+
+
+def test_a_pin_makes_ones_own_prefix_wider_or_narrower() -> None:
+    text = world({"a": site(clients=60)})
+    first = planned(text)
+    for own in (pool(0, 27), pool(0, 25)):
+        text["sites"] = {"a": site(clients=5, pools={"ipv4": own})}
+        made = planned(text, first.lock)
+        assert made.findings == () and value(made, "sites.a.pools.ipv4") == own
+
+
+def lan(**written: Any) -> dict[str, Any]:
+    text = tree({"lans": (block(3, 24), ["management"])}, {"a": site(clients=5, gateways=2), "b": site(clients=5)})
+    for key, value in written.items():
+        gateway, _, name = key.partition("_")
+        text["sites"]["a"]["gateways"][gateway]["management"][name] = value
+    return text
+
+
+def test_an_address_or_a_label_that_rests_is_not_written_elsewhere_and_comes_back_only_if_nobody_has_it() -> None:
+    first = planned(lan())
+    key, mine = "sites.a.gateways.gw1.management.ipv4", value(first, "sites.a.gateways.gw1.management.ipv4")
+    without = lan()
+    del without["sites"]["a"]["gateways"]["gw1"], without["sites"]["b"]
+    rested = planned(without, first.lock)
+    pinned = lan(gw0_ipv4=mine)
+    del pinned["sites"]["a"]["gateways"]["gw1"]
+    pinned["sites"]["a"]["spi_label"] = "2"
+    early = plan(asked({**pinned, "sites": {"a": pinned["sites"]["a"]}}), rested.lock, DAY + datetime.timedelta(days=2))
+    assert [each.what for each in early.findings] == [
+        f"{mine} is what {key} gave up on 2026-11-29, and still rests",
+        "2 is what sites.b.spi_label gave up on 2026-11-29, and still rests",
+    ]
+    held = {**rested.lock.held}
+    for other, written in (("sites.a.gateways.gw0.management.ipv4", mine), ("sites.a.spi_label", "2")):
+        held[other] = held[other]._replace(value=written, pinned=True)
+    back = lan(gw0_ipv4=mine)
+    back["sites"]["a"]["spi_label"] = "2"
+    made = plan(asked(back), rested.lock._replace(held=held), DAY + datetime.timedelta(days=2))
+    assert value(made, key) != mine and value(made, "sites.b.spi_label") != "2"
+
+
+def test_what_the_file_writes_meanwhile_does_not_come_back() -> None:
+    text = world({"a": site(clients=60), "b": site(clients=60)})
+    first = planned(text)
+    without = copy.deepcopy(text)
+    del without["sites"]["a"]
+    lock = planned(without, first.lock).lock
+    text["service"]["dns"] = [str(BASE + 9)]
+    assert value(planned(text, lock), "sites.a.pools.ipv4") == pool(128, 26)
+
+
+def test_ends_of_tunnels_stay_where_they_are_when_a_block_for_them_comes() -> None:
+    text = world({"a": site(clients=5)})
+    first = planned(text)
+    text["addressing"]["blocks"]["tunnels4"] = {"prefix": block(7, 24), "use": ["tunnels"]}
+    made = planned(text, first.lock)
+    assert made.findings == () and made.changes == ()
+    text["sites"]["b"] = site(clients=5)
+    assert planned(text, first.lock).lock.held["sites.b.tunnel.ipv4"].source == "tunnels4"
