@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from typing import Any
 
 from anycast.errors import ConfigError, Problem
@@ -18,6 +19,27 @@ from anycast.prefixes.allocation import PREFIXES, Allocation, Kind, Lock, Restin
 from anycast.prefixes.numbers import plain, prefix, read
 
 VERSION = 1
+_NAME, _FAMILY = r"[a-z0-9-]{1,63}", r"\.ipv[46]"
+_SERVICE, _SITE = rf"(?:service|addressing\.services\.{_NAME})", rf"sites\.{_NAME}"
+_SHAPES = {
+    Kind.COVERING: rf"{_SERVICE}\.prefixes{_FAMILY}",
+    Kind.VIP: rf"{_SERVICE}\.vips{_FAMILY}",
+    Kind.UNICAST_PREFIX: rf"{_SITE}\.unicast_prefix{_FAMILY}",
+    Kind.SERVICE_ADDRESS: rf"{_SITE}\.service_address{_FAMILY}",
+    Kind.TUNNEL: rf"{_SITE}\.tunnel{_FAMILY}",
+    Kind.POOL: rf"{_SITE}\.(?:pools|more_pools\.{_NAME}){_FAMILY}",
+    Kind.SUBNET: rf"{_SITE}\.(?:management|uplink|inside|subnets\.{_NAME}){_FAMILY}",
+    Kind.ADDRESS: (
+        rf"{_SITE}\.(?:gateways\.{_NAME}\.(?:management|uplink|inside)|(?:upstreams|inside_routers)\.{_NAME}\.address)"
+        rf"{_FAMILY}"
+    ),
+    Kind.VRRP: rf"{_SITE}\.vrrp\.(?:outside|inside){_FAMILY}",
+    Kind.ROUTER_ID: rf"{_SITE}\.gateways\.{_NAME}\.router_id",
+    Kind.SPI_LABEL: rf"{_SITE}\.spi_label",
+}
+"""What is filled in under a key is a value of the fleet file: of none that no plan gives out."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_is_key_of = {kind: re.compile(shape).fullmatch for kind, shape in _SHAPES.items()}
 MAX_CHARACTERS = 64 << 20
 """500 sites with 200 prefixes each are about 20 MB."""
 _MOST_PROBLEMS = 20
@@ -123,6 +145,12 @@ def _record(record: Any) -> Allocation | Resting:
         raise ValueError("is no record: an object with key, kind, value, source, and since or freed") from exc
     if not all(type(text) is str for text in (key, value, source, day, why)) or type(pinned) is not bool:
         raise ValueError("is no record: key, value, source, since, freed and why are text, pinned is true or false")
+    if not (source + why).isascii() and _SURROGATE.search(source + why):
+        raise ValueError("is no record: half of a surrogate pair is no character")
+    if not _is_key_of[kind](key):
+        raise ValueError(f"{show(key)} is not the key of a {kind} (docs/prefixes.md)")
+    if (":" in value) != key.endswith(".ipv6"):
+        raise ValueError(f"{show(value)} is of the other family than {key}")
     if not _is_day(day):
         raise ValueError(f"{show(day)} is not a day (2026-11-29)")
     if not _is_value(kind, value):

@@ -18,6 +18,7 @@ from anycast.fleet.finding import Finding
 from anycast.prefixes.allocation import Allocation, Kind, Lock, Resting
 from anycast.prefixes.blocks import Blocks
 from anycast.prefixes.conflicts import conflicts
+from anycast.prefixes.filling import of_another_fleet
 from anycast.prefixes.numbers import WIDTH, Range, Ranges, address, plain, prefix, read
 from anycast.prefixes.renames import under_new_names
 from anycast.prefixes.sizes import given_out, length_for
@@ -97,8 +98,8 @@ class _Planner:
                 continue  # with something that cannot be read, and reading the file says so
             what = "has no clients, by which its pools are sized; write `clients`, or `addressing.clients` for all sites"
             self._findings.append(Finding(path[:2], what))
-        if self._lock.fleet != self._wanted.fleet:
-            self._findings.append(Finding(("fleet",), f"is {self._wanted.fleet}, and the lock file of {self._lock.fleet}"))
+        if (strange := of_another_fleet(self._wanted.fleet, self._lock)) is not None:
+            self._findings.append(strange)
         changed = bool(self._changes) or self._held != self._lock.held
         after = Lock(self._wanted.fleet, self._held, self._all_resting()) if changed else self._lock
         return Planned(after, tuple(sorted(self._changes, key=lambda each: each.key)), tuple(self._findings))

@@ -86,6 +86,11 @@ LINE = '{"key":"sites.a.pools.ipv4","kind":"pool","since":"2026-11-29","source":
         ([LINE.replace("2026-11-29", "2026-11-31")], 'fleet.lock:2:1: "2026-11-31" is not a day (2026-11-29)'),
         ([LINE.replace('"b"', "7")], "fleet.lock:2:1: is no record: key, value, source, since, freed and why are text"),
         ([LINE.replace('"pool"', '"pond"')], "fleet.lock:2:1: is no record"),
+        ([LINE.replace("pools.ipv4", "capacity")], 'fleet.lock:2:1: "sites.a.capacity" is not the key of a pool'),
+        ([LINE.replace('"pool"', '"subnet"')], 'fleet.lock:2:1: "sites.a.pools.ipv4" is not the key of a subnet'),
+        ([LINE.replace("pools.ipv4", "pools.ipv6")], 'fleet.lock:2:1: "192.0.2.0/26" is of the other family than sites.a'),
+        ([LINE.replace("sites.a", "sites.\\ud800")], 'fleet.lock:2:1: "sites.\\ud800.pools.ipv4" is not the key'),
+        ([LINE.replace('"b"', '"\\uDfff"')], "fleet.lock:2:1: is no record: half of a surrogate pair is no character"),
     ],
 )
 def test_a_lock_that_means_nothing_is_refused_with_its_line(lines: list[str], what: str) -> None:
@@ -166,6 +171,20 @@ def test_a_fleet_that_writes_every_address_comes_to_planning_without_a_change(na
     assert {each.what for each in planned.changes} == {"unpinned"}
     for fleet in (pinned.fleet, planned.fleet):
         assert {gateway: each.hash for gateway, each in compile_fleet(fleet).items()} == before
+
+
+def test_the_lock_of_another_fleet_fills_in_nothing(fleet: Path) -> None:
+    what = (
+        "fleet.yaml:3:8: fleet: is planned, and the lock file of other: if that is what this fleet was called, write the new"
+        " name into the first line of the lock file, too"
+    )
+    with pytest.raises(ConfigError) as caught:
+        loads(TEXT, lock=LOCK._replace(fleet="other"))
+    assert [str(each) for each in caught.value.problems] == [what]
+    lock_of(fleet).write_text(encode_lock(LOCK._replace(fleet="other")))
+    for words in (("check", fleet), ("prefixes", "plan", fleet)):
+        done = anycast(*words)
+        assert done.returncode == PrefixesExit.UNUSABLE and what in done.stderr
 
 
 def test_a_record_of_what_the_file_does_not_have_fills_in_nothing() -> None:

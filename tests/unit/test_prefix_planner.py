@@ -313,7 +313,8 @@ def test_nothing_is_planned_in_a_family_that_no_block_is_for() -> None:
 
 def test_a_lock_of_another_fleet_is_refused() -> None:
     assert [each.what for each in plan(asked(world({"a": site(clients=5)})), nothing("other"), DAY).findings] == [
-        "is world, and the lock file of other"
+        "is world, and the lock file of other: if that is what this fleet was called, write the new name into the first line"
+        " of the lock file, too"
     ]
 
 
