@@ -55,14 +55,21 @@ def _day(text: str | None) -> datetime.date:
     if text is None:
         return datetime.datetime.now(datetime.UTC).date()
     try:
-        return datetime.date.fromisoformat(text)
+        day = datetime.date.fromisoformat(text)
     except ValueError as exc:
         raise ConfigError([Problem("--on", f"{text!r} is not a day (2026-11-29)")]) from exc
+    if not 2000 <= day.year < 3000:
+        raise ConfigError([Problem("--on", f"{day} is no day of this millennium")])
+    return day
 
 
 def _planned(file: Path, on: str | None) -> FilePlan:
     gc.disable()  # this process ends with all that it made; looking for rubbish among it took a third of the time
-    return plan_file(read_text(file), load_lock(lock_of(file)), _day(on), file=str(file))
+    lock = load_lock(lock_of(file))
+    made = plan_file(read_text(file), lock, _day(on), file=str(file))
+    if lock is None:
+        typer.echo(f"no {lock_of(file)} yet: planned from nothing", err=True)
+    return made
 
 
 @app.command()

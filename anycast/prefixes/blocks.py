@@ -88,6 +88,11 @@ class Blocks:
         """
         blocks, lacking = {}, {}
         sums: dict[str, int] = defaultdict(int)
+        none = {pair for pair in refused if not any(pair[1] in each.uses for each in self._of[pair[0]])}
+        for family, use in sorted(none):
+            for want in refused[family, use]:
+                yield Finding(want.path, f"no {family} block has {use} in its use")
+        refused = {pair: wants for pair, wants in refused.items() if pair not in none}
         for (family, use), wants in refused.items():
             having = (each for each in self._of[family] if use in each.uses)
             block = blocks[family, use] = min(having, key=lambda each: (each.space.length, each.name))

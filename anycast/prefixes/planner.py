@@ -58,7 +58,8 @@ def plan(wanted: Declared, lock: Lock, today: datetime.date) -> Planned:
 class _Planner:
     def __init__(self, wanted: Declared, lock: Lock, today: datetime.date) -> None:
         self._wanted, self._lock, self._today = wanted, lock, today.isoformat()
-        self._still_resting_after = (today - datetime.timedelta(days=wanted.addressing.quarantine)).isoformat()
+        days = min(wanted.addressing.quarantine, (today - datetime.date.min).days)
+        self._still_resting_after = (today - datetime.timedelta(days=days)).isoformat()
         self._blocks = Blocks(wanted.addressing)
         self._foreign = [
             (f"addressing.foreign.{name}", found)
@@ -135,6 +136,7 @@ class _Planner:
                 and old.why == want.why
                 and not old.pinned
                 and want.kind is not Kind.ROUTER_ID
+                and _lies_in(old.value, around.value)
             ):
                 held[key] = old
             elif (kept := self._kept(want, old)) is not None:
@@ -441,6 +443,11 @@ class _Planner:
 
 def _range(each: Allocation | Resting) -> Range | None:
     return None if each.kind is Kind.SPI_LABEL else read(each.value)
+
+
+def _lies_in(address: str, around: str) -> bool:
+    found, outer = read(address), read(around)
+    return found is not None and outer is not None and outer.holds(found)
 
 
 def _first_pool(key: str) -> str:

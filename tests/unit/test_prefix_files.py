@@ -22,7 +22,7 @@ from anycast.prefixes.advice import notes, reverse_zones
 from anycast.prefixes.allocation import PREFIXES, Kind, Resting
 from anycast.prefixes.announcements import announcements
 from anycast.prefixes.forecast import forecast
-from anycast.prefixes.lock import decode_lock, encode_lock
+from anycast.prefixes.lock import END, decode_lock, encode_lock
 from anycast.prefixes.picture import LOOKS, picture
 from anycast.prefixes.planning import plan_file
 from tests.support.documents import TREE
@@ -58,7 +58,8 @@ def test_a_lock_is_read_as_it_was_written_and_written_as_it_was_read() -> None:
         assert decode_lock(text) == lock and encode_lock(decode_lock(text)) == text
         for line in text.splitlines()[1:]:
             assert line == json.dumps(json.loads(line), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    assert text.splitlines()[1:] == sorted(text.splitlines()[1:], key=lambda line: json.loads(line)["key"])
+    records = text.splitlines()[1:-1]
+    assert records == sorted(records, key=lambda line: json.loads(line)["key"])
 
 
 def test_a_newer_program_may_say_more_of_a_record_and_no_less() -> None:
@@ -77,7 +78,7 @@ LINE = '{"key":"sites.a.pools.ipv4","kind":"pool","since":"2026-11-29","source":
     [
         ([], "fleet.lock:1:1: does not begin with the header of a lock file; `anycast prefixes apply` makes one"),
         (['{"fleet":"x","version":2}'], 'fleet.lock:1:1: is of version "2"; 1 can be read here'),
-        (["<<<<<<< ours", LINE], "fleet.lock:2:1: an unresolved merge: keep the lines of both sides, and let"),
+        (["<<<<<<< ours", LINE], "fleet.lock:2:1: an unresolved merge: take out the marks, keep the lines of both sides,"),
         ([LINE, LINE], "fleet.lock:3:1: sites.a.pools.ipv4 has two records; two branches may have planned it: keep one"),
         (["{}"], "fleet.lock:2:1: is no record: an object with key, kind, value, source, and since or freed"),
         (["[1"], "fleet.lock:2:1: is no record (one JSON object a line)"),
@@ -96,8 +97,30 @@ LINE = '{"key":"sites.a.pools.ipv4","kind":"pool","since":"2026-11-29","source":
 def test_a_lock_that_means_nothing_is_refused_with_its_line(lines: list[str], what: str) -> None:
     header = [] if not lines or "version" in lines[0] else ['{"fleet":"x","version":1}']
     with pytest.raises(ConfigError) as caught:
-        decode_lock("\n".join([*header, *lines]) + "\n")
+        decode_lock("\n".join([*header, *lines, END]) + "\n")
     assert str(caught.value.problems[0]).startswith(what)
+
+
+def test_a_lock_that_was_cut_off_is_refused() -> None:
+    lines = encode_lock(LOCK).splitlines(keepends=True)
+    for kept in (1, 20, len(lines) - 1):
+        with pytest.raises(ConfigError) as caught:
+            decode_lock("".join(lines[:kept]))
+        assert str(caught.value.problems[-1]).startswith(f"fleet.lock:{kept}:1: is cut off: its last line is not {END}")
+
+
+def test_a_value_outside_the_prefix_that_it_lies_in_is_not_kept() -> None:
+    key = "sites.sin.service_address.ipv4"
+    held = LOCK.held | {key: LOCK.held[key]._replace(value="203.0.113.200")}
+    made = plan_file(TEXT, LOCK._replace(held=held), DAY)
+    assert [(each.what, each.key, each.after) for each in made.changes] == [("moved", key, LOCK.held[key].value)]
+
+
+def test_it_is_said_that_there_is_no_lock_yet(fleet: Path) -> None:
+    said = f"no {lock_of(fleet)} yet: planned from nothing\n"
+    assert anycast("prefixes", "plan", fleet).stderr == said
+    assert anycast("prefixes", "apply", fleet).stderr.startswith(said)
+    assert anycast("prefixes", "plan", fleet).stderr == ""
 
 
 def test_a_fleet_file_that_leaves_addresses_out_is_whole_with_its_lock() -> None:
@@ -356,3 +379,23 @@ def test_a_forecast_from_a_file_of_leases(fleet: Path, tmp_path: Path) -> None:
     assert ahead["fra", "ipv4"]["room"] == 31, "half of a /26: a mirrored pair needs the other half"
     samples.write_text('{"site":"sin"}\n')
     assert "leases:1:1: is no sample" in anycast("prefixes", "check", fleet, "--leases", samples).stderr
+
+
+def test_what_somebody_else_gives_is_not_renumbered_from_a_block(fleet: Path) -> None:
+    lock_of(fleet).write_text(encode_lock(LOCK))
+    done = anycast("prefixes", "renumber", fleet, "sites.fra.uplink.ipv4")
+    assert done.returncode == PrefixesExit.UNUSABLE
+    assert done.stderr.strip().endswith("sites.fra.uplink.ipv4: no ipv4 block has uplink in its use")
+
+
+@pytest.mark.parametrize("days", ["3000000 d", "99999999 d"])
+def test_a_quarantine_of_millennia_is_refused_in_a_sentence(days: str) -> None:
+    with pytest.raises(ConfigError, match="is longer than ten years"):
+        plan_file(TEXT.replace("  headroom: 25 %", f"  quarantine: {days}"), LOCK, DAY)
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
+def test_a_day_of_another_millennium_is_refused_in_a_sentence(fleet: Path, day: str) -> None:
+    done = anycast("prefixes", "plan", fleet, "--on", day)
+    assert done.returncode == PrefixesExit.UNUSABLE and f"--on: {day} is no day of this millennium" in done.stderr
+    assert plan_file(TEXT, None, datetime.date.min).changed
