@@ -122,7 +122,7 @@ class Fill(NamedTuple):
     prefix: str
     uses: tuple[str, ...]
     taken: int
-    """Addresses that are somebody's, rest, or are others'."""
+    """Addresses that are somebody's, rest, are others', or are what clients reach inside, but for inside LANs."""
     size: int
     largest: int | None
     """The length of the largest free piece; None: nothing is free."""
@@ -140,15 +140,18 @@ def fills(fleet: Fleet, lock: Lock) -> list[Fill]:
         if (found := read(each.value)) is not None
     ]
     taken += [found for many in fleet.addressing.foreign.values() for each in many if (found := read(str(each))) is not None]
+    reached = [found for each in fleet.service.inside if (found := read(str(each))) is not None]
     rows = []
     for name, block in fleet.addressing.blocks.items():
         # Alone, so that its free pieces are its own.
         alone = Blocks(fleet.addressing.model_copy(update={"blocks": {name: block}}))
         found = read(str(block.prefix))
         assert found is not None
-        space = next(iter(alone.spaces(_within(taken, found), ()).values()))
+        spaces = list(alone.spaces(_within(taken, found), _within(reached, found)).values())
         size = 1 << (WIDTH[found.family] - found.length)
-        rows.append(Fill(name, str(block.prefix), tuple(block.use), size - space.free(), size, space.largest()))
+        free = sum(space.free() for space in spaces)
+        largest = min((length for space in spaces if (length := space.largest()) is not None), default=None)
+        rows.append(Fill(name, str(block.prefix), tuple(block.use), size - free, size, largest))
     return rows
 
 

@@ -32,6 +32,10 @@ class Range(NamedTuple):
         return self.family == other.family and self.start <= other.start and other.behind <= self.behind
 
 
+def meet(one: Range, other: Range) -> bool:
+    return one.family == other.family and one.start < other.behind and other.start < one.behind
+
+
 class Ranges:
     """Many ranges, of which it is asked whether one meets any."""
 

@@ -319,7 +319,7 @@ class _Planner:
                     break
             else:
                 refused[want.family, want.use].append(want)
-        self._findings += self._blocks.too_small(refused, spaces)
+        self._findings += self._blocks.too_small(refused, spaces, self._wanted.reached)
 
     def _return(self, want: Want, *taken: set[int]) -> bool:
         """Who asks again while it rests gets back what was its own. It was taken as long as it rested, but for what the
@@ -368,6 +368,7 @@ class _Planner:
             if each.single:
                 written[each.family].add(each.start)
         after: dict[str, int] = {}
+        refused: dict[str, list[Want]] = defaultdict(list)
         for want in new:
             if want.kind is Kind.ROUTER_ID:
                 self._follow(want)
@@ -385,15 +386,30 @@ class _Planner:
             while number < last and (number in there or number in rests or number in written[want.family]):
                 number += 1
             if number >= last:
-                holds = last - around.start - ends
-                what = (
-                    f"no address of {plain(around)} is free ({want.parent} holds {holds}); a /{around.length - 1} would do"
-                )
-                self._findings.append(Finding(want.path, what))
+                refused[want.parent].append(want)
                 continue
             after[want.parent] = number + 1
             there.add(number)
             self._hold(want, address(want.family, number))
+
+        for parent, wants in refused.items():
+            lan = "management" if ".management." in wants[0].key else parent
+            taken = used[lan] | resting[lan] | written[wants[0].family]
+            self._findings.append(self._full(parent, wants, taken))
+
+    def _full(self, parent: str, wants: list[Want], taken: set[int]) -> Finding:
+        """A LAN in which some find no room, and the size that has it for all of them."""
+        around = self._around(wants[0])
+        assert around is not None
+        width = WIDTH[around.family]
+        for length in range(around.length - 1, -1, -1):
+            start = around.start >> (width - length) << (width - length)
+            first, last = start + 1, start + (1 << (width - length)) - (1 if around.family == "ipv4" else 0)
+            if last - first - sum(first <= each < last for each in taken) >= len(wants):
+                break
+        named = ", ".join(want.key for want in wants[:3]) + (f" and {len(wants) - 3} more" if len(wants) > 3 else "")
+        path = tuple(parent.split(".")) if parent in self._wanted.wants else wants[0].path
+        return Finding(path, f"no address of {plain(around)} is free for {named}; a /{length} would do")
 
     def _follow(self, want: Want) -> None:
         """A router id is its gateway's address."""

@@ -46,9 +46,7 @@ def renumber(wanted: Declared, lock: Lock, key: str, today: datetime.date) -> tu
     planned = plan(dataclasses.replace(wanted, wants={**wanted.wants, aside.key: aside}), lock, today)
     if planned.findings:
         findings = planned.findings
-        return Refused(
-            tuple(dataclasses.replace(each, path=path) if each.path == aside.path else each for each in findings)
-        )
+        return Refused(tuple(dataclasses.replace(each, path=path) if each.path == aside.path else each for each in findings))
     new = planned.lock.held[aside.key].value
     return _STEPS[old.kind](old, new)
 

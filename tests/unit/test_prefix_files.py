@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from anycast.cli.prefixes import PrefixesExit
 from anycast.errors import ConfigError
 from anycast.fleet.compile import compile_fleet
 from anycast.fleet.loading import load, loads, lock_of
-from anycast.prefixes.advice import notes, reverse_zones
+from anycast.prefixes.advice import fills, notes, reverse_zones
 from anycast.prefixes.allocation import PREFIXES, Kind, Resting
 from anycast.prefixes.announcements import announcements
 from anycast.prefixes.forecast import forecast
@@ -399,3 +400,14 @@ def test_a_day_of_another_millennium_is_refused_in_a_sentence(fleet: Path, day: 
     done = anycast("prefixes", "plan", fleet, "--on", day)
     assert done.returncode == PrefixesExit.UNUSABLE and f"--on: {day} is no day of this millennium" in done.stderr
     assert plan_file(TEXT, None, datetime.date.min).changed
+
+
+def test_what_clients_reach_is_not_free_in_a_block() -> None:
+    fleet = loads(TEXT, lock=LOCK)
+    before = {each.block: each for each in fills(fleet, LOCK)}
+    inside = (*fleet.service.inside, ipaddress.ip_network("192.0.2.128/25"))
+    after = {
+        each.block: each
+        for each in fills(fleet.model_copy(update={"service": fleet.service.model_copy(update={"inside": inside})}), LOCK)
+    }
+    assert after["private4"].taken == before["private4"].taken + 128 and after["public4"] == before["public4"]

@@ -382,3 +382,45 @@ def test_ends_of_tunnels_stay_where_they_are_when_a_block_for_them_comes() -> No
     assert made.findings == () and made.changes == ()
     text["sites"]["b"] = site(clients=5)
     assert planned(text, first.lock).lock.held["sites.b.tunnel.ipv4"].source == "tunnels4"
+
+
+def test_what_clients_reach_inside_is_only_for_inside_lans_whatever_else_the_block_is_for() -> None:
+    uses = ["pools", "inside"]
+    text = tree({"all4": (block(1, 20), uses)}, {"a": site(clients=60)}, headroom="0 %")
+    text["service"]["inside"] = [pool(0, 21)]
+    made = planned(text)
+    assert value(made, "sites.a.inside.ipv4") == pool(0, 28)
+    assert value(made, "sites.a.pools.ipv4") == pool(2048, 26)
+
+
+@pytest.mark.parametrize(
+    ("inside", "foreign", "where"),
+    [
+        (pool(0, 19), [], "service.inside"),
+        ("192.0.2.0/24", [pool(0, 20)], "addressing.foreign"),
+        (pool(0, 21), [pool(2048, 21)], "service.inside and addressing.foreign"),
+    ],
+)
+def test_a_block_that_lies_in_what_is_others_is_not_called_too_small(inside: str, foreign: list[str], where: str) -> None:
+    text = world({"a": site(clients=60)}, foreign={"office": foreign} if foreign else {})
+    text["service"]["inside"] = [inside]
+    said = [(each.path[2], each.what) for each in planned(text).findings]
+    what = f"lies in {where}, of which nothing is taken for pools: no room for sites.a.pools.ipv4; a block of /26 that lies"
+    assert said == [("pools4", f"{pool(0, 20)} {what} elsewhere would do")]
+
+
+def test_a_larger_block_is_no_advice_where_its_other_half_is_others() -> None:
+    text = world({"a": site(clients=6000)})
+    assert "or a /18 in place of this one, would do" in planned(text).findings[0].what
+    text["service"]["inside"] = [pool(4096, 20)]
+    assert planned(text).findings[0].what.endswith("one more block of /19 elsewhere would do")
+
+
+def test_a_full_lan_is_said_once_with_the_size_that_does_for_all() -> None:
+    text = world({"a": site(clients=5, gateways=2, routers=9, uplink={"ipv4": "198.51.100.0/29"})})
+    (finding,) = planned(text).findings
+    assert finding.path == ("sites", "a", "uplink", "ipv4")
+    names = "sites.a.upstreams.rtr6.address.ipv4, sites.a.upstreams.rtr7.address.ipv4, sites.a.upstreams.rtr8.address.ipv4"
+    assert finding.what == f"no address of 198.51.100.0/29 is free for {names} and 3 more; a /28 would do"
+    text["sites"]["a"]["uplink"]["ipv4"] = "198.51.100.0/28"
+    assert planned(text).findings == ()
