@@ -16,6 +16,7 @@ from anycast.fleet.schema import Fleet
 from anycast.fleet.section import DualStack
 from anycast.fleet.values import FAMILIES
 from anycast.fleet.yaml_text import Path, where
+from anycast.prefixes.numbers import Ranges, read
 from anycast.prefixes.sizes import visible_lengths
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -97,11 +98,13 @@ def nothing_is_taken_from_others(fleet: Fleet) -> Iterator[Finding]:
     """Who announces or hands out what is somebody else's cuts somebody off."""
     if fleet.addressing is None:
         return
-    others: list[tuple[Network, Path]] = [
-        (network, ("addressing", "foreign", name, i))
+    others = {
+        found: (network, ("addressing", "foreign", name, i))
         for name, networks in fleet.addressing.foreign.items()
         for i, network in enumerate(networks)
-    ]
+        if (found := read(str(network))) is not None
+    }
+    foreign = Ranges(others)
     own = [*announced(fleet)]
     for name, site in fleet.sites.items():
         own.append((("sites", name, "pools"), site.pools))
@@ -109,10 +112,11 @@ def nothing_is_taken_from_others(fleet: Fleet) -> Iterator[Finding]:
     for path, holder in own:
         for family in holder.families:
             value = holder.of(family)
-            for network, there in others:
-                if network.version == value.version and network.overlaps(value):
-                    what = f"{value} overlaps {network} of {where(there[:-1])}"
-                    yield Finding((*path, family), what, judged=(there,))
+            lying = read(str(value))
+            if lying is not None and (meets := foreign.meeting(lying)) is not None:
+                network, there = others[meets]
+                what = f"{value} overlaps {network} of {where(there[:-1])}"
+                yield Finding((*path, family), what, judged=(there,))
 
 
 def other_services_are_whole(fleet: Fleet) -> Iterator[Finding]:

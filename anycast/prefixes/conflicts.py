@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from anycast.fleet.finding import Finding
 from anycast.prefixes.allocation import ADDRESSES, Allocation, Kind, Resting
-from anycast.prefixes.numbers import read
+from anycast.prefixes.numbers import Range, Ranges, plain, prefix, read
 
 ALONE = frozenset({Kind.COVERING, Kind.UNICAST_PREFIX, Kind.POOL, Kind.SUBNET, Kind.TUNNEL})
 """Kinds that share their space with nobody, where they are not taken from a prefix of one's own."""
@@ -22,6 +22,27 @@ def conflicts(held: Iterable[Allocation], resting: Iterable[Resting]) -> Iterato
     yield from _overlaps([*held, *resting])
     yield from _doubles(held)
     yield from _rested(held, resting)
+
+
+def of_others(
+    held: Iterable[Allocation], foreign: Iterable[tuple[str, Range]], written: Iterable[Range]
+) -> Iterator[Finding]:
+    """What was given out and is somebody else's by now. `foreign`: with their names; `written`: what else the file writes
+    anywhere, which may be a machine in a LAN, but nobody in a pool or a prefix that is announced."""
+    names = {found: name for name, found in foreign}
+    own = [each for each in held if each.kind in ALONE and "." not in each.source and not each.pinned]
+    theirs = Ranges(names)
+    mine = {read(each.value) for each in held if each.pinned}
+    others = Ranges(each for each in written if each not in mine)
+    for each in own:
+        found = read(each.value)
+        if found is None:
+            continue
+        if (meets := theirs.meeting(found)) is not None:
+            yield Finding(each.path, f"{each.value} overlaps {prefix(*meets)} of {names[meets]}")
+        elif each.kind is not Kind.SUBNET and (meets := others.meeting(found)) is not None:
+            what = f"{each.value} was given out, and holds {plain(meets)}, which the file writes elsewhere"
+            yield Finding(each.path, what)
 
 
 def _overlaps(owned: Iterable[Allocation | Resting]) -> Iterator[Finding]:

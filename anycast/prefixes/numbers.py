@@ -43,6 +43,7 @@ class Ranges:
         rows: dict[str, list[Range]] = {family: [] for family in WIDTH}
         for each in ranges:
             rows[each.family].append(each)
+        self._rows = rows
         self._starts: dict[str, list[int]] = {}
         self._reach: dict[str, list[int]] = {}
         """How far what begins up to there reaches."""
@@ -51,9 +52,16 @@ class Ranges:
             self._starts[family] = [each.start for each in found]
             self._reach[family] = list(itertools.accumulate((each.behind for each in found), max))
 
-    def meet(self, other: Range) -> bool:
+    def meeting(self, other: Range) -> Range | None:
+        """One that meets `other`; None: there is none."""
+        rows, reach = self._rows[other.family], self._reach[other.family]
         at = bisect.bisect_left(self._starts[other.family], other.behind)
-        return at > 0 and self._reach[other.family][at - 1] > other.start
+        if not at or reach[at - 1] <= other.start:
+            return None
+        return next(rows[i] for i in range(at - 1, -1, -1) if rows[i].behind > other.start)
+
+    def meet(self, other: Range) -> bool:
+        return self.meeting(other) is not None
 
 
 @functools.lru_cache(maxsize=1 << 18)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from anycast.fleet.finding import Finding
 from anycast.prefixes.allocation import Allocation, Kind, Lock, Resting
 from anycast.prefixes.blocks import Blocks
-from anycast.prefixes.conflicts import conflicts
+from anycast.prefixes.conflicts import conflicts, of_others
 from anycast.prefixes.filling import of_another_fleet
 from anycast.prefixes.numbers import WIDTH, Range, Ranges, address, plain, prefix, read
 from anycast.prefixes.renames import under_new_names
@@ -84,7 +84,9 @@ class _Planner:
         self._rename()
         self._keep()
         self._free()
+        self._judge_nothing()
         self._findings += conflicts(self._held.values(), self._all_resting())
+        self._findings += of_others(self._held.values(), self._foreign, self._wanted.written)
         # What lies in what is held is taken with it.
         apart = [each for each in self._records() if each.source not in self._held]
         taken = [found for each in apart if (found := _range(each)) is not None]
@@ -233,6 +235,7 @@ class _Planner:
             if self._was_given(old, before) and old.value not in shared and (old.site, old.value) not in written:
                 self._rest(old)
             if new is None and key not in self._wanted.wants:
+                self._judge_end(old)
                 self._changes.append(Change("freed", key, old.value, ""))
         for old in self._displaced:
             if self._was_given(old, self._lock.held) and old.value not in shared:
@@ -245,6 +248,32 @@ class _Planner:
                 for each in self._resting[key]
                 if each.freed > self._still_resting_after and (own is None or own.value != each.value)
             ]
+
+    def _judge_end(self, old: Allocation) -> None:
+        """What the world reaches a service by does not end because a word of a block's `use` went."""
+        if old.service is None or old.service not in self._wanted.services:
+            return
+        here = "service" if not old.service else f"addressing.services.{old.service}"
+        written = (want.pin for key, want in self._wanted.wants.items() if key.startswith(f"{here}."))
+        if not any(written):  # otherwise the file says which families it has
+            family = old.path[-1]
+            what = (
+                f"holds {old.value}, and no {family} block has anycast in its use now: bring it back, or write {here}.vips"
+                f" and {here}.prefixes of the families that it shall keep"
+            )
+            self._findings.append(Finding(old.path, what))
+
+    def _judge_nothing(self) -> None:
+        """Who declares something that no block is for would look for it in vain."""
+        wants = self._wanted.wants
+        for name in sorted(self._wanted.services - {""}):
+            if not any(f"addressing.services.{name}.prefixes.{family}" in wants for family in WIDTH):
+                what = "gets nothing: no block has anycast in its use"
+                self._findings.append(Finding(("addressing", "services", name), what))
+        given = {want.path[3] for want in wants.values() if want.kind is Kind.SUBNET and want.path[2] == "subnets"}
+        for name in sorted(self._wanted.addressing.subnets.keys() - given):
+            what = "gets nothing: no block of its families has subnets in its use"
+            self._findings.append(Finding(("addressing", "subnets", name), what))
 
     def _was_given(self, old: Allocation, among: dict[str, Allocation]) -> bool:
         """Whether the plan gave it out, or the file did from what the plan gives out. What somebody else gave is theirs to

@@ -67,6 +67,10 @@ class Declared:
     sized: frozenset[str]
     """Sites that say for how many clients they are."""
 
+    services: frozenset[str]
+    """Anycast services that stand in the file: `addressing.services`, and an empty name for `service` where it is
+    announced."""
+
     @property
     def unmet(self) -> list[tuple[str, ...]]:
         """Paths of what the file leaves out."""
@@ -93,7 +97,8 @@ class _Reader:
 
     def read(self) -> Declared:
         service, sites = _mapping(self._tree.get("service")), _mapping(self._tree.get("sites"))
-        if any(_mapping(site).get("upstreams") for site in sites.values()):
+        announced = any(_mapping(site).get("upstreams") for site in sites.values())
+        if announced:
             self._service("service", service, _text(service.get("name")) or "the service")
         else:
             self._moving_vips(_mapping(service.get("vips")))
@@ -118,6 +123,7 @@ class _Reader:
             renamed=renamed,
             unsized=tuple(self._unsized),
             sized=frozenset(name for name, site in sites.items() if "clients" in _mapping(site)),
+            services=frozenset(self._addressing.services) | ({""} if announced else set()),
         )
 
     def _service(self, here: str, service: dict[str, Any], name: str) -> None:

@@ -42,12 +42,13 @@ def worlds(draw: st.DrawFn, *, tight: bool = False) -> dict[str, Any]:
     shared = draw(st.lists(st.sampled_from(USES), min_size=1, max_size=4, unique=True))
     blocks["shared4"] = (block(8, 20 if tight else 12), shared)
     blocks["shared6"] = (block6(1), list(USES) if draw(st.booleans()) else ["anycast", "unicast", "pools", "tunnels"])
+    served = any("subnets" in uses for _, uses in blocks.values())
     world = tree(
         blocks,
         draw(st.dictionaries(names, sites, min_size=1, max_size=8)),
         services={name: {} for name in draw(st.lists(st.sampled_from(["dns", "web"]), unique=True))},
         headroom=f"{draw(st.sampled_from([0, 25, 100]))} %",
-        subnets={"voice": {"ipv4": "29", "ipv6": "64"}} if draw(st.booleans()) else {},
+        subnets={"voice": {"ipv4": "29", "ipv6": "64"}} if served and draw(st.booleans()) else {},
     )
     if draw(st.booleans()):
         begin = int(ipaddress.ip_network(blocks["shared4"][0]).network_address)

@@ -424,3 +424,54 @@ def test_a_full_lan_is_said_once_with_the_size_that_does_for_all() -> None:
     assert finding.what == f"no address of 198.51.100.0/29 is free for {names} and 3 more; a /28 would do"
     text["sites"]["a"]["uplink"]["ipv4"] = "198.51.100.0/28"
     assert planned(text).findings == ()
+
+
+def test_what_was_given_out_and_is_somebody_elses_by_now_is_said() -> None:
+    uses = ["anycast", "unicast", "pools", "management", "tunnels"]
+    text = tree({"all4": (block(1, 20), uses)}, {"a": site(clients=60), "b": site(clients=5)}, headroom="0 %")
+    first = planned(text)
+    text["addressing"]["foreign"] = {"office": [], "lab": []}
+    for key in ("sites.a.management.ipv4", "sites.a.tunnel.ipv4", "sites.b.pools.ipv4", "service.prefixes.ipv4"):
+        held = value(first, key)
+        theirs = held if "/" in held else f"{held}/32"
+        text["addressing"]["foreign"]["office"] = [theirs]
+        (finding,) = plan(asked(text), first.lock, DAY).findings
+        assert (".".join(map(str, finding.path)), finding.what) == (
+            key, f"{held} overlaps {theirs} of addressing.foreign.office"
+        )  # fmt: skip
+    text["addressing"]["foreign"] = {}
+    server = ipaddress.ip_network(value(first, "sites.a.pools.ipv4"))[9]
+    text["service"]["dns"] = [str(server), value(first, "service.vips.ipv4")]
+    said = [finding.what for finding in plan(asked(text), first.lock, DAY).findings]
+    assert f"{value(first, 'sites.a.pools.ipv4')} was given out, and holds {server}, which the file writes elsewhere" in said
+
+
+def test_a_service_does_not_end_because_a_word_of_a_blocks_use_went() -> None:
+    text = world({"a": site(clients=5)}, services={"dns": {}})
+    first = planned(text)
+    text["addressing"]["blocks"]["public4"]["use"] = ["unicast"]
+    text["addressing"]["blocks"]["six"] = {"prefix": block6(1), "use": ["anycast"]}
+    refused = plan(asked(text), first.lock, DAY)
+    held = value(first, "service.vips.ipv4")
+    assert {".".join(map(str, each.path)) for each in refused.findings} == {
+        f"{here}.{what}.ipv4" for here in ("service", "addressing.services.dns") for what in ("prefixes", "vips")
+    }
+    assert (
+        f"holds {held}, and no ipv4 block has anycast in its use now: bring it back, or write service.vips and"
+        " service.prefixes of the families that it shall keep"
+    ) in [each.what for each in refused.findings]
+    written = plan(asked(text), nothing("world"), DAY).lock
+    text["service"]["vips"] = {"ipv6": written.held["service.vips.ipv6"].value}
+    del text["addressing"]["services"]["dns"]
+    made = planned(text, first.lock)
+    assert made.findings == () and Change("freed", "service.vips.ipv4", held, "") in made.changes
+
+
+def test_a_service_or_a_subnet_that_gets_nothing_is_said() -> None:
+    text = tree(
+        {"pools4": (block(1, 20), ["pools"])}, {"a": site(clients=5)}, services={"dns": {}}, subnets={"v": {"ipv4": "/27"}}
+    )
+    assert [(each.path, each.what) for each in planned(text).findings] == [
+        (("addressing", "services", "dns"), "gets nothing: no block has anycast in its use"),
+        (("addressing", "subnets", "v"), "gets nothing: no block of its families has subnets in its use"),
+    ]
