@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from anycast.fleet.addressing import Addressing
 from anycast.fleet.schema import Fleet
 from anycast.prefixes.allocation import PREFIXES, Allocation, Kind, Lock, Resting
 from anycast.prefixes.blocks import Blocks
@@ -128,10 +129,8 @@ class Fill(NamedTuple):
     """The length of the largest free piece; None: nothing is free."""
 
 
-def fills(fleet: Fleet, lock: Lock) -> list[Fill]:
-    """Each block, in order of the file."""
-    if fleet.addressing is None:
-        return []
+def fills(addressing: Addressing, inside: Iterable[Range], lock: Lock) -> list[Fill]:
+    """Each block, in order of the file. `inside`: what clients reach through their tunnels."""
     records: list[Allocation | Resting] = [*lock.held.values(), *lock.resting]
     taken = [
         found
@@ -139,12 +138,12 @@ def fills(fleet: Fleet, lock: Lock) -> list[Fill]:
         if each.kind in PREFIXES or each.kind is Kind.TUNNEL
         if (found := read(each.value)) is not None
     ]
-    taken += [found for many in fleet.addressing.foreign.values() for each in many if (found := read(str(each))) is not None]
-    reached = [found for each in fleet.service.inside if (found := read(str(each))) is not None]
+    taken += [found for many in addressing.foreign.values() for each in many if (found := read(str(each))) is not None]
+    reached = list(inside)
     rows = []
-    for name, block in fleet.addressing.blocks.items():
+    for name, block in addressing.blocks.items():
         # Alone, so that its free pieces are its own.
-        alone = Blocks(fleet.addressing.model_copy(update={"blocks": {name: block}}))
+        alone = Blocks(addressing.model_copy(update={"blocks": {name: block}}))
         found = read(str(block.prefix))
         assert found is not None
         spaces = list(alone.spaces(_within(taken, found), _within(reached, found)).values())

@@ -67,6 +67,7 @@ class Declared:
     sized: frozenset[str]
     """Sites that say for how many clients they are."""
 
+    sites: frozenset[str]
     services: frozenset[str]
     """Anycast services that stand in the file: `addressing.services`, and an empty name for `service` where it is
     announced."""
@@ -123,6 +124,7 @@ class _Reader:
             renamed=renamed,
             unsized=tuple(self._unsized),
             sized=frozenset(name for name, site in sites.items() if "clients" in _mapping(site)),
+            sites=frozenset(sites),
             services=frozenset(self._addressing.services) | ({""} if announced else set()),
         )
 

@@ -24,6 +24,7 @@ from anycast.prefixes.allocation import PREFIXES, Kind, Resting
 from anycast.prefixes.announcements import announcements
 from anycast.prefixes.forecast import forecast
 from anycast.prefixes.lock import END, decode_lock, encode_lock
+from anycast.prefixes.numbers import read
 from anycast.prefixes.picture import LOOKS, picture
 from anycast.prefixes.planning import plan_file
 from tests.support.documents import TREE
@@ -353,7 +354,6 @@ def test_announcements_and_pictures_want_a_whole_lock(fleet: Path, tmp_path: Pat
     ],
 )
 def test_reverse_zones_end_at_whole_labels(prefix: str, zones: list[str]) -> None:
-    import ipaddress
 
     assert reverse_zones(ipaddress.ip_network(prefix)) == zones
 
@@ -403,11 +403,25 @@ def test_a_day_of_another_millennium_is_refused_in_a_sentence(fleet: Path, day: 
 
 
 def test_what_clients_reach_is_not_free_in_a_block() -> None:
-    fleet = loads(TEXT, lock=LOCK)
-    before = {each.block: each for each in fills(fleet, LOCK)}
-    inside = (*fleet.service.inside, ipaddress.ip_network("192.0.2.128/25"))
-    after = {
-        each.block: each
-        for each in fills(fleet.model_copy(update={"service": fleet.service.model_copy(update={"inside": inside})}), LOCK)
-    }
+    addressing = loads(TEXT, lock=LOCK).addressing
+    assert addressing is not None
+    reached = read("192.0.2.128/25")
+    assert reached is not None
+    before, after = ({each.block: each for each in fills(addressing, some, LOCK)} for some in ((), (reached,)))
     assert after["private4"].taken == before["private4"].taken + 128 and after["public4"] == before["public4"]
+
+
+def test_records_are_shown_though_the_plan_is_refused(fleet: Path) -> None:
+    rested = Resting("sites.fra.spi_label", Kind.SPI_LABEL, "9", "", "2026-01-02")
+    lock_of(fleet).write_text(encode_lock(LOCK._replace(resting=(rested,))))
+    fleet.write_text(TEXT.replace("clients: 20", "clients: 200"))
+    done = anycast("prefixes", "show", fleet, "--json")
+    assert done.returncode == PrefixesExit.UNUSABLE and "is too small" in done.stderr
+    shown = json.loads(done.stdout)
+    assert {row["key"] for row in shown["held"]} == set(LOCK.held) and shown["resting"] == [rested._asdict()]
+    assert {row["block"] for row in shown["blocks"]} == {"public4", "ours6", "private4"}
+    table = anycast("prefixes", "show", fleet, "--site", "fra")
+    assert "sites.fra.pools.ipv4" in table.stdout and "is too small" in table.stderr
+    assert "there is no site par; there are fra, sin" in anycast("prefixes", "show", fleet, "--site", "par").stderr
+    fleet.write_text("[")
+    assert "Traceback" not in anycast("prefixes", "show", fleet).stderr
