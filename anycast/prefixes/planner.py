@@ -24,7 +24,7 @@ from anycast.prefixes.renames import under_new_names
 from anycast.prefixes.sizes import given_out, length_for
 from anycast.prefixes.space import Space
 from anycast.prefixes.spi import LABELS
-from anycast.prefixes.wants import Declared, Want
+from anycast.prefixes.wants import Declared, Want, unserved
 
 PIN = "written in the fleet file"
 
@@ -84,7 +84,7 @@ class _Planner:
         self._rename()
         self._keep()
         self._free()
-        self._judge_nothing()
+        self._findings += unserved(self._wanted)
         self._findings += conflicts(self._held.values(), self._all_resting())
         self._findings += of_others(self._held.values(), self._foreign, self._wanted.written)
         # What lies in what is held is taken with it.
@@ -262,18 +262,6 @@ class _Planner:
                 f" and {here}.prefixes of the families that it shall keep"
             )
             self._findings.append(Finding(old.path, what))
-
-    def _judge_nothing(self) -> None:
-        """Who declares something that no block is for would look for it in vain."""
-        wants = self._wanted.wants
-        for name in sorted(self._wanted.services - {""}):
-            if not any(f"addressing.services.{name}.prefixes.{family}" in wants for family in WIDTH):
-                what = "gets nothing: no block has anycast in its use"
-                self._findings.append(Finding(("addressing", "services", name), what))
-        given = {want.path[3] for want in wants.values() if want.kind is Kind.SUBNET and want.path[2] == "subnets"}
-        for name in sorted(self._wanted.addressing.subnets.keys() - given):
-            what = "gets nothing: no block of its families has subnets in its use"
-            self._findings.append(Finding(("addressing", "subnets", name), what))
 
     def _was_given(self, old: Allocation, among: dict[str, Allocation]) -> bool:
         """Whether the plan gave it out, or the file did from what the plan gives out. What somebody else gave is theirs to

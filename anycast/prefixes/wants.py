@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from anycast.fleet.addressing import Addressing
+from anycast.fleet.finding import Finding
 from anycast.fleet.values import FAMILIES
 from anycast.prefixes.allocation import Kind
 from anycast.prefixes.numbers import WIDTH, Range, read
@@ -81,6 +82,17 @@ class Declared:
 def declared(tree: Any, addressing: Addressing) -> Declared:
     """`tree`: the text of a fleet file as `yaml_text.parse` gives it (`Tree.value`); `addressing`: its section, read."""
     return _Reader(tree, addressing).read()
+
+
+def unserved(wanted: Declared) -> Iterator[Finding]:
+    """Who declares something that no block is for would look for it in vain."""
+    for name in sorted(wanted.services - {""}):
+        if not any(f"addressing.services.{name}.prefixes.{family}" in wanted.wants for family in WIDTH):
+            yield Finding(("addressing", "services", name), "gets nothing: no block has anycast in its use")
+    given = {want.path[3] for want in wanted.wants.values() if want.kind is Kind.SUBNET and want.path[2] == "subnets"}
+    for name in sorted(wanted.addressing.subnets.keys() - given):
+        what = "gets nothing: no block of its families has subnets in its use"
+        yield Finding(("addressing", "subnets", name), what)
 
 
 class _Reader:
