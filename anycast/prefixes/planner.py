@@ -429,14 +429,18 @@ class _Planner:
         return Finding(path, f"no address of {plain(around)} is free for {named}; a /{length} would do")
 
     def _follow(self, want: Want) -> None:
-        """A router id is its gateway's address."""
+        """A router id is its gateway's address. One that the file wrote otherwise stays when the file leaves it out: another
+        one would end each of the gateway's sessions."""
         own, old = self._held.get(want.parent), self._before.get(want.key)
         if own is None:
             return
-        if old is None or old.value != own.value:
-            self._hold(want, own.value)
+        if old is not None and (old.value == own.value or old.pinned or not old.source):
+            source = want.parent if old.value == own.value else ""
+            self._held[want.key] = old._replace(source=source, pinned=False, why=want.why if source else "was written")
+            if old.pinned:
+                self._changes.append(Change("unpinned", want.key, old.value, old.value))
         else:
-            self._held[want.key] = old._replace(source=want.parent, pinned=False, why=want.why)
+            self._hold(want, own.value)
 
     def _number(self) -> None:
         """SPI labels: the lowest that is nobody's and rests for nobody."""

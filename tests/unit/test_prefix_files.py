@@ -425,3 +425,22 @@ def test_records_are_shown_though_the_plan_is_refused(fleet: Path) -> None:
     assert "there is no site par; there are fra, sin" in anycast("prefixes", "show", fleet, "--site", "par").stderr
     fleet.write_text("[")
     assert "Traceback" not in anycast("prefixes", "show", fleet).stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root gives a folder away")
+def test_root_is_no_advice_for_a_folder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from anycast.pki import files
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for name, owner, advice in (("own", 1000, ""), ("roots", 0, "; run as root")):
+        folder = tmp_path / name
+        folder.mkdir()
+        os.chown(folder, owner, owner)
+        said = files.refused(folder / "fleet.lock", PermissionError(13, "Permission denied"))
+        assert said.problems[0].what == f"permission denied{advice}"
+
+
+def test_a_table_that_is_cut_says_what_has_all() -> None:
+    from anycast.cli.prefixes_table import table
+
+    assert list(table(("a",), [("x",)] * 3, most=2))[-1] == "  and 1 more; --json has all"

@@ -475,3 +475,17 @@ def test_a_service_or_a_subnet_that_gets_nothing_is_said() -> None:
         (("addressing", "services", "dns"), "gets nothing: no block has anycast in its use"),
         (("addressing", "subnets", "v"), "gets nothing: no block of its families has subnets in its use"),
     ]
+
+
+def test_a_router_id_that_was_written_stays_when_the_file_leaves_it_out() -> None:
+    uses = {"uplinks": (block(4, 20), ["uplink"])}
+    text = tree(uses, {"a": site(clients=5)})
+    text["sites"]["a"]["gateways"]["gw0"]["router_id"] = "192.0.2.77"
+    key = "sites.a.gateways.gw0.router_id"
+    first = planned(text)
+    del text["sites"]["a"]["gateways"]["gw0"]["router_id"]
+    left_out = planned(text, first.lock)
+    assert left_out.changes == (Change("unpinned", key, "192.0.2.77", "192.0.2.77"),)
+    text["sites"]["b"] = site(clients=5)
+    later = planned(text, left_out.lock)
+    assert value(later, key) == "192.0.2.77" and later.lock.held[key] == left_out.lock.held[key]
