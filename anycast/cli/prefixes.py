@@ -164,8 +164,14 @@ def show(
     full = fills(asked.addressing, asked.reached, lock) if site is None else []
     resting = [each for each in lock.resting if site is None or each.site == site]
     if as_json:
-        shown = {"held": rows, "blocks": full, "resting": resting}
-        _print({"version": 1, **{name: [each._asdict() for each in some] for name, some in shown.items()}})
+        _print(
+            {
+                "version": 1,
+                "held": [each._asdict() for each in rows],
+                "blocks": [each._asdict() for each in full],
+                "resting": [each._asdict() for each in resting],
+            }
+        )
     else:
         for line in prefixes_table.allocations(rows, full, resting):
             typer.echo(line)

@@ -291,7 +291,7 @@ def asns_fit_the_environment(fleet: Fleet) -> Iterator[Finding]:
         elif (
             fleet.environment == "production"
             and path[2:] == ("asn",)
-            and fleet.sites[path[1]].upstreams
+            and fleet.sites[str(path[1])].upstreams
             and any(asn in numbers for numbers in _PRIVATE_ASNS)
         ):
             what = f"{asn} is a private AS number (RFC 6996): the Internet filters what it originates"
