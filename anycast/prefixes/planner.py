@@ -120,6 +120,7 @@ class _Planner:
     def _keep(self) -> None:
         """What is written in the file, and what is held and asked for, in the order of the wants: parents first."""
         before, held = self._before, self._held
+        limits: dict[str, tuple[int, int]] = {}
         for key, want in self._wanted.wants.items():
             old = before.get(key)
             if want.pin:
@@ -138,7 +139,9 @@ class _Planner:
                 and old.why == want.why
                 and not old.pinned
                 and want.kind is not Kind.ROUTER_ID
-                and _lies_in(old.value, around.value)
+                and (lying := read(old.value)) is not None
+                and lying.family == want.family
+                and (ends := limits.get(parent) or limits.setdefault(parent, _ends(around)))[0] <= lying.start < ends[1]
             ):
                 held[key] = old
             elif (kept := self._kept(want, old)) is not None:
@@ -222,21 +225,23 @@ class _Planner:
 
     def _free(self) -> None:
         """What nobody asks for any more, and what was replaced, rests. What rested long enough is forgotten."""
-        # A site that writes what it has under another of its keys gives up nothing.
-        written = {(each.site, each.value) for each in self._held.values() if each.pinned}
-        # Nor is anything given up that another one had, too, and goes on having: a LAN behind several sites.
-        before = self._before
-        staying = (old for key, old in before.items() if (new := self._held.get(key)) and new.value == old.value)
-        shared = {old.value for old in staying if old.kind is not Kind.ROUTER_ID}
-        for key, old in before.items():
-            new = self._held.get(key)
-            if new is old or (new is not None and new.value == old.value):
-                continue
+        before, held = self._before, self._held
+        other = [(old, new) for key, old in before.items() if (new := held.get(key)) is not old]
+        gone = [old for old, new in other if new is None or new.value != old.value]
+        gone = [old for old in gone if old.kind is not Kind.ROUTER_ID or old.key not in self._wanted.wants]  # they follow
+        written, shared = set(), set()
+        if gone or self._displaced:
+            # A site that writes what it has under another of its keys gives up nothing.
+            written = {(each.site, each.value) for each in held.values() if each.pinned}
+            # Nor is anything given up that another one had, too, and goes on having: a LAN behind several sites.
+            staying = (old for key, old in before.items() if (new := held.get(key)) and new.value == old.value)
+            shared = {old.value for old in staying if old.kind is not Kind.ROUTER_ID}
+        for old in gone:
             if self._was_given(old, before) and old.value not in shared and (old.site, old.value) not in written:
                 self._rest(old)
-            if new is None and key not in self._wanted.wants:
+            if old.key not in held and old.key not in self._wanted.wants:
                 self._judge_end(old)
-                self._changes.append(Change("freed", key, old.value, ""))
+                self._changes.append(Change("freed", old.key, old.value, ""))
         for old in self._displaced:
             if self._was_given(old, self._lock.held) and old.value not in shared:
                 self._rest(old)
@@ -482,9 +487,10 @@ def _range(each: Allocation | Resting) -> Range | None:
     return None if each.kind is Kind.SPI_LABEL else read(each.value)
 
 
-def _lies_in(address: str, around: str) -> bool:
-    found, outer = read(address), read(around)
-    return found is not None and outer is not None and outer.holds(found)
+def _ends(around: Allocation) -> tuple[int, int]:
+    """The first address of a prefix, and the one behind it; of what is none, nothing lies between them."""
+    found = read(around.value)
+    return (0, 0) if found is None else (found.start, found.behind)
 
 
 def _first_pool(key: str) -> str:
