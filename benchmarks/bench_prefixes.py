@@ -46,7 +46,7 @@ def fleet_text(sites: int, services: int, subnets: int = 0) -> str:
     """Nothing but blocks, names and numbers; every address is left out. The blocks lie in space that no lab may use, and
     nobody sends a packet."""
     private, public = ipaddress.IPv4Address(10 << 24), ipaddress.IPv4Address(9 << 24)
-    ours = ipaddress.IPv6Address(0x20010D << 104)
+    ours = ipaddress.IPv6Address(0x20010C << 104)
     lines = [
         "version: 1\nfleet: bench\nenvironment: production",
         f"service: {{name: vpn, identity: vpn.example.org, inside: [{ipaddress.IPv4Address(11 << 24)}/24]}}",

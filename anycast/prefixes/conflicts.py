@@ -30,11 +30,12 @@ def of_others(
     """What was given out and is somebody else's by now. `foreign`: with their names; `written`: what else the file writes
     anywhere, which may be a machine in a LAN, but nobody in a pool or a prefix that is announced."""
     names = {found: name for name, found in foreign}
-    own = [each for each in held if each.kind in ALONE and "." not in each.source and not each.pinned]
-    theirs = Ranges(names)
     mine = {read(each.value) for each in held if each.pinned}
-    others = Ranges(each for each in written if each not in mine)
-    for each in own:
+    elsewhere = [each for each in written if each not in mine]
+    if not names and not elsewhere:
+        return
+    theirs, others = Ranges(names), Ranges(elsewhere)
+    for each in [each for each in held if each.kind in ALONE and "." not in each.source and not each.pinned]:
         found = read(each.value)
         if found is None:
             continue

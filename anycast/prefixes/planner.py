@@ -140,8 +140,8 @@ class _Planner:
                 and not old.pinned
                 and want.kind is not Kind.ROUTER_ID
                 and (lying := read(old.value)) is not None
-                and lying.family == want.family
-                and (ends := limits.get(parent) or limits.setdefault(parent, _ends(around)))[0] <= lying.start < ends[1]
+                and (ends := limits.get(parent) or limits.setdefault(parent, _ends(around)))[0] <= lying[1] < ends[1]
+                and lying[0] == want.family
             ):
                 held[key] = old
             elif (kept := self._kept(want, old)) is not None:

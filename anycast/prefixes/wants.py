@@ -89,6 +89,8 @@ def unserved(wanted: Declared) -> Iterator[Finding]:
     for name in sorted(wanted.services - {""}):
         if not any(f"addressing.services.{name}.prefixes.{family}" in wanted.wants for family in WIDTH):
             yield Finding(("addressing", "services", name), "gets nothing: no block has anycast in its use")
+    if not wanted.addressing.subnets:
+        return
     given = {want.path[3] for want in wanted.wants.values() if want.kind is Kind.SUBNET and want.path[2] == "subnets"}
     for name in sorted(wanted.addressing.subnets.keys() - given):
         what = "gets nothing: no block of its families has subnets in its use"
