@@ -46,7 +46,7 @@ def fleet_text(sites: int, services: int, subnets: int = 0) -> str:
     """Nothing but blocks, names and numbers; every address is left out. The blocks lie in space that no lab may use, and
     nobody sends a packet."""
     private, public = ipaddress.IPv4Address(10 << 24), ipaddress.IPv4Address(9 << 24)
-    ours = ipaddress.IPv6Address(0x20010D << 104)
+    ours = ipaddress.IPv6Address(0x20010C << 104)
     lines = [
         "version: 1\nfleet: bench\nenvironment: production",
         f"service: {{name: vpn, identity: vpn.example.org, inside: [{ipaddress.IPv4Address(11 << 24)}/24]}}",
@@ -63,7 +63,7 @@ def fleet_text(sites: int, services: int, subnets: int = 0) -> str:
         name = f"s{number:04}"
         sides = "uplink: {interface: eth1}, inside: {interface: eth2}, management: {interface: eth3}"
         lines += [
-            f"  {name}:\n    asn: {4200000000 + number}\n    clients: {(number % 7 + 1) * 300}",
+            f"  {name}:\n    asn: {1_000_000 + number}\n    clients: {(number % 7 + 1) * 300}",
             f"    upstreams: {{{name}-rtr: {{asn: 4200001000}}}}\n    vrrp: {{}}\n    sync: {{}}\n    gateways:",
             *(f"      {name}-gw{n}: {{{sides}}}" for n in (1, 2)),
         ]

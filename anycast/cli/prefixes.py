@@ -6,6 +6,7 @@ import datetime
 import enum
 import gc
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ from anycast.prefixes.forecast import decode_samples, forecasts
 from anycast.prefixes.lock import encode_lock
 from anycast.prefixes.origins import public_announcements
 from anycast.prefixes.picture import picture
-from anycast.prefixes.planning import FilePlan, plan_file
+from anycast.prefixes.planning import FilePlan, plan_file, records_of
 
 app = typer.Typer(
     help="Plan a fleet's addresses from its blocks: what the fleet file leaves out stands in the lock file beside it, and"
@@ -55,14 +56,21 @@ def _day(text: str | None) -> datetime.date:
     if text is None:
         return datetime.datetime.now(datetime.UTC).date()
     try:
-        return datetime.date.fromisoformat(text)
+        day = datetime.date.fromisoformat(text)
     except ValueError as exc:
         raise ConfigError([Problem("--on", f"{text!r} is not a day (2026-11-29)")]) from exc
+    if not 2000 <= day.year < 3000:
+        raise ConfigError([Problem("--on", f"{day} is no day of this millennium")])
+    return day
 
 
 def _planned(file: Path, on: str | None) -> FilePlan:
     gc.disable()  # this process ends with all that it made; looking for rubbish among it took a third of the time
-    return plan_file(read_text(file), load_lock(lock_of(file)), _day(on), file=str(file))
+    lock = load_lock(lock_of(file))
+    made = plan_file(read_text(file), lock, _day(on), file=str(file))
+    if lock is None:
+        typer.echo(f"no {lock_of(file)} yet: planned from nothing", err=True)
+    return made
 
 
 @app.command()
@@ -126,32 +134,62 @@ def show(
 ) -> None:
     """Show who has what, since when and why; without --site, how full the blocks are, too.
 
-    What the lock file lacks is not shown: `plan` shows that. `--announcements` and `--svg` want it whole.
+    What the lock file lacks is not shown: `plan` shows that. Where the plan is refused, the records and the blocks are shown
+    all the same, and the problems on standard error. `--announcements` and `--svg` want all of it good.
+
+    Exit status: 0 shown; 2 a file cannot be used; then what could be read is shown.
     """
-    made = _planned(file, None)
-    if (announced or svg is not None) and made.changed:
-        raise ConfigError([Problem("", "apply what there is to do first (`anycast prefixes plan` shows it)", str(file))])
-    if site is not None and site not in made.fleet.sites:
-        raise ConfigError(
-            [Problem("--site", f"there is no site {site}; there are {', '.join(made.fleet.sites)}", str(file))]
-        )
-    if svg is not None:
-        files.write(svg, picture(made.fleet, made.before).encode(), files.PUBLIC)
-        return
-    if announced:
-        heard = [each for each in announcements(made.fleet) if site in (None, each.site)]
-        if as_json:
-            _print({"version": 1, "announcements": [each._asdict() for each in heard]})
-        else:
-            for line in prefixes_table.announced(heard):
-                typer.echo(line)
-        return
-    rows = [each for key, each in sorted(made.before.held.items()) if site is None or each.site == site]
-    full = fills(made.fleet, made.before) if site is None else []
+    problems: ConfigError | None = None
+    try:
+        made = _planned(file, None)
+    except ConfigError as exc:
+        if announced or svg is not None:
+            raise
+        problems = exc
+        asked, lock = records_of(read_text(file), load_lock(lock_of(file)), file=str(file))
+    else:
+        asked, lock = made.wanted, made.before
+        if announced or svg is not None:
+            if made.changed:
+                what = "apply what there is to do first (`anycast prefixes plan` shows it)"
+                raise ConfigError([Problem("", what, str(file))])
+            _known(site, made.fleet.sites, file)
+            if svg is not None:
+                files.write(svg, picture(made.fleet, lock).encode(), files.PUBLIC)
+            else:
+                _announcements(made, site, as_json)
+            return
+    _known(site, {each.site for each in lock.held.values() if each.site} | asked.sites, file)
+    rows = [each for key, each in sorted(lock.held.items()) if site is None or each.site == site]
+    full = fills(asked.addressing, asked.reached, lock) if site is None else []
+    resting = [each for each in lock.resting if site is None or each.site == site]
     if as_json:
-        _print({"version": 1, "held": [row._asdict() for row in rows], "blocks": [each._asdict() for each in full]})
+        _print(
+            {
+                "version": 1,
+                "held": [each._asdict() for each in rows],
+                "blocks": [each._asdict() for each in full],
+                "resting": [each._asdict() for each in resting],
+            }
+        )
+    else:
+        for line in prefixes_table.allocations(rows, full, resting):
+            typer.echo(line)
+    if problems is not None:
+        raise problems
+
+
+def _known(site: str | None, sites: Collection[str], file: Path) -> None:
+    if site is not None and site not in sites:
+        raise ConfigError([Problem("--site", f"there is no site {site}; there are {', '.join(sorted(sites))}", str(file))])
+
+
+def _announcements(made: FilePlan, site: str | None, as_json: bool) -> None:
+    heard = [each for each in announcements(made.fleet) if site in (None, each.site)]
+    if as_json:
+        _print({"version": 1, "announcements": [each._asdict() for each in heard]})
         return
-    for line in prefixes_table.allocations(rows, full, made.before.resting if site is None else ()):
+    for line in prefixes_table.announced(heard):
         typer.echo(line)
 
 

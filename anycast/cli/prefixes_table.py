@@ -123,7 +123,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, most: int = _MO
     for line in lines:
         yield "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
     if len(rows) > most:
-        yield f"  and {len(rows) - most} more"
+        yield f"  and {len(rows) - most} more; --json has all"
 
 
 def _value(each: Allocation) -> str:

@@ -31,6 +31,8 @@ class SimulateExit(enum.IntEnum):
     """3 is a coordinator that does not answer."""
 
 
+_LATEST = 253_402_300_800.0
+"""The year 10000, as Unix time."""
 _EXIT = {Verdict.HOLDS: SimulateExit.HOLDS, Verdict.BREAKS: SimulateExit.BREAKS, Verdict.UNKNOWN: SimulateExit.UNKNOWN}
 
 
@@ -56,11 +58,13 @@ def simulate(
         raise ConfigError([Problem("", "say either --drain or --fail, with the sites: anycast simulate --drain fra")])
     kind: Literal["drain", "fail"] = "drain" if drain else "fail"
     target = Target(url, credential, root)
+    sites = [name for each in (drain or fail).split(",") if (name := each.strip())]
+    if not sites:
+        raise ConfigError([Problem(f"--{kind}", f"{drain or fail!r} names no site: anycast simulate --{kind} fra")])
     state, contents = known(against, target, "")
     content = in_force(state, contents)
     if content is None:
         raise ConfigError([Problem("", "no gateway runs by a content, so nobody's tunnels could move")])
-    sites = [each for each in (drain or fail).split(",") if each]
     if unknown := sorted(set(sites) - content.sites.keys()):
         known_sites = ", ".join(sorted(content.sites))
         what = f"{', '.join(unknown)}: no site of the content in force; there are {known_sites}"
@@ -117,10 +121,10 @@ def _asked(target: Target) -> list[dict[str, Any]]:
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
         lines = json.loads(path.read_bytes())["lines"]
-        if not all(type(line["body"]) is dict and float(line["at"]) >= 0 for line in lines):
+        if not all(type(line["body"]) is dict and 0 <= float(line["at"]) < _LATEST for line in lines):
             raise ValueError
     except OSError as exc:
         raise files.refused(path, exc) from exc
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError) as exc:
         raise ConfigError([Problem("", "is not what `anycast history --json` prints", str(path))]) from exc
     return list(lines)

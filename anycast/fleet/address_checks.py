@@ -283,7 +283,7 @@ def _asns(fleet: Fleet) -> Iterator[tuple[Path, int]]:
 
 
 def asns_fit_the_environment(fleet: Fleet) -> Iterator[Finding]:
-    """As for addresses; private AS numbers are at home in both."""
+    """As for addresses; private AS numbers are at home in both, but for sites that announce to the Internet."""
     for path, asn in _asns(fleet):
         documentation = any(asn in numbers for numbers in _DOCUMENTATION_ASNS)
         if asn in _RESERVED_ASNS:
@@ -292,6 +292,14 @@ def asns_fit_the_environment(fleet: Fleet) -> Iterator[Finding]:
             yield Finding(path, f"{asn} is neither a documentation nor a private AS number (RFC 5398, RFC 6996)")
         elif fleet.environment == "production" and documentation:
             yield Finding(path, f"{asn} is a documentation AS number (RFC 5398)")
+        elif (
+            fleet.environment == "production"
+            and path[2:] == ("asn",)
+            and fleet.sites[str(path[1])].upstreams
+            and any(asn in numbers for numbers in _PRIVATE_ASNS)
+        ):
+            what = f"{asn} is a private AS number (RFC 6996): the Internet filters what it originates"
+            yield Finding(path, what)
 
 
 ADDRESS_RULES: tuple[Callable[[Fleet], Iterator[Finding]], ...] = (

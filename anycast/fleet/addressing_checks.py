@@ -16,6 +16,7 @@ from anycast.fleet.schema import Fleet
 from anycast.fleet.section import DualStack
 from anycast.fleet.values import FAMILIES
 from anycast.fleet.yaml_text import Path, where
+from anycast.prefixes.numbers import Ranges, read
 from anycast.prefixes.sizes import visible_lengths
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -23,6 +24,32 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MOST_HEADROOM = 900
 _MOST_QUARANTINE = 3660
 _ANNOUNCED = frozenset({"anycast", "unicast"})
+
+
+_DEPRECATED: tuple[Network, ...] = (
+    ipaddress.IPv4Network((192 << 24 | 88 << 16 | 99 << 8, 24)),  # 6to4 relays, RFC 7526
+    ipaddress.IPv6Network((0x2002 << 112, 16)),  # 6to4, RFC 7526
+    ipaddress.IPv6Network((0xFEC0 << 112, 10)),  # site-local, RFC 3879
+)
+_SPECIAL: tuple[Network, ...] = (
+    *_DEPRECATED,
+    ipaddress.IPv4Network((0, 8)),
+    ipaddress.IPv4Network((10 << 24, 8)),  # RFC 1918
+    ipaddress.IPv4Network((100 << 24 | 64 << 16, 10)),  # RFC 6598
+    ipaddress.IPv4Network((127 << 24, 8)),
+    ipaddress.IPv4Network((169 << 24 | 254 << 16, 16)),  # RFC 3927
+    ipaddress.IPv4Network((172 << 24 | 16 << 16, 12)),  # RFC 1918
+    ipaddress.IPv4Network((192 << 24, 24)),  # RFC 6890
+    ipaddress.IPv4Network((192 << 24 | 168 << 16, 16)),  # RFC 1918
+    ipaddress.IPv4Network((198 << 24 | 18 << 16, 15)),  # benchmarks, RFC 2544
+    *(ipaddress.ip_network(each) for each in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")),
+    ipaddress.IPv4Network((224 << 24, 4)),
+    ipaddress.IPv4Network((240 << 24, 4)),
+    ipaddress.IPv6Network((0xFC00 << 112, 7)),  # RFC 4193
+    ipaddress.IPv6Network((0xFE80 << 112, 10)),
+    ipaddress.IPv6Network((0xFF00 << 112, 8)),
+)
+"""Space that a block may lie in, or not, but that none can have a part of (RFC 6890)."""
 
 
 def blocks_are_used_once(fleet: Fleet) -> Iterator[Finding]:
@@ -48,9 +75,18 @@ def blocks_fit_their_use(fleet: Fleet) -> Iterator[Finding]:
         prefix = block.prefix
         if prefix.is_loopback or prefix.is_link_local or prefix.is_multicast or prefix.is_reserved or prefix.is_unspecified:
             yield Finding(path, f"{prefix} is reserved (RFC 6890); no host has an address of it")
+        elif any(_inside(prefix, each) for each in _DEPRECATED):
+            yield Finding(path, f"{prefix} is deprecated (RFC 3879, RFC 7526); no host has an address of it")
+        elif (mixed := next((each for each in _SPECIAL if prefix != each and _inside(each, prefix)), None)) is not None:
+            what = f"{prefix} holds {mixed}, which is nobody's on the Internet (RFC 6890); write the fleet's part"
+            yield Finding(path, what)
         elif (announced := sorted(_ANNOUNCED & set(block.use))) and not prefix.is_global:
             what = f"{prefix} is private (RFC 6890), and the Internet hears nothing of it; {announced[0]} needs public space"
             yield Finding(path, what, judged=((*path[:-1], "use"),))
+
+
+def _inside(one: Network, other: Network) -> bool:
+    return one.version == other.version and other.prefixlen <= one.prefixlen and one.network_address in other
 
 
 def visible_lengths_are_the_labs(fleet: Fleet) -> Iterator[Finding]:
@@ -97,11 +133,13 @@ def nothing_is_taken_from_others(fleet: Fleet) -> Iterator[Finding]:
     """Who announces or hands out what is somebody else's cuts somebody off."""
     if fleet.addressing is None:
         return
-    others: list[tuple[Network, Path]] = [
-        (network, ("addressing", "foreign", name, i))
+    others = {
+        found: (network, ("addressing", "foreign", name, i))
         for name, networks in fleet.addressing.foreign.items()
         for i, network in enumerate(networks)
-    ]
+        if (found := read(str(network))) is not None
+    }
+    foreign = Ranges(others)
     own = [*announced(fleet)]
     for name, site in fleet.sites.items():
         own.append((("sites", name, "pools"), site.pools))
@@ -109,10 +147,11 @@ def nothing_is_taken_from_others(fleet: Fleet) -> Iterator[Finding]:
     for path, holder in own:
         for family in holder.families:
             value = holder.of(family)
-            for network, there in others:
-                if network.version == value.version and network.overlaps(value):
-                    what = f"{value} overlaps {network} of {where(there[:-1])}"
-                    yield Finding((*path, family), what, judged=(there,))
+            lying = read(str(value))
+            if lying is not None and (meets := foreign.meeting(lying)) is not None:
+                network, there = others[meets]
+                what = f"{value} overlaps {network} of {where(there[:-1])}"
+                yield Finding((*path, family), what, judged=(there,))
 
 
 def other_services_are_whole(fleet: Fleet) -> Iterator[Finding]:

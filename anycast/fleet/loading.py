@@ -28,7 +28,7 @@ from anycast.fleet.section import Section
 from anycast.fleet.values import show
 from anycast.fleet.yaml_text import Path, Tree
 from anycast.prefixes.allocation import Lock
-from anycast.prefixes.filling import fill
+from anycast.prefixes.filling import fill, of_another_fleet
 from anycast.prefixes.lock import decode_lock
 from anycast.prefixes.wants import declared
 
@@ -89,6 +89,14 @@ def _filled(tree: Tree, lock: Lock | None, file: str) -> Fleet:
         addressing = Addressing.model_validate(tree.value["addressing"])
     except pydantic.ValidationError:
         return read_tree(tree, file, unmet=plannable(tree))  # which says so
+    name = tree.value.get("fleet")
+    if lock is not None and isinstance(name, str) and (strange := of_another_fleet(name, lock)) is not None:
+        problems = located([strange], tree, file)
+        try:
+            read_tree(tree, file, unmet=declared(tree.value, addressing).unmet)
+        except ConfigError as exc:
+            problems += exc.problems
+        raise ConfigError(in_order(problems))
     if lock is not None:
         fill(tree.value, lock.held.values())
     unmet = declared(tree.value, addressing).unmet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -48,5 +49,14 @@ def read(path: Path, remedy: str, *, secret: bool = False) -> bytes:
 
 def refused(path: Path, exc: OSError) -> ConfigError:
     """What the kernel said of a file, as a sentence."""
-    as_root = isinstance(exc, PermissionError) and os.geteuid() != 0
+    as_root = isinstance(exc, PermissionError) and os.geteuid() != 0 and _is_roots(path)
     return ConfigError([Problem("", f"{(exc.strerror or 'failed').lower()}{'; run as root' if as_root else ''}", str(path))])
+
+
+def _is_roots(path: Path) -> bool:
+    """Whether root owns what refuses: a folder of somebody's own that is read-only is not for root to write into."""
+    owners = []
+    for each in (path, path.parent):
+        with contextlib.suppress(OSError):
+            owners.append(each.stat().st_uid)
+    return 0 in owners or not owners

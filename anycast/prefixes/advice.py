@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from anycast.fleet.addressing import Addressing
 from anycast.fleet.schema import Fleet
 from anycast.prefixes.allocation import PREFIXES, Allocation, Kind, Lock, Resting
 from anycast.prefixes.blocks import Blocks
@@ -122,16 +123,14 @@ class Fill(NamedTuple):
     prefix: str
     uses: tuple[str, ...]
     taken: int
-    """Addresses that are somebody's, rest, or are others'."""
+    """Addresses that are somebody's, rest, are others', or are what clients reach inside, but for inside LANs."""
     size: int
     largest: int | None
     """The length of the largest free piece; None: nothing is free."""
 
 
-def fills(fleet: Fleet, lock: Lock) -> list[Fill]:
-    """Each block, in order of the file."""
-    if fleet.addressing is None:
-        return []
+def fills(addressing: Addressing, inside: Iterable[Range], lock: Lock) -> list[Fill]:
+    """Each block, in order of the file. `inside`: what clients reach through their tunnels."""
     records: list[Allocation | Resting] = [*lock.held.values(), *lock.resting]
     taken = [
         found
@@ -139,16 +138,19 @@ def fills(fleet: Fleet, lock: Lock) -> list[Fill]:
         if each.kind in PREFIXES or each.kind is Kind.TUNNEL
         if (found := read(each.value)) is not None
     ]
-    taken += [found for many in fleet.addressing.foreign.values() for each in many if (found := read(str(each))) is not None]
+    taken += [found for many in addressing.foreign.values() for each in many if (found := read(str(each))) is not None]
+    reached = list(inside)
     rows = []
-    for name, block in fleet.addressing.blocks.items():
+    for name, block in addressing.blocks.items():
         # Alone, so that its free pieces are its own.
-        alone = Blocks(fleet.addressing.model_copy(update={"blocks": {name: block}}))
+        alone = Blocks(addressing.model_copy(update={"blocks": {name: block}}))
         found = read(str(block.prefix))
         assert found is not None
-        space = next(iter(alone.spaces(_within(taken, found), ()).values()))
+        spaces = list(alone.spaces(_within(taken, found), _within(reached, found)).values())
         size = 1 << (WIDTH[found.family] - found.length)
-        rows.append(Fill(name, str(block.prefix), tuple(block.use), size - space.free(), size, space.largest()))
+        free = sum(space.free() for space in spaces)
+        largest = min((length for space in spaces if (length := space.largest()) is not None), default=None)
+        rows.append(Fill(name, str(block.prefix), tuple(block.use), size - free, size, largest))
     return rows
 
 

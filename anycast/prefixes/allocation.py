@@ -90,6 +90,11 @@ class Resting(NamedTuple):
     freed: str
     """The day on which it was given up, YYYY-MM-DD (UTC)."""
 
+    @property
+    def site(self) -> str | None:
+        """The site whose it was; None where it was the fleet's."""
+        return self.key.split(".")[1] if self.key.startswith("sites.") else None
+
 
 class Lock(NamedTuple):
     """What `fleet.lock` says."""

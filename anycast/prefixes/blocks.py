@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from anycast.fleet.addressing import Addressing
 from anycast.fleet.finding import Finding
-from anycast.prefixes.numbers import WIDTH, Range, prefix, read
+from anycast.prefixes.numbers import WIDTH, Range, meet, prefix, read
 from anycast.prefixes.space import Interval, Space, free_pieces
 from anycast.prefixes.wants import Want
 
 Spaces = dict[tuple[str, frozenset[str]], Space]
 """Free space by family and by everything that it may be used for."""
+Pieces = dict[tuple[str, frozenset[str]], list[tuple[int, int]]]
+INSIDE = frozenset({"inside"})
 
 
 class Block(NamedTuple):
@@ -32,6 +35,9 @@ class Blocks:
         ]
         found.sort(key=lambda block: (block.space, block.name))
         self._of = {family: [block for block in found if block.space.family == family] for family in WIDTH}
+        self._foreign = [
+            space for many in addressing.foreign.values() for each in many if (space := read(str(each))) is not None
+        ]
         self._named = {block.name: block for block in found}
         self._starts = {family: [block.space.start for block in blocks] for family, blocks in self._of.items()}
 
@@ -49,30 +55,19 @@ class Blocks:
         return block is not None and use in block.uses and block.space.holds(found)
 
     def spaces(self, taken: Iterable[Range], reached: Iterable[Range]) -> Spaces:
-        """What `taken` leaves of the blocks; `reached`: of those that no inside LAN is taken from, too, because a client
-        could not tell what is there from what it reaches inside."""
-        found = self._spaces(taken, {block for blocks in self._of.values() for block in blocks if "inside" in block.uses})
-        others = {block for blocks in self._of.values() for block in blocks if "inside" not in block.uses}
-        return {**found, **self._spaces([*taken, *reached], others)}
-
-    def _spaces(self, taken: Iterable[Range], blocks: Set[Block]) -> Spaces:
-        intervals: dict[str, list[Interval]] = {family: [] for family in WIDTH}
-        for each in taken:
-            intervals[each.family].append((each.start, each.behind))
-        pieces: dict[tuple[str, frozenset[str]], list[tuple[int, int]]] = defaultdict(list)
-        for family, rows in intervals.items():
-            rows.sort()
-            # How far what begins before each row reaches: it may be all of a block.
-            reach = [0]
-            for _, behind in rows:
-                reach.append(max(reach[-1], behind))
-            for block in self._of[family]:
-                if block not in blocks:
-                    continue
-                first, behind = block.space.start, block.space.behind
-                begin, end = bisect.bisect_left(rows, (first, 0)), bisect.bisect_left(rows, (behind, 0))
-                start = max(first, min(reach[begin], behind))
-                pieces[family, block.uses] += free_pieces(start, behind, rows[begin:end], WIDTH[family])
+        """What `taken` leaves of the blocks. Of what clients reach through their tunnels (`reached`), inside LANs only are
+        taken, whatever else the block is for: a client could not tell what is there from what it reaches inside."""
+        taken, reached = list(taken), list(reached)
+        everything = [block for blocks in self._of.values() for block in blocks]
+        pieces: Pieces = defaultdict(list)
+        for block in everything:
+            pieces[block.space.family, block.uses] = []
+        _cut(taken, [block for block in everything if block.uses == INSIDE], pieces)
+        _cut([*taken, *reached], [block for block in everything if block.uses != INSIDE], pieces)
+        for block in everything if reached else ():
+            if block.uses > INSIDE:
+                outside = [Range(block.space.family, *piece) for piece in left_of(block.space, reached)]
+                _cut([*taken, *outside], [block._replace(uses=INSIDE)], pieces)
         return {key: Space(WIDTH[key[0]], found) for key, found in pieces.items()}
 
     def fitting(self, spaces: Spaces, family: str, use: str) -> list[Space]:
@@ -80,7 +75,9 @@ class Blocks:
         found = [(len(uses), sorted(uses), space) for (of, uses), space in spaces.items() if of == family and use in uses]
         return [space for _, _, space in sorted(found, key=lambda row: row[:2])]
 
-    def too_small(self, refused: Mapping[tuple[str, str], Sequence[Want]], spaces: Spaces) -> Iterator[Finding]:
+    def too_small(
+        self, refused: Mapping[tuple[str, str], Sequence[Want]], spaces: Spaces, reached: Sequence[Range]
+    ) -> Iterator[Finding]:
         """`refused`: by family and use, what found no room, the largest first.
 
         What one use lacks would fit into one more block of its sum. A block in place of one that is there must have room in
@@ -88,9 +85,16 @@ class Blocks:
         """
         blocks, lacking = {}, {}
         sums: dict[str, int] = defaultdict(int)
+        none = {pair for pair in refused if not any(pair[1] in each.uses for each in self._of[pair[0]])}
+        for family, use in sorted(none):
+            for want in refused[family, use]:
+                yield Finding(want.path, f"no {family} block has {use} in its use")
+        refused = {pair: wants for pair, wants in refused.items() if pair not in none}
         for (family, use), wants in refused.items():
             having = (each for each in self._of[family] if use in each.uses)
-            block = blocks[family, use] = min(having, key=lambda each: (each.space.length, each.name))
+            block = blocks[family, use] = min(
+                having, key=lambda each: (bool(self._others(each, use, reached)), each.space.length, each.name)
+            )
             addresses = sum(1 << (WIDTH[family] - want.length) for want in wants)
             if wants[-1].length == WIDTH[family]:
                 addresses += addresses // 64 + 2  # those that are not given out singly
@@ -102,10 +106,61 @@ class Blocks:
             grown = max(0, min(width - (sums[block.name] - 1).bit_length(), block.space.length) - 1)
             left = [length for each in self.fitting(spaces, family, use) if (length := each.largest()) is not None]
             named = ", ".join(want.key for want in wants[:3]) + (f" and {len(wants) - 3} more" if len(wants) > 3 else "")
+            path = ("addressing", "blocks", block.name, "prefix")
+            if others := self._others(block, use, reached):
+                what = (
+                    f"{prefix(*block.space)} lies in {others}, of which nothing is taken for {use}: no room for {named}; a"
+                    f" block of /{more} that lies elsewhere would do"
+                )
+                yield Finding(path, what)
+                continue
             free = f"no more than a /{min(left)}" if left else "nothing"
+            wider = Range(family, block.space.start >> (width - grown) << (width - grown), grown)
+            beside = [each for each in left_of(wider, [block.space]) if self._is_free(Range(family, *each), use, reached)]
+            room = sum(1 << (width - length) for _, length in beside) == (1 << (width - grown)) - (
+                1 << (width - block.space.length)
+            )
+            instead = f", or a /{grown} in place of this one," if room else " elsewhere"
             what = (
                 f"{prefix(*block.space)} is too small for what is taken from {family} blocks for {use}: no room for {named}"
-                f" (the largest is a /{wants[0].length}, and {free} is free); one more block of /{more}, or a /{grown} in"
-                " place of this one, would do"
+                f" (the largest is a /{wants[0].length}, and {free} is free); one more block of /{more}{instead} would do"
             )
-            yield Finding(("addressing", "blocks", block.name, "prefix"), what)
+            yield Finding(path, what)
+
+    def _others(self, block: Block, use: str, reached: Sequence[Range]) -> str:
+        """What all of a block lies in, so that nothing of it is to be had; empty: not all of it does."""
+        foreign, inside = self._foreign, [] if use == "inside" else reached
+        for name, found in (
+            ("service.inside", inside),
+            ("addressing.foreign", foreign),
+            ("service.inside and addressing.foreign", [*inside, *foreign]),
+        ):
+            if not left_of(block.space, found):
+                return name
+        return ""
+
+    def _is_free(self, space: Range, use: str, reached: Sequence[Range]) -> bool:
+        return not any(meet(space, each) for each in (*self._foreign, *(() if use == "inside" else reached)))
+
+
+def left_of(space: Range, taken: Iterable[Range]) -> list[tuple[int, int]]:
+    """Starts and lengths of what `taken` leaves of it."""
+    rows = sorted((each.start, each.behind) for each in taken if each.family == space.family)
+    return free_pieces(space.start, space.behind, rows, WIDTH[space.family])
+
+
+def _cut(taken: Iterable[Range], blocks: Sequence[Block], pieces: Pieces) -> None:
+    intervals: dict[str, list[Interval]] = {family: [] for family in WIDTH}
+    for each in taken if blocks else ():
+        intervals[each.family].append((each.start, each.behind))
+    for family, rows in intervals.items():
+        rows.sort()
+        # How far what begins before each row reaches: it may be all of a block.
+        reach = [0, *itertools.accumulate((behind for _, behind in rows), max)]
+        for block in blocks:
+            if block.space.family != family:
+                continue
+            first, behind = block.space.start, block.space.behind
+            begin, end = bisect.bisect_left(rows, (first, 0)), bisect.bisect_left(rows, (behind, 0))
+            start = max(first, min(reach[begin], behind))
+            pieces[family, block.uses] += free_pieces(start, behind, rows[begin:end], WIDTH[family])

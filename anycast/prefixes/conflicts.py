@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from anycast.fleet.finding import Finding
 from anycast.prefixes.allocation import ADDRESSES, Allocation, Kind, Resting
-from anycast.prefixes.numbers import read
+from anycast.prefixes.numbers import Range, Ranges, plain, prefix, read
 
 ALONE = frozenset({Kind.COVERING, Kind.UNICAST_PREFIX, Kind.POOL, Kind.SUBNET, Kind.TUNNEL})
 """Kinds that share their space with nobody, where they are not taken from a prefix of one's own."""
@@ -18,9 +18,32 @@ ALONE = frozenset({Kind.COVERING, Kind.UNICAST_PREFIX, Kind.POOL, Kind.SUBNET, K
 
 def conflicts(held: Iterable[Allocation], resting: Iterable[Resting]) -> Iterator[Finding]:
     """What two of them have. Where both are written in the file, reading it judges them."""
-    held = list(held)
+    held, resting = list(held), list(resting)
     yield from _overlaps([*held, *resting])
     yield from _doubles(held)
+    yield from _rested(held, resting)
+
+
+def of_others(
+    held: Iterable[Allocation], foreign: Iterable[tuple[str, Range]], written: Iterable[Range]
+) -> Iterator[Finding]:
+    """What was given out and is somebody else's by now. `foreign`: with their names; `written`: what else the file writes
+    anywhere, which may be a machine in a LAN, but nobody in a pool or a prefix that is announced."""
+    names = {found: name for name, found in foreign}
+    mine = {read(each.value) for each in held if each.pinned}
+    elsewhere = [each for each in written if each not in mine]
+    if not names and not elsewhere:
+        return
+    theirs, others = Ranges(names), Ranges(elsewhere)
+    for each in [each for each in held if each.kind in ALONE and "." not in each.source and not each.pinned]:
+        found = read(each.value)
+        if found is None:
+            continue
+        if (meets := theirs.meeting(found)) is not None:
+            yield Finding(each.path, f"{each.value} overlaps {prefix(*meets)} of {names[meets]}")
+        elif each.kind is not Kind.SUBNET and (meets := others.meeting(found)) is not None:
+            what = f"{each.value} was given out, and holds {plain(meets)}, which the file writes elsewhere"
+            yield Finding(each.path, what)
 
 
 def _overlaps(owned: Iterable[Allocation | Resting]) -> Iterator[Finding]:
@@ -55,6 +78,8 @@ def _judge(one: Allocation | Resting, other: Allocation | Resting) -> Finding | 
         return None
     owner, rest = (one, other) if isinstance(one, Allocation) else (other, one)
     assert isinstance(owner, Allocation) and isinstance(rest, Resting)
+    if owner.key == rest.key:
+        return None  # its own, which a pin made wider or narrower
     what = f"{owner.value} overlaps {rest.value}, which {rest.key} gave up on {rest.freed} and which still rests"
     return Finding(owner.path, what)
 
@@ -70,3 +95,12 @@ def _doubles(held: Iterable[Allocation]) -> Iterator[Finding]:
             first, second = sorted((each, other), key=lambda one: (one.pinned, one.key))  # what is written is at fault
             what = "the label" if each.kind is Kind.SPI_LABEL else "the address"
             yield Finding(second.path, f"{each.value} is also {what} of {first.key}")
+
+
+def _rested(held: Iterable[Allocation], resting: Iterable[Resting]) -> Iterator[Finding]:
+    """Addresses of one prefix, and labels, that one has while they rest for another. A plan gives none of them out."""
+    rests = {(each.source, each.value): each for each in resting if each.kind is Kind.SPI_LABEL or each.kind in ADDRESSES}
+    for each in held if rests else ():
+        rest = rests.get((each.source, each.value))
+        if rest is not None and each.pinned and each.key != rest.key and each.kind is not Kind.ROUTER_ID:
+            yield Finding(each.path, f"{each.value} is what {rest.key} gave up on {rest.freed}, and still rests")

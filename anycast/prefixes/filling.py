@@ -8,10 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from anycast.prefixes.allocation import Allocation
+from anycast.fleet.finding import Finding
+from anycast.prefixes.allocation import Allocation, Lock
 
 _HAS_TO_BE_THERE = {"service": 1, "addressing": 3, "gateways": 5, "upstreams": 4, "inside_routers": 4, "vrrp": 3}
 """How many steps of a path lead to something that the file itself has: by its first step, and by its third of a site."""
+
+
+def of_another_fleet(fleet: str, lock: Lock) -> Finding | None:
+    """What is wrong where the lock file beside the file of `fleet` is another one's."""
+    if lock.fleet == fleet:
+        return None
+    what = (
+        f"is {fleet}, and the lock file of {lock.fleet}: if that is what this fleet was called, write the new name into the"
+        " first line of the lock file, too"
+    )
+    return Finding(("fleet",), what)
 
 
 def fill(tree: Any, records: Iterable[Allocation]) -> None:

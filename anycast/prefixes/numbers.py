@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import ipaddress
+import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 WIDTH = {"ipv4": 32, "ipv6": 128}
@@ -27,6 +30,38 @@ class Range(NamedTuple):
 
     def holds(self, other: Range) -> bool:
         return self.family == other.family and self.start <= other.start and other.behind <= self.behind
+
+
+def meet(one: Range, other: Range) -> bool:
+    return one.family == other.family and one.start < other.behind and other.start < one.behind
+
+
+class Ranges:
+    """Many ranges, of which it is asked whether one meets any."""
+
+    def __init__(self, ranges: Iterable[Range]) -> None:
+        rows: dict[str, list[Range]] = {family: [] for family in WIDTH}
+        for each in ranges:
+            rows[each.family].append(each)
+        self._rows = rows
+        self._starts: dict[str, list[int]] = {}
+        self._reach: dict[str, list[int]] = {}
+        """How far what begins up to there reaches."""
+        for family, found in rows.items():
+            found.sort()
+            self._starts[family] = [each.start for each in found]
+            self._reach[family] = list(itertools.accumulate((each.behind for each in found), max))
+
+    def meeting(self, other: Range) -> Range | None:
+        """One that meets `other`; None: there is none."""
+        rows, reach = self._rows[other.family], self._reach[other.family]
+        at = bisect.bisect_left(self._starts[other.family], other.behind)
+        if not at or reach[at - 1] <= other.start:
+            return None
+        return next(rows[i] for i in range(at - 1, -1, -1) if rows[i].behind > other.start)
+
+    def meet(self, other: Range) -> bool:
+        return self.meeting(other) is not None
 
 
 @functools.lru_cache(maxsize=1 << 18)

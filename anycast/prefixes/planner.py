@@ -17,12 +17,14 @@ from typing import NamedTuple
 from anycast.fleet.finding import Finding
 from anycast.prefixes.allocation import Allocation, Kind, Lock, Resting
 from anycast.prefixes.blocks import Blocks
-from anycast.prefixes.conflicts import conflicts
-from anycast.prefixes.numbers import WIDTH, Range, address, plain, prefix, read
+from anycast.prefixes.conflicts import conflicts, of_others
+from anycast.prefixes.filling import of_another_fleet
+from anycast.prefixes.numbers import WIDTH, Range, Ranges, address, plain, prefix, read
+from anycast.prefixes.renames import under_new_names
 from anycast.prefixes.sizes import given_out, length_for
 from anycast.prefixes.space import Space
 from anycast.prefixes.spi import LABELS
-from anycast.prefixes.wants import Declared, Want
+from anycast.prefixes.wants import Declared, Want, unserved
 
 PIN = "written in the fleet file"
 
@@ -56,7 +58,8 @@ def plan(wanted: Declared, lock: Lock, today: datetime.date) -> Planned:
 class _Planner:
     def __init__(self, wanted: Declared, lock: Lock, today: datetime.date) -> None:
         self._wanted, self._lock, self._today = wanted, lock, today.isoformat()
-        self._still_resting_after = (today - datetime.timedelta(days=wanted.addressing.quarantine)).isoformat()
+        days = min(wanted.addressing.quarantine, (today - datetime.date.min).days)
+        self._still_resting_after = (today - datetime.timedelta(days=days)).isoformat()
         self._blocks = Blocks(wanted.addressing)
         self._foreign = [
             (f"addressing.foreign.{name}", found)
@@ -64,7 +67,11 @@ class _Planner:
             for network in networks
             if (found := read(str(network))) is not None
         ]
+        self._others = Ranges(found for _, found in self._foreign)
+        self._written = Ranges(wanted.written)
         self._before: dict[str, Allocation] = {}
+        self._displaced: list[Allocation] = []
+        """What a site had whose name is another one's now."""
         self._held: dict[str, Allocation] = {}
         self._resting: dict[str, list[Resting]] = {}
         """By key, the last one given up at the end."""
@@ -77,7 +84,9 @@ class _Planner:
         self._rename()
         self._keep()
         self._free()
+        self._findings += unserved(self._wanted)
         self._findings += conflicts(self._held.values(), self._all_resting())
+        self._findings += of_others(self._held.values(), self._foreign, self._wanted.written)
         # What lies in what is held is taken with it.
         apart = [each for each in self._records() if each.source not in self._held]
         taken = [found for each in apart if (found := _range(each)) is not None]
@@ -92,8 +101,8 @@ class _Planner:
                 continue  # with something that cannot be read, and reading the file says so
             what = "has no clients, by which its pools are sized; write `clients`, or `addressing.clients` for all sites"
             self._findings.append(Finding(path[:2], what))
-        if self._lock.fleet != self._wanted.fleet:
-            self._findings.append(Finding(("fleet",), f"is {self._wanted.fleet}, and the lock file of {self._lock.fleet}"))
+        if (strange := of_another_fleet(self._wanted.fleet, self._lock)) is not None:
+            self._findings.append(strange)
         changed = bool(self._changes) or self._held != self._lock.held
         after = Lock(self._wanted.fleet, self._held, self._all_resting()) if changed else self._lock
         return Planned(after, tuple(sorted(self._changes, key=lambda each: each.key)), tuple(self._findings))
@@ -101,24 +110,17 @@ class _Planner:
     # What there is already
 
     def _rename(self) -> None:
-        self._before = dict(self._lock.held)
-        resting = self._lock.resting
-        if renamed := self._wanted.renamed:
-            self._before = {}
-            for each in self._lock.held.values():
-                key, source = _renamed(each.key, renamed), _renamed(each.source, renamed)
-                self._before[key] = each._replace(key=key, source=source)
-                if key != each.key:
-                    self._changes.append(Change("renamed", key, each.key, each.value))
-            resting = tuple(
-                each._replace(key=_renamed(each.key, renamed), source=_renamed(each.source, renamed)) for each in resting
-            )
-        for rest in sorted(resting, key=lambda rest: (rest.freed, rest)):
+        found = under_new_names(self._lock, self._wanted.renamed, self._wanted.wants)
+        self._before, self._displaced = found.held, found.displaced
+        self._findings += found.findings
+        self._changes += [Change("renamed", key, old, found.held[key].value) for key, old in found.former.items()]
+        for rest in sorted(found.resting, key=lambda rest: (rest.freed, rest)):
             self._resting.setdefault(rest.key, []).append(rest)
 
     def _keep(self) -> None:
         """What is written in the file, and what is held and asked for, in the order of the wants: parents first."""
         before, held = self._before, self._held
+        limits: dict[str, tuple[int, int]] = {}
         for key, want in self._wanted.wants.items():
             old = before.get(key)
             if want.pin:
@@ -137,6 +139,9 @@ class _Planner:
                 and old.why == want.why
                 and not old.pinned
                 and want.kind is not Kind.ROUTER_ID
+                and (lying := read(old.value)) is not None
+                and (ends := limits.get(parent) or limits.setdefault(parent, _ends(around)))[0] <= lying[1] < ends[1]
+                and lying[0] == want.family
             ):
                 held[key] = old
             elif (kept := self._kept(want, old)) is not None:
@@ -161,8 +166,9 @@ class _Planner:
         """Take what the file writes. What it writes wrongly is said when it is read."""
         value, source = want.pin, ""
         if want.kind is Kind.SPI_LABEL:
-            if not (value.isascii() and value.isdecimal()) or int(value) not in LABELS:
+            if not (value.isascii() and value.isdecimal()) or len(value) > 9 or int(value) not in LABELS:
                 return
+            value = str(int(value))
         else:
             found = read(value)
             if found is None or found.family != want.family:
@@ -187,9 +193,11 @@ class _Planner:
             if want.use:
                 if want.at is not None and not (found.start <= want.at < found.behind):
                     return None
-                if not self._blocks.still(old.source, found, want.use):
-                    source = self._blocks.of(found, want.use)
-                self._judge_place(want, old, found, source)
+                around = self._range_of(old.source) if want.kind is Kind.TUNNEL else None
+                if around is None or not around.holds(found):  # a tunnel stays in the unicast prefix that it ended in
+                    if not self._blocks.still(old.source, found, want.use):
+                        source = self._blocks.of(found, want.use)
+                    self._judge_place(want, old, found, source)
             else:
                 around = self._around(want)
                 if around is None or not around.holds(found):
@@ -217,16 +225,27 @@ class _Planner:
 
     def _free(self) -> None:
         """What nobody asks for any more, and what was replaced, rests. What rested long enough is forgotten."""
-        # A site that writes what it has under another of its keys gives up nothing.
-        written = {(each.site, each.value) for each in self._held.values() if each.pinned}
-        for key, old in self._before.items():
-            new = self._held.get(key)
-            if new is old or (new is not None and new.value == old.value):
-                continue
-            if old.kind is not Kind.ROUTER_ID and (old.site, old.value) not in written:
-                self._resting.setdefault(key, []).append(Resting(key, old.kind, old.value, old.source, self._today))
-            if new is None and key not in self._wanted.wants:
-                self._changes.append(Change("freed", key, old.value, ""))
+        before, held = self._before, self._held
+        other = [(old, new) for key, old in before.items() if (new := held.get(key)) is not old]
+        gone = [old for old, new in other if new is None or new.value != old.value]
+        gone = [old for old in gone if old.kind is not Kind.ROUTER_ID or old.key not in self._wanted.wants]  # they follow
+        written, shared = set(), set()
+        if gone or self._displaced:
+            # A site that writes what it has under another of its keys gives up nothing.
+            written = {(each.site, each.value) for each in held.values() if each.pinned}
+            # Nor is anything given up that another one had, too, and goes on having: a LAN behind several sites.
+            staying = (old for key, old in before.items() if (new := held.get(key)) and new.value == old.value)
+            shared = {old.value for old in staying if old.kind is not Kind.ROUTER_ID}
+        for old in gone:
+            if self._was_given(old, before) and old.value not in shared and (old.site, old.value) not in written:
+                self._rest(old)
+            if old.key not in held and old.key not in self._wanted.wants:
+                self._judge_end(old)
+                self._changes.append(Change("freed", old.key, old.value, ""))
+        for old in self._displaced:
+            if self._was_given(old, self._lock.held) and old.value not in shared:
+                self._rest(old)
+            self._changes.append(Change("freed", old.key, old.value, ""))
         for key in list(self._resting):
             own = self._held.get(key)
             self._resting[key] = [
@@ -234,6 +253,31 @@ class _Planner:
                 for each in self._resting[key]
                 if each.freed > self._still_resting_after and (own is None or own.value != each.value)
             ]
+
+    def _judge_end(self, old: Allocation) -> None:
+        """What the world reaches a service by does not end because a word of a block's `use` went."""
+        if old.service is None or old.service not in self._wanted.services:
+            return
+        here = "service" if not old.service else f"addressing.services.{old.service}"
+        written = (want.pin for key, want in self._wanted.wants.items() if key.startswith(f"{here}."))
+        if not any(written):  # otherwise the file says which families it has
+            family = old.path[-1]
+            what = (
+                f"holds {old.value}, and no {family} block has anycast in its use now: bring it back, or write {here}.vips"
+                f" and {here}.prefixes of the families that it shall keep"
+            )
+            self._findings.append(Finding(old.path, what))
+
+    def _was_given(self, old: Allocation, among: dict[str, Allocation]) -> bool:
+        """Whether the plan gave it out, or the file did from what the plan gives out. What somebody else gave is theirs to
+        give again."""
+        if old.kind is Kind.ROUTER_ID:
+            return False
+        around = among.get(old.source)
+        return not old.pinned or old.kind is Kind.SPI_LABEL or bool(old.source and (around is None or around.source))
+
+    def _rest(self, old: Allocation) -> None:
+        self._resting.setdefault(old.key, []).append(Resting(old.key, old.kind, old.value, old.source, self._today))
 
     # What is new
 
@@ -297,10 +341,11 @@ class _Planner:
                     break
             else:
                 refused[want.family, want.use].append(want)
-        self._findings += self._blocks.too_small(refused, spaces)
+        self._findings += self._blocks.too_small(refused, spaces, self._wanted.reached)
 
-    def _return(self, want: Want) -> bool:
-        """Who asks again while it rests gets back what was its own. It was taken as long as it rested."""
+    def _return(self, want: Want, *taken: set[int]) -> bool:
+        """Who asks again while it rests gets back what was its own. It was taken as long as it rested, but for what the
+        file writes. `taken`: addresses around that are somebody's."""
         for rest in reversed(self._resting.get(want.key, [])):
             found = _range(rest)
             if found is None or found.family != want.family:
@@ -308,9 +353,12 @@ class _Planner:
             if want.use:
                 larger = want.kind in (Kind.POOL, Kind.SUBNET) and found.length <= want.length
                 fits = (found.length == want.length or larger) and bool(self._blocks.of(found, want.use))
-                fits = fits and not any(_meet(found, other) for _, other in self._foreign)
+                fits = fits and not self._others.meet(found)
+                # What stands in a LAN is written in it.
+                fits = fits and (want.kind is Kind.SUBNET or not self._written.meet(found))
             else:
                 fits = found.single and (around := self._around(want)) is not None and around.holds(found)
+                fits = fits and not any(found.start in each for each in taken)
             if fits:
                 self._resting[want.key].remove(rest)
                 self._hold(want, rest.value, found if want.use else None, returned=True)
@@ -330,66 +378,98 @@ class _Planner:
         new = [want for want in self._pending if want.parent]
         lans = {"management" if ".management." in want.key else want.parent for want in new}
         used: dict[str, set[int]] = {lan: set() for lan in lans}
+        resting: dict[str, set[int]] = {lan: set() for lan in lans}
         for record in self._records() if lans else ():
             lan = record.source
             if "management" in lans and ".management." in record.key:
                 lan = "management"
             if lan in lans and (found := _range(record)) is not None and found.single:
-                used[lan].add(found.start)
+                (resting if isinstance(record, Resting) else used)[lan].add(found.start)
         written: dict[str, set[int]] = {family: set() for family in WIDTH}
         for each in self._wanted.written:
             if each.single:
                 written[each.family].add(each.start)
         after: dict[str, int] = {}
+        refused: dict[str, list[Want]] = defaultdict(list)
         for want in new:
             if want.kind is Kind.ROUTER_ID:
                 self._follow(want)
                 continue
             around = self._around(want)
-            if around is None or self._return(want):
+            if around is None:
                 continue  # no prefix: it was refused, and that was said
-            there = used["management" if ".management." in want.key else want.parent]
+            lan = "management" if ".management." in want.key else want.parent
+            there, rests = used[lan], resting[lan]
+            if self._return(want, there, written[want.family]):
+                continue
             ends = 0 if around.length >= WIDTH[want.family] - 1 else 1  # RFC 3021, RFC 6164
             number = max(after.get(want.parent, 0), around.start + ends)
             last = around.behind - (ends if want.family == "ipv4" else 0)
-            while number < last and (number in there or number in written[want.family]):
+            while number < last and (number in there or number in rests or number in written[want.family]):
                 number += 1
             if number >= last:
-                holds = last - around.start - ends
-                what = (
-                    f"no address of {plain(around)} is free ({want.parent} holds {holds}); a /{around.length - 1} would do"
-                )
-                self._findings.append(Finding(want.path, what))
+                refused[want.parent].append(want)
                 continue
             after[want.parent] = number + 1
             there.add(number)
             self._hold(want, address(want.family, number))
 
+        for parent, wants in refused.items():
+            lan = "management" if ".management." in wants[0].key else parent
+            taken = used[lan] | resting[lan] | written[wants[0].family]
+            self._findings.append(self._full(parent, wants, taken))
+
+    def _full(self, parent: str, wants: list[Want], taken: set[int]) -> Finding:
+        """A LAN in which some find no room, and the size that has it for all of them."""
+        around = self._around(wants[0])
+        assert around is not None
+        width = WIDTH[around.family]
+        for length in range(around.length - 1, -1, -1):
+            start = around.start >> (width - length) << (width - length)
+            first, last = start + 1, start + (1 << (width - length)) - (1 if around.family == "ipv4" else 0)
+            if last - first - sum(first <= each < last for each in taken) >= len(wants):
+                break
+        named = ", ".join(want.key for want in wants[:3]) + (f" and {len(wants) - 3} more" if len(wants) > 3 else "")
+        path = tuple(parent.split(".")) if parent in self._wanted.wants else wants[0].path
+        return Finding(path, f"no address of {plain(around)} is free for {named}; a /{length} would do")
+
     def _follow(self, want: Want) -> None:
-        """A router id is its gateway's address."""
+        """A router id is its gateway's address. One that the file wrote otherwise stays when the file leaves it out: another
+        one would end each of the gateway's sessions."""
         own, old = self._held.get(want.parent), self._before.get(want.key)
         if own is None:
             return
-        if old is None or old.value != own.value:
-            self._hold(want, own.value)
+        if old is not None and (old.value == own.value or old.pinned or not old.source):
+            source = want.parent if old.value == own.value else ""
+            self._held[want.key] = old._replace(source=source, pinned=False, why=want.why if source else "was written")
+            if old.pinned:
+                self._changes.append(Change("unpinned", want.key, old.value, old.value))
         else:
-            self._held[want.key] = old._replace(source=want.parent, pinned=False, why=want.why)
+            self._hold(want, own.value)
 
     def _number(self) -> None:
         """SPI labels: the lowest that is nobody's and rests for nobody."""
         if not any(want.kind is Kind.SPI_LABEL for want in self._pending):
             return
         used = {int(each.value) for each in self._records() if each.kind is Kind.SPI_LABEL}
+        held = {each.value for each in self._held.values() if each.kind is Kind.SPI_LABEL}
         free = iter(LABELS)
         for want in self._pending:
             if want.kind is not Kind.SPI_LABEL:
                 continue
-            if rested := self._resting.get(want.key):
-                self._hold(want, rested.pop().value, returned=True)
+            rested = [each for each in self._resting.get(want.key, ()) if each.value not in held]
+            if rested:
+                self._resting[want.key].remove(rested[-1])
+                self._hold(want, rested[-1].value, returned=True)
             elif (number := next((each for each in free if each not in used), None)) is not None:
                 self._hold(want, str(number))
             else:
                 self._findings.append(Finding(want.path, f"no SPI label is free: there are {len(LABELS)}"))
+
+    def _range_of(self, key: str) -> Range | None:
+        """Of what is held under that key."""
+        record = self._held.get(key)
+        return None if record is None else read(record.value)
 
     def _around(self, want: Want) -> Range | None:
         """The prefix that an address lies in; None where nobody has it."""
@@ -407,18 +487,13 @@ def _range(each: Allocation | Resting) -> Range | None:
     return None if each.kind is Kind.SPI_LABEL else read(each.value)
 
 
-def _meet(one: Range, other: Range) -> bool:
-    return one.family == other.family and one.start < other.behind and other.start < one.behind
+def _ends(around: Allocation) -> tuple[int, int]:
+    """The first address of a prefix, and the one behind it; of what is none, nothing lies between them."""
+    found = read(around.value)
+    return (0, 0) if found is None else (found.start, found.behind)
 
 
 def _first_pool(key: str) -> str:
     """The first pool beside which the second one of that key stands; of anything else a key that nothing has."""
     steps = key.split(".")
     return f"sites.{steps[1]}.pools.{steps[-1]}"
-
-
-def _renamed(key: str, renamed: dict[str, str]) -> str:
-    if not key.startswith("sites."):
-        return key
-    site, dot, rest = key[len("sites.") :].partition(".")
-    return f"sites.{renamed.get(site, site)}{dot}{rest}"

@@ -66,6 +66,19 @@ def plan_file(text: str, lock: Lock | None, today: datetime.date, *, file: str =
     return FilePlan(fleet, wanted, before, planned.lock, planned.changes)
 
 
+def records_of(text: str, lock: Lock | None, *, file: str = "fleet.yaml") -> tuple[Declared, Lock]:
+    """What a file asks for and what its lock has, though no plan may come of it. Raises ConfigError where the blocks cannot
+    be read."""
+    tree = yaml_text.parse(text, file=file)
+    section = tree.value.get("addressing") if isinstance(tree.value, dict) else None
+    try:
+        wanted = declared(tree.value, Addressing.model_validate(section))
+    except pydantic.ValidationError as exc:
+        read_tree(tree, file, unmet=plannable(tree))
+        raise ConfigError([Problem("addressing", "cannot be read", file)]) from exc
+    return wanted, nothing(wanted.fleet) if lock is None else lock
+
+
 def _read(tree: yaml_text.Tree, file: str, unmet: Iterable[yaml_text.Path]) -> tuple[Fleet | None, list[Problem]]:
     """The fleet, or what else is wrong with a file of which it is known that these values are missing."""
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from anycast.errors import ConfigError, Problem
 from anycast.prefixes.allocation import Allocation, Lock, Resting
-from anycast.prefixes.lock import VERSION, decode_lock
+from anycast.prefixes.lock import END, VERSION, decode_lock
 
 COLUMNS = ("key", "kind", "value", "source", "pinned", "since", "freed", "why")
 
@@ -24,7 +24,7 @@ def lock_of_rows(fleet: str, rows: list[dict[str, Any]], places: list[str], file
     """A lock of records that came from elsewhere, judged as `fleet.lock` itself is. `places`: where each row stands in its
     `file`. Raises ConfigError with every row that means nothing."""
     lines = [{"fleet": fleet, "version": VERSION}, *rows]
-    text = "\n".join(json.dumps(each, ensure_ascii=False) for each in lines)
+    text = "\n".join([*(json.dumps(each, ensure_ascii=False) for each in lines), END])
     try:
         return decode_lock(text, file=file)
     except ConfigError as exc:

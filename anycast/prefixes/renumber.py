@@ -45,7 +45,8 @@ def renumber(wanted: Declared, lock: Lock, key: str, today: datetime.date) -> tu
     aside = want._replace(key=f"{key}.{_ASIDE}", pin="", at=None, need=None, length=int(old.value.rpartition("/")[2]))
     planned = plan(dataclasses.replace(wanted, wants={**wanted.wants, aside.key: aside}), lock, today)
     if planned.findings:
-        return Refused(planned.findings)
+        findings = planned.findings
+        return Refused(tuple(dataclasses.replace(each, path=path) if each.path == aside.path else each for each in findings))
     new = planned.lock.held[aside.key].value
     return _STEPS[old.kind](old, new)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from anycast.fleet.addressing import Addressing
+from anycast.fleet.finding import Finding
 from anycast.fleet.values import FAMILIES
 from anycast.prefixes.allocation import Kind
 from anycast.prefixes.numbers import WIDTH, Range, read
@@ -67,6 +68,11 @@ class Declared:
     sized: frozenset[str]
     """Sites that say for how many clients they are."""
 
+    sites: frozenset[str]
+    services: frozenset[str]
+    """Anycast services that stand in the file: `addressing.services`, and an empty name for `service` where it is
+    announced."""
+
     @property
     def unmet(self) -> list[tuple[str, ...]]:
         """Paths of what the file leaves out."""
@@ -76,6 +82,19 @@ class Declared:
 def declared(tree: Any, addressing: Addressing) -> Declared:
     """`tree`: the text of a fleet file as `yaml_text.parse` gives it (`Tree.value`); `addressing`: its section, read."""
     return _Reader(tree, addressing).read()
+
+
+def unserved(wanted: Declared) -> Iterator[Finding]:
+    """Who declares something that no block is for would look for it in vain."""
+    for name in sorted(wanted.services - {""}):
+        if not any(f"addressing.services.{name}.prefixes.{family}" in wanted.wants for family in WIDTH):
+            yield Finding(("addressing", "services", name), "gets nothing: no block has anycast in its use")
+    if not wanted.addressing.subnets:
+        return
+    given = {want.path[3] for want in wanted.wants.values() if want.kind is Kind.SUBNET and want.path[2] == "subnets"}
+    for name in sorted(wanted.addressing.subnets.keys() - given):
+        what = "gets nothing: no block of its families has subnets in its use"
+        yield Finding(("addressing", "subnets", name), what)
 
 
 class _Reader:
@@ -93,7 +112,8 @@ class _Reader:
 
     def read(self) -> Declared:
         service, sites = _mapping(self._tree.get("service")), _mapping(self._tree.get("sites"))
-        if any(_mapping(site).get("upstreams") for site in sites.values()):
+        announced = any(_mapping(site).get("upstreams") for site in sites.values())
+        if announced:
             self._service("service", service, _text(service.get("name")) or "the service")
         else:
             self._moving_vips(_mapping(service.get("vips")))
@@ -118,6 +138,8 @@ class _Reader:
             renamed=renamed,
             unsized=tuple(self._unsized),
             sized=frozenset(name for name, site in sites.items() if "clients" in _mapping(site)),
+            sites=frozenset(sites),
+            services=frozenset(self._addressing.services) | ({""} if announced else set()),
         )
 
     def _service(self, here: str, service: dict[str, Any], name: str) -> None:

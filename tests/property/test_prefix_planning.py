@@ -42,12 +42,13 @@ def worlds(draw: st.DrawFn, *, tight: bool = False) -> dict[str, Any]:
     shared = draw(st.lists(st.sampled_from(USES), min_size=1, max_size=4, unique=True))
     blocks["shared4"] = (block(8, 20 if tight else 12), shared)
     blocks["shared6"] = (block6(1), list(USES) if draw(st.booleans()) else ["anycast", "unicast", "pools", "tunnels"])
+    served = any("subnets" in uses for _, uses in blocks.values())
     world = tree(
         blocks,
         draw(st.dictionaries(names, sites, min_size=1, max_size=8)),
         services={name: {} for name in draw(st.lists(st.sampled_from(["dns", "web"]), unique=True))},
         headroom=f"{draw(st.sampled_from([0, 25, 100]))} %",
-        subnets={"voice": {"ipv4": "29", "ipv6": "64"}} if draw(st.booleans()) else {},
+        subnets={"voice": {"ipv4": "29", "ipv6": "64"}} if served and draw(st.booleans()) else {},
     )
     if draw(st.booleans()):
         begin = int(ipaddress.ip_network(blocks["shared4"][0]).network_address)
@@ -128,41 +129,41 @@ def test_from_nothing_a_block_of_just_the_sum_is_enough_and_no_hole_is_left(leng
     assert behind - first <= declared * 1.1
 
 
-edits = st.lists(
-    st.tuples(
-        st.sampled_from(["add", "remove", "rename", "clients", "gateways", "service", "pin", "crash"]),
-        names,
-        names,
-        sites,
-        st.integers(0, 40),
-    ),
-    min_size=1,
-    max_size=12,
+edits = st.tuples(
+    st.sampled_from(["add", "remove", "rename", "takeover", "clients", "gateways", "service", "pin", "crash"]),
+    names,
+    names,
+    sites,
 )
+histories = st.lists(st.tuples(st.lists(edits, min_size=1, max_size=4), st.integers(0, 40)), min_size=1, max_size=8)
+"""What is edited between two plans, and how many days lie between them."""
 
 
-@given(worlds(), edits)
+@given(worlds(), histories)
 @settings(max_examples=120)
 def test_no_history_moves_what_is_held_or_gives_away_what_rests(world: dict[str, Any], history: list[Any]) -> None:
     lock, day = plan(asked(world), nothing("world"), DAY).lock, DAY
     freed: list[tuple[str, Network, datetime.date]] = []
     """Kept by the test: whose, what, when."""
-    for what, name, other, made, days in history:
+    for step, days in history:
         day += datetime.timedelta(days=days)
         before, edited = lock, copy.deepcopy(world)
-        edit(edited, what, name, other, made, lock)
-        renamed = {f"sites.{name}.": f"sites.{other}."} if edited["sites"].get(other, {}).get("formerly") == name else {}
+        for what, name, other, made in step:
+            edit(edited, what, name, other, made, lock)
+        taken = {old: name for name, each in edited["sites"].items() if (old := each.get("formerly")) in world["sites"]}
+        renamed = {f"sites.{old}.": f"sites.{new}." for old, new in taken.items() if old not in edited["sites"]}
         planned = plan(asked(edited), before, day)
-        if what == "crash":  # between the plan and its file: nothing was written, and the same comes out again
+        if any(what == "crash" for what, *_ in step):  # before its file is written: the same comes out again
             again = plan(asked(edited), decode_lock(encode_lock(before)), day)
             assert encode_lock(again.lock) == encode_lock(planned.lock)
         if planned.findings:
             continue  # is refused, so nothing is written
         judge(asked(edited), planned.lock)
         served(planned, edited)
-        was = {new_key(key, renamed): row for key, row in before.held.items()}
+        gone = {key: row for key, row in before.held.items() if key.startswith(tuple(renamed.values()))}
+        was = {new_key(key, renamed): row for key, row in before.held.items() if key not in gone}
         pins = {key for key, row in planned.lock.held.items() if row.pinned}
-        assert moved(Lock("world", was, ()), planned.lock, pins) == {}, what
+        assert moved(Lock("world", was, ()), planned.lock, pins) == {}, step
         given_now = {
             key: lying
             for key, lying in spaces(planned.lock).items()
@@ -174,6 +175,11 @@ def test_no_history_moves_what_is_held_or_gives_away_what_rests(world: dict[str,
         freed = [(new_key(owner, renamed), lying, since) for owner, lying, since in freed]
         held_now = spaces(planned.lock)
         freed += [(key, lying, day) for key, lying in spaces(Lock("", was, ())).items() if held_now.get(key) != lying]
+        freed += [(key, lying, day) for key, lying in spaces(Lock("", gone, ())).items()]
+        rests = {str(network(rest)) for rest in planned.lock.resting if rest.kind is not Kind.SPI_LABEL}
+        for key, lying, since in freed:
+            if since == day and not any(now.version == lying.version and now.overlaps(lying) for now in held_now.values()):
+                assert str(lying) in rests, f"{key} {lying} is lost"
         world, lock = edited, planned.lock
         for each in world["sites"].values():
             each.pop("formerly", None)
@@ -194,7 +200,10 @@ def edit(world: dict[str, Any], what: str, name: str, other: str, made: dict[str
         case "remove" if len(here) > 1:
             here.pop(name, None)
         case "rename" if name in here and other not in here:
-            here[other] = {**here.pop(name), "formerly": name}
+            here[other] = {"formerly": name, **here.pop(name)}
+        case "takeover" if name in here and name != other:
+            here.pop(other, None)
+            here[other] = {"formerly": name, **here.pop(name)}
         case "clients" if name in here:
             here[name]["clients"] = made["clients"]
         case "gateways" if name in here:

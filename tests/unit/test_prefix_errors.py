@@ -70,6 +70,32 @@ def test_in_production_a_block_is_space_that_is_heard(space: int, what: str) -> 
     assert f"{place}: {block} {what}" in said(production(block, "anycast, unicast"))
 
 
+@pytest.mark.parametrize(
+    ("start", "length", "what"),
+    [
+        (172 << 24, 8, "holds {}, which is nobody's on the Internet (RFC 6890); write the fleet's part"),
+        (198 << 24, 8, "holds {}, which is nobody's on the Internet (RFC 6890); write the fleet's part"),
+        (0xC0586300, 24, "is deprecated (RFC 3879, RFC 7526); no host has an address of it"),
+        (0xFEC0 << 112, 10, "is deprecated (RFC 3879, RFC 7526); no host has an address of it"),
+    ],
+)
+@pytest.mark.parametrize("use", ["anycast", "pools"])
+def test_in_production_no_block_has_a_part_of_what_is_nobodys(start: int, length: int, what: str, use: str) -> None:
+    block = (ipaddress.ip_network if start >> 32 else ipaddress.IPv4Network)((start, length))
+    part = {172: ipaddress.IPv4Network((172 << 24 | 16 << 16, 12)), 198: ipaddress.IPv4Network((198 << 24 | 18 << 16, 15))}
+    what = what.format(part.get(start >> 24))
+    text = production(f"{ipaddress.IPv4Address(9 << 24)}/21", "anycast, unicast")
+    text = text.replace("  foreign:\n", f'    more: {{prefix: "{block}", use: [{use}]}}\n  foreign:\n', 1)
+    assert any(each.endswith(f"addressing.blocks.more.prefix: {block} {what}") for each in said(text)), said(text)
+
+
+@pytest.mark.parametrize("asn", [64512, 65534, 4200000001])
+def test_in_production_a_site_that_is_announced_has_an_as_number_of_the_internet(asn: int) -> None:
+    text = production(f"{ipaddress.IPv4Address(9 << 24)}/21", "anycast, unicast").replace("asn: 64501", f"asn: {asn}")
+    what = f"sites.fra.asn: {asn} is a private AS number (RFC 6996): the Internet filters what it originates"
+    assert any(what in each for each in said(text))
+
+
 def test_what_is_visible_is_not_for_a_fleet_to_say_in_production() -> None:
     text = production(f"{ipaddress.IPv4Address(9 << 24)}/21", "anycast, unicast")
     what = "addressing.visible: is a lab's: in production /24 and /48 are heard everywhere"

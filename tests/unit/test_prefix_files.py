@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import json
 import os
 import re
@@ -18,11 +19,12 @@ from anycast.cli.prefixes import PrefixesExit
 from anycast.errors import ConfigError
 from anycast.fleet.compile import compile_fleet
 from anycast.fleet.loading import load, loads, lock_of
-from anycast.prefixes.advice import notes, reverse_zones
+from anycast.prefixes.advice import fills, notes, reverse_zones
 from anycast.prefixes.allocation import PREFIXES, Kind, Resting
 from anycast.prefixes.announcements import announcements
 from anycast.prefixes.forecast import forecast
-from anycast.prefixes.lock import decode_lock, encode_lock
+from anycast.prefixes.lock import END, decode_lock, encode_lock
+from anycast.prefixes.numbers import read
 from anycast.prefixes.picture import LOOKS, picture
 from anycast.prefixes.planning import plan_file
 from tests.support.documents import TREE
@@ -58,7 +60,8 @@ def test_a_lock_is_read_as_it_was_written_and_written_as_it_was_read() -> None:
         assert decode_lock(text) == lock and encode_lock(decode_lock(text)) == text
         for line in text.splitlines()[1:]:
             assert line == json.dumps(json.loads(line), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    assert text.splitlines()[1:] == sorted(text.splitlines()[1:], key=lambda line: json.loads(line)["key"])
+    records = text.splitlines()[1:-1]
+    assert records == sorted(records, key=lambda line: json.loads(line)["key"])
 
 
 def test_a_newer_program_may_say_more_of_a_record_and_no_less() -> None:
@@ -77,7 +80,7 @@ LINE = '{"key":"sites.a.pools.ipv4","kind":"pool","since":"2026-11-29","source":
     [
         ([], "fleet.lock:1:1: does not begin with the header of a lock file; `anycast prefixes apply` makes one"),
         (['{"fleet":"x","version":2}'], 'fleet.lock:1:1: is of version "2"; 1 can be read here'),
-        (["<<<<<<< ours", LINE], "fleet.lock:2:1: an unresolved merge: keep the lines of both sides, and let"),
+        (["<<<<<<< ours", LINE], "fleet.lock:2:1: an unresolved merge: take out the marks, keep the lines of both sides,"),
         ([LINE, LINE], "fleet.lock:3:1: sites.a.pools.ipv4 has two records; two branches may have planned it: keep one"),
         (["{}"], "fleet.lock:2:1: is no record: an object with key, kind, value, source, and since or freed"),
         (["[1"], "fleet.lock:2:1: is no record (one JSON object a line)"),
@@ -86,13 +89,40 @@ LINE = '{"key":"sites.a.pools.ipv4","kind":"pool","since":"2026-11-29","source":
         ([LINE.replace("2026-11-29", "2026-11-31")], 'fleet.lock:2:1: "2026-11-31" is not a day (2026-11-29)'),
         ([LINE.replace('"b"', "7")], "fleet.lock:2:1: is no record: key, value, source, since, freed and why are text"),
         ([LINE.replace('"pool"', '"pond"')], "fleet.lock:2:1: is no record"),
+        ([LINE.replace("pools.ipv4", "capacity")], 'fleet.lock:2:1: "sites.a.capacity" is not the key of a pool'),
+        ([LINE.replace('"pool"', '"subnet"')], 'fleet.lock:2:1: "sites.a.pools.ipv4" is not the key of a subnet'),
+        ([LINE.replace("pools.ipv4", "pools.ipv6")], 'fleet.lock:2:1: "192.0.2.0/26" is of the other family than sites.a'),
+        ([LINE.replace("sites.a", "sites.\\ud800")], 'fleet.lock:2:1: "sites.\\ud800.pools.ipv4" is not the key'),
+        ([LINE.replace('"b"', '"\\uDfff"')], "fleet.lock:2:1: is no record: half of a surrogate pair is no character"),
     ],
 )
 def test_a_lock_that_means_nothing_is_refused_with_its_line(lines: list[str], what: str) -> None:
     header = [] if not lines or "version" in lines[0] else ['{"fleet":"x","version":1}']
     with pytest.raises(ConfigError) as caught:
-        decode_lock("\n".join([*header, *lines]) + "\n")
+        decode_lock("\n".join([*header, *lines, END]) + "\n")
     assert str(caught.value.problems[0]).startswith(what)
+
+
+def test_a_lock_that_was_cut_off_is_refused() -> None:
+    lines = encode_lock(LOCK).splitlines(keepends=True)
+    for kept in (1, 20, len(lines) - 1):
+        with pytest.raises(ConfigError) as caught:
+            decode_lock("".join(lines[:kept]))
+        assert str(caught.value.problems[-1]).startswith(f"fleet.lock:{kept}:1: is cut off: its last line is not {END}")
+
+
+def test_a_value_outside_the_prefix_that_it_lies_in_is_not_kept() -> None:
+    key = "sites.sin.service_address.ipv4"
+    held = LOCK.held | {key: LOCK.held[key]._replace(value="203.0.113.200")}
+    made = plan_file(TEXT, LOCK._replace(held=held), DAY)
+    assert [(each.what, each.key, each.after) for each in made.changes] == [("moved", key, LOCK.held[key].value)]
+
+
+def test_it_is_said_that_there_is_no_lock_yet(fleet: Path) -> None:
+    said = f"no {lock_of(fleet)} yet: planned from nothing\n"
+    assert anycast("prefixes", "plan", fleet).stderr == said
+    assert anycast("prefixes", "apply", fleet).stderr.startswith(said)
+    assert anycast("prefixes", "plan", fleet).stderr == ""
 
 
 def test_a_fleet_file_that_leaves_addresses_out_is_whole_with_its_lock() -> None:
@@ -166,6 +196,20 @@ def test_a_fleet_that_writes_every_address_comes_to_planning_without_a_change(na
     assert {each.what for each in planned.changes} == {"unpinned"}
     for fleet in (pinned.fleet, planned.fleet):
         assert {gateway: each.hash for gateway, each in compile_fleet(fleet).items()} == before
+
+
+def test_the_lock_of_another_fleet_fills_in_nothing(fleet: Path) -> None:
+    what = (
+        "fleet.yaml:3:8: fleet: is planned, and the lock file of other: if that is what this fleet was called, write the new"
+        " name into the first line of the lock file, too"
+    )
+    with pytest.raises(ConfigError) as caught:
+        loads(TEXT, lock=LOCK._replace(fleet="other"))
+    assert [str(each) for each in caught.value.problems] == [what]
+    lock_of(fleet).write_text(encode_lock(LOCK._replace(fleet="other")))
+    for words in (("check", fleet), ("prefixes", "plan", fleet)):
+        done = anycast(*words)
+        assert done.returncode == PrefixesExit.UNUSABLE and what in done.stderr
 
 
 def test_a_record_of_what_the_file_does_not_have_fills_in_nothing() -> None:
@@ -310,7 +354,6 @@ def test_announcements_and_pictures_want_a_whole_lock(fleet: Path, tmp_path: Pat
     ],
 )
 def test_reverse_zones_end_at_whole_labels(prefix: str, zones: list[str]) -> None:
-    import ipaddress
 
     assert reverse_zones(ipaddress.ip_network(prefix)) == zones
 
@@ -337,3 +380,67 @@ def test_a_forecast_from_a_file_of_leases(fleet: Path, tmp_path: Path) -> None:
     assert ahead["fra", "ipv4"]["room"] == 31, "half of a /26: a mirrored pair needs the other half"
     samples.write_text('{"site":"sin"}\n')
     assert "leases:1:1: is no sample" in anycast("prefixes", "check", fleet, "--leases", samples).stderr
+
+
+def test_what_somebody_else_gives_is_not_renumbered_from_a_block(fleet: Path) -> None:
+    lock_of(fleet).write_text(encode_lock(LOCK))
+    done = anycast("prefixes", "renumber", fleet, "sites.fra.uplink.ipv4")
+    assert done.returncode == PrefixesExit.UNUSABLE
+    assert done.stderr.strip().endswith("sites.fra.uplink.ipv4: no ipv4 block has uplink in its use")
+
+
+@pytest.mark.parametrize("days", ["3000000 d", "99999999 d"])
+def test_a_quarantine_of_millennia_is_refused_in_a_sentence(days: str) -> None:
+    with pytest.raises(ConfigError, match="is longer than ten years"):
+        plan_file(TEXT.replace("  headroom: 25 %", f"  quarantine: {days}"), LOCK, DAY)
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31"])
+def test_a_day_of_another_millennium_is_refused_in_a_sentence(fleet: Path, day: str) -> None:
+    done = anycast("prefixes", "plan", fleet, "--on", day)
+    assert done.returncode == PrefixesExit.UNUSABLE and f"--on: {day} is no day of this millennium" in done.stderr
+    assert plan_file(TEXT, None, datetime.date.min).changed
+
+
+def test_what_clients_reach_is_not_free_in_a_block() -> None:
+    addressing = loads(TEXT, lock=LOCK).addressing
+    assert addressing is not None
+    reached = read("192.0.2.128/25")
+    assert reached is not None
+    before, after = ({each.block: each for each in fills(addressing, some, LOCK)} for some in ((), (reached,)))
+    assert after["private4"].taken == before["private4"].taken + 128 and after["public4"] == before["public4"]
+
+
+def test_records_are_shown_though_the_plan_is_refused(fleet: Path) -> None:
+    rested = Resting("sites.fra.spi_label", Kind.SPI_LABEL, "9", "", "2026-01-02")
+    lock_of(fleet).write_text(encode_lock(LOCK._replace(resting=(rested,))))
+    fleet.write_text(TEXT.replace("clients: 20", "clients: 200"))
+    done = anycast("prefixes", "show", fleet, "--json")
+    assert done.returncode == PrefixesExit.UNUSABLE and "is too small" in done.stderr
+    shown = json.loads(done.stdout)
+    assert {row["key"] for row in shown["held"]} == set(LOCK.held) and shown["resting"] == [rested._asdict()]
+    assert {row["block"] for row in shown["blocks"]} == {"public4", "ours6", "private4"}
+    table = anycast("prefixes", "show", fleet, "--site", "fra")
+    assert "sites.fra.pools.ipv4" in table.stdout and "is too small" in table.stderr
+    assert "there is no site par; there are fra, sin" in anycast("prefixes", "show", fleet, "--site", "par").stderr
+    fleet.write_text("[")
+    assert "Traceback" not in anycast("prefixes", "show", fleet).stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root gives a folder away")
+def test_root_is_no_advice_for_a_folder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from anycast.pki import files
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for name, owner, advice in (("own", 1000, ""), ("roots", 0, "; run as root")):
+        folder = tmp_path / name
+        folder.mkdir()
+        os.chown(folder, owner, owner)
+        said = files.refused(folder / "fleet.lock", PermissionError(13, "Permission denied"))
+        assert said.problems[0].what == f"permission denied{advice}"
+
+
+def test_a_table_that_is_cut_says_what_has_all() -> None:
+    from anycast.cli.prefixes_table import table
+
+    assert list(table(("a",), [("x",)] * 3, most=2))[-1] == "  and 1 more; --json has all"

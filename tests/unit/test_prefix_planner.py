@@ -313,7 +313,8 @@ def test_nothing_is_planned_in_a_family_that_no_block_is_for() -> None:
 
 def test_a_lock_of_another_fleet_is_refused() -> None:
     assert [each.what for each in plan(asked(world({"a": site(clients=5)})), nothing("other"), DAY).findings] == [
-        "is world, and the lock file of other"
+        "is world, and the lock file of other: if that is what this fleet was called, write the new name into the first line"
+        " of the lock file, too"
     ]
 
 
@@ -321,3 +322,170 @@ def test_a_lock_of_another_fleet_is_refused() -> None:
 def test_what_is_of_others_is_not_taken(seen: bool) -> None:
     more = {"foreign": {"office": [pool(0, 25)]}} if seen else {}
     assert value(planned(world({"a": site(clients=60)}, **more)), "sites.a.pools.ipv4") == pool(128 if seen else 0, 26)
+
+
+def test_a_pin_makes_ones_own_prefix_wider_or_narrower() -> None:
+    text = world({"a": site(clients=60)})
+    first = planned(text)
+    for own in (pool(0, 27), pool(0, 25)):
+        text["sites"] = {"a": site(clients=5, pools={"ipv4": own})}
+        made = planned(text, first.lock)
+        assert made.findings == () and value(made, "sites.a.pools.ipv4") == own
+
+
+def lan(**written: Any) -> dict[str, Any]:
+    text = tree({"lans": (block(3, 24), ["management"])}, {"a": site(clients=5, gateways=2), "b": site(clients=5)})
+    for key, value in written.items():
+        gateway, _, name = key.partition("_")
+        text["sites"]["a"]["gateways"][gateway]["management"][name] = value
+    return text
+
+
+def test_an_address_or_a_label_that_rests_is_not_written_elsewhere_and_comes_back_only_if_nobody_has_it() -> None:
+    first = planned(lan())
+    key, mine = "sites.a.gateways.gw1.management.ipv4", value(first, "sites.a.gateways.gw1.management.ipv4")
+    without = lan()
+    del without["sites"]["a"]["gateways"]["gw1"], without["sites"]["b"]
+    rested = planned(without, first.lock)
+    pinned = lan(gw0_ipv4=mine)
+    del pinned["sites"]["a"]["gateways"]["gw1"]
+    pinned["sites"]["a"]["spi_label"] = "2"
+    early = plan(asked({**pinned, "sites": {"a": pinned["sites"]["a"]}}), rested.lock, DAY + datetime.timedelta(days=2))
+    assert [each.what for each in early.findings] == [
+        f"{mine} is what {key} gave up on 2026-11-29, and still rests",
+        "2 is what sites.b.spi_label gave up on 2026-11-29, and still rests",
+    ]
+    held = {**rested.lock.held}
+    for other, written in (("sites.a.gateways.gw0.management.ipv4", mine), ("sites.a.spi_label", "2")):
+        held[other] = held[other]._replace(value=written, pinned=True)
+    back = lan(gw0_ipv4=mine)
+    back["sites"]["a"]["spi_label"] = "2"
+    made = plan(asked(back), rested.lock._replace(held=held), DAY + datetime.timedelta(days=2))
+    assert value(made, key) != mine and value(made, "sites.b.spi_label") != "2"
+
+
+def test_what_the_file_writes_meanwhile_does_not_come_back() -> None:
+    text = world({"a": site(clients=60), "b": site(clients=60)})
+    first = planned(text)
+    without = copy.deepcopy(text)
+    del without["sites"]["a"]
+    lock = planned(without, first.lock).lock
+    text["service"]["dns"] = [str(BASE + 9)]
+    assert value(planned(text, lock), "sites.a.pools.ipv4") == pool(128, 26)
+
+
+def test_ends_of_tunnels_stay_where_they_are_when_a_block_for_them_comes() -> None:
+    text = world({"a": site(clients=5)})
+    first = planned(text)
+    text["addressing"]["blocks"]["tunnels4"] = {"prefix": block(7, 24), "use": ["tunnels"]}
+    made = planned(text, first.lock)
+    assert made.findings == () and made.changes == ()
+    text["sites"]["b"] = site(clients=5)
+    assert planned(text, first.lock).lock.held["sites.b.tunnel.ipv4"].source == "tunnels4"
+
+
+def test_what_clients_reach_inside_is_only_for_inside_lans_whatever_else_the_block_is_for() -> None:
+    uses = ["pools", "inside"]
+    text = tree({"all4": (block(1, 20), uses)}, {"a": site(clients=60)}, headroom="0 %")
+    text["service"]["inside"] = [pool(0, 21)]
+    made = planned(text)
+    assert value(made, "sites.a.inside.ipv4") == pool(0, 28)
+    assert value(made, "sites.a.pools.ipv4") == pool(2048, 26)
+
+
+@pytest.mark.parametrize(
+    ("inside", "foreign", "where"),
+    [
+        (pool(0, 19), [], "service.inside"),
+        ("192.0.2.0/24", [pool(0, 20)], "addressing.foreign"),
+        (pool(0, 21), [pool(2048, 21)], "service.inside and addressing.foreign"),
+    ],
+)
+def test_a_block_that_lies_in_what_is_others_is_not_called_too_small(inside: str, foreign: list[str], where: str) -> None:
+    text = world({"a": site(clients=60)}, foreign={"office": foreign} if foreign else {})
+    text["service"]["inside"] = [inside]
+    said = [(each.path[2], each.what) for each in planned(text).findings]
+    what = f"lies in {where}, of which nothing is taken for pools: no room for sites.a.pools.ipv4; a block of /26 that lies"
+    assert said == [("pools4", f"{pool(0, 20)} {what} elsewhere would do")]
+
+
+def test_a_larger_block_is_no_advice_where_its_other_half_is_others() -> None:
+    text = world({"a": site(clients=6000)})
+    assert "or a /18 in place of this one, would do" in planned(text).findings[0].what
+    text["service"]["inside"] = [pool(4096, 20)]
+    assert planned(text).findings[0].what.endswith("one more block of /19 elsewhere would do")
+
+
+def test_a_full_lan_is_said_once_with_the_size_that_does_for_all() -> None:
+    text = world({"a": site(clients=5, gateways=2, routers=9, uplink={"ipv4": "198.51.100.0/29"})})
+    (finding,) = planned(text).findings
+    assert finding.path == ("sites", "a", "uplink", "ipv4")
+    names = "sites.a.upstreams.rtr6.address.ipv4, sites.a.upstreams.rtr7.address.ipv4, sites.a.upstreams.rtr8.address.ipv4"
+    assert finding.what == f"no address of 198.51.100.0/29 is free for {names} and 3 more; a /28 would do"
+    text["sites"]["a"]["uplink"]["ipv4"] = "198.51.100.0/28"
+    assert planned(text).findings == ()
+
+
+def test_what_was_given_out_and_is_somebody_elses_by_now_is_said() -> None:
+    uses = ["anycast", "unicast", "pools", "management", "tunnels"]
+    text = tree({"all4": (block(1, 20), uses)}, {"a": site(clients=60), "b": site(clients=5)}, headroom="0 %")
+    first = planned(text)
+    text["addressing"]["foreign"] = {"office": [], "lab": []}
+    for key in ("sites.a.management.ipv4", "sites.a.tunnel.ipv4", "sites.b.pools.ipv4", "service.prefixes.ipv4"):
+        held = value(first, key)
+        theirs = held if "/" in held else f"{held}/32"
+        text["addressing"]["foreign"]["office"] = [theirs]
+        (finding,) = plan(asked(text), first.lock, DAY).findings
+        assert (".".join(map(str, finding.path)), finding.what) == (
+            key, f"{held} overlaps {theirs} of addressing.foreign.office"
+        )  # fmt: skip
+    text["addressing"]["foreign"] = {}
+    server = ipaddress.ip_network(value(first, "sites.a.pools.ipv4"))[9]
+    text["service"]["dns"] = [str(server), value(first, "service.vips.ipv4")]
+    said = [finding.what for finding in plan(asked(text), first.lock, DAY).findings]
+    assert f"{value(first, 'sites.a.pools.ipv4')} was given out, and holds {server}, which the file writes elsewhere" in said
+
+
+def test_a_service_does_not_end_because_a_word_of_a_blocks_use_went() -> None:
+    text = world({"a": site(clients=5)}, services={"dns": {}})
+    first = planned(text)
+    text["addressing"]["blocks"]["public4"]["use"] = ["unicast"]
+    text["addressing"]["blocks"]["six"] = {"prefix": block6(1), "use": ["anycast"]}
+    refused = plan(asked(text), first.lock, DAY)
+    held = value(first, "service.vips.ipv4")
+    assert {".".join(map(str, each.path)) for each in refused.findings} == {
+        f"{here}.{what}.ipv4" for here in ("service", "addressing.services.dns") for what in ("prefixes", "vips")
+    }
+    assert (
+        f"holds {held}, and no ipv4 block has anycast in its use now: bring it back, or write service.vips and"
+        " service.prefixes of the families that it shall keep"
+    ) in [each.what for each in refused.findings]
+    written = plan(asked(text), nothing("world"), DAY).lock
+    text["service"]["vips"] = {"ipv6": written.held["service.vips.ipv6"].value}
+    del text["addressing"]["services"]["dns"]
+    made = planned(text, first.lock)
+    assert made.findings == () and Change("freed", "service.vips.ipv4", held, "") in made.changes
+
+
+def test_a_service_or_a_subnet_that_gets_nothing_is_said() -> None:
+    text = tree(
+        {"pools4": (block(1, 20), ["pools"])}, {"a": site(clients=5)}, services={"dns": {}}, subnets={"v": {"ipv4": "/27"}}
+    )
+    assert [(each.path, each.what) for each in planned(text).findings] == [
+        (("addressing", "services", "dns"), "gets nothing: no block has anycast in its use"),
+        (("addressing", "subnets", "v"), "gets nothing: no block of its families has subnets in its use"),
+    ]
+
+
+def test_a_router_id_that_was_written_stays_when_the_file_leaves_it_out() -> None:
+    uses = {"uplinks": (block(4, 20), ["uplink"])}
+    text = tree(uses, {"a": site(clients=5)})
+    text["sites"]["a"]["gateways"]["gw0"]["router_id"] = "192.0.2.77"
+    key = "sites.a.gateways.gw0.router_id"
+    first = planned(text)
+    del text["sites"]["a"]["gateways"]["gw0"]["router_id"]
+    left_out = planned(text, first.lock)
+    assert left_out.changes == (Change("unpinned", key, "192.0.2.77", "192.0.2.77"),)
+    text["sites"]["b"] = site(clients=5)
+    later = planned(text, left_out.lock)
+    assert value(later, key) == "192.0.2.77" and later.lock.held[key] == left_out.lock.held[key]

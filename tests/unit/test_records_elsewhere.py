@@ -79,7 +79,7 @@ def test_a_spreadsheet_gives_back_every_record_as_it_was() -> None:
         (",vip,", ",vipp,", "line 4: "),
         ("2026-11-29", "29.11.2026", 'line 2: "29.11.2026" is not a day'),
         (",no,", ",nein,", "line 2: pinned is yes or no"),
-        ("service.vips.ipv4,", "service.prefixes.ipv4,", "line 4: service.prefixes.ipv4 has two records"),
+        ("sites.sin.spi_label,", "sites.fra.spi_label,", "sites.fra.spi_label has two records"),
         ("service.vips.ipv4,", "service.vips.ipv4,more,", "line 4: has not 8 fields"),
         ("vpn: its VIP", '"vpn: its VIP', "records.csv"),
     ],

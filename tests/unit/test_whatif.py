@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from anycast.cli.main import app
 from anycast.cli.simulate import SimulateExit
 from anycast.content.canonical import encode
+from anycast.errors import ConfigError
 from anycast.policy.whatif import Verdict, WhatIf, what_if
 from tests.support.contents import CAPACITY, SITES, made, state_of
 
@@ -142,3 +143,19 @@ def test_as_an_operator_types_it(state_file: Path, tmp_path: Path) -> None:
     ):
         refused = typed("simulate", *words, "--against", state_file)
         assert refused.exit_code != 0 and what in str(refused.exception)
+
+
+@pytest.mark.parametrize("at", ["1e999", "1" + "0" * 400, "-1", '"x"'])
+def test_a_history_of_no_time_is_refused(state_file: Path, tmp_path: Path, at: str) -> None:
+    history = tmp_path / "history.json"
+    history.write_text('{"lines":[{"action":"slot.taken","at":AT,"body":{"site":"fra"}}]}'.replace("AT", at))
+    refused = typed("simulate", "--drain", "fra", "--against", state_file, "--history", history)
+    assert isinstance(refused.exception, ConfigError) and "is not what `anycast history" in str(refused.exception)
+
+
+def test_sites_are_named_with_spaces_around_them_or_not_at_all(state_file: Path) -> None:
+    said = typed("simulate", "--drain", " fra , ams", "--against", state_file)
+    assert said.exit_code == SimulateExit.BREAKS and said.output.startswith("ams, fra drained")
+    for words in ((("--drain", ",")), ("--fail", " , ")):
+        refused = typed("simulate", *words, "--against", state_file)
+        assert isinstance(refused.exception, ConfigError) and "names no site" in str(refused.exception)
