@@ -284,7 +284,10 @@ def test_beside_a_judge_that_does_not_die_none_is_started(tmp_path: Path, monkey
                 except PeerError:
                     await asyncio.sleep(0.05)
 
-    asyncio.run(test())
+    try:
+        asyncio.run(test())
+    finally:
+        let_go.touch()
 
 
 def test_a_judge_ends_with_its_agent(tmp_path: Path) -> None:
