@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask, stream
+from anycast.cli.screen import cleaned
 from anycast.errors import ConfigError, Problem
 from anycast.policy.content_diff import Difference
 from anycast.policy.content_diff import line as diff_line
@@ -198,6 +199,7 @@ def access_remove(
 
 def status_view(found: dict[str, Any]) -> RenderableType:
     """A screen of /v1/status."""
+    found = cleaned(found)
     sites = found["sites"]
     counts = {state: sum(site["state"] == state for site in sites) for state in COLOURS}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no gateway has been heard yet"
@@ -247,6 +249,7 @@ def _gateway_cells(gateway: dict[str, Any] | None) -> tuple[str, ...]:
 
 
 def _one_line(found: dict[str, Any]) -> str:
+    found = cleaned(found)
     sites = ", ".join(f"{s['site']} {s['state']}{' (' + s['why'] + ')' if s['why'] else ''}" for s in found["sites"])
     sites = f"read-only; {sites}" if found.get("read_only") else sites
     return f"{_when(found['at'])} {sites or 'no gateway has been heard yet'}"

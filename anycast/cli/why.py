@@ -13,6 +13,7 @@ from rich.text import Text
 
 from anycast.cli.coordinator import COLOURS, AsJson, Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
+from anycast.cli.screen import clean
 from anycast.errors import ConfigError, Problem
 from anycast.history import parse_moment
 from anycast.model import NAME
@@ -82,11 +83,6 @@ def why_view(found: dict[str, Any]) -> RenderableType:
         table.add_row(Text(time_text(step["at"])), where, what, Text(clean(step["text"]), "yellow" if missing else ""))
     parts.append(table if found["trail"] else Text("  nothing is kept from then or before"))
     return Group(*parts)
-
-
-def clean(text: str) -> str:
-    """What a gateway sent must not steer an operator's terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _gateway(each: dict[str, Any]) -> Text:
