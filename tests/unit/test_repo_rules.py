@@ -79,6 +79,12 @@ def test_every_requirement_is_pinned() -> None:
                 assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line), f"{path.name}: {line!r} is not pinned"
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by these alone, and collects neither of two."""
+    names = [path.name for path in (TREE / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}
+
+
 def test_files_stay_readable() -> None:
     long = {name: lines for name, text in texts() if name not in LONG_BY_NATURE and (lines := text.count("\n")) > MAX_LINES}
     assert not long, "look for the second noun"
