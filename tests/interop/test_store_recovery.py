@@ -192,6 +192,7 @@ def test_an_old_backup_is_read_only_until_it_is_recovered_and_then_decides(tmp_p
     asyncio.run(test())
 
 
+@pytest.mark.long
 def test_a_store_that_was_restored_and_is_not_behind_is_confirmed_by_its_gateways(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +214,7 @@ def test_a_store_that_was_restored_and_is_not_behind_is_confirmed_by_its_gateway
     asyncio.run(test())
 
 
+@pytest.mark.long
 def test_a_fresh_store_before_gateways_that_run_by_contents_takes_them(tmp_path: Path) -> None:
     """The machine is lost and there is no backup at all."""
 
@@ -237,6 +239,7 @@ def test_a_fresh_store_before_gateways_that_run_by_contents_takes_them(tmp_path:
     asyncio.run(test())
 
 
+@pytest.mark.long
 def test_an_agent_of_before_that_message_is_named_and_may_be_left_out(tmp_path: Path) -> None:
     async def test() -> None:
         async with behind_by_a_drain(tmp_path) as made:
@@ -259,6 +262,7 @@ def test_an_agent_of_before_that_message_is_named_and_may_be_left_out(tmp_path: 
     asyncio.run(test())
 
 
+@pytest.mark.long
 def test_a_silent_gateway_is_waited_for_or_left_out(tmp_path: Path) -> None:
     async def test() -> None:
         async with world(tmp_path) as made:
@@ -326,6 +330,7 @@ def test_two_contents_under_one_generation_are_named_and_refused(tmp_path: Path)
     asyncio.run(test())
 
 
+@pytest.mark.long
 def test_a_slot_that_the_store_never_gave_is_behind_until_it_is_let_go(tmp_path: Path) -> None:
     async def test() -> None:
         async with world(tmp_path) as made:
