@@ -302,6 +302,7 @@ def says(agent: Managed, record: Record) -> None:
     agent.link.changed()
 
 
+@pytest.mark.long
 def test_two_contents_under_one_generation_are_named_and_refused(tmp_path: Path) -> None:
     async def test() -> None:
         async with behind_by_a_drain(tmp_path) as made:
