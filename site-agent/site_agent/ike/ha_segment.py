@@ -79,18 +79,14 @@ class Segment:
         self._in_vain = 0
         switch(active, self._fifo)
 
-    async def confirm_active(self) -> str:
-        """charon reads what it is handed in a thread of its own: `+1` can come before the last IKE_SA, which is PASSIVE."""
-        return await self._confirm(True)
+    async def confirm(self, active: bool) -> str:
+        """That it is as it was switched, or have it so by the next attempt.
 
-    async def confirm_passive(self) -> str:
-        """A charon whose segment is passive takes clients all the same, when packets get to it before its promotion: they
-        are ESTABLISHED."""
-        return await self._confirm(False)
-
-    async def _confirm(self, active: bool) -> str:
-        """A command touches no IKE_SA where the segment does not change by it. The opposite one first makes it a change.
-        charon throws away what comes before it has done the one before, so each attempt says it again."""
+        charon reads what it is handed in a thread of its own, so `+1` can come before the last IKE_SA, which is PASSIVE; and
+        a charon whose segment is passive takes clients all the same when packets get to it: they are ESTABLISHED. A command
+        touches none of these, because the segment does not change by it. The opposite one first makes it a change. charon
+        throws away what comes before it has done the one before, so each attempt says it again.
+        """
         try:
             return await confirm(self._vici, active=active, connections=self._connections)
         except PeerError:

@@ -50,6 +50,7 @@ class IkeSa(NamedTuple):
     identity: str = ""
     """Its client's."""
 
+
 class Tunnel(NamedTuple):
     """One CHILD_SA."""
 
@@ -103,9 +104,9 @@ class CharonView:
         spis = ike_spis(ike_sa)
         identity = printable(ike_sa.get("remote-id", b""))
         if ike_sa["state"] in _STANDING:
-            ours, state = ike_sa.get("initiator") == b"yes", ike_sa["state"]
+            ours = ike_sa.get("initiator") == b"yes"
             self.ike[spis + local + remote + int(ike_sa["remote-port"]).to_bytes(2)] = IkeSa(
-                ike_id, ours, _seconds(ike_sa, "established"), state == b"REKEYING", identity
+                ike_id, ours, _seconds(ike_sa, "established"), ike_sa["state"] == b"REKEYING", identity
             )
         for child in ike_sa.get("child-sas", {}).values():
             if "spi-in" not in child:  # a trap, or one that is still negotiated

@@ -407,7 +407,7 @@ class Process:
             case Step.RESUME:
                 self._segment.switch(True)
             case Step.CONFIRM_ACTIVE:
-                return await self._segment.confirm_active()
+                return await self._segment.confirm(True)
             case Step.ADOPT:
                 mirror.stand_back()
                 return f"{await self._reuniter.adopt_pending()} messages"
@@ -426,7 +426,7 @@ class Process:
             case Step.PASSIVATE:
                 self._segment.switch(False)
             case Step.CONFIRM_PASSIVE:
-                return await self._segment.confirm_passive()
+                return await self._segment.confirm(False)
             case Step.OPEN:
                 self._reuniter.drop()
                 mirror.demoted()

@@ -158,15 +158,14 @@ class Promotion:
     def __init__(self) -> None:
         self._active: bool | None = None
         self._left: tuple[Step, ...] = ()
-        self._began = self._step_began = self._settled_at = 0.0
+        self._began = self._step_began = 0.0
+        """`_step_began`: of the step under way; where nothing is left to do, when that was."""
         self._attempt = 0
         self._in_flight = self._void = False
         """`_void`: what is in flight belongs to what was given up; its end is waited for, and means nothing."""
         self._retry_at: float | None = None
         self._retry_s = FIRST_RETRY_S
         self._told_stuck = False
-        self.adopts = False
-        """What is done, or was done last, is an adoption: this gateway stays Active."""
         self._quiet = False
         self._adopt = False
         """It was asked for; begins when the steps under way have ended, so that each promotion is a whole one."""
@@ -175,6 +174,11 @@ class Promotion:
     def deadline(self) -> float | None:
         """When the step that failed is tried again."""
         return self._retry_at
+
+    @property
+    def adopts(self) -> bool:
+        """An adoption is under way, and charon has not been handed anything yet: this gateway stays Active."""
+        return Step.ADOPT in self._left
 
     @property
     def settled(self) -> bool:
@@ -200,7 +204,7 @@ class Promotion:
                 self._adopt = True
                 return self._begin_adoption(now) if self.settled else []
             case PassiveFound(asked_at=asked_at):
-                if not self._active or self._quiet or not self.settled or asked_at <= self._settled_at:
+                if not self._active or self._quiet or not self.settled or asked_at <= self._step_began:
                     return []
                 self._left = (Step.CONFIRM_ACTIVE,)
                 return self._start(now)
@@ -224,11 +228,11 @@ class Promotion:
 
     def _begin(self, now: float) -> list[Action]:
         self._left = PROMOTION if self._active else DEMOTION
-        self.adopts = self._adopt = self._quiet = False  # what was said is for another charon, or another time
+        self._adopt = self._quiet = False  # what was said is for another charon, or another time
         return self._start(now)
 
     def _begin_adoption(self, now: float) -> list[Action]:
-        self._left, self.adopts, self._adopt = ADOPTION, True, False
+        self._left, self._adopt = ADOPTION, False
         return self._start(now)
 
     def _start(self, now: float) -> list[Action]:
@@ -259,7 +263,6 @@ class Promotion:
         self._start_step(now)
         if not self._left:
             assert self._active is not None
-            self._settled_at = now
             actions.append(Settled(active=self._active, took_s=now - self._began))
             return actions + (self._begin_adoption(now) if self._adopt else [])
         return actions + self._next(now)

@@ -53,7 +53,7 @@ START_LIMIT_S = 60.0
 being slow would be slow again."""
 REPEAT_S = 1.0
 FINISH_LIMIT_S = 1.6
-"""More than `open_exchanges.ENDED_WITHIN_S`; a process that hangs keeps no handover waiting."""
+"""More than `open_exchanges.ENDED_WITHIN_S` and `ACKNOWLEDGED_WITHIN_S`; a process that hangs keeps no handover waiting."""
 SPEAKS_S = 2.5
 """It reports every second. One that does not takes no wishes, either."""
 WISHES_AT_ONCE = 20
