@@ -63,7 +63,7 @@ def lab(testrun_uid: str, worker_id: str) -> Iterator[Lab]:
 
 NATIVE = {"six-site"}
 """Topologies of which `./test` brings up only native labs, though their drills run anywhere: six agents, ExaBGPs and charons
-with a coordinator are up in seconds here, and tunnels are not what they are about."""
+with a coordinator are up in a minute here, and tunnels are not what they are about."""
 
 
 def natively(drill: Drill) -> bool:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from _pytest.mark.expression import Expression
 
 from tests import run_stages
 from tests.run_stages import Outcome, Stage, count, run_stage
@@ -155,3 +156,15 @@ def test_a_stage_runs_behind_the_next_one_and_its_output_is_not_lost(
     said = capsys.readouterr().out
     assert f"niced {min(19, os.nice(0) + 10)}" in said
     assert said.index("back ") < said.rindex("front ") and "2 passed, 0 failed" in said
+
+
+KINDS = [set(), {"root"}, {"alone"}, {"root", "alone"}, {"lab"}, {"root", "lab"}, {"lab", "pairs"}, {"root", "lab", "pairs"}]
+
+
+@pytest.mark.parametrize("markers", [kind | lasting for kind in KINDS for lasting in (set(), {"long"})], ids=str)
+def test_each_test_runs_in_one_stage(markers: set[str]) -> None:
+    def selects(stage: Stage) -> bool:
+        expression = stage.command[stage.command.index("-m", 3) + 1]
+        return Expression.compile(expression).evaluate(lambda marker, **_: marker in markers)
+
+    assert len([stage.name for stage in run_stages.STAGES if stage.pytest and selects(stage)]) == 1
