@@ -161,7 +161,11 @@ def test_a_stage_runs_behind_the_next_one_and_its_output_is_not_lost(
 KINDS = [set(), {"root"}, {"alone"}, {"root", "alone"}, {"lab"}, {"root", "lab"}, {"lab", "pairs"}, {"root", "lab", "pairs"}]
 
 
-@pytest.mark.parametrize("markers", [kind | lasting for kind in KINDS for lasting in (set(), {"long"})], ids=str)
+@pytest.mark.parametrize(
+    "markers",
+    [kind | lasting for kind in KINDS for lasting in (set(), {"long"})],
+    ids=lambda markers: " ".join(sorted(markers)) or "no marker",  # a set's own text differs between two workers
+)
 def test_each_test_runs_in_one_stage(markers: set[str]) -> None:
     def selects(stage: Stage) -> bool:
         expression = stage.command[stage.command.index("-m", 3) + 1]
