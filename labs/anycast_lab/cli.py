@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import enum
 import json
 import re
@@ -222,6 +223,35 @@ def drill(
                     json_.write_text(json.dumps(reports, indent=1) + "\n")
     if not all(report["as_expected"] for report in reports):
         raise typer.Exit(EXIT_DRILL_FAILED)
+
+
+@app.command()
+def graph(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The SVG file to write; it is replaced whole.")],
+    topology: TopologyOption = _DEFAULT,
+    name: NameOption = "",
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Of the running lab, now: roles, verdicts, dead cables, where clients' packets go."),
+    ] = False,
+) -> None:
+    """A picture of the topology and its fleet: sites, gateways, routers, clients and the cables between them."""
+    from anycast.fleet.loading import load as load_fleet
+    from anycast.pki import files
+    from anycast_lab.machines.prepare import fleet_file
+    from anycast_lab.picture.draw import draw
+    from anycast_lab.picture.look import look
+
+    loaded = load(topology)
+    fleet = load_fleet(fleet_file(loaded.path))
+    if fleet.lab is None:
+        raise LabError(f"{fleet_file(loaded.path)} has no `lab` section, so it does not say what stands around the gateways")
+    seen = None
+    if live:
+        with _client(topology, name) as client:
+            seen = look(client, loaded, fleet, datetime.datetime.now(datetime.UTC))
+    files.write(output, draw(loaded, fleet, seen).encode(), files.PUBLIC)
+    print(f"{output} shows {loaded.name}{f' at {seen.at}' if seen else ''}")
 
 
 @app.command()

@@ -142,6 +142,19 @@ def test_the_doctor_finds_nothing_wrong_with_a_gateway_of_a_pair(pairs: Lab, gat
     assert [finding for finding in json.loads(said)["findings"] if finding["severity"] == "wrong"] == []
 
 
+def test_a_picture_of_now_shows_the_actives_and_the_way_of_each_clients_packets(pairs: Lab, tmp_path: Path) -> None:
+    svg = tmp_path / "now.svg"
+    named = ("-t", str(TOPOLOGIES / "two-site-pairs.clab.yml"), "-n", pairs.client.name)
+    subprocess.run([ANYCAST, "lab", "graph", "--live", "-o", str(svg), *named], check=True, timeout=UP_S)
+    said = svg.read_text()
+    for site in ("fra", "sin"):
+        assert f">{pairs.active(f'{site}-gw1', f'{site}-gw2')} Active<" in said
+    assert said.count(">serving<") == 4 and "×" not in said
+    # The transit prefers fra: direct's packets pass transit, router, LAN and the Active; the roamer's its NAT before.
+    assert said.count(f">→ {pairs.active('fra-gw1', 'fra-gw2')}<") == 2
+    assert (said.count(">AB<"), said.count(">A<"), said.count(">B<")) == (3, 1, 2)
+
+
 def test_a_path_can_die_while_everybody_keeps_carrier(pairs: Lab) -> None:
     """The Backup's cable to the switch is silent: nobody's interface says so, and nobody else's path is touched."""
     active = pairs.active("fra-gw1", "fra-gw2")
