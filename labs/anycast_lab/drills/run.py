@@ -161,12 +161,15 @@ class _DrillRun:
             await self._mirror.start()
         for step in drill.steps:
             await self._step(step)
+        self._progress("reading what was captured")
         mirror = await self._mirror.end(self._fault_ns) if self._mirror is not None else None
         at_site = None
         if self._site is not None:
             reasons = await whys.all_reasons(runner, (drill.victim, self._peer), self._fault_ns)
             at_site = await self._site.end(self._fault_ns, reasons)
         end_ns = time.time_ns()
+        if self._mirror is not None:
+            self._progress("looking for secrets in everything that was written")
         told = await self._mirror.secrets.end() if self._mirror is not None else None  # when nothing is watched any more
         self._sites_after = self._sites_after or await self._sites()
         self._witnesses.read()

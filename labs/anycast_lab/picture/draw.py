@@ -144,6 +144,8 @@ class _Picture:
             lines += self._cable(cable)
         for name, box in self.boxes.items():
             lines += self._machine(name, box)
+        for cable in self.topology.links:  # above the machines: some stand close together
+            lines += self._mark(cable)
         return "\n".join([*lines, "</svg>", ""])
 
     def _site_line(self, name: str) -> str:
@@ -153,28 +155,40 @@ class _Picture:
         shared = f", VRRP {outside.of(outside.families[0])}" if outside is not None else ""
         return _cut(f"site {name}{asn}{shared}", WIDTH - 2 * EDGE - 30)
 
-    def _cable(self, cable: Link) -> Iterator[str]:
+    def _points(self, cable: Link) -> list[tuple[float, float]]:
+        """Nothing for a cable that is said in words in its machine's box."""
         a, b = (self.boxes[end.node] for end in cable.ends())
-        if "other" in (a.kind, b.kind):
-            return  # said in words in that machine's box
-        points = _path(a, b)
-        dead = self.live is not None and cable in self.live.dead
-        style = ' stroke-dasharray="3 3"' if dead else ""
-        path = " ".join(f"{x:g},{y:g}" for x, y in points)
-        yield f'<polyline points="{path}" fill="none" stroke="#555555"{style}/>'
+        return [] if "other" in (a.kind, b.kind) else _path(a, b)
+
+    def _dead(self, cable: Link) -> bool:
+        return self.live is not None and cable in self.live.dead
+
+    def _users(self, cable: Link) -> str:
+        ways = self.live.ways if self.live is not None else {}
+        return "".join(sorted({self.letters[client] for client, way in ways.items() if cable in way.cables}))
+
+    def _cable(self, cable: Link) -> Iterator[str]:
+        if points := self._points(cable):
+            path = " ".join(f"{x:g},{y:g}" for x, y in points)
+            look = 'stroke="#555555"'
+            if self._dead(cable):
+                look += ' stroke-dasharray="3 3"'
+            elif self._users(cable):
+                look = 'stroke="#1b5faa" stroke-width="3"'
+            yield f'<polyline points="{path}" fill="none" {look}/>'
+
+    def _mark(self, cable: Link) -> Iterator[str]:
+        if not (points := self._points(cable)):
+            return
         x, y = _halfway(points)
-        users = sorted({self.letters[c] for c, way in self.live.ways.items() if cable in way.cables}) if self.live else []
-        if dead:
+        if self._dead(cable):
             yield f'<text x="{x:g}" y="{y + 5:g}" text-anchor="middle" font-size="16" font-weight="bold">×</text>'
-        elif users:
-            word = _cut("".join(users), 40)
+        elif users := self._users(cable):
+            word = _cut(users, 40)
             wide = 6 + 8 * len(word)
-            yield f'<polyline points="{path}" fill="none" stroke="#1b5faa" stroke-width="3"/>'
-            yield (
-                f'<rect x="{x - wide / 2:g}" y="{y - 8:g}" width="{wide}" height="16" rx="8" fill="#ffffff"'
-                ' stroke="#1b5faa"/>'
-                f'<text x="{x:g}" y="{y + 4:g}" text-anchor="middle" font-weight="bold">{escape(word)}</text>'
-            )
+            frame = f'x="{x - wide / 2:g}" y="{y - 8:g}" width="{wide}" height="16"'
+            yield f'<rect {frame} rx="8" fill="#ffffff" stroke="#1b5faa"/>'
+            yield f'<text x="{x:g}" y="{y + 4:g}" text-anchor="middle" font-weight="bold">{escape(word)}</text>'
 
     def _machine(self, name: str, box: Box) -> Iterator[str]:
         state = self.live.states.get(name, "on") if self.live else "on"
@@ -204,7 +218,7 @@ class _Picture:
         if box.kind == "gateway" and seen is not None:
             if state != "on":
                 return [word]
-            return [f"{word} {seen.role.capitalize()}".strip(), seen.says, seen.reason or "no complaint", seen.routes]
+            return [f"{word} {seen.role.capitalize()}".strip(), seen.says, seen.reason, seen.routes]
         if box.kind == "other":
             peers = [end.node for cable in self.topology.links_of(name) for end in cable.ends() if end.node != name]
             return [word, "cables to " + ", ".join(dict.fromkeys(peers))]
