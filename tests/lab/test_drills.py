@@ -1,7 +1,8 @@
 """Every drill of labs/drills/, run as an operator runs it, in a lab that is brought up once and used for many.
 
-Two groups, so that two labs run side by side on two cores; `pytest -n 2 --dist loadgroup` gives each group a process.
-Drills that only the native kernel can do are a group for each topology. Without xdist one lab of a kind does it all.
+What a drill needs of the kernel it says itself. Where it can do without ESP, `./test` runs it natively, where a lab is up in
+seconds and leaves the processor to others; `./test --long` runs it in User Mode Linux as well, over real tunnels. A group
+for each kernel and topology, so that `pytest -n 2 --dist loadgroup` runs two labs side by side.
 The report is a drill's own; here only its exit status counts.
 """
 
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -25,13 +27,14 @@ pytestmark = [pytest.mark.root, pytest.mark.lab]
 
 ANYCAST = str(Path(sys.executable).with_name("anycast"))
 TOPOLOGIES = Path(__file__).resolve().parents[2] / "labs" / "topologies"
-LABS = 2
 UP_S = 300
 DRILL_S = 600
 """Neither is a bound that is asserted (those stand in labs/limits.yml), only an end to waiting."""
 
-Lab = Callable[[Drill], str]
-"""Brings a drill's topology up unless it is, on its kernel, and gives the lab's name."""
+Kernel = Literal["native", "esp"]
+"""``esp``: this machine's where it has ESP, else User Mode Linux."""
+Lab = Callable[[Drill, Kernel], str]
+"""Brings a drill's topology up unless it is, in place of the lab before, and gives its name."""
 
 
 @contextlib.contextmanager
@@ -44,53 +47,72 @@ def quiet(testrun_uid: str, how: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def lab(testrun_uid: str, worker_id: str) -> Iterator[Lab]:
-    names: dict[tuple[str, bool], str] = {}
+    here: dict[tuple[str, Kernel], str] = {}
 
-    def up(drill: Drill) -> str:
-        topology, native = key = drill.topology, natively(drill)
-        if key not in names:
-            names[key] = ends_with_us(f"{topology}-{testrun_uid[:4]}-{worker_id}{'-native' if native else ''}")
-            command = [ANYCAST, "lab", "up", "-t", str(TOPOLOGIES / f"{topology}.clab.yml"), "-n", names[key]]
-            environment = os.environ | ({"LAB_KERNEL": "native"} if native else {})
+    def end() -> None:
+        for name in here.values():
+            subprocess.run([ANYCAST, "lab", "down", "-n", name], check=True, timeout=UP_S)
+        here.clear()
+
+    def up(drill: Drill, kernel: Kernel) -> str:
+        key = drill.topology, kernel
+        if key not in here:
+            end()  # one that is not used any more still takes a fifth of a processor
+            name = ends_with_us(f"{drill.topology}-{testrun_uid[:4]}-{worker_id}-{kernel}")
+            command = [ANYCAST, "lab", "up", "-t", str(TOPOLOGIES / f"{drill.topology}.clab.yml"), "-n", name]
+            environment = os.environ | ({"LAB_KERNEL": "native"} if kernel == "native" else {})
             with quiet(testrun_uid, fcntl.LOCK_EX):
                 subprocess.run(command, check=True, timeout=UP_S, env=environment)
-        return names[key]
+            here[key] = name
+        return here[key]
 
     yield up
-    for name in names.values():
-        subprocess.run([ANYCAST, "lab", "down", "-n", name], check=True, timeout=UP_S)
+    end()
 
 
 NATIVE = {"six-site"}
-"""Topologies of which `./test` brings up only native labs, though their drills run anywhere: six agents, ExaBGPs and charons
+"""Topologies that no test brings up in User Mode Linux, though their drills run anywhere: six agents, ExaBGPs and charons
 with a coordinator are up in a minute here, and tunnels are not what they are about."""
+OVER_TUNNELS = {"charon-sigkill"}
+"""What `./test` itself sees with clients' packets, besides the drills that need ESP."""
+LONGEST_FIRST = ("esp-site-pair", "esp-two-site", "native-two-site", "native-six-site")
 
 
-def natively(drill: Drill) -> bool:
-    return drill.kernel == "native" or drill.topology in NATIVE
+def runs(drill: Drill) -> Iterator[tuple[Kernel, bool]]:
+    """On which kernels, and whether that is for `./test --long` only."""
+    long = drill.tier is Tier.LONG
+    if drill.kernel == "native" or drill.topology in NATIVE:
+        yield "native", long
+    elif drill.kernel == "esp" or long:
+        yield "esp", long
+    else:
+        yield "native", False
+        yield "esp", drill.drill not in OVER_TUNNELS
 
 
-SHARED = "two-site"
-"""The topology that two groups have a lab of each."""
+def parameter(drill: Drill, kernel: Kernel, long: bool) -> Any:
+    group = f"{kernel}-{drill.topology}"
+    marks = [pytest.mark.xdist_group(group), *([pytest.mark.long] if long else [])]
+    # Probes every millisecond: with nothing beside them.
+    if drill.kernel == "native" and drill.topology == "two-site-pairs":
+        marks.append(pytest.mark.pairs)
+    number = LONGEST_FIRST.index(group) if group in LONGEST_FIRST else len(LONGEST_FIRST)
+    both = len(list(runs(drill))) > 1
+    return number, pytest.param(drill, kernel, id=f"{drill.drill}-{kernel}" if both else drill.drill, marks=marks)
 
 
-def marks(number: int, drill: Drill) -> list[pytest.MarkDecorator]:
-    kind = "native" if natively(drill) else "esp" if drill.topology != SHARED else "lab"
-    group = pytest.mark.xdist_group(f"lab-{number % LABS}" if kind == "lab" else f"{kind}-{drill.topology}")
-    long = [pytest.mark.long] if drill.tier is Tier.LONG else []
-    # Probes every millisecond: with nothing beside them. User Mode Linux has one CPU, and one of ours is left for it; what
-    # coordinator drills assert are seconds.
-    return [group, *long, *([pytest.mark.pairs] if kind == "native" and drill.topology not in NATIVE else [])]
+_PARAMETERS = [
+    parameter(drill, kernel, long)
+    for drill in load_drills().values()
+    if drill.tier is not Tier.BENCH
+    for kernel, long in runs(drill)
+]
+DRILLS = [one for _, one in sorted(_PARAMETERS, key=lambda numbered: numbered[0])]
 
 
-_ALL = {name: drill for name, drill in load_drills().items() if drill.tier is not Tier.BENCH}
-_NUMBERED = {name: i for i, name in enumerate(n for n, d in _ALL.items() if natively(d) or d.topology == SHARED)}
-DRILLS = [pytest.param(drill, id=name, marks=marks(_NUMBERED.get(name, 0), drill)) for name, drill in _ALL.items()]
-
-
-@pytest.mark.parametrize("drill", DRILLS)
-def test_drill(drill: Drill, lab: Lab, testrun_uid: str) -> None:
-    name = lab(drill)
+@pytest.mark.parametrize(("drill", "kernel"), DRILLS)
+def test_drill(drill: Drill, kernel: Kernel, lab: Lab, testrun_uid: str) -> None:
+    name = lab(drill, kernel)
     command = [ANYCAST, "lab", "drill", drill.drill, "-n", name]
     with quiet(testrun_uid, fcntl.LOCK_SH):
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DRILL_S)

@@ -25,7 +25,7 @@ from anycast_lab.embedded import kernel
 from anycast_lab.runner import LabError
 from tests.support.lab_watch import ends_with_us
 
-pytestmark = [pytest.mark.root, pytest.mark.lab]
+pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.xdist_group("embedded")]
 
 ANYCAST = str(Path(sys.executable).with_name("anycast"))
 DEADLINE_S = 60.0

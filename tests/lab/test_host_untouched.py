@@ -237,6 +237,7 @@ def test_user_mode_linux_killed() -> None:
     killed("uml")
 
 
+@pytest.mark.long  # the way out is the same as natively; to see it again here takes most of a minute
 @in_namespace
 def test_user_mode_linux_interrupted_in_the_middle_of_up() -> None:
     needs_uml()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.lab_watch import ends_with_us
 
-pytestmark = [pytest.mark.root, pytest.mark.lab]
+pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.xdist_group("lab-gateways")]
 
 ANYCAST = str(Path(sys.executable).with_name("anycast"))
 TOPOLOGY = Path(__file__).resolve().parents[2] / "labs" / "topologies" / "two-site.clab.yml"

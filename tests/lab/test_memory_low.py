@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.root, pytest.mark.lab]
+pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.xdist_group("memory-low")]
 
 ANYCAST = str(Path(sys.executable).with_name("anycast"))
 LIMIT_S = 240

@@ -15,7 +15,7 @@ import pytest
 from anycast.reasons import Reason
 from tests.support.lab_watch import ends_with_us
 
-pytestmark = [pytest.mark.root, pytest.mark.lab]
+pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.xdist_group("one-reason")]
 
 ANYCAST = str(Path(sys.executable).with_name("anycast"))
 DRILL, GATEWAYS, WORD = "dns-wrong-all", ("fra-gw1", "sin-gw1"), Reason.DNS_WRONG.value
