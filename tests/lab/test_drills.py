@@ -2,18 +2,16 @@
 
 What a drill needs of the kernel it says itself. Where it can do without ESP, `./test` runs it natively, where a lab is up in
 seconds and leaves the processor to others; `./test --long` runs it in User Mode Linux as well, over real tunnels. A group
-for each kernel and topology, so that `pytest -n 2 --dist loadgroup` runs two labs side by side.
+for each kernel and topology, so that `pytest -n 2 --dist loadgroup` runs two labs side by side. A User Mode Linux has one CPU:
+two of them, or one and a native lab, have one each here.
 The report is a drill's own; here only its exit status counts.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -37,14 +35,6 @@ Lab = Callable[[Drill, Kernel], str]
 """Brings a drill's topology up unless it is, in place of the lab before, and gives its name."""
 
 
-@contextlib.contextmanager
-def quiet(testrun_uid: str, how: int) -> Iterator[None]:
-    """No lab boots while another one's drill runs: on two cores a boot starves it, and a starved agent loses its lease."""
-    with open(Path(tempfile.gettempdir()) / f"anycast-labs-{testrun_uid[:8]}.lock", "a") as file:
-        fcntl.flock(file, how)
-        yield
-
-
 @pytest.fixture(scope="module")
 def lab(testrun_uid: str, worker_id: str) -> Iterator[Lab]:
     here: dict[tuple[str, Kernel], str] = {}
@@ -61,8 +51,7 @@ def lab(testrun_uid: str, worker_id: str) -> Iterator[Lab]:
             name = ends_with_us(f"{drill.topology}-{testrun_uid[:4]}-{worker_id}-{kernel}")
             command = [ANYCAST, "lab", "up", "-t", str(TOPOLOGIES / f"{drill.topology}.clab.yml"), "-n", name]
             environment = os.environ | ({"LAB_KERNEL": "native"} if kernel == "native" else {})
-            with quiet(testrun_uid, fcntl.LOCK_EX):
-                subprocess.run(command, check=True, timeout=UP_S, env=environment)
+            subprocess.run(command, check=True, timeout=UP_S, env=environment)
             here[key] = name
         return here[key]
 
@@ -111,10 +100,9 @@ DRILLS = [one for _, one in sorted(_PARAMETERS, key=lambda numbered: numbered[0]
 
 
 @pytest.mark.parametrize(("drill", "kernel"), DRILLS)
-def test_drill(drill: Drill, kernel: Kernel, lab: Lab, testrun_uid: str) -> None:
+def test_drill(drill: Drill, kernel: Kernel, lab: Lab) -> None:
     name = lab(drill, kernel)
     command = [ANYCAST, "lab", "drill", drill.drill, "-n", name]
-    with quiet(testrun_uid, fcntl.LOCK_SH):
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DRILL_S)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DRILL_S)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     print(done.stdout)
