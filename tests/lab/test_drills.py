@@ -2,8 +2,8 @@
 
 What a drill needs of the kernel it says itself. Where it can do without ESP, `./test` runs it natively, where a lab is up in
 seconds and leaves the processor to others; `./test --long` runs it in User Mode Linux as well, over real tunnels. A group
-for each kernel and topology, so that `pytest -n 2 --dist loadgroup` runs two labs side by side. A User Mode Linux has one CPU:
-two of them, or one and a native lab, have one each here.
+for each kernel and topology, so that `pytest -n 2 --dist loadgroup` runs two labs side by side: a User Mode Linux has one
+CPU, so two of them, or one and a native lab, have one each here.
 The report is a drill's own; here only its exit status counts.
 """
 
