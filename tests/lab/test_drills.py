@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -88,11 +89,20 @@ _NUMBERED = {name: i for i, name in enumerate(n for n, d in _ALL.items() if nati
 DRILLS = [pytest.param(drill, id=name, marks=marks(_NUMBERED.get(name, 0), drill)) for name, drill in _ALL.items()]
 
 
+def why_red(report: Path, stderr: str) -> str:
+    """In one line, because a stage's table has the first one only: the checks that did not hold, or why there were none."""
+    if not report.exists():
+        return stderr.strip().rpartition("\n")[2]
+    (drill,) = json.loads(report.read_text())
+    red = [one for one in drill["checks"] if one["passed"] is drill["must_fail"]]
+    return "; ".join(f"{one['assert']}: {one['seen']} (bound: {one['limit']})" for one in red)
+
+
 @pytest.mark.parametrize("drill", DRILLS)
-def test_drill(drill: Drill, lab: Lab, testrun_uid: str) -> None:
-    name = lab(drill)
-    command = [ANYCAST, "lab", "drill", drill.drill, "-n", name]
+def test_drill(drill: Drill, lab: Lab, testrun_uid: str, tmp_path: Path) -> None:
+    name, report = lab(drill), tmp_path / "report.json"
+    command = [ANYCAST, "lab", "drill", drill.drill, "-n", name, "--json", str(report)]
     with quiet(testrun_uid, fcntl.LOCK_SH):
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DRILL_S)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{why_red(report, done.stderr)}\n{done.stdout}\n{done.stderr}"
     print(done.stdout)
