@@ -219,7 +219,8 @@ def report(outcomes: Sequence[Outcome]) -> tuple[int, int, int]:
     """Print the table; passed, failed and skipped over all stages."""
     for outcome in outcomes:
         for failure in outcome.failures:
-            print(f"FAILED {failure}")
+            said = outcome.said.get(failure, "")
+            print(f"FAILED {failure}{f': {said}' if said else ''}")
         for skip in outcome.skips:
             print(f"SKIPPED {skip}")
         for test, said in outcome.again.items():

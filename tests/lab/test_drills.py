@@ -9,6 +9,7 @@ The report is a drill's own; here only its exit status counts.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -99,10 +100,19 @@ _PARAMETERS = [
 DRILLS = [one for _, one in sorted(_PARAMETERS, key=lambda numbered: numbered[0])]
 
 
+def why_red(report: Path, stderr: str) -> str:
+    """In one line, because a stage's table has the first one only: the checks that did not hold, or why there were none."""
+    if not report.exists():
+        return stderr.strip().rpartition("\n")[2]
+    (drill,) = json.loads(report.read_text())
+    red = [one for one in drill["checks"] if one["passed"] is drill["must_fail"]]
+    return "; ".join(f"{one['assert']}: {one['seen']} (bound: {one['limit']})" for one in red)
+
+
 @pytest.mark.parametrize(("drill", "kernel"), DRILLS)
-def test_drill(drill: Drill, kernel: Kernel, lab: Lab) -> None:
-    name = lab(drill, kernel)
-    command = [ANYCAST, "lab", "drill", drill.drill, "-n", name]
+def test_drill(drill: Drill, kernel: Kernel, lab: Lab, tmp_path: Path) -> None:
+    name, report = lab(drill, kernel), tmp_path / "report.json"
+    command = [ANYCAST, "lab", "drill", drill.drill, "-n", name, "--json", str(report)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DRILL_S)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{why_red(report, done.stderr)}\n{done.stdout}\n{done.stderr}"
     print(done.stdout)

@@ -15,6 +15,7 @@ from scapy.packet import Raw
 from anycast.errors import DecodeError
 from anycast_lab.capture import frames, numbers
 from anycast_lab.capture.pcap import Frame
+from anycast_lab.drills import mirror_checks
 from anycast_lab.drills.captured import decoded
 
 VIP4, VIP6 = "203.0.113.1", "2001:db8:a::1"
@@ -109,6 +110,19 @@ def test_two_actives_at_once_are_red_and_every_change_is_told() -> None:
     found = judged(one, other)
     assert told(found.numbers_twice) == [(n, "gw1", "gw2") for n in (1, 2, 3)]
     assert [t.gateway for t in found.takeovers] == ["gw2", "gw1", "gw2", "gw1", "gw2"]
+
+
+@pytest.mark.parametrize(("late", "passed"), [(11, True), (9, False)], ids=["reordered", "from before the capture"])
+def test_of_two_that_send_by_turns_none_may_go_back_behind_its_first(late: int, passed: bool) -> None:
+    """Linux gives a packet its number and lets another one, with the next number, go before it (softirq in xfrm_output)."""
+    one = file((1, esp(10)), (3, esp(12)), (5, esp(late)))
+    other = file((2, esp(1 << 28, salt=9)), (4, esp((1 << 28) + 1, salt=9)))
+    found = judged(one, other)
+    assert (found.numbers_twice, found.ivs_twice) == ((), ())
+    assert (
+        mirror_checks.no_number_twice(mirror_checks.MirrorSeen(ike={}, downloads={}, numbers=found, problems=())).passed
+        is passed
+    )
 
 
 def test_the_first_use_is_by_time_not_by_the_order_of_the_captures() -> None:

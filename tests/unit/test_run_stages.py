@@ -42,6 +42,14 @@ def test_every_test_counts_once(out: Path) -> None:
     assert outcome.skips == ["m.py::skip: no mmdebstrap"]
 
 
+def test_the_table_says_what_a_failed_test_said_first(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (out / "s.xml").write_text(JUNIT)
+    outcome = Outcome("s", 1)
+    count(out / "s.xml", outcome)
+    run_stages.report([outcome])
+    assert "FAILED m.py::bad: x\n" in capsys.readouterr().out
+
+
 def test_a_checker_is_one_test() -> None:
     assert run_stage(stage(""), []).passed == 1
     outcome = run_stage(stage("raise SystemExit(3)"), [])

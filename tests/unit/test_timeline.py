@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,6 +86,15 @@ def test_a_late_probe_is_not_counted_against_the_tunnel() -> None:
     """The prober had no CPU for 200 ms: its own gap, not the client's."""
     packets = judge_packets(_probe([True] * 20, late=(10,), stalls={10: 200}))
     assert (packets.lost, packets.late, packets.longest_gap_ms) == (0, 1, 5.0)
+
+
+@pytest.mark.parametrize("answered_before", [True, False], ids=["after the packet left", "before"])
+def test_a_prober_that_is_stopped_in_the_middle_of_a_turn_makes_no_gap(answered_before: bool) -> None:
+    """What it says of the tenth probe comes after the pause; the packet's own answer says whether it left before."""
+    record = _probe([True] * 20, late=(10,), stalls={10: 75_000})
+    if answered_before:
+        record["good_ns"][10] = record["sent_ns"][9] + 6_000_000
+    assert judge_packets(record).longest_gap_ms <= 7.0
 
 
 def test_a_late_probe_that_was_lost_says_nothing() -> None:

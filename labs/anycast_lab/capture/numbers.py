@@ -42,7 +42,7 @@ class Takeover:
     first: int
     """The number of this packet."""
     own: int | None = None
-    """The last number of this gateway's own before it, of two Actives that send by turns; None: it sent none."""
+    """The lowest number of this gateway's own before it, of two Actives that send by turns; None: it sent none."""
     elsewhere: Address | None = None
     """Where the client was, as the packet before this one under that SPI was sent there; None: where this one goes."""
 
@@ -50,8 +50,9 @@ class Takeover:
     def jump(self) -> int:
         """How many numbers were skipped, and 1; not above 0 where the new one began too low.
 
-        Too low is a number twice, seen or not: an SA counts from 1, and a capture rarely begins with it. Who goes on from a
-        number of its own goes on where it was.
+        Too low is a number twice, seen or not: an SA counts from 1, and a capture rarely begins with it. Who sent under the
+        SA before must stay above where its own capture begins: of the numbers since, each one that came twice is seen. A
+        packet may have a lower number than the one before it: Linux numbers it, and first serves interrupts that waited.
         """
         return self.first - (self.before if self.own is None else self.own)
 
@@ -89,12 +90,12 @@ def numbers(captures: Mapping[str, Iterable[Sealed]], sources: Container[Address
                     gateway=name,
                     before=sa.highest,
                     first=one.sequence,
-                    own=sa.last.get(name),
+                    own=sa.lowest.get(name),
                     elsewhere=None if was == one.destination else was,
                 )
             )
             sa.sender = name
-        sa.last[name] = one.sequence
+        sa.lowest[name] = min(sa.lowest.get(name, one.sequence), one.sequence)
         sa.highest = max(sa.highest, one.sequence)
         for first, found in ((sa.numbers.get(one.sequence), numbers_twice), (sa.ivs.get(one.iv), ivs_twice)):
             if first is not None:
@@ -117,7 +118,7 @@ class _Sa:
 
     sender: str
     highest: int
-    last: dict[str, int] = dataclasses.field(default_factory=dict)
+    lowest: dict[str, int] = dataclasses.field(default_factory=dict)
     """By gateway."""
     numbers: dict[int, tuple[str, int]] = dataclasses.field(default_factory=dict)
     ivs: dict[bytes, tuple[str, int]] = dataclasses.field(default_factory=dict)

@@ -155,6 +155,9 @@ def no_number_twice(seen: MirrorSeen) -> Checked:
     said = [f"{packets} under {found.sas} SAs; {len(found.numbers_twice)} numbers and {len(found.ivs_twice)} IVs twice"]
     said += [_reuse(one) for one in (*found.numbers_twice[:_SHOWN], *found.ivs_twice[:_SHOWN])]
     said += [_takeover(one) for one in found.takeovers if one.own is None]
+    said += [
+        f"{_takeover(one)}, below its own {one.own:,}" for one in found.takeovers if one.own is not None and one.jump <= 0
+    ][:_SHOWN]
     if by_turns := sum(one.own is not None for one in found.takeovers):
         said.append(f"{by_turns} times one went on where it had been itself")
     if not found.takeovers:

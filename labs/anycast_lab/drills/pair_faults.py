@@ -8,13 +8,16 @@ import os
 import signal
 import time
 
+from anycast.errors import KernelError
 from anycast.fleet.compile import compile_gateway
 from anycast.fleet.schema import Fleet
 from anycast_lab.drills import operator
 from anycast_lab.drills import pair_steps as steps
 from anycast_lab.drills.cables import far_end, near_end
+from anycast_lab.embedded import links
 from anycast_lab.machines.wiring import BRIDGE
 from anycast_lab.runner import LabError, Runner
+from anycast_lab.topology import Endpoint
 
 SIDES: tuple[steps.Side, ...] = ("uplink", "inside", "management")
 
@@ -77,7 +80,11 @@ async def _impair(runner: Runner, fleet: Fleet, gateway: str, side: steps.Side, 
 
 
 async def _part(runner: Runner, fleet: Fleet, pair: tuple[str, str], *, parted: bool) -> None:
-    """Isolated ports of a bridge reach every port but each other; a cable between the two drops everything."""
+    """Isolated ports of a bridge reach every port but each other; a cable between the two drops everything.
+
+    By netlink, because nothing lies between the paths then but a system call: a process for each took a loaded User Mode
+    Linux 19 s for the three of them, in which the pair was neither parted nor joined.
+    """
     for side in SIDES:
         with contextlib.suppress(LabError):
             ends = [far_end(runner, fleet, gateway, side) for gateway in pair]
@@ -85,11 +92,15 @@ async def _part(runner: Runner, fleet: Fleet, pair: tuple[str, str], *, parted: 
                 await (runner.link_mute if parted else runner.link_unmute)(*ends[0])
                 continue
             for node, interface in ends:
-                words = ("link", "set", "dev", interface, "type", "bridge_slave", "isolated", "on" if parted else "off")
-                done = await runner.exec(node, ("ip", *words))
-                if done.rc:
-                    said = done.stderr.decode(errors="replace").strip()
-                    raise LabError(f"{node}: {interface} is no port of {BRIDGE}: {said}")
+                try:
+                    await asyncio.to_thread(_isolate, runner.pid(node), Endpoint(node, interface), parted)
+                except KernelError as error:
+                    raise LabError(f"{node}: {interface} is no port of {BRIDGE}: {error}") from error
+
+
+def _isolate(pid: int, endpoint: Endpoint, isolated: bool) -> None:
+    with open(f"/proc/{pid}/ns/net") as namespace:
+        links.isolate(endpoint, namespace.fileno(), isolated=isolated)
 
 
 async def _forge(runner: Runner, fleet: Fleet, victim: str, peer: str, seal: str, seconds: float, rate: int) -> None:

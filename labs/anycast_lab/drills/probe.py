@@ -9,8 +9,8 @@ that counts as *good*. A probe that was itself sent late (this process had no CP
 SIGTERM ends it; the record is written then, after a last wait for answers under way. `--live` is rewritten every 100 ms
 with the time of the last good packet (readiness and the demo read it). Times are CLOCK_REALTIME, the clock of BIRD's log.
 
-`--realtime` is for probing every millisecond beside everything else a machine does: SCHED_FIFO, and the kernel's own time
-of arrival, so that an answer that waited for this process is not late.
+The time of arrival is the kernel's own: an answer that waited for this process, which may have been stopped, is not late.
+`--realtime` is for probing every millisecond beside everything else a machine does: SCHED_FIFO, and room for many answers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import struct
 import time
 from pathlib import Path
 
-LATE_AFTER = 0.5
-"""A probe sent later than this share of the interval is late (testing.md: marked and not counted)."""
+from anycast_lab.drills.timeline import LATE_AFTER
+
 LAST_WAIT_S = 0.5
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
 _ECHO_REQUEST_V6, _ECHO_REPLY_V6 = 128, 129
@@ -108,8 +108,8 @@ def _open(target: str, *, realtime: bool) -> socket.socket:
         family, protocol = socket.AF_INET6, socket.IPPROTO_ICMPV6
     sock = socket.socket(family, socket.SOCK_RAW, protocol)
     sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     if realtime:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 4 << 20)
     return sock
 
@@ -162,12 +162,12 @@ def run(target: str, interval_ms: float, out: Path, live: Path | None, *, realti
         if stop_at is None and now >= next_send:
             number = len(record.sent_ns)
             record.sent_ns.append(time.time_ns())
-            now = time.monotonic()  # after it: who is stopped in between leaves no probe that is late and does not say so
-            record.late.append(now - next_send > LATE_AFTER * interval)
-            try:
+            with contextlib.suppress(OSError):  # no route, or a policy without state: sent in vain, therefore lost
                 sock.sendto(encode(ident, number), (target, 0))
-            except OSError:
-                pass  # no route, or a policy without state: sent in vain, therefore lost
+            now = time.monotonic()  # now, because who was stopped before the packet left has sent it late
+            record.late.append(now - next_send > LATE_AFTER * interval)
+            if record.late[-1]:
+                record.sent_ns[-1] = time.time_ns()
             # After a pause of our own, go on from here: a burst to catch up would measure nothing.
             next_send = max(next_send + interval, now)
         if live is not None and now >= next_live:

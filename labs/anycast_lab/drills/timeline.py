@@ -14,6 +14,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+LATE_AFTER = 0.5
+"""A probe sent later than this share of the interval is late (testing.md: marked and not counted)."""
+
 _BIRD_ROUTE = re.compile(
     r"^(?P<at>\S+ \S+) <TRACE> (?P<proto>[A-Za-z0-9_]+)\.(?P<channel>ipv[46]) > "
     r"(?P<what>added|removed|updated)(?: \[[^\]]*\])? (?P<prefix>\S+)"
@@ -108,15 +111,18 @@ def judge_packets(record: dict[str, Any], from_ns: int = 0, to_ns: int | None = 
     last_good = last_good_index = -1
     interval_ns = int(record["interval_ms"] * 1e6)
 
+    def left_ns(index: int) -> int:
+        """A probe was sent by `sent_ns` at the latest: who was stopped just after it had an answer before."""
+        return min(sent_ns[index], good_ns[index] or sent_ns[index])
+
     def close(until_ns: int, index: int, ended: bool) -> None:
         nonlocal longest, gap_from, gap_to
         if last_good < 0:
             return
-        own = sum(
-            max(0, sent_ns[i] - sent_ns[i - 1] - interval_ns)
-            for i in range(max(1, last_good_index + 1), index + 1)
-            if i in late
-        )
+        own = 0  # the prober's: it had no processor, or was stopped, and sent nothing meanwhile
+        for i in range(max(1, last_good_index + 1), index + 1):
+            pause = sent_ns[i] - left_ns(i - 1) - interval_ns
+            own += max(0, pause) if i in late or pause > LATE_AFTER * interval_ns else 0
         gap = until_ns - last_good - own
         if gap > longest:
             longest, gap_from, gap_to = gap, last_good, until_ns if ended else 0

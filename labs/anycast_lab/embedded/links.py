@@ -104,6 +104,12 @@ def unmute(endpoint: Endpoint, namespace: int) -> None:
         ipr.tc("del", index=_index(ipr, endpoint), handle="b1ac:", root=True)
 
 
+def isolate(endpoint: Endpoint, namespace: int, *, isolated: bool) -> None:
+    """A bridge's port: isolated ones reach every port but each other."""
+    with inside(namespace), _netlink(f"isolate {endpoint}") as ipr:
+        ipr.brport("set", index=_index(ipr, endpoint), isolated=int(isolated))
+
+
 def _index(ipr: IPRoute, endpoint: Endpoint) -> int:
     found = ipr.link_lookup(ifname=endpoint.interface)
     if not found:
