@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from anycast.cli import coordinator_client
 from anycast.document import Coordinator as Address
 from anycast.document import Document
 from anycast.pki.machine_folder import MachineFolder
@@ -27,8 +28,13 @@ NAME = "coord"
 class Coordinator:
     """Everything of it lies in `base`."""
 
-    def __init__(self, base: Path, *options: str, agents: str = "127.0.0.1:0") -> None:
-        self.base, self._options, self._agents = base, options, agents
+    def __init__(
+        self, base: Path, *options: str, agents: str = "127.0.0.1:0", program: tuple[str, ...] = ("-m", "anycast.cli.main")
+    ) -> None:
+        """`program`: what runs instead of the command line's own, as words for Python."""
+        self.base, self._options, self._agents, self._program = base, options, agents, program
+        self.environment: dict[str, str] = {}
+        """What the process finds in its environment beside everybody's."""
         self.root = Root(base / "root")
         self.root.equip(base / "pki", NAME, role=Role.COORDINATOR)
         self.process: subprocess.Popen[str] | None = None
@@ -41,8 +47,9 @@ class Coordinator:
     def start(self) -> None:
         """It answers when this returns."""
         words = ["serve", "--pki", "pki", "--state", "state", "--run", "run", "--agents", self._agents, *self._options]
-        command = [sys.executable, "-m", "anycast.cli.main", *words]
-        self.process = subprocess.Popen(command, env=ENVIRONMENT, cwd=self.base, stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, *self._program, *words]
+        environment = {**ENVIRONMENT, **self.environment}
+        self.process = subprocess.Popen(command, env=environment, cwd=self.base, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
         assert "answers agents on port" in line, line + self.process.stderr.read()
@@ -93,13 +100,18 @@ class Coordinator:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def status(self) -> dict[str, Any]:
+        """As `ask("status")`, over the same socket, without a process: for whoever asks again and again."""
+        target = coordinator_client.Target(f"unix:{self.base}/run/coordinator.sock")
+        return coordinator_client.ask(target, "GET", "/v1/status")
+
     def site(self, name: str) -> dict[str, Any]:
-        [found] = [site for site in self.ask("status")["sites"] if site["site"] == name]
+        [found] = [site for site in self.status()["sites"] if site["site"] == name]
         return dict(found)
 
     def becomes(self, site: str, state: str, *, within_s: float = 15) -> None:
         def is_so() -> bool:
-            return any(s["site"] == site and s["state"] == state for s in self.ask("status")["sites"])
+            return any(s["site"] == site and s["state"] == state for s in self.status()["sites"])
 
         until(is_so, f"{site} {state}", within_s=within_s)
 
