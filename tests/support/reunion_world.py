@@ -49,6 +49,7 @@ class Half:
 
     def begin(self, what: str, new: bytes) -> None:
         self.asked, self.old = (what, new), frozenset(self.children)
+
     answer: tuple[str, bytes] | None = None
     """The last request that was handled, for who asks again."""
 
