@@ -10,7 +10,6 @@ from anycast_lab.runner import LabError, Runner
 FLEET = "/etc/anycast/fleet.yaml"
 _MISTAKES = ((b"hold_time: 9 s", b"hold_time: nine"), (b"\nservice:", b"\nservices: {}\nservice:"))
 """A word where a duration belongs, and a key that nobody knows."""
-_SCRAPE = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
 
 
 async def hold(runner: Runner, node: str, kind: str, seconds: float, despite: Sequence[str]) -> None:
@@ -48,7 +47,7 @@ async def screens(runner: Runner, node: str, metrics: str) -> dict[str, str]:
     """What stands on each. A screen that does not come has nothing on it."""
     asked = {
         "log": ("site-agent", "events", "--json"),
-        "metric": ("python", "-c", _SCRAPE, f"http://{metrics}/metrics"),
+        "metric": ("python", "-m", "anycast_lab.drills.scrape", metrics, "/metrics"),
         "status": ("site-agent", "status", "--json"),
         "why": ("site-agent", "why", "--json"),
     }
