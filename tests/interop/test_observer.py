@@ -16,20 +16,17 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from anycast import link_wire
-from anycast.content.content import Moves
-from anycast.coordinator import api, observations, rollouts
+from anycast.coordinator import api, observations
 from anycast.coordinator.access import Role
 from anycast.coordinator.rest import Rest
-from anycast.policy import token_holder, tokens
 from tests.support.coordinator import kill
 from tests.support.gateway import ENVIRONMENT
 from tests.support.managed import running
-from tests.support.managed_gateway import ROOT, World, fleet_text
+from tests.support.managed_gateway import ROOT, World, fleet_text, quick
 from tests.support.namespace import in_namespace
 from tests.support.upstream import NAMESPACE
 
-pytestmark = [pytest.mark.root, pytest.mark.alone]
+pytestmark = pytest.mark.root
 OURS, ROUTER = "192.0.2.201", "192.0.2.202"
 OBSERVERS = f"""
 observers:
@@ -39,6 +36,7 @@ observers:
     peers:
       - {{asn: 64511, address: {ROUTER}, local_address: {OURS}}}
 """
+SETTLE_S = 2
 FAMILY = "{ import none; export all; add paths tx; next hop address %s; };"
 STRAY = "protocol static stray { ipv4; route 203.0.113.0/28 blackhole { bgp_path.prepend(64501); }; }\n"
 """A path of fra's that does not come from its gateway: another router has it still."""
@@ -69,9 +67,7 @@ def seen(world: World) -> dict[str, str]:
 
 @in_namespace
 def test_a_drain_waits_until_nobody_outside_sees_the_route() -> None:
-    tokens.SETTLE_S = 1.0  # type: ignore[misc]
-    token_holder.HEARTBEAT_S = link_wire.HEARTBEAT_S = 0.5  # type: ignore[misc]
-    rollouts.AGAIN_S = 2.0
+    quick()
 
     async def test() -> None:
         world = World()
@@ -102,14 +98,15 @@ def test_a_drain_waits_until_nobody_outside_sees_the_route() -> None:
                 await world.until(lambda: seen(world) == {"fra": "seen", "sin": "not_seen"}, "it sees", within_s=30)
 
                 gateway.upstream.ask("enable stray")
-                await world.apply(world.documents(), drained=True, moves=Moves(site="sin", to=("203.0.113.9",)))
+                words = ("drain", "start", "--to", "203.0.113.9", "--reason", "new optics", "--settle", f"{SETTLE_S} s")
+                assert (done := await asyncio.to_thread(gateway.ask, *words)).returncode == 0, done.stderr
 
                 def steps() -> list[str]:
                     return [event["step"] for event in gateway.events("DrainStepTaken")]
 
-                await world.until(lambda: steps()[-1] == "withdrawing", "it withdraws")
+                await world.until(lambda: "withdrawing" in steps(), "it withdraws")
                 await world.until(lambda: "203.0.113.0/28" not in own_routes(world), "the gateway's own route is gone")
-                await asyncio.sleep(14)  # longer than it would wait for an observer that cannot tell
+                await asyncio.sleep(2 * SETTLE_S)  # longer than it would wait for an observer that cannot tell
                 assert steps()[-1] == "withdrawing", "somebody outside sees a route"
                 assert seen(world)["fra"] == "seen"
                 status = json.loads((await asyncio.to_thread(gateway.ask, "status", "--json")).stdout)

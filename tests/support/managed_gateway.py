@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from anycast import link_wire
 from anycast.content.canonical import encode
 from anycast.content.content import Because, Intent, Moves
 from anycast.content.state import decode_state, in_force
+from anycast.coordinator import rollouts
 from anycast.coordinator.access import Caller
 from anycast.coordinator.access import Role as Rank
 from anycast.coordinator.service import Service
@@ -17,6 +19,7 @@ from anycast.fleet.compile_content import compile_content
 from anycast.fleet.loading import loads
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
+from anycast.policy import token_holder, tokens
 from anycast.policy.plan import make, submit
 from tests.support.contents import ALICE, TRUSTED
 from tests.support.coordinator import NAME, Coordinator
@@ -26,11 +29,19 @@ from tests.support.managed import Managed
 from tests.support.sync_pair import FLEET
 
 ROOT = Caller("alice", Rank.ADMIN)
+BAKE_S = 0.2
 
 
 def fleet_text() -> str:
     text = TWO_SITE.read_text().partition("\n# What only a lab has")[0].replace("fleet: two-site", f"fleet: {FLEET}", 1)
     return text + "\nbudget: {min_sites: 1}\ncoordinator: {name: coord, addresses: {ipv4: 192.0.2.99}}\n"
+
+
+def quick() -> None:
+    """The coordinator's spans, in this process: nothing here waits for a leader to settle, or for a look by the clock."""
+    tokens.SETTLE_S = 1.0  # type: ignore[misc]
+    token_holder.HEARTBEAT_S = link_wire.HEARTBEAT_S = 0.5  # type: ignore[misc]
+    rollouts.LOOK_S, rollouts.IDLE_LOOK_S, rollouts.PACE_S, rollouts.AGAIN_S = 0.1, 0.3, 0.05, 2.0
 
 
 class World:
@@ -82,7 +93,7 @@ class World:
             wanted = running_.with_intent("fra", intent, moves, because, degraded or 0)
         made = make(state, contents, wanted, {name: each.canonical().decode() for name, each in documents.items()})
         assert not made.problems and not made.empty, made.problems
-        await self.service.submit(ROOT, submit(made, ALICE), 1.0, blind=True)
+        await self.service.submit(ROOT, submit(made, ALICE), BAKE_S, blind=True)
         await self.until(lambda: self.rollout == "done", "the rollout is done")
 
     async def start(self) -> Managed:
