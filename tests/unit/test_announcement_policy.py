@@ -119,6 +119,6 @@ def test_the_table_says_who_hears_what(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
     rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    via = "prepend 2, MED 50, 64511:90, 64511:1:90 gateways"
+    via = "prepend 2, MED 50, 64511:90, 64511:1:90 last_resort"
     assert any(row.startswith("fra-rtr 64511 outside 203.0.113.0/24 64501 ") and via in row for row in rows), done.stdout
-    assert any(row.startswith("sin-rtr 64510 outside 203.0.113.0/28 64502 198.51.100.18 - gateways") for row in rows)
+    assert any(row.startswith("sin-rtr 64510 outside 203.0.113.0/28 64502 198.51.100.18 - anycast") for row in rows)
