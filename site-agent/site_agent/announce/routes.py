@@ -7,6 +7,7 @@ address, and the Backup announces worse, twice over:
 * MED 100 instead of 0: enough for upstreams of one AS, wherever both links end (RFC 4271, the decision process). The Active
   writes its 0, because some routers take a missing MED for the worst.
 * its AS number once more in the path, for upstreams of two ASes, whose MEDs are not compared, and for those who ignore them.
+  Not to a router of its own AS, which drops as a loop what carries its AS number (RFC 4271 section 9.1.2; seen with BIRD).
 
 A change of role replaces one announcement by the other under the same prefix, which BGP takes as an implicit withdrawal of
 the first (RFC 4271 section 3.1): there is no moment without a route. What is announced inside points to the VRRP address
@@ -95,7 +96,7 @@ def _routes(
                 prefix=prefix,
                 next_hop=neighbor.next_hop[family],
                 med=_med(policy.med, active) if differ else policy.med,
-                prepend=min(prepend, MAX_PREPEND),
+                prepend=0 if neighbor.asn == document.bgp.asn else min(prepend, MAX_PREPEND),
                 communities=policy.communities + ((GRACEFUL_SHUTDOWN,) if worse is not None and worse.community else ()),
                 large_communities=policy.large_communities,
                 local_pref=policy.local_pref,
