@@ -131,6 +131,9 @@ class Neighbor(_Part):
     side: Literal["outside", "inside"] = "outside"
     announces: tuple[str, ...] = ()
     """Prefixes that it hears while the site serves; none written: the service's, of its families."""
+    unicast: tuple[str, ...] = pydantic.Field(default=(), exclude_if=lambda prefixes: not prefixes)
+    """The site's own prefixes around its `Service.service_addresses`: it hears them while the gateway could serve, also
+    while drain, token or content keep the service's route away. Not written where there are none."""
     bfd: Bfd | None = None
     policy: AnnouncementPolicy | None = pydantic.Field(default=None, exclude_if=lambda policy: policy is None)
     """None, and not written: no attributes beside those that the route's role has."""
@@ -310,6 +313,15 @@ class Document(_Part):
         """Two gateways of one rank would use one ESP sequence number twice with one key: never on a compiler's word."""
         if (sync := self.sync) is not None and (self.gateway == sync.peer or sync.rank != int(self.gateway > sync.peer)):
             raise ValueError(f"sync.rank {sync.rank} is not that of {self.gateway} beside {sync.peer}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _unicast_is_nobody_elses(self) -> Self:
+        """What is announced whatever the fleet decides is never what the budget counts: not on a compiler's word either."""
+        shared = {*self.service.prefixes, *(prefix for each in self.bgp.neighbors for prefix in each.announces)}
+        for neighbor in self.bgp.neighbors:
+            if both := shared.intersection(neighbor.unicast):
+                raise ValueError(f"bgp.neighbors {neighbor.name}: {min(both)} is unicast, and the service's")
         return self
 
     def canonical(self) -> bytes:

@@ -159,6 +159,24 @@ class PrefixWithdrawn:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRouteAnnounced:
+    """As `PrefixAnnounced`, of a route that only this site has: its unicast prefix, or inside its client pools."""
+
+    neighbor: str
+    prefix: str
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRouteWithdrawn:
+    """As `PrefixWithdrawn`, of a route that only this site has."""
+
+    neighbor: str
+    prefix: str
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SessionChanged:
     neighbor: str
     state: SessionState
@@ -431,6 +449,8 @@ Event = (
     | ProtectionEnded
     | PrefixAnnounced
     | PrefixWithdrawn
+    | OwnRouteAnnounced
+    | OwnRouteWithdrawn
     | SessionChanged
     | VrrpStateChanged
     | PromotionStepTaken

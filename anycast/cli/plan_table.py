@@ -24,7 +24,7 @@ def lines(plan: Plan) -> Iterator[str]:
     ])  # fmt: skip
     changing = [row for row in plan.announcements if row.changes]
     same = len(plan.announcements) - len(changing)
-    rows = [(row.site, row.neighbor, _heard(row, before=True), _heard(row, before=False), _seen(row)) for row in changing]
+    rows = [(row.site, _neighbor(row), _heard(row, before=True), _heard(row, before=False), _seen(row)) for row in changing]
     yield from _section("announcements", ("site", "neighbor", "before", "after", "seen now"), rows)
     yield f"  {same} more stay as they are"
     yield ""
@@ -57,6 +57,10 @@ def _capacity(plan: Plan) -> Iterator[str]:
         site, left = capacity.worst
         short = "" if left >= capacity.tunnels else f": {capacity.tunnels - left} TOO FEW"
         yield f"capacity {capacity.total}; without {site}, the worst to lose, {left}{short}; {tunnels}"
+
+
+def _neighbor(row: Announcement) -> str:
+    return f"{row.neighbor} (unicast)" if row.unicast else row.neighbor
 
 
 def _heard(row: Announcement, *, before: bool) -> str:

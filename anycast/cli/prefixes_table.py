@@ -89,7 +89,7 @@ def announced(rows: Sequence[Announced]) -> Iterator[str]:
     for site in dict.fromkeys(row.site for row in rows):
         yield site
         yield from table(
-            ("router", "AS", "side", "prefix", "origin", "next hop", "attributes", "by"),
+            ("router", "AS", "side", "prefix", "origin", "next hop", "attributes", "purpose"),
             [
                 (
                     row.router,
@@ -99,7 +99,7 @@ def announced(rows: Sequence[Announced]) -> Iterator[str]:
                     str(row.origin),
                     ", ".join(row.next_hops) or "-",
                     row.attributes or "-",
-                    row.by,
+                    row.purpose,
                 )
                 for row in rows
                 if row.site == site

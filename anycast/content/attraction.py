@@ -20,6 +20,12 @@ def announces(document: Document) -> dict[str, tuple[str, ...]]:
     return heard
 
 
+def unicast(document: Document) -> dict[str, tuple[str, ...]]:
+    """By the name of each neighbor outside: the site's own prefixes that it hears, also while the site is dark. They bring
+    nobody here but who asked for this site, so they attract nothing that another site could take."""
+    return {each.name: tuple(sorted(each.unicast)) for each in document.bgp.neighbors if each.unicast}
+
+
 def holds(document: Document) -> tuple[str, ...]:
     """VIPs that come to it by VRRP alone: those of a site that announces nothing outside."""
     if document.vrrp is None or any(announces(document).values()):

@@ -58,6 +58,10 @@ class Gateway(Part):
     document: Sha256
     announces: dict[Annotated[str, pydantic.StringConstraints(min_length=1, max_length=100)], tuple[Prefix, ...]]
     """To each BGP neighbor outside, by its name: the prefixes that it hears while the site serves."""
+    unicast: dict[Annotated[str, pydantic.StringConstraints(min_length=1, max_length=100)], tuple[Prefix, ...]] = (
+        pydantic.Field(default_factory=dict, exclude_if=lambda told: not told)
+    )
+    """To each of them: the site's own prefixes, which it hears also while the site is dark. Not written where none are."""
     holds: tuple[Address, ...] = ()
     """VIPs that the gateway holds by VRRP, without BGP."""
 
@@ -105,6 +109,15 @@ class Site(Part):
             for neighbor, prefixes in gateway.announces.items():
                 if prefixes:
                     heard[neighbor] = heard.get(neighbor, frozenset()) | frozenset(prefixes)
+        return heard
+
+    @property
+    def unicast(self) -> dict[str, frozenset[str]]:
+        """What each neighbor outside hears of the site's own, whatever the intent."""
+        heard: dict[str, frozenset[str]] = {}
+        for gateway in self.gateways.values():
+            for neighbor, prefixes in gateway.unicast.items():
+                heard[neighbor] = heard.get(neighbor, frozenset()) | frozenset(prefixes)
         return heard
 
     @property

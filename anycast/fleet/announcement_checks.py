@@ -47,6 +47,9 @@ def words_are_in_their_vocabulary(fleet: Fleet) -> Iterator[Finding]:
                 if each.local_pref is not None and upstream.asn != site.asn:
                     what = f"AS {upstream.asn} is another AS than the site's, and LOCAL_PREF is not sent there"
                     yield Finding((*path, "local_pref"), f"{what} (RFC 4271 section 5.1.5)", judged=(path[:-1],))
+                if each.prepend and upstream.asn == site.asn:
+                    what = "a router of the site's own AS drops as a loop what carries its AS number"
+                    yield Finding((*path, "prepend"), f"{what} (RFC 4271 section 9.1.2)", judged=(path[:-1],))
                 if each.vocabulary is None:
                     if each.communities:
                         yield Finding((*path, "communities"), "need a vocabulary, which says what these words are")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from anycast.content import content
-from anycast.content.attraction import announces, holds
+from anycast.content.attraction import announces, holds, unicast
 from anycast.content.content import Content, Intent
 from anycast.document import Document
 from anycast.errors import ConfigError, Problem
@@ -47,4 +47,6 @@ def _floor(floor: Floor) -> content.Floor:
 
 
 def _gateway(document: Document) -> content.Gateway:
-    return content.Gateway(document=document.hash, announces=announces(document), holds=holds(document))
+    return content.Gateway(
+        document=document.hash, announces=announces(document), unicast=unicast(document), holds=holds(document)
+    )

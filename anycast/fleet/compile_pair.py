@@ -11,7 +11,7 @@ from typing import Any
 from anycast.document import AnnouncementPolicy, Bfd, Neighbor, Sync, Vrrp, VrrpPath, VrrpVoice
 from anycast.fleet.pair import Attachment
 from anycast.fleet.schema import Fleet, Gateway, Site, Upstream
-from anycast.fleet.section import DualStack, Prefixes
+from anycast.fleet.section import NO_PREFIXES, DualStack, Prefixes
 from anycast.fleet.values import FAMILIES, Family
 
 _GROUPS: dict[Family, str] = {"ipv4": "224.0.0.18", "ipv6": "ff02::12"}
@@ -130,7 +130,9 @@ def neighbors_of(fleet: Fleet, site: Site, gateway: Gateway) -> tuple[Neighbor, 
     outside = virtual_outside(fleet, site) or gateway.uplink
     inside = gateway.inside if site.vrrp is None else site.vrrp.inside
     return (
-        *_sessions(fleet, site.upstreams, gateway.uplink, outside, _told_outside(fleet, site), "outside"),
+        *_sessions(
+            fleet, site.upstreams, gateway.uplink, outside, _told_outside(fleet, site), "outside", site.unicast_prefix
+        ),
         *_sessions(fleet, site.inside_routers, gateway.inside, inside, [site.pools, *site.more_pools.values()], "inside"),
     )
 
@@ -166,6 +168,7 @@ def _sessions(
     next_hop: DualStack,
     told: Sequence[DualStack],
     side: Any,
+    unicast: Prefixes = NO_PREFIXES,
 ) -> list[Neighbor]:
     return [
         Neighbor(
@@ -179,6 +182,7 @@ def _sessions(
             gtsm=router.gtsm,
             side=side,
             announces=tuple(str(holder.of(family)) for holder in told if family in holder.families),
+            unicast=(str(unicast.of(family)),) if family in unicast.families else (),
             policy=policy_of(fleet, router),
             bfd=None
             if router.bfd is None
@@ -188,7 +192,7 @@ def _sessions(
         )
         for name, router in routers.items()
         for family in router.address.families
-        if any(family in holder.families for holder in told) and _on_link(router, own, family)
+        if any(family in holder.families for holder in (*told, unicast)) and _on_link(router, own, family)
     ]
 
 

@@ -308,8 +308,8 @@ def _differing(old: Site, new: Site) -> Iterator[str]:
         yield "words"
     if old.prepend != new.prepend:
         yield "prepend"
-    does = [{name: (each.announces, each.holds) for name, each in site.gateways.items()} for site in (old, new)]
-    if (old.announces, old.attracts) != (new.announces, new.attracts) or does[0] != does[1]:
+    was, does = ({n: (each.announces, each.unicast, each.holds) for n, each in site.gateways.items()} for site in (old, new))
+    if (old.announces, old.attracts) != (new.announces, new.attracts) or was != does:
         yield "announcements"
     if old.region != new.region:
         yield "region"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+import pydantic
 
 from anycast.content.canonical import Name, Part, Prefix
 from anycast.content.content import Content, Intent, Site
@@ -22,6 +24,8 @@ class Announcement(Part):
     worse_after: bool
     seen: tuple[Prefix, ...] | None
     """What the neighbor hears now, where somebody looked."""
+    unicast: bool = pydantic.Field(default=False, exclude_if=lambda unicast: not unicast)
+    """The site's own prefixes, which it is reached by also while it is dark; else the service's, and last resorts."""
 
     @property
     def changes(self) -> bool:
@@ -68,26 +72,32 @@ class LedgerView(Part):
 
 
 def announcements(before: Mapping[str, Site], after: Mapping[str, Site], state: State) -> tuple[Announcement, ...]:
-    """Every neighbor of every site that hears something, or did; by name."""
-    rows = []
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name), after.get(name)
-        was, will = ({} if each is None else each.announces for each in (old, new))
-        seen = state.seen.get(name, {})
-        for neighbor in sorted(was.keys() | will.keys()):
-            view = seen.get(neighbor)
-            rows.append(
-                Announcement(
-                    site=name,
-                    neighbor=neighbor,
-                    before=tuple(sorted(was.get(neighbor, ()))),
-                    after=tuple(sorted(will.get(neighbor, ()))),
-                    worse_before=old is not None and old.intent is Intent.DEGRADED,
-                    worse_after=new is not None and new.intent is Intent.DEGRADED,
-                    seen=None if view is None else tuple(sorted(view)),
-                )
-            )
-    return tuple(rows)
+    """Every neighbor of every site that hears something, or did; by name, what is the site's own last."""
+    return tuple(
+        row
+        for name in sorted(before.keys() | after.keys())
+        for unicast in (False, True)
+        for row in _rows(name, before.get(name), after.get(name), state.seen.get(name, {}), unicast=unicast)
+    )
+
+
+def _rows(
+    name: str, old: Site | None, new: Site | None, seen: Mapping[str, tuple[str, ...] | None], *, unicast: bool
+) -> Iterator[Announcement]:
+    was, will = ({} if each is None else each.unicast if unicast else each.announces for each in (old, new))
+    for neighbor in sorted(was.keys() | will.keys()):
+        view = seen.get(neighbor)
+        own = frozenset().union(*(each.unicast.get(neighbor, frozenset()) for each in (old, new) if each is not None))
+        yield Announcement(
+            site=name,
+            neighbor=neighbor,
+            before=tuple(sorted(was.get(neighbor, ()))),
+            after=tuple(sorted(will.get(neighbor, ()))),
+            worse_before=not unicast and old is not None and old.intent is Intent.DEGRADED,
+            worse_after=not unicast and new is not None and new.intent is Intent.DEGRADED,
+            seen=None if view is None else tuple(sorted(prefix for prefix in view if (prefix in own) is unicast)),
+            unicast=unicast,
+        )
 
 
 def moves(
@@ -97,7 +107,8 @@ def moves(
     will = {name: site.attracts for name, site in after.items()}
     cut = {name for name, attracted in was.items() if attracted - will.get(name, frozenset())}
     fewer = {row.site for row in rows if not set(row.before) <= set(row.after)}
-    more = {row.site for row in rows if not row.worse_after and not set(row.before) >= set(row.after)}
+    # A site's own prefix draws nobody from elsewhere.
+    more = {row.site for row in rows if not row.unicast and not row.worse_after and not set(row.before) >= set(row.after)}
     more |= {name for name, attracted in will.items() if attracted - was.get(name, frozenset())}
     drawn = set(before) - (more if len(more) == 1 else set()) if more else set()
     moving = ((fewer | drawn) & before.keys()) - cut

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Container, Iterator
+from typing import Literal, NamedTuple
 
-from anycast.document import AnnouncementPolicy
+from anycast.document import AnnouncementPolicy, Neighbor
 from anycast.fleet.compile_pair import neighbors_of
 from anycast.fleet.schema import Fleet
-from anycast.fleet.values import FAMILIES
+from anycast.prefixes.origins import Purpose
 
 
 class Announced(NamedTuple):
@@ -27,36 +27,40 @@ class Announced(NamedTuple):
     """The VRRP address, or each gateway's own."""
     attributes: str
     """Those beside the path: ``prepend 2, MED 50, 64511:90``; empty: none of their own."""
-    by: str
-    """``gateways``, by their leases; ``routers``: the site's own, by a static route of the operator's."""
+    purpose: Purpose | Literal["pool"]
+    """``anycast``, ``last_resort``: while the site serves and nothing keeps it dark. ``unicast``, and inside ``pool``: while
+    a gateway of the site can serve, also while the site is drained or degraded, or a token keeps it dark."""
 
 
 def announcements(fleet: Fleet) -> Iterator[Announced]:
     """By site, side, router and prefix."""
+    service = {str(fleet.service.prefixes.of(family)) for family in fleet.service.prefixes.families}
     for name, site in fleet.sites.items():
         policies: dict[tuple[str, str], str] = {}
-        hops: dict[tuple[str, str, int, str], list[str]] = {}
+        hops: dict[tuple[str, str, int, str, Purpose | Literal["pool"]], list[str]] = {}
         for gateway in site.gateways.values():
             for neighbor in neighbors_of(fleet, site, gateway):
                 (family,) = neighbor.families
                 router = neighbor.name.removesuffix(f"-{family}")
                 policies[neighbor.side, router] = _said(neighbor.policy)
-                for prefix in neighbor.announces:
-                    heard = hops.setdefault((neighbor.side, router, neighbor.asn, prefix), [])
+                for prefix in (*neighbor.announces, *neighbor.unicast):
+                    purpose = _purpose(neighbor, prefix, service)
+                    heard = hops.setdefault((neighbor.side, router, neighbor.asn, prefix, purpose), [])
                     if neighbor.next_hop[family] not in heard:
                         heard.append(neighbor.next_hop[family])
         rows = [
-            Announced(name, side, router, asn, prefix, site.asn or 0, tuple(found), policies[side, router], "gateways")
-            for (side, router, asn, prefix), found in hops.items()
-        ]
-        own = site.unicast_prefix
-        rows += [
-            Announced(name, "outside", router, upstream.asn, str(own.of(family)), site.asn or 0, (), "", "routers")
-            for router, upstream in site.upstreams.items()
-            for family in FAMILIES
-            if family in own.families and family in upstream.address.families
+            Announced(name, side, router, asn, prefix, site.asn or 0, tuple(found), policies[side, router], purpose)
+            for (side, router, asn, prefix, purpose), found in hops.items()
         ]
         yield from sorted(rows, key=lambda row: (row.side != "outside", row.router, ":" in row.prefix, row.prefix))
+
+
+def _purpose(neighbor: Neighbor, prefix: str, service: Container[str]) -> Purpose | Literal["pool"]:
+    if neighbor.side == "inside":
+        return "pool"
+    if prefix in neighbor.unicast:
+        return "unicast"
+    return "anycast" if prefix in service else "last_resort"
 
 
 def _said(policy: AnnouncementPolicy | None) -> str:

@@ -61,12 +61,14 @@ def _told(fleet: Fleet, site: str) -> Iterator[tuple[str, object, Purpose]]:
 
 def told_outside(documents: Iterable[Document]) -> list[Announcement]:
     """What gateways announce by their documents."""
+    kinds: tuple[Purpose, ...] = ("anycast", "unicast")
     found = {
-        Announcement(prefix, document.bgp.asn, document.site, "", "anycast")
+        Announcement(prefix, document.bgp.asn, document.site, "", purpose)
         for document in documents
         for neighbor in document.bgp.neighbors
         if neighbor.side == "outside"
-        for prefix in neighbor.announces or document.service.prefixes
+        for purpose, told in zip(kinds, (neighbor.announces or document.service.prefixes, neighbor.unicast), strict=True)
+        for prefix in told
         if (":" in prefix) == ("ipv6" in neighbor.families)
     }
     return sorted(found, key=lambda each: (each.site, each.range))

@@ -22,6 +22,8 @@ _WORDS = {
     "PromotionSettled": "mirror settled",
     "PrefixAnnounced": "announcement acknowledged",
     "PrefixWithdrawn": "withdrawal acknowledged",
+    "OwnRouteAnnounced": "announcement of the site's own route acknowledged",
+    "OwnRouteWithdrawn": "withdrawal of the site's own route acknowledged",
     "HolderKilled": "killed",
     "HolderStarted": "started",
     "HolderExited": "exited",

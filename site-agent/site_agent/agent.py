@@ -48,7 +48,7 @@ from site_agent.alarms.hook import alarm_hook
 from site_agent.announce.exabgp_process import exabgp_spec
 from site_agent.announce.no_route import NoRoute
 from site_agent.announce.route_holder import RouteHolder
-from site_agent.announce.routes import Looks, routes_of, word_of
+from site_agent.announce.routes import Looks, own_routes_of, routes_of, word_of
 from site_agent.apply import apply
 from site_agent.bulkhead import Bulkhead
 from site_agent.canary.process import Canary
@@ -129,6 +129,7 @@ class Agent:
         self._around_drain = Bulkhead("drain", self._happened)
         self._evidence: asyncio.Queue[Evidence] = asyncio.Queue()
         vips, ends = document.service.vips, document.service.ends
+        self._has_own = bool(own_routes_of(document))
         self._lease_s = lease_s = document.lease.duration_ms / 1000
         self._protection = Protection()
         self._life = LifeSign(lease_s=lease_s, now=boottime())
@@ -189,6 +190,7 @@ class Agent:
             RouteHolder(
                 instance=self._instance,
                 routes=routes_of(document),
+                own=own_routes_of(document),
                 lease_s=lease_s,
                 grace_s=document.lease.grace_ms / 1000,
                 exabgp=exabgp_spec(config=paths.exabgp_conf, run_dir=paths.run_dir, run_as=document.bgp.run_as),
@@ -379,6 +381,10 @@ class Agent:
         worse = None if self._intent.announce_held else self._worse
         return routes_of(self._document, active=self._site.active, worse=worse)
 
+    def _own_routes(self) -> tuple[Route, ...]:
+        """The site's own, which no drain moves."""
+        return own_routes_of(self._document, active=self._site.active)
+
     async def _begin_drain(self) -> dict[str, Any]:
         if not self._document.bgp.neighbors:
             return {"error": "this site speaks no BGP: there is no route to drain; `handover` moves the other gateway in"}
@@ -390,13 +396,13 @@ class Agent:
 
     def _tell_lease(self, verdict: VerdictReached) -> None:
         self._tell_routes()  # a hold that began or ended changes them, and is known by now
-        self._holder.verdict(verdict)
+        self._holder.verdict(verdict, self._intent.own)
 
     def _tell_routes(self) -> None:
         by = (self._site.active, self._intent.announce_held, self._worse)
         if by != self._routes_by:
             self._routes_by = by
-            self._holder.announce(self._routes())
+            self._holder.announce(self._routes(), self._own_routes())
 
     def _listen_for_metrics(self, stack: contextlib.AsyncExitStack) -> None:
         try:
@@ -420,6 +426,7 @@ class Agent:
             hook=self._hook,
             protection=self._protection,
             routes=self._routes(),
+            own_routes=self._own_routes(),
             holders=tuple(process for process in (self._charon.process, self._holder.process) if process is not None),
         )
         return snapshot.take(parts, now=boottime(), records_dropped=self._log.dropped)
@@ -442,7 +449,10 @@ class Agent:
             self._fleet.looked(seen)
 
     def _site_reached(self, verdict: VerdictReached) -> None:
-        self._intent.verdict(verdict if self._fleet is None else self._fleet.passed(verdict))
+        service = own = verdict
+        if self._fleet is not None:
+            service, own = self._fleet.passed(verdict), self._fleet.passed_own(verdict)
+        self._intent.verdict(service, own if self._has_own else None)
 
     def _announced_whole(self) -> bool:
         """Every route is out, and none is worse than it could be."""

@@ -106,6 +106,11 @@ class Coordination:
         by_fleet = self._around.call(self._darkness.passed, verdict) or verdict
         return self._around.call(self._cold.passed, by_fleet) or by_fleet
 
+    def passed_own(self, verdict: VerdictReached) -> VerdictReached:
+        """The same for the site's own routes, which only a cold start keeps back: by a document that is too old they may
+        have become another site's."""
+        return self._around.call(self._cold.passed, verdict) or verdict
+
     def looked(self, seen: Evidence) -> None:
         self._around.call(self._darkness.evidence, seen)
 

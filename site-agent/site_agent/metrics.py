@@ -133,7 +133,10 @@ class Metrics:
             "anycast_route_announced",
             "1 while ExaBGP has acknowledged the route on a session that is up",
             ["neighbor", "prefix"],
-            [([route["neighbor"], route["prefix"]], route["announced"]) for route in seen["routes"]],
+            [
+                ([route["neighbor"], route["prefix"]], route["announced"])
+                for route in (*seen["routes"], *seen.get("own_routes", ()))
+            ],
         )
         yield _gauge(
             "anycast_bgp_session_up",

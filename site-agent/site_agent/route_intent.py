@@ -47,6 +47,7 @@ class RouteIntent:
         """Until then the route goes by this one."""
         self._unreadable = ""
         self._verdict: VerdictReached | None = None
+        self._site: VerdictReached | None = None
 
     def start(self) -> None:
         """Find the hold that an earlier agent, or nobody, has seen, and the penalty that one left in the log."""
@@ -54,13 +55,20 @@ class RouteIntent:
         # Here the disk is waited for: before it is known that there is no hold, nothing may be announced.
         self._take(_load(self._paths))
 
-    def verdict(self, verdict: VerdictReached) -> None:
-        """Take the verdict core's word and pass on what becomes of it, in this call."""
-        self._verdict = verdict
+    @property
+    def own(self) -> VerdictReached | None:
+        """What the site's own routes are renewed from; None where it has none, or nothing was reached yet."""
+        own, site = self._policy.own, self._site
+        return None if own is None or site is None else dataclasses.replace(site, serving=own.announce, causes=own.causes)
+
+    def verdict(self, verdict: VerdictReached, site: VerdictReached | None = None) -> None:
+        """Take the site verdict, as tokens and the content in force leave it, and pass on what becomes of it, in this call.
+        `site`: without them, for the site's own routes."""
+        self._verdict, self._site = verdict, site
         if self._hold is not None and self._hold.left_s(hold_store.read_clocks()) <= 0:
             self._end("expired")
         hold = self._hold_before if self._gives_way else self._hold
-        for action in self._policy.decide(verdict, hold, boottime(), drained=self._drained()):
+        for action in self._policy.decide(verdict, hold, boottime(), drained=self._drained(), site=site):
             if isinstance(action, VerdictReached):
                 self._tell(action)
             else:
@@ -133,7 +141,7 @@ class RouteIntent:
 
     def _decide_again(self) -> None:
         if self._verdict is not None:
-            self.verdict(self._verdict)
+            self.verdict(self._verdict, self._site)
 
     def _take(self, read: Hold | DecodeError | None) -> None:
         if isinstance(read, DecodeError):  # what is in force stays in force: it ends by itself

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anycast.document import Document
@@ -42,13 +42,14 @@ class Parts:
     hook: AlarmHook
     protection: Protection
     routes: tuple[Route, ...]
+    """The service's."""
+    own_routes: tuple[Route, ...]
     holders: tuple[DetachedProcess, ...]
 
 
 def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
     """Call it from the event loop's thread. `now` is CLOCK_BOOTTIME; ages and spans are in seconds."""
     document, verdict, gateway = parts.document, parts.site.reached, parts.verdicts.verdict
-    announced = {(route.neighbor, route.prefix) for route in parts.lease.announced}
     lease_s = document.lease.duration_ms / 1000
     serving = verdict is not None and verdict.serving
     intent = parts.intent.describe()
@@ -81,15 +82,8 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
             "grace_s": document.lease.grace_ms / 1000,
             "hold_time_s": document.bgp.hold_time_s,
         },
-        "routes": [
-            {
-                "neighbor": route.neighbor,
-                "prefix": route.prefix,
-                "next_hop": route.next_hop,
-                "announced": (route.neighbor, route.prefix) in announced,
-            }
-            for route in parts.routes
-        ],
+        "routes": _route_rows(parts.routes, parts.lease.announced),
+        "own_routes": _route_rows(parts.own_routes, parts.lease.own_announced),
         "sessions": [
             {
                 "neighbor": neighbor.address,
@@ -116,6 +110,14 @@ def take(parts: Parts, *, now: float, records_dropped: int) -> dict[str, Any]:
         "alarm_hooks": parts.hook.describe(),
         "records_dropped": records_dropped,
     }
+
+
+def _route_rows(routes: Iterable[Route], announced: Iterable[Route]) -> list[dict[str, Any]]:
+    out = {route.key for route in announced}
+    return [
+        {"neighbor": each.neighbor, "prefix": each.prefix, "next_hop": each.next_hop, "announced": each.key in out}
+        for each in routes
+    ]
 
 
 def check_row(name: str, runner: CheckRunner, look: Evidence | None, now: float) -> dict[str, Any]:

@@ -51,6 +51,9 @@ def show_verdict(answer: Answer) -> None:
         says = f"is under [bold yellow]hold {escape(hold['kind'])}[/]"
     routes = f"{len(announced)} of {len(answer['routes'])} routes announced" if answer["routes"] else "speaks no BGP"
     _console().print(f"[bold]{escape(answer['gateway'])}[/] ({escape(answer['site'])}) {says}; {routes}")
+    if own := answer.get("own_routes", ()):
+        out = sum(route["announced"] for route in own)
+        _console().print(f"  routes that only this site has, also while it is drained: {out} of {len(own)} announced")
     show_hold(hold)
     if hold is not None:
         _console().print(f"  the checks, for themselves, say [bold {style}]{word}[/]")
@@ -149,7 +152,7 @@ def show_status(answer: Answer) -> None:
             for c in answer["checks"]
         ),
     )
-    if answer["routes"]:
+    if answer["routes"] or answer.get("own_routes", ()):
         _print(
             _table("upstream", "AS", "session", "prefix", "next hop", "announced"),
             (
@@ -162,7 +165,7 @@ def show_status(answer: Answer) -> None:
                     "[green]yes[/]" if route["announced"] else "[red]no[/]",
                 )
                 for session in answer["sessions"]
-                for route in answer["routes"]
+                for route in (*answer["routes"], *answer.get("own_routes", ()))
                 if route["neighbor"] == session["neighbor"]
             ),
         )

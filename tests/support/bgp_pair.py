@@ -49,13 +49,13 @@ router id 198.51.100.1;
 protocol device {{}}
 template bgp upstream {{
     debug {{ states, routes }};
-    hold time {hold}; connect retry time 1; error wait time 1, 1; passive on; {security}
+    hold time {hold}; connect retry time 1; error wait time 1, 1; passive on; direct; {security}
 }}
 protocol bgp gw4 from upstream {{
-    local 198.51.100.1 as 64511; neighbor 198.51.100.2 as 64501; ipv4 {{ import all; export none; }};
+    local 198.51.100.1 as {asn}; neighbor 198.51.100.2 as 64501; ipv4 {{ import all; export none; }};
 }}
 protocol bgp gw6 from upstream {{
-    local 2001:db8:1::1 as 64511; neighbor 2001:db8:1::2 as 64501; ipv6 {{ import all; export none; }};
+    local 2001:db8:1::1 as {asn}; neighbor 2001:db8:1::2 as 64501; ipv6 {{ import all; export none; }};
 }}
 """
 _TRACE = re.compile(r"(?P<at>\S+ \S+) <TRACE> (?P<protocol>gw[46])(?P<channel>\.ipv[46])?:? (?P<what>.*)")
@@ -167,10 +167,10 @@ class Pair:
         return document.model_copy(update={"bgp": bgp, "lease": lease})
 
     @contextlib.asynccontextmanager
-    async def bird(self, *, hold_s: int = 9, key: bytes = MD5_KEY) -> AsyncIterator[Bird]:
+    async def bird(self, *, hold_s: int = 9, key: bytes = MD5_KEY, asn: int = 64511) -> AsyncIterator[Bird]:
         security = f'ttl security on; password "{key.decode()}";'
         config, control = self.directory / "bird.conf", self.directory / "bird.ctl"
-        config.write_text(BIRD_CONF.format(hold=hold_s, security=security))
+        config.write_text(BIRD_CONF.format(hold=hold_s, security=security, asn=asn))
         files = ["-c", str(config), "-s", str(control), "-P", str(self.directory / "bird.pid")]
         process = await asyncio.create_subprocess_exec(
             "ip", "netns", "exec", self.upstream, "bird", "-f", *files, stderr=asyncio.subprocess.PIPE

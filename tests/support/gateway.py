@@ -36,16 +36,23 @@ class Gateway:
         checks: SharedChecks = NOTHING_OUTSIDE,
         bfd: Bfd | None = None,
         inside: tuple[Neighbor, ...] = (),
+        unicast: dict[str, str] | None = None,
         **agent: Any,
     ) -> None:
-        """`bfd` runs beside each session with an upstream; `inside`: routers there that hear the client pools."""
+        """`bfd` runs beside each session with an upstream; `inside`: routers there that hear the client pools; `unicast`: an
+        address of the site's own by the prefix that each upstream of its family hears."""
         self.base = Path("/run/test")
         self.base.mkdir()
         secrets = self.base / "secrets"
         vpn, clients = self.roots = Root("gateways"), Root("clients")
         self.document = document(secrets=secrets, checks=checks, bfd=bfd, **agent)
-        bgp = self.document.bgp.model_copy(update={"neighbors": (*self.document.bgp.neighbors, *inside)})
-        self.document = self.document.model_copy(update={"bgp": bgp})
+        told = [
+            each.model_copy(update={"unicast": tuple(p for p in unicast or () if (":" in p) == (":" in each.address))})
+            for each in self.document.bgp.neighbors
+        ]
+        bgp = self.document.bgp.model_copy(update={"neighbors": (*told, *inside)})
+        service = self.document.service.model_copy(update={"service_addresses": tuple((unicast or {}).values())})
+        self.document = self.document.model_copy(update={"bgp": bgp, "service": service})
         issued = vpn.issue(self.document.service.identity)
         write_secret(secrets / "gateway.crt", issued.certificate)
         write_secret(secrets / "gateway.key", issued.private_key)

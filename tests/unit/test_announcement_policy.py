@@ -94,6 +94,7 @@ def test_a_drain_is_worse_than_the_policy_and_never_beyond_what_the_wire_takes()
         ("vocabulary: carrier", "vocabulary: other", "other is none of announcements.communities (carrier)"),
         ("[quiet, no-peers]", "[quiet, nopeers]", "nopeers is no word of carrier; it has no-peers, quiet"),
         ("med: 50", "local_pref: 200", "LOCAL_PREF is not sent there (RFC 4271 section 5.1.5)"),
+        ("fra-rtr: {asn: 64511", "fra-rtr: {asn: 64501", "drops as a loop what carries its AS number"),
         ('"64511:90"', '"64511:70000"', '"64511:70000" is not a community'),
         ('"64511:90"', '"no-export"', '"no-export" is not a community'),
         ("prepend: 2", "prepend: 11", "11 is not a number of prepends (0 to 10)"),
@@ -119,6 +120,6 @@ def test_the_table_says_who_hears_what(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
     rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    via = "prepend 2, MED 50, 64511:90, 64511:1:90 gateways"
+    via = "prepend 2, MED 50, 64511:90, 64511:1:90 last_resort"
     assert any(row.startswith("fra-rtr 64511 outside 203.0.113.0/24 64501 ") and via in row for row in rows), done.stdout
-    assert any(row.startswith("sin-rtr 64510 outside 203.0.113.0/28 64502 198.51.100.18 - gateways") for row in rows)
+    assert any(row.startswith("sin-rtr 64510 outside 203.0.113.0/28 64502 198.51.100.18 - anycast") for row in rows)

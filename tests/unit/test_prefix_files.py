@@ -287,11 +287,10 @@ def test_who_announces_what_to_whom_is_what_the_documents_say() -> None:
         for document in compile_fleet(fleet).values()
         for neighbor in document.bgp.neighbors
         for family in neighbor.families
-        for prefix in neighbor.announces
+        for prefix in (*neighbor.announces, *neighbor.unicast)
     }
-    by_gateways = [row for row in rows if row.by == "gateways"]
-    assert {(row.site, row.prefix, hop, row.asn) for row in by_gateways for hop in row.next_hops} == told
-    assert {(row.site, row.prefix) for row in rows if row.by == "routers"} == {
+    assert {(row.site, row.prefix, hop, row.asn) for row in rows for hop in row.next_hops} == told
+    assert {(row.site, row.prefix) for row in rows if row.purpose == "unicast"} == {
         (each.site, each.value) for each in LOCK.of(Kind.UNICAST_PREFIX)
     }
     assert {row.origin for row in rows} == {64501, 64502}

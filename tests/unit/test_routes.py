@@ -9,7 +9,7 @@ from anycast.fleet.compile import compile_gateway
 from anycast.fleet.loading import load
 from anycast.model import Route
 from anycast.policy.drain import Plan, RouteWord
-from site_agent.announce.routes import Worse, roles_differ, routes_of, word_of
+from site_agent.announce.routes import Worse, own_routes_of, roles_differ, routes_of, word_of
 from tests.support.documents import TREE
 
 
@@ -20,9 +20,10 @@ def made(name: str, gateway: str) -> Document:
 def test_behind_a_shared_uplink_no_role_and_no_gateway_shows() -> None:
     one, two = made("pair", "fra-gw1"), made("pair", "fra-gw2")
     assert not roles_differ(one)
-    told = routes_of(one)
+    told, own = routes_of(one), own_routes_of(one)
     assert told == routes_of(one, active=False) == routes_of(two) == routes_of(two, active=False)
-    assert told == (
+    assert own == own_routes_of(one, active=False) == own_routes_of(two) == own_routes_of(two, active=False)
+    assert (*told, *own) == (
         Route(neighbor="198.51.100.1", prefix="203.0.113.0/28", next_hop="198.51.100.4"),
         Route(neighbor="2001:db8:1::1", prefix="2001:db8:a::/56", next_hop="2001:db8:1::4"),
         Route(neighbor="192.0.2.9", prefix="203.0.113.64/27", next_hop="192.0.2.1"),
@@ -52,9 +53,9 @@ def test_inside_no_role_shows_either_way() -> None:
     shared = made("pair", "fra-gw1")
     assert shared.vrrp is not None
     document = shared.model_copy(update={"vrrp": shared.vrrp.model_copy(update={"uplink": "routed"})})
-    inside = {neighbor.address for neighbor in document.bgp.neighbors if neighbor.side == "inside"}
+    assert own_routes_of(document) == own_routes_of(document, active=False) != ()
     for one, other in zip(routes_of(document), routes_of(document, active=False), strict=True):
-        assert (one == other) == (one.neighbor in inside)
+        assert one != other
         assert dataclasses.replace(other, med=one.med, prepend=one.prepend) == one
 
 
@@ -70,7 +71,8 @@ PLAN = Plan(id="d", by="alice", why="optics", to=())
 def test_a_drain_has_the_services_routes_worse_and_those_inside_as_they_are() -> None:
     document = made("pair", "fra-gw1")
     plain, worse = routes_of(document), routes_of(document, worse=dataclasses.replace(PLAN, prepend=2))
-    assert [(route.communities, route.prepend) for route in worse] == [(("65535:0",), 2)] * 2 + [((), 0)] * 2
+    assert [(route.communities, route.prepend) for route in worse] == [(("65535:0",), 2)] * 2
+    assert {(route.communities, route.prepend) for route in own_routes_of(document)} == {((), 0)}
     assert [route.key for route in worse] == [route.key for route in plain], "an implicit withdrawal, never a moment without"
     backup = made("pair-routed", "fra-gw2")
     both = routes_of(backup, active=False, worse=dataclasses.replace(PLAN, community=False, prepend=2))
@@ -80,13 +82,12 @@ def test_a_drain_has_the_services_routes_worse_and_those_inside_as_they_are() ->
 def test_a_degraded_site_looks_worse_as_a_drain_has_it_look() -> None:
     document = made("pair", "fra-gw1")
     assert routes_of(document, worse=Worse(prepend=3)) == routes_of(document, worse=dataclasses.replace(PLAN, prepend=3))
-    assert {route.communities for route in routes_of(document, worse=Worse())} == {("65535:0",), ()}
+    assert {route.communities for route in routes_of(document, worse=Worse())} == {("65535:0",)}
 
 
 def test_the_bridges_word_as_a_drain_reads_it() -> None:
     document = made("pair", "fra-gw1")
     plain, worse = routes_of(document), routes_of(document, worse=PLAN)
-    outside, inside = slice(0, 2), slice(2, 4)
 
     def word(*routes: Route, knows: bool = True) -> RouteWord:
         return word_of(routes, document, PLAN, knows=knows)
@@ -95,5 +96,5 @@ def test_the_bridges_word_as_a_drain_reads_it() -> None:
     assert word(*worse) is RouteWord.WORSE
     assert word(worse[0]) is RouteWord.WORSE, "the other session is down"
     assert word(worse[0], plain[1]) is RouteWord.NORMAL, "one still attracts"
-    assert word() is word(*plain[inside]) is RouteWord.NONE, "pools inside attract no client"
-    assert word(*plain[outside], knows=False) is word(knows=False) is RouteWord.UNKNOWN, "nothing heard is not nothing there"
+    assert word() is RouteWord.NONE
+    assert word(*plain, knows=False) is word(knows=False) is RouteWord.UNKNOWN, "nothing heard is not nothing there"

@@ -96,6 +96,8 @@ _STORY = {
     "PromotionSettled",
     "PrefixAnnounced",
     "PrefixWithdrawn",
+    "OwnRouteAnnounced",
+    "OwnRouteWithdrawn",
     "HolderKilled",
     "HolderStarted",
     "HolderExited",

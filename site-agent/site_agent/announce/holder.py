@@ -9,6 +9,10 @@ message goes to the bridge, so that silence always means that something is wrong
     a fact stands against serving           Renew(no routes): withdraw now
     no check has answered yet, or stale     Query: changes nothing, so a predecessor's grace goes on
 
+There are two sets of routes, and where a gateway has both it is told two verdicts of the same look (`Verdicts`): the
+service's routes, which drain, token and content may keep away, and the site's own (`routes.own_routes_of`), which they do
+not. One message renews what is left of both, so the bridge knows one set and one expiry.
+
 A holder is killed, because ExaBGP's TCP close withdraws in milliseconds while a stopped bridge keeps its route for ever:
 
     a message is not acknowledged within a lease, or the bridge does not connect  BRIDGE_SILENT, BRIDGE_GONE
@@ -29,7 +33,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from anycast.events import Event, HolderKilled, PrefixAnnounced, PrefixWithdrawn, SessionChanged
+from anycast.events import (
+    Event,
+    HolderKilled,
+    OwnRouteAnnounced,
+    OwnRouteWithdrawn,
+    PrefixAnnounced,
+    PrefixWithdrawn,
+    SessionChanged,
+)
 from anycast.lease_wire import Ack, FromAgent, FromBridge, Grace, Hello, Query, Renew, Report, Session
 from anycast.model import Route, SessionState
 from anycast.policy.verdict import TICKS_PER_LEASE, VerdictReached
@@ -76,10 +88,28 @@ class RoutesChanged:
     """What is announced while serving is something else from now on: a Backup with a link of its own announces worse."""
 
     routes: tuple[Route, ...]
+    own: tuple[Route, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Verdicts:
+    """Of one look, and so of one time."""
+
+    service: VerdictReached
+    own: VerdictReached
+    """Without what keeps only the service's routes away."""
 
 
 Input = (
-    VerdictReached | RoutesChanged | ExabgpStarted | ExabgpExited | FromBridge | BridgeGone | StopRequested | TimerExpired
+    VerdictReached
+    | Verdicts
+    | RoutesChanged
+    | ExabgpStarted
+    | ExabgpExited
+    | FromBridge
+    | BridgeGone
+    | StopRequested
+    | TimerExpired
 )
 
 
@@ -117,20 +147,29 @@ Action = TellBridge | KillHolder | Happened | StopReady
 class RouteLease:
     """Driven by the verdict core, the bridge's messages, ExaBGP's life, the request to stop, and its own timer."""
 
-    def __init__(self, *, instance: str, routes: Iterable[Route], lease_s: float, grace_s: float, now: float) -> None:
-        """`routes` is everything that is announced while serving; `instance` is unique to this run of the agent."""
+    def __init__(
+        self,
+        *,
+        instance: str,
+        routes: Iterable[Route],
+        own: Iterable[Route] = (),
+        lease_s: float,
+        grace_s: float,
+        now: float,
+    ) -> None:
+        """`routes` and `own`: all that is announced while serving; `instance` is unique to this run of the agent."""
         self._instance = instance
-        self._routes = tuple(sorted(routes))
+        self._routes, self._own = tuple(sorted(routes)), tuple(sorted(own))
         self._lease_s, self._grace_s = lease_s, grace_s
         self._last = now
-        self._verdict: VerdictReached | None = None
+        self._verdicts: Verdicts | None = None
         self._exabgp: int | None = None
         self._kill_reason: Reason | None = None
         self._hello: Hello | None = None
         self._contact_limit: float | None = None
         self._seq = 0
         self._waiting: dict[int, tuple[float, tuple[Route, ...] | None]] = {}
-        self._moved_by = Reason.HEALTHY
+        self._moved_by = self._own_moved_by = Reason.HEALTHY
         self._announced: dict[tuple[str, str], Route] = {}
         self._sessions: dict[str, SessionState] = {}
         self._stopping = self._stop_owed = False
@@ -152,8 +191,15 @@ class RouteLease:
 
     @property
     def announced(self) -> tuple[Route, ...]:
-        """What ExaBGP acknowledged on sessions that are up, in order."""
-        return tuple(sorted(self._announced.values()))
+        """What ExaBGP acknowledged of the service's routes on sessions that are up, in order."""
+        own = self._own_keys
+        return tuple(sorted(route for key, route in self._announced.items() if key not in own))
+
+    @property
+    def own_announced(self) -> tuple[Route, ...]:
+        """The same of the site's own routes."""
+        own = self._own_keys
+        return tuple(sorted(route for key, route in self._announced.items() if key in own))
 
     @property
     def sessions(self) -> dict[str, SessionState]:
@@ -180,11 +226,15 @@ class RouteLease:
             case TimerExpired():
                 return []
             case VerdictReached():
-                self._verdict = event
+                self._verdicts = Verdicts(service=event, own=event)
                 return self._speak(now)
-            case RoutesChanged(routes=routes):
-                before, self._routes = self._routes, tuple(sorted(routes))
-                return [] if before == self._routes else self._speak(now)
+            case Verdicts():
+                self._verdicts = event
+                return self._speak(now)
+            case RoutesChanged(routes=routes, own=own):
+                before = self._routes, self._own
+                self._routes, self._own = tuple(sorted(routes)), tuple(sorted(own))
+                return [] if before == (self._routes, self._own) else self._speak(now)
             case ExabgpStarted(pid=pid, adopted=adopted):
                 self._exabgp, self._kill_reason = pid, None
                 if self._hello is None:
@@ -204,8 +254,8 @@ class RouteLease:
                 return news + self._speak(now)
             case Report():
                 if event.cause in WITHOUT_US:
-                    self._announced = {route.key: route for route in self._routes} | self._announced
-                news = self._learn(event.announced, event.sessions, up=self._moved_by, down=event.cause)
+                    self._announced = {route.key: route for route in (*self._routes, *self._own)} | self._announced
+                news = self._learn(event.announced, event.sessions, down=event.cause)
                 silent = self._silent(event.exabgp_answered_ns, now)
                 return news + silent + (self._speak(now) if event.cause is Reason.SESSION_UP else [])
             case Ack():
@@ -216,20 +266,29 @@ class RouteLease:
     # What goes to the bridge
 
     def _speak(self, now: float) -> list[Action]:
-        verdict = self._verdict
-        if verdict is None or self._hello is None or self._kill_reason is not None or self._stopping:
+        verdicts = self._verdicts
+        if verdicts is None or self._hello is None or self._kill_reason is not None or self._stopping:
             return []
         self._seq += 1
-        if verdict.serving and self._fresh(verdict, now):
-            return self._renew(self._routes, verdict.causes[0].reason, verdict.at + self._lease_s, now)
+        said = [self._said(verdict, now) for verdict in (verdicts.service, verdicts.own)]
+        if any(reason is None for _, reason in said):
+            self._waiting[self._seq] = (now, None)
+            return [TellBridge(Query(seq=self._seq))]
+        (serves, reason), (own_serves, own_reason) = said
+        assert reason is not None and own_reason is not None
+        self._moved_by, self._own_moved_by = reason, own_reason
+        routes = (*(self._routes if serves else ()), *(self._own if own_serves else ()))
+        expires = verdicts.own.at + self._lease_s if routes else verdicts.service.at
+        return self._renew(tuple(sorted(routes)), reason, expires, now)
+
+    def _said(self, verdict: VerdictReached, now: float) -> tuple[bool, Reason | None]:
+        """Whether its routes are wanted, and why or why not; None: it decides nothing, so nothing changes."""
+        if verdict.serving:
+            return (True, verdict.causes[0].reason) if self._fresh(verdict, now) else (False, None)
         against = [cause.reason for cause in verdict.causes if cause.reason is not Reason.NO_EVIDENCE_YET]
-        if not verdict.serving and against:
-            return self._renew((), against[0], verdict.at, now)
-        self._waiting[self._seq] = (now, None)
-        return [TellBridge(Query(seq=self._seq))]
+        return False, against[0] if against else None
 
     def _renew(self, routes: tuple[Route, ...], reason: Reason, expires: float, now: float) -> list[Action]:
-        self._moved_by = reason
         self._waiting[self._seq] = (now, routes)
         return [
             TellBridge(
@@ -239,7 +298,7 @@ class RouteLease:
                     expires_ns=round(expires * 1e9),
                     reason=reason,
                     routes=routes,
-                    candidates=self._routes,
+                    candidates=tuple(sorted((*self._routes, *self._own))),
                 )
             )
         ]
@@ -249,8 +308,9 @@ class RouteLease:
 
     def _on_stop(self, now: float) -> list[Action]:
         self._stopping = True
-        verdict = self._verdict
-        serving = verdict is not None and verdict.serving and self._fresh(verdict, now)
+        verdicts = self._verdicts
+        told = () if verdicts is None else (verdicts.service, verdicts.own)
+        serving = any(verdict.serving and self._fresh(verdict, now) for verdict in told)
         if not serving or not self._announced or self._hello is None:
             # A withdrawal that nobody has acknowledged would be nobody's business once we are gone.
             self._stop_owed = bool(self._waiting)
@@ -266,7 +326,7 @@ class RouteLease:
     def _on_ack(self, ack: Ack, now: float) -> list[Action]:
         asked = self._waiting.get(ack.seq, (now, None))[1]
         self._waiting = {seq: item for seq, item in self._waiting.items() if seq > ack.seq}
-        actions = self._learn(ack.announced, ack.sessions, up=self._moved_by, down=self._moved_by)
+        actions = self._learn(ack.announced, ack.sessions)
         if asked is not None and not set(ack.announced) <= set(asked):
             actions += self._kill(Reason.EXABGP_REFUSED)
         actions += self._silent(ack.exabgp_answered_ns, now)
@@ -326,16 +386,33 @@ class RouteLease:
         if self._contact_limit is not None:
             self._contact_limit = max(self._contact_limit, now + self._lease_s)
 
-    def _learn(self, announced: Iterable[Route], sessions: Iterable[Session], *, up: Reason, down: Reason) -> list[Action]:
+    @property
+    def _own_keys(self) -> frozenset[tuple[str, str]]:
+        return frozenset(route.key for route in self._own)
+
+    def _learn(
+        self,
+        announced: Iterable[Route],
+        sessions: Iterable[Session],
+        *,
+        up: Reason | None = None,
+        down: Reason | None = None,
+    ) -> list[Action]:
+        """`up`, `down`: why routes came and went; None: because the verdicts said so that they were asked for by."""
         events: list[Event] = []
         for session in sessions:
             if self._sessions.get(session.neighbor) is not session.state:
                 self._sessions[session.neighbor] = session.state
                 events.append(SessionChanged(neighbor=session.neighbor, state=session.state, detail=""))
-        before, after = self._announced, {route.key: route for route in announced}
+        before, after, own = self._announced, {route.key: route for route in announced}, self._own_keys
         self._announced = after
-        for neighbor, prefix in sorted(before.keys() - after.keys()):
-            events.append(PrefixWithdrawn(neighbor=neighbor, prefix=prefix, reason=down))
-        for neighbor, prefix in sorted(after.keys() - before.keys()):
-            events.append(PrefixAnnounced(neighbor=neighbor, prefix=prefix, reason=up))
+        for key in sorted(before.keys() - after.keys()):
+            withdrawn = OwnRouteWithdrawn if key in own else PrefixWithdrawn
+            events.append(withdrawn(neighbor=key[0], prefix=key[1], reason=down or self._why(key in own)))
+        for key in sorted(after.keys() - before.keys()):
+            arrived = OwnRouteAnnounced if key in own else PrefixAnnounced
+            events.append(arrived(neighbor=key[0], prefix=key[1], reason=up or self._why(key in own)))
         return [Happened(event) for event in events]
+
+    def _why(self, own: bool) -> Reason:
+        return self._own_moved_by if own else self._moved_by

@@ -16,6 +16,7 @@ class NoLease:
     """A lease on no route."""
 
     announced: frozenset[Route] = frozenset()
+    own_announced: frozenset[Route] = frozenset()
     knows = False
     sessions: Mapping[str, SessionState] = {}
 
@@ -26,10 +27,10 @@ class NoRoute:
     lease = NoLease()
     process = None
 
-    def verdict(self, verdict: VerdictReached) -> None:
+    def verdict(self, verdict: VerdictReached, own: VerdictReached | None = None) -> None:
         """Nothing is renewed from it."""
 
-    def announce(self, routes: tuple[Route, ...]) -> None:
+    def announce(self, routes: tuple[Route, ...], own: tuple[Route, ...] = ()) -> None:
         """There are none."""
 
     async def run(self) -> None:

@@ -35,6 +35,7 @@ from site_agent.announce.holder import (
     StopReady,
     StopRequested,
     TellBridge,
+    Verdicts,
 )
 from site_agent.daemon_process import Backoff, DetachedProcess, ProcessSpec, credentials, keep_running
 
@@ -50,6 +51,7 @@ class RouteHolder:
         *,
         instance: str,
         routes: tuple[Route, ...],
+        own: tuple[Route, ...] = (),
         lease_s: float,
         grace_s: float,
         exabgp: ProcessSpec,
@@ -57,7 +59,9 @@ class RouteHolder:
         happened: Callable[[Event], None],
     ) -> None:
         """`instance` is unique to this run of the agent; `exabgp.run_as` owns the bridge's side of the socket."""
-        self.lease = RouteLease(instance=instance, routes=routes, lease_s=lease_s, grace_s=grace_s, now=boottime())
+        self.lease = RouteLease(
+            instance=instance, routes=routes, own=own, lease_s=lease_s, grace_s=grace_s, now=boottime()
+        )
         """The core, for `status`. Only this class feeds it."""
         self.process = DetachedProcess(exabgp, self._on_exit)
         self._happened = happened
@@ -70,13 +74,14 @@ class RouteHolder:
             socket_path, group=group, exabgp_pid=lambda: self.process.pid, heard=self._inbox.put_nowait
         )
 
-    def verdict(self, verdict: VerdictReached) -> None:
-        """Take the verdict core's word: at each tick, and at once when it changes."""
-        self._inbox.put_nowait(verdict)
+    def verdict(self, verdict: VerdictReached, own: VerdictReached | None = None) -> None:
+        """Take the verdict core's word: at each tick, and at once when it changes. `own`: for the site's own routes, where
+        it has some."""
+        self._inbox.put_nowait(verdict if own is None else Verdicts(service=verdict, own=own))
 
-    def announce(self, routes: tuple[Route, ...]) -> None:
+    def announce(self, routes: tuple[Route, ...], own: tuple[Route, ...] = ()) -> None:
         """Replace what is announced while serving."""
-        self._inbox.put_nowait(RoutesChanged(routes))
+        self._inbox.put_nowait(RoutesChanged(routes, own))
 
     async def run(self) -> None:
         """Hold the route until cancelled. ExaBGP and its bridge go on; call `stop` before for a restart grace."""
