@@ -143,6 +143,8 @@ class Report(_Message):
     decrypted: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Packets of clients' SAs since the agent began; None where that is not known."""
     encrypted: Annotated[int, pydantic.Field(ge=0)] | None = None
+    established: Annotated[int, pydantic.Field(ge=0)] | None = None
+    """Pairs of SAs newly made with clients since the agent began, rekeys among them; None: not known, or an older agent."""
     shared: Annotated[dict[Word, Word], pydantic.Field(max_length=64)] = pydantic.Field(default_factory=dict)
     """Status of each check of class `shared`, by its name: passing, failing, unknown."""
     alarms: Annotated[dict[Word, Words], pydantic.Field(max_length=64)] = pydantic.Field(default_factory=dict)

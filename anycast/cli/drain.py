@@ -26,7 +26,7 @@ from anycast.cli.plan_table import lines
 from anycast.content.content import MOST_PREPEND, Because, Content, Intent, Moves
 from anycast.content.state import in_force
 from anycast.errors import ConfigError, PeerError, Problem
-from anycast.policy.drain import Left
+from anycast.policy.drain import FOLLOW_S, Left
 from anycast.policy.plan import make, submit
 from anycast.span import parse_span
 
@@ -222,11 +222,14 @@ def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
     moves = _moves(running, site, wanted.to, wanted.left, documents) if wanted.to else None
     content = running.with_intent(site, wanted.intent, moves, wanted.because, wanted.prepend)
     made = make(state, contents, content, documents)
+    said = foreseen(site, state.tunnels.get(site), content.sites[site].moves) if wanted.intent is Intent.DRAINED else ""
     if how.as_json:
         print(json.dumps(shown(made), indent=1, sort_keys=True))
     else:
         for line in lines(made):
             print(line)
+        if said and not made.empty:
+            print(said)
     if made.problems:
         for problem in made.problems:
             print(f"refused: {problem}", file=sys.stderr)
@@ -238,6 +241,19 @@ def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
     submission = submit(made, operator.open_key(how.folder, how.name, how.passphrase_file))
     begun = ask(target, "POST", rollouts_path(how.bake, how.blind, how.reason), submission.data)
     print(f"rollout {begun['id']} has begun; `anycast rollout` shows it", file=sys.stderr)
+
+
+def foreseen(site: str, tunnels: int | None, moves: Moves | None) -> str:
+    """What becomes of a drained site's clients, beforehand."""
+    how_many = "an unknown number of tunnels" if tunnels is None else f"{tunnels} tunnel{'' if tunnels == 1 else 's'}"
+    if moves is None:
+        return f"clients  {how_many} at {site}: nobody is moved first, each finds another site by its dead peer detection"
+    most = "all of them" if tunnels is None else str(tunnels)
+    left = f"at most {most} are cut, once the route is worse" if moves.left == "delete" else "nobody is cut: the route waits"
+    return (
+        f"clients  {how_many} at {site}: each is redirected to {moves.site} ({', '.join(moves.to)}), at most {most} follow. "
+        f"Who cannot, shows only by being there still after {FOLLOW_S:.0f} s; of those {left}"
+    )
 
 
 def _moves(running: Content, site: str, to: str, left: Left, documents: Mapping[str, str]) -> Moves:

@@ -20,6 +20,7 @@ import typer
 from anycast.pki.machine_folder import MachineFolder
 
 STORE = "coordinator.db"
+EVENTS = "events.db"
 State = Annotated[Path, typer.Option(help="The coordinator's folder, as of `anycast serve`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of a sentence.")]
 
@@ -32,15 +33,20 @@ def backup(
     """Copy everything that the coordinator decided, and its history, to one file; also while it runs.
 
     The file is its owner's alone: it holds the history and hashes of credentials. `restore FILE --dry-run` checks it.
+    Gateways' events are not in it: nothing is decided by them, and what gateways' own logs still have they tell again.
     """
     from anycast.coordinator.backup import back_up
 
     with _progress("copied") as progress:
         head = back_up(state / STORE, to, progress)
     if as_json:
-        print(json.dumps(head.model_dump(), indent=1))
+        print(json.dumps({**head.model_dump(), "left_out": [EVENTS]}, indent=1))
         return
     print(f"{to}: fleet {head.fleet}, revision {head.revision}, {head.history} lines of history, {head.size} bytes")
+    print(
+        f"not in it: gateways' events ({state / EVENTS}), which `anycast why` reads; nothing is decided by them, and what "
+        "gateways' own logs still have they tell again"
+    )
 
 
 def restore(

@@ -404,7 +404,7 @@ class Rollouts:
         before, began = self._before.get(site, Counted(span_s=0.0)), rollout.since
         unchanged = [name for name in rollout.gateways if name not in rollout.changed]
         others = [
-            (self._traffic.counted(name, began - BASELINE_S, began), self._traffic.counted(name, began, now))
+            (self._traffic.baseline(name, began - BASELINE_S, began), self._traffic.counted(name, began, now))
             for name in unchanged
         ]
         judged = gates.judge(before, self._traffic.counted(site, began, now), others)
@@ -418,7 +418,7 @@ class Rollouts:
         for action in actions:
             if isinstance(action, Activate) and action.site not in self._before:
                 now = boottime()
-                self._before[action.site] = self._traffic.counted(action.site, now - BASELINE_S, now)
+                self._before[action.site] = self._traffic.baseline(action.site, now - BASELINE_S, now)
         body = kept.rollout_body(rollout, self._before)
         before = self._stored
         if force or body != before:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import pydantic
 
 from anycast.fleet.section import DualStack, Section
-from anycast.fleet.values import Address4, Address6, Asn, EspCipher, Interface4, Interface6, Name, Side
+from anycast.fleet.values import Address4, Address6, Asn, EspCipher, Flag, Interface4, Interface6, Name, Side
 
 
 class Link(DualStack):
@@ -96,6 +96,8 @@ class Client(DualStack):
     ipv6: tuple[Interface6, Interface6] | None = None
     esp: EspCipher
     """The one ESP cipher it proposes."""
+    follows_redirects: Flag = True
+    """Whether it goes where a REDIRECT sends it (RFC 5685). Default: yes."""
 
 
 class Crowd(Client):

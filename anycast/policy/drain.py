@@ -47,6 +47,8 @@ from anycast.timer import TimerExpired
 
 SHOW_LIMIT_S = 60.0
 """For the bridge, an observer or the door to show what a step asked for, before people are told that it does not."""
+FOLLOW_S = 30.0
+"""How long a redirected client may take: a handshake that loses packets. Who is left then cannot follow."""
 REOPEN_LIMIT_S = 10.0
 """For the door to open, before the route returns all the same: a route to a closed door is found by the checks."""
 BURST_S = 0.25
@@ -112,8 +114,7 @@ class Plan:
     """While degrading: how many more copies of the own AS number."""
     redirects_per_s: float = 20.0
     deletes_per_s: float = 20.0
-    follow_s: float = 30.0
-    """How long a redirected client may take before it counts as one that cannot follow: a handshake that loses packets."""
+    follow_s: float = FOLLOW_S
     move_limit_s: float = 600.0
     """For `moving`. Overdue, with `delete` the route moves and who is left is cut; with `wait` people are told."""
     settle_s: float = 10.0

@@ -45,7 +45,7 @@ class Counted:
     """Packets, on client SAs."""
     encrypted: int | None = None
     established: int | None = None
-    """IKE_SAs newly made by clients."""
+    """Pairs of SAs newly made with clients, rekeys among them."""
     canary: bool | None = None
     """The canary's newest answer came; None: there is none, or it is not known."""
 

@@ -440,6 +440,7 @@ class Agent:
             tunnels=sas.tunnels,
             decrypted=sas.traffic.decrypted if looked else None,
             encrypted=sas.traffic.encrypted if looked else None,
+            established=sas.traffic.established if looked else None,
             contents=contents,
         )
 

@@ -19,6 +19,7 @@ def report_of(
     tunnels: int | None,
     decrypted: int | None,
     encrypted: int | None,
+    established: int | None,
     contents: ContentsTold | None,
 ) -> Report:
     """`status` is `snapshot.take`'s; what the wire has no room for is cut off."""
@@ -46,6 +47,7 @@ def report_of(
         tunnels=tunnels,
         decrypted=decrypted,
         encrypted=encrypted,
+        established=established,
         contents=contents,
         shared={row["check"][:_WORD]: row["status"] for row in shared[:_NAMED]},
         alarms={str(alarm["reason"])[:_WORD]: alarm["detail"][:_TEXT] for alarm in status["alarms"][:_NAMED]},

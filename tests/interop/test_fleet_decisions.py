@@ -137,6 +137,7 @@ def test_a_drain_is_shown_signed_and_rolled_out_and_nobody_else_goes_dark(tmp_pa
 
             dry = await made.run("drain", "fra", "--dry-run")
             assert "fra" in dry.stdout and "drained" in dry.stdout
+            assert "clients  3 tunnels at fra: nobody is moved first" in dry.stdout
             assert made.agents["fra"].announced
             await made.run("drain", "fra", "--yes", "--bake", "1")
             await made.becomes("dark", lambda s: state(s, "fra") == "dark" and s["rollout"]["step"] == "done")

@@ -36,3 +36,16 @@ def test_the_count_stands_where_the_kernel_puts_it() -> None:
     assert packets(memoryview(bytes(info))) == 222
     with pytest.raises(DecodeError):
         packets(memoryview(bytes(223)))
+
+
+def test_new_pairs_of_sas_are_counted_once_and_those_that_were_there_first_never() -> None:
+    traffic = ClientTraffic()
+    traffic.listed([(IN, OUT)], {IN: 1000, OUT: 2000})
+    assert traffic.established == 0, "made before anybody counted"
+    traffic.listed([(IN, OUT), (IN2, OUT2)], {IN: 1, OUT: 1, IN2: 0, OUT2: 0})
+    traffic.listed([(IN, OUT), (IN2, OUT2)], {IN: 1, OUT: 1, IN2: 0, OUT2: 0})
+    assert traffic.established == 1
+    traffic.listed([(IN2, OUT2)], {})
+    assert traffic.established == 1, "the kernel has none of it"
+    traffic.listed([(IN, OUT)], {IN: 0, OUT: 0})
+    assert traffic.established == 2, "rekeyed, or back"

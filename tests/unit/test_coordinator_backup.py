@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from anycast.cli.main import app
 from anycast.coordinator import store_folder
 from anycast.coordinator.backup import MARK, RESTORED, back_up, look, restore
+from anycast.coordinator.event_store import EventStore, Retention, Seen
 from anycast.coordinator.store import Deed, Fenced, Store
 from anycast.errors import AnycastError, ConfigError, PeerError
 from tests.unit.test_coordinator_store import WRITER
@@ -274,6 +277,19 @@ def killed_at(step: int, work: Callable[[], None]) -> bool:
             os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def test_a_backup_has_no_events_and_says_so(folder: Path) -> None:
+    written(folder / "coordinator.db", 3)
+    events = EventStore(folder / "events.db", FLEET, Retention())
+    events.add([Seen("fra-gw1", "fra", 1.0, {"event": "GatewayHeard", "at": "-", "stream": "-", "seq": 0})])
+    events.close()
+    assert b"GatewayHeard" in b"".join(path.read_bytes() for path in folder.glob("events.db*"))
+    said = CliRunner().invoke(app, ["backup", str(folder / "one"), "--state", str(folder)])
+    assert said.exit_code == 0 and f"not in it: gateways' events ({folder / 'events.db'})" in said.stdout
+    shown = CliRunner().invoke(app, ["backup", str(folder / "two"), "--state", str(folder), "--json"])
+    assert json.loads(shown.stdout)["left_out"] == ["events.db"]
+    assert b"GatewayHeard" not in (folder / "one").read_bytes()
 
 
 def test_a_kill_at_any_step_of_a_backup_leaves_none_or_a_whole_one(folder: Path) -> None:

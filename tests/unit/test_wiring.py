@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from anycast.errors import ConfigError
-from anycast.fleet.loading import load
+from anycast.fleet.loading import load, loads
 from anycast_lab import topology
 from anycast_lab.machines import prepare, wiring
 from site_agent.vrrp import pair_keys
@@ -67,6 +67,35 @@ def test_the_next_hop_of_every_route_is_on_link(path: Path) -> None:
         networks = [ipaddress.ip_interface(address).network for _, address in plan.addresses]
         for prefix, via in plan.routes:
             assert any(ipaddress.ip_address(via) in network for network in networks), f"{plan.node}: {prefix} via {via}"
+
+
+def routes_of(text: str, path: Path) -> dict[str, dict[str, str]]:
+    plans = wiring.plan(loads(text), prepare.cables(topology.load(path)))
+    return {node: dict(plan.routes) for node, plan in plans.items() if plan.role == "router"}
+
+
+def test_the_network_leads_to_each_sites_unicast_service_address() -> None:
+    path = TOPOLOGIES / "three-site.clab.yml"
+    (routes,) = routes_of(prepare.fleet_file(path).read_text(), path).values()
+    assert routes == {
+        f"{address}": next_hop
+        for site in (1, 2, 3)
+        for address, next_hop in (
+            (f"198.51.100.{128 + site}/32", f"198.51.100.{16 * site - 14}"),
+            (f"2001:db8:e:{site}::1/128", f"2001:db8:{site}::2"),
+        )
+    }
+
+
+def test_through_an_upstream_router_it_leads_to_the_virtual_router() -> None:
+    path = TOPOLOGIES / "two-site-pairs.clab.yml"
+    text = prepare.fleet_file(path).read_text()
+    made = text.replace("\n  fra:\n", "\n  fra:\n    service_address: {ipv4: 203.0.113.254}\n", 1)
+    routes, fleet = routes_of(made, path), loads(made)
+    assert fleet.sites["fra"].vrrp is not None and fleet.lab is not None and fleet.lab.transit is not None
+    assert routes["fra-rtr"]["203.0.113.254/32"] == str(fleet.sites["fra"].vrrp.outside.ipv4)
+    assert routes[fleet.lab.transit.node]["203.0.113.254/32"] == str(fleet.lab.transit.links["fra-rtr"].ipv4[1].ip)
+    assert "203.0.113.254/32" not in routes["sin-rtr"]
 
 
 def test_md5_and_gtsm_reach_the_router_that_the_fleet_asks_them_for(plans) -> None:
@@ -160,7 +189,8 @@ def test_both_gateways_of_a_site_have_the_same_seal_and_no_other_site_has_it(tmp
 def test_birds_own_parser_accepts_every_router(path: Path, tmp_path: Path) -> None:
     prepare.prepare(topology.load(path), tmp_path)
     routers = [plan.node for plan in planned(path).values() if plan.sessions]
-    assert len(routers) == {"pair.clab.yml": 0, "six-site.clab.yml": 1, "site-pair.clab.yml": 2}.get(path.name, 3)
+    fewer = {"pair.clab.yml": 0, "six-site.clab.yml": 1, "three-site.clab.yml": 1, "site-pair.clab.yml": 2}
+    assert len(routers) == fewer.get(path.name, 3)
     for node in routers:
         config = tmp_path / node / "etc" / "bird.conf"
         done = subprocess.run(["bird", "-p", "-c", config], capture_output=True, text=True, check=False)

@@ -13,6 +13,8 @@ from typing import Any
 
 from anycast_lab.drills import (
     alarms,
+    client_checks,
+    client_steps,
     coordinator_checks,
     coordinator_steps,
     crowd_checks,
@@ -110,6 +112,9 @@ class Observation:
     told: mirror_checks.Told | None = None
     """Secrets that were found where none must be; None where the drill did not look."""
 
+    records: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Of each client's probe, as it wrote it."""
+
     @property
     def everywhere(self) -> tuple[Watched, ...]:
         return tuple(route for routes in self.by_site.values() for route in routes)
@@ -128,7 +133,7 @@ def with_packets(
         )
         for client, record in records.items()
     }
-    return dataclasses.replace(seen, clients=clients)
+    return dataclasses.replace(seen, clients=clients, records=dict(records))
 
 
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
@@ -209,6 +214,8 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
                 kernel=seen.kernel,
                 limits=limits,
             )
+        case _ if isinstance(check, client_steps.ClientCheck):
+            return client_checks.judge(check, seen, limits)
         case mirror_steps.NoSecretTold(at=at) if seen.told is not None:
             return mirror_checks.no_secret_told(seen.told, at)
         case mirror_steps.NoCore() if seen.told is not None:

@@ -14,6 +14,7 @@ import pydantic
 
 from anycast.errors import ConfigError, Problem
 from anycast.reasons import Reason
+from anycast_lab.drills.client_steps import ClientCheck, ClientStep
 from anycast_lab.drills.coordinator_steps import CoordinatorCheck, CoordinatorStep, DarkAtMost, MovesOnly
 from anycast_lab.drills.kernel_steps import KernelStep
 from anycast_lab.drills.limits import LIMITS as LIMITS
@@ -236,6 +237,7 @@ Step = Annotated[
     | MirrorStep
     | TunnelStep
     | CoordinatorStep
+    | ClientStep
     | StartAgent
     | StopClients
     | StartClients
@@ -409,7 +411,8 @@ Check = Annotated[
     | NoClients
     | PairCheck
     | MirrorCheck
-    | CoordinatorCheck,
+    | CoordinatorCheck
+    | ClientCheck,
     pydantic.Field(discriminator="check"),
 ]
 
@@ -435,6 +438,11 @@ class Drill(Strict):
     def watches_site(self) -> bool:
         """The victim's site is watched as `site_watch` does it."""
         return self.kernel == "native" or any(isinstance(part, PairStep | PairCheck) for part in (*self.steps, *self.checks))
+
+    @property
+    def watches_clients(self) -> bool:
+        """Where clients' tunnels end is looked at as `client_sites` does it."""
+        return any(isinstance(part, ClientStep | ClientCheck) for part in (*self.steps, *self.checks))
 
     @property
     def watches_tunnels(self) -> bool:

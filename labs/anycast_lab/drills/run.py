@@ -7,6 +7,7 @@ is the first step that is not a wait; its time is the report's zero.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -20,6 +21,7 @@ from anycast_lab.drills import (
     alarms,
     around,
     canaries,
+    client_steps,
     coordinator_faults,
     coordinator_steps,
     coordinators,
@@ -37,6 +39,7 @@ from anycast_lab.drills import drill as d
 from anycast_lab.drills import kernel_steps as steps
 from anycast_lab.drills import tunnel_steps as tunnels
 from anycast_lab.drills.checks import Observation, judge, with_packets
+from anycast_lab.drills.client_sites import ClientSites
 from anycast_lab.drills.coordinator_checks import Answer
 from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.moments import Moments
@@ -82,6 +85,7 @@ class _DrillRun:
         known = drill.victim in runner.topology.nodes
         self._site = SiteWatch(runner, fleet, drill.victim) if drill.watches_site and known else None
         self._mirror = MirrorWatch(runner, fleet, drill.victim) if drill.watches_tunnels and known else None
+        self._client_sites = ClientSites(runner, fleet, self._witnesses) if drill.watches_clients else None
         moments = Moments(runner, fleet, drill.victim, self._peer, self._probes, self._note)
         self._tunnels = None
         if (mirror := self._mirror) is not None:
@@ -109,6 +113,8 @@ class _DrillRun:
             checked.append(Checked("every step of the drill could be taken", str(error), "no obstacle", False))
         finally:
             await self._watch.close()
+            if self._client_sites is not None:
+                await self._client_sites.close()
             await self._strain.close()
             await self._vici.close()
             if self._tunnels is not None:
@@ -155,6 +161,8 @@ class _DrillRun:
         self._sites_before = await self._sites()
         withdraws = {gateway: await self._witnesses.withdraws(gateway) for gateway in self._gateways}
         await self._watch.start()
+        if self._client_sites is not None:
+            self._client_sites.start()
         if self._site is not None:
             await self._site.start()
         if self._mirror is not None:
@@ -245,6 +253,11 @@ class _DrillRun:
                 await self._tunnel_step(step)
             case _ if isinstance(step, coordinator_steps.CoordinatorStep):
                 await self._coordinator_step(step)
+            case client_steps.WaitClient() | client_steps.Reconnect():
+                assert self._client_sites is not None, "a drill with this step watches clients"
+                bound = self._bound(step.limit) if isinstance(step, client_steps.WaitClient) else 0.0
+                note = functools.partial(self._note, step)
+                self._failed_waits += await self._client_sites.take(step, self._probes, bound, self._progress, note)
             case pair_steps.WaitRole():
                 await self._wait_role(step)
             case _ if isinstance(step, pair_steps.PairStep):

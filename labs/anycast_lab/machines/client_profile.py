@@ -144,6 +144,7 @@ def _values(fleet: Fleet, client: Client, identity: str) -> dict[str, object]:
         "server": service.vips.of(shared[0]),
         "identity": identity,
         "esp": f"{client.esp}-curve25519",
+        "follows": client.follows_redirects,
         "inner": _inner(fleet),
         "certificate": CERTIFICATE,
         "gateway_ca": GATEWAY_CA,

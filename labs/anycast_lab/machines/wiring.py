@@ -198,6 +198,7 @@ class _Planner:
             site=router.site,
             bridge=bridge,
             addresses=(*addresses, *self._towards_clients(name)),
+            routes=tuple(_to_service_address(site)),
         )
 
     def _towards_clients(self, node: str) -> Iterator[tuple[str, str]]:
@@ -211,7 +212,7 @@ class _Planner:
         upstream, transit = site.upstreams[name], self._lab.transit
         port, bridge = self._lan(name, site_name, "uplink", site.gateways)
         addresses = [(port, f"{upstream.address.of(f)}/{site.uplink.of(f).prefixlen}") for f in upstream.address.families]
-        routes: list[tuple[str, str]] = []
+        routes = list(_to_service_address(site))
         sessions = list(_with_gateways(site, upstream))
         if transit is None or name not in transit.links:
             self._problems.append(Problem(f"lab.transit.links.{name}", "is missing: the router has no way to the transit"))
@@ -245,7 +246,7 @@ class _Planner:
         )
 
     def _transit(self, transit: Transit) -> NodePlan:
-        addresses, sessions = [], []
+        addresses, sessions, routes = [], [], list[tuple[str, str]]()
         asns = {name: upstream.asn for site in self._fleet.sites.values() for name, upstream in site.upstreams.items()}
         for router, link in transit.links.items():
             port = self._port(transit.node, router)
@@ -267,6 +268,7 @@ class _Planner:
             addresses += [(self._port(transit.node, name), str(nat.outside.of(f)[0])) for f in nat.outside.families]
         addresses += self._towards_clients(transit.node)
         for site_name, site in self._fleet.sites.items():
+            routes += self._to_site(transit, site)
             for name in filter(transit.upstreams.__contains__, site.upstreams):
                 upstream = site.upstreams[name]
                 port = self._port(transit.node, self._switch_of(site_name, "uplink") or next(iter(site.gateways)))
@@ -278,10 +280,21 @@ class _Planner:
             node=transit.node,
             role="router",
             addresses=tuple(addresses),
+            routes=tuple(routes),
             router_id=first,
             asn=transit.asn,
             sessions=tuple(sessions),
         )
+
+    def _to_site(self, transit: Transit, site: Site) -> Iterator[tuple[str, str]]:
+        """The transit's way to a site's unicast service address: itself, or by the site's first router."""
+        if any(name in transit.upstreams for name in site.upstreams):
+            yield from _to_service_address(site)
+        elif router := next((name for name in site.upstreams if name in transit.links), ""):
+            link = transit.links[router]
+            for prefix, family in _service_addresses(site):
+                if family in link.families:
+                    yield prefix, str(link.of(family)[1].ip)
 
     def _nat(self, name: str, nat: Nat) -> NodePlan:
         clients = [client for client, one in self._lab.connected.items() if one.behind == name]
@@ -351,6 +364,22 @@ def _with_gateways(site: Site, upstream: Upstream) -> Iterator[BirdSession]:
                     service_only=True,
                     bfd=upstream.bfd,
                 )
+
+
+def _to_service_address(site: Site) -> Iterator[tuple[str, str]]:
+    """From a site's uplink to its unicast service address: what its network has to carry (docs/drain.md)."""
+    moving = None if site.vrrp is None else site.vrrp.outside
+    ends = moving or next(iter(site.gateways.values())).uplink
+    for prefix, family in _service_addresses(site):
+        if family in ends.families:
+            yield prefix, str(ends.of(family))
+
+
+def _service_addresses(site: Site) -> Iterator[tuple[str, Family]]:
+    if (own := site.service_address) is not None:
+        for family in own.families:
+            address = own.of(family)
+            yield f"{address}/{address.max_prefixlen}", family
 
 
 def on_link(router: Upstream, gateway: Gateway, family: Family) -> bool:

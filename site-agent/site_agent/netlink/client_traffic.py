@@ -31,6 +31,8 @@ class ClientTraffic:
     def __init__(self) -> None:
         self.decrypted = 0
         self.encrypted = 0
+        self.established = 0
+        """Pairs of SAs that were not there at the listing before: of clients that connect, and of rekeys."""
         self._before: dict[SaKey, int] | None = None
 
     def listed(self, pairs: Iterable[tuple[SaKey, ...]], found: Mapping[SaKey, int]) -> None:
@@ -40,6 +42,8 @@ class ClientTraffic:
         """
         before, now = self._before, dict[SaKey, int]()
         for pair in pairs:
+            if before is not None and pair and pair[0] in found and pair[0] not in before:
+                self.established += 1
             for direction, key in enumerate(pair):
                 if (count := found.get(key)) is None:
                     continue
