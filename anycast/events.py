@@ -141,39 +141,30 @@ class ProtectionEnded:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixAnnounced:
+class _OfOneRoute:
+    neighbor: str
+    prefix: str
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixAnnounced(_OfOneRoute):
     """ExaBGP acknowledged an announcement on a session that is up."""
 
-    neighbor: str
-    prefix: str
-    reason: Reason
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixWithdrawn:
+class PrefixWithdrawn(_OfOneRoute):
     """ExaBGP acknowledged a withdrawal, or the session that carried the route ended."""
 
-    neighbor: str
-    prefix: str
-    reason: Reason
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OwnRouteAnnounced:
+class OwnRouteAnnounced(_OfOneRoute):
     """As `PrefixAnnounced`, of a route that only this site has: its unicast prefix, or inside its client pools."""
 
-    neighbor: str
-    prefix: str
-    reason: Reason
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OwnRouteWithdrawn:
+class OwnRouteWithdrawn(_OfOneRoute):
     """As `PrefixWithdrawn`, of a route that only this site has."""
-
-    neighbor: str
-    prefix: str
-    reason: Reason
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

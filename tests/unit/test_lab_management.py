@@ -12,15 +12,15 @@ from anycast.pki import certificates
 from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
 from anycast.pki.trust import Accepted, judge
-from anycast_lab import topology
 from anycast_lab.machines import management, prepare
+from anycast_lab.topology import definitions, load
 
 TOPOLOGIES = Path(__file__).resolve().parents[2] / "labs" / "topologies"
 PAIRS = {"two-site-pairs": ["fra-gw1", "fra-gw2", "sin-gw1", "sin-gw2"], "site-pair": ["gw1", "gw2"]}
 
 
 def prepared(name: str, folder: Path) -> None:
-    prepare.prepare(topology.load(TOPOLOGIES / f"{name}.clab.yml"), folder)
+    prepare.prepare(load(TOPOLOGIES / f"{name}.clab.yml"), folder)
 
 
 @pytest.fixture(params=PAIRS)
@@ -69,7 +69,7 @@ def test_where_nobody_is_spoken_to_there_is_no_root(name: str, tmp_path: Path) -
 
 
 def test_no_node_can_have_the_roots_folder_as_its_own() -> None:
-    assert topology.NAME.fullmatch(management.ROOT) is None
+    assert definitions.NAME.fullmatch(management.ROOT) is None
 
 
 def test_coordinator_and_gateways_believe_each_other_by_their_roles(tmp_path: Path) -> None:

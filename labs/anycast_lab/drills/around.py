@@ -7,6 +7,7 @@ import time
 
 from anycast.fleet.schema import Fleet
 from anycast.reasons import Reason
+from anycast_lab.drills.moments import VICI
 from anycast_lab.machines import name_server
 from anycast_lab.machines.wiring import session_name
 from anycast_lab.runner import LabError, Runner
@@ -50,3 +51,9 @@ async def _run(runner: Runner, node: str, command: tuple[str, ...]) -> str:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()
         raise LabError(f"`{' '.join(command)}` at {node}: {said}")
     return done.text
+
+
+async def count_child_sas(runner: Runner, gateway: str) -> int | None:
+    """None where charon does not answer."""
+    done = await runner.exec(gateway, ("swanctl", "--list-sas", "--uri", f"unix://{VICI}"))
+    return done.text.count("INSTALLED") if done.rc == 0 else None

@@ -54,7 +54,6 @@ from anycast_lab.runner import LabError, Progress, Runner
 
 START_AGENT = ("site-agent", "run", "--detach", "--fleet", "/etc/anycast/fleet.yaml")
 ALARM_POLL_S = 0.5
-VICI = "unix:///run/site-agent/charon.vici"
 _HEALS = (
     *(d.Thaw, d.PowerOn, d.AddVips, steps.LinkUp, steps.UnmuteClients),
     *(d.StartAgent, d.StartClients, d.DnsRight, d.SessionUp, d.CanaryRight, d.FlapClear),
@@ -399,7 +398,7 @@ class _DrillRun:
         if what == "clients_good" and not self._sites_after:
             self._sites_after = await self._sites()  # now: soon after a heal they go back
         if what == "route_back":
-            self._child_sas = await self._count_child_sas()
+            self._child_sas = await around.count_child_sas(self._runner, self._drill.victim)
         self._progress(f"{what.replace('_', ' ')} {(time.time_ns() - since) / 1e9:.2f} s after the last fault or heal")
 
     async def _wait_role(self, step: pair_steps.WaitRole) -> None:
@@ -490,11 +489,6 @@ class _DrillRun:
             for gateway in filter(self._runner.power, site.gateways):
                 # Without an agent there is nobody to ask and, unless one starts late, nothing that waits.
                 await self._runner.exec(gateway, ("site-agent", "flap", "clear"))
-
-    async def _count_child_sas(self) -> int | None:
-        # swanctl's own default socket is another charon's; the agent's lies in its run directory.
-        done = await self._runner.exec(self._drill.victim, ("swanctl", "--list-sas", "--uri", VICI))
-        return done.text.count("INSTALLED") if done.rc == 0 else None
 
     async def _withdraws_since(self, gateway: str, before: int) -> int:
         """BIRD's counters start anew with a session, so a lower number means: all of them are ours."""
