@@ -113,7 +113,7 @@ def judge_packets(record: dict[str, Any], from_ns: int = 0, to_ns: int | None = 
 
     def left_ns(index: int) -> int:
         """A probe was sent by `sent_ns` at the latest: who was stopped just after it had an answer before."""
-        return min(sent_ns[index], good_ns[index] or sent_ns[index])
+        return int(min(sent_ns[index], good_ns[index] or sent_ns[index]))
 
     def close(until_ns: int, index: int, ended: bool) -> None:
         nonlocal longest, gap_from, gap_to
