@@ -1,8 +1,8 @@
 """A fleet and its topology of a given shape, as two texts: where an operator's own lab begins (`anycast lab new`). Pure.
 
 The plan is that of the lab's own topologies: per site an uplink /28, one inside /28 that all sites share (its servers have
-the same addresses everywhere), a client pool, and for a pair a management /29. Documentation space, as in every lab, has room
-for eight sites with three upstreams each.
+the same addresses everywhere), a client pool, and for a pair a management /29. Documentation space, as in every lab, has
+room for eight sites with three upstreams each.
 """
 
 from __future__ import annotations
