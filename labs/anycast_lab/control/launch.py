@@ -12,6 +12,7 @@ from __future__ import annotations
 import compileall
 import contextlib
 import fcntl
+import json
 import os
 import select
 import shutil
@@ -74,6 +75,9 @@ def start(name: str, topology: Topology, kernel: Kernel, *, esp: bool) -> socket
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
         _compile()
+        variables = directory / uml.VARIABLES_FILE
+        variables.touch(mode=0o600)
+        variables.write_text(json.dumps(topology.variables))
         server = ["--topology", str(topology.path), "--kernel", kernel, *(["--esp"] if esp or kernel == "uml" else [])]
         become = _uml if kernel == "uml" else _native
         _spawn_init(directory, lambda listener: become(directory, listener, server))
@@ -165,9 +169,10 @@ def _compile() -> None:
 
 
 def _native(directory: Path, listener: socket.socket, server: list[str]) -> NoReturn:
+    told = {root.VARIABLES: (directory / uml.VARIABLES_FILE).read_text()}
     root.enter(CHECKOUT)
     argv = [str(root.PYTHON), "-m", "anycast_lab.control.server", "--listen-fd", str(listener.fileno()), *server]
-    os.execve(argv[0], argv, environment())
+    os.execve(argv[0], argv, environment() | told)
 
 
 def _uml(directory: Path, listener: socket.socket, server: list[str]) -> NoReturn:

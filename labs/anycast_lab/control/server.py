@@ -14,6 +14,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import json
 import os
 import signal
 import socket
@@ -30,6 +31,7 @@ from anycast_lab.control import wire
 from anycast_lab.drills import coordinators, drill, first_content, pairs, readiness
 from anycast_lab.drills import run as drill_run
 from anycast_lab.embedded.lab import EmbeddedRunner
+from anycast_lab.embedded.root import VARIABLES
 from anycast_lab.machines import prepare
 from anycast_lab.runner import LabError, Progress
 from anycast_lab.topology import load
@@ -239,7 +241,7 @@ def _end(status: int) -> None:
 
 
 async def _main(arguments: argparse.Namespace) -> None:
-    topology = load(arguments.topology)
+    topology = load(arguments.topology, json.loads(os.environ.pop(VARIABLES)))
     lab_dir = LABS / topology.name
     lab_dir.mkdir(parents=True)
     asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, _reap)

@@ -18,6 +18,8 @@ from anycast_lab.runner import LabError
 
 MODULES = Path("/usr/lib/uml/modules")
 MEMORY = "2048M"
+VARIABLES_FILE = "variables.json"
+"""In the lab's run directory: `root.VARIABLES` for the server."""
 
 
 def module_tree(checkout: Path) -> Path:
@@ -42,7 +44,8 @@ def command(checkout: Path, run_dir: Path, modules: Path, server: list[str], ser
         "linux.uml", "umid=lab", f"uml_dir={run_dir}/uml/", f"mem={MEMORY}",
         "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
         "con=null", "con0=null,fd:1", f"ssl0=fd:{serial},fd:{serial}", "quiet",
-        f"init={sys.executable}", "--", "-m", "anycast_lab.embedded.uml_init", str(checkout), str(modules), *server, END,
+        f"init={sys.executable}", "--", "-m", "anycast_lab.embedded.uml_init", str(checkout), str(modules),
+        str(run_dir / VARIABLES_FILE), *server, END,
     ]  # fmt: skip
     for word in command:
         if any(map(str.isspace, word)):
