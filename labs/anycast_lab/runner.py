@@ -14,6 +14,7 @@ from typing import Protocol
 from anycast.errors import AnycastError
 from anycast_lab.topology import Topology
 
+RUNNERS = ("embedded", "containerlab")
 Progress = Callable[[str], None]
 """Takes one line for the person who waits. Must not block."""
 
@@ -60,6 +61,8 @@ class Process(Protocol):
 class Runner(Protocol):
     """The lab. `up` once, then any of the rest. Ending a lab is its owner's affair (`anycast lab down`), not a drill's."""
 
+    name: str
+    """One of `RUNNERS`."""
     topology: Topology
     lab_dir: Path
     """``lab_dir/NODE/etc`` is the node's /etc/anycast; seen from the lab server."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from anycast_lab.embedded import syscalls
 from anycast_lab.embedded.forked import CONSOLE_SCRIPTS
 
+CHECKOUT = Path(__file__).resolve().parents[3]
 PRODUCT = Path("/opt/anycast")
 PYTHON = PRODUCT / ".venv/bin/python"
 COMMANDS = Path("/opt/anycast-commands")
