@@ -189,6 +189,22 @@ def fault(
 
 
 @app.command()
+def impair(
+    node: Annotated[str, typer.Argument(help="A node of the topology.")],
+    interface: Annotated[str, typer.Argument(help="What it sends there is impaired.")],
+    delay_ms: Annotated[float, typer.Option(min=0, max=60_000, help="Milliseconds that each packet is late.")] = 0,
+    jitter_ms: Annotated[float, typer.Option(min=0, max=60_000, help="Milliseconds more or less; reorders packets.")] = 0,
+    loss: Annotated[float, typer.Option(min=0, max=100, help="Percent of the packets.")] = 0,
+    topology: TopologyOption = _DEFAULT,
+    name: NameOption = "",
+) -> None:
+    """Delay, reorder or lose what a node sends on one link (netem); without an option: no longer."""
+    wanted = {"delay_ms": delay_ms, "jitter_ms": jitter_ms, "loss_percent": loss}
+    with _client(topology, name) as client:
+        client.ask("impair", node=node, interface=interface, impairment=wanted if any(wanted.values()) else None)
+
+
+@app.command()
 def drills(json_: JsonFlag = False) -> None:
     """What can be rehearsed."""
     from anycast_lab.drills.drill import load_drills

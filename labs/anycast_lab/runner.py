@@ -38,6 +38,15 @@ class Completed:
         return self.stdout.decode(errors="replace")
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Impairment:
+    """What netem does to what leaves an interface. More jitter than there is between two packets reorders them."""
+
+    delay_ms: float = 0
+    jitter_ms: float = 0
+    loss_percent: float = 0
+
+
 class Process(Protocol):
     """A command that goes on running in a node. It ends with its node at the latest."""
 
@@ -141,3 +150,7 @@ class Runner(Protocol):
         ...
 
     async def link_unmute(self, node: str, interface: str) -> None: ...
+
+    async def impair(self, node: str, interface: str, impairment: Impairment | None) -> None:
+        """Impair what the node sends there, instead of what was said before; None: not at all any more."""
+        ...

@@ -22,7 +22,7 @@ from anycast_lab.control.children import Children
 from anycast_lab.embedded import links
 from anycast_lab.embedded.channel import send_signal
 from anycast_lab.namespaces import NamespaceRunner
-from anycast_lab.runner import LabError, Progress
+from anycast_lab.runner import Impairment, LabError, Progress
 from anycast_lab.topology import Topology
 
 DEPLOY_TIMEOUT = 600.0
@@ -53,6 +53,7 @@ class ContainerlabRunner(NamespaceRunner):
             started = time.monotonic()
             await engine.start(self._children)
             progress(f"dockerd answers after {time.monotonic() - started:.0f} s")
+            await self._check()
             try:
                 await self._deploy(progress)
                 for name in self.topology.nodes:
@@ -61,6 +62,18 @@ class ContainerlabRunner(NamespaceRunner):
                 await asyncio.shield(self._containerlab("destroy", "--cleanup"))
                 raise
             progress(f"{len(self.topology.nodes)} nodes and {len(self.topology.links)} links deployed by containerlab")
+
+    async def _check(self) -> None:
+        """What containerlab would look for in an image registry, and bridges that nobody has made, are refused by node."""
+        for node in self.topology.nodes.values():
+            if node.kind != "linux":
+                raise LabError(f"{node.name}: the containerlab runner has nodes of kind linux only, not {node.kind}")
+        argv = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]
+        _, said = await process.run(self._children, argv, engine.ENVIRONMENT, limit_s=STEP_TIMEOUT)
+        have = said.split()
+        for node in self.topology.nodes.values():
+            if node.image not in have:
+                raise LabError(f"{node.name}: there is no image {node.image or '(none named)'}; there are {', '.join(have)}")
 
     async def _deploy(self, progress: Progress) -> None:
         def heard(line: str) -> None:
@@ -71,8 +84,10 @@ class ContainerlabRunner(NamespaceRunner):
         complaints = [line for line in said if re.search(r"\b(ERRO|FATA|Error:)", line)]
         if rc or complaints:
             text = "\n".join(complaints or said[-6:])
-            named = [name for name in self.topology.nodes if re.search(rf"\b{re.escape(name)}\b", text)]
-            raise LabError(f"containerlab could not deploy {', '.join(named) or 'the lab'}: {text}")
+            # "node=clab-LAB-NAME", "node=NAME" or `node "NAME"`; a bare word may be a word of a sentence.
+            before = rf"(?:{PREFIX}-{re.escape(self.topology.name)}-|node[ =]\"?)"
+            named = [name for name in self.topology.nodes if re.search(rf"{before}{re.escape(name)}(?![\w.-])", text)]
+            raise LabError(f"{', '.join(named) or 'the lab'}: containerlab could not deploy it: {text}")
 
     async def _containerlab(
         self, verb: str, *words: str, limit_s: float = STEP_TIMEOUT, progress: Progress = lambda _: None
@@ -83,9 +98,12 @@ class ContainerlabRunner(NamespaceRunner):
         print(f"containerlab {verb} {' '.join(words)}: {rc}\n{said}", flush=True)
         return rc, [_COLOUR.sub("", line) for line in said.splitlines() if line.strip()]
 
+    def _container(self, name: str) -> str:
+        return f"{PREFIX}-{self.topology.name}-{name}"
+
     async def _meet(self, name: str) -> None:
         """Find a started container's first process and its network namespace, and see to its links."""
-        container = f"{PREFIX}-{self.topology.name}-{name}"
+        container = self._container(name)
         argv = ["docker", "inspect", "--format", "{{json .State}}", container]
         rc, said = await process.run(self._children, argv, engine.ENVIRONMENT, limit_s=STEP_TIMEOUT)
         state = json.loads(said) if rc == 0 else {}
@@ -114,6 +132,19 @@ class ContainerlabRunner(NamespaceRunner):
         return await process.ContainerProcess.start(
             self._children, init, argv, {**base, **self.topology.nodes[node].env, **env}, fds
         )
+
+    async def impair(self, node: str, interface: str, impairment: Impairment | None) -> None:
+        async with self._shape:
+            self.pid(node)
+            self._end(node, interface)
+            argv = ["containerlab", "tools", "netem", "reset" if impairment is None else "set"]
+            argv += ["--node", self._container(node), "--interface", interface]
+            if impairment is not None:
+                argv += [f"--delay={impairment.delay_ms}ms", f"--jitter={impairment.jitter_ms}ms"]
+                argv.append(f"--loss={impairment.loss_percent}")
+            rc, said = await process.run(self._children, argv, engine.ENVIRONMENT, limit_s=STEP_TIMEOUT)
+            if rc:
+                raise LabError(f"{node}: containerlab could not impair {interface}: {said.strip()}")
 
     # -- power ----------------------------------------------------------------------------------------------------
 

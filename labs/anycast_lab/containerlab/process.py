@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,8 +27,11 @@ _DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ)
 
 def spawn(argv: Sequence[str], env: Mapping[str, str], fds: tuple[int, int, int]) -> int:
     """Start `argv` in a session of its own; its pid."""
+    program = shutil.which(argv[0], path=env["PATH"])  # posix_spawnp looks in our own PATH
+    if program is None:
+        raise LabError(f"{argv[0]} was not found in {env['PATH']}")
     actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(fds)]
-    return os.posix_spawnp(argv[0], list(argv), env, file_actions=actions, setsid=True, setsigdef=_DEFAULTED, setsigmask=())
+    return os.posix_spawn(program, list(argv), env, file_actions=actions, setsid=True, setsigdef=_DEFAULTED, setsigmask=())
 
 
 class ContainerProcess:
@@ -42,7 +46,7 @@ class ContainerProcess:
         cls, children: Children, init: int, argv: Sequence[str], env: Mapping[str, str], fds: tuple[int, int, int]
     ) -> ContainerProcess:
         """`init`: the container's first process."""
-        helper = spawn([*_ENTER, f"--target={init}", "--wd=/", "--", *argv], env, fds)
+        helper = spawn([*_ENTER, f"--target={init}", "--wdns=/", "--", *argv], env, fds)
         process = cls(helper, children.status(helper))
         while not process._status.done() and not process._found():
             await asyncio.sleep(_LOOK_S)

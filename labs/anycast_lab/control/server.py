@@ -32,7 +32,7 @@ from anycast_lab.drills import coordinators, drill, first_content, pairs, readin
 from anycast_lab.drills import run as drill_run
 from anycast_lab.embedded.lab import EmbeddedRunner
 from anycast_lab.machines import prepare
-from anycast_lab.runner import RUNNERS, LabError, Progress
+from anycast_lab.runner import RUNNERS, Impairment, LabError, Progress
 from anycast_lab.topology import load
 
 LABS = Path("/run/anycast-lab")
@@ -189,6 +189,8 @@ class Connection:
                 return await getattr(runner, verb)(node)
             case {"verb": verb, "node": node, "interface": interface} if verb in LINK_FAULTS:
                 return await getattr(runner, verb)(node, interface)
+            case {"verb": "impair", "node": node, "interface": interface, "impairment": impairment}:
+                return await runner.impair(node, interface, Impairment(**impairment) if impairment is not None else None)
             case {"verb": "drill", "names": [*names]}:
                 return await self.lab.drill(names, progress)
         raise LabError(f"the lab does not understand `{request.get('verb')}` with {', '.join(sorted(request))}")

@@ -19,7 +19,7 @@ from anycast_lab.commands import SessionProcess
 from anycast_lab.embedded import links, node
 from anycast_lab.embedded.channel import NodeChannel, send_signal
 from anycast_lab.namespaces import NamespaceRunner
-from anycast_lab.runner import LabError, Progress
+from anycast_lab.runner import Impairment, LabError, Progress
 from anycast_lab.topology import Topology
 
 BOOT_TIMEOUT = 30.0
@@ -64,6 +64,10 @@ class EmbeddedRunner(NamespaceRunner):
         return await self._awake(node).start(argv, env, fds)
 
     # -- faults ---------------------------------------------------------------------------------------------------
+
+    async def impair(self, node: str, interface: str, impairment: Impairment | None) -> None:
+        async with self._shape:
+            await self._wire(links.impair, self._end(node, interface), self._namespaces[node], impairment)
 
     def power(self, node: str) -> bool:
         self._known(node)
