@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anycast.errors import AnycastError
+from anycast_lab.containerlab import prepared
 from anycast_lab.control import launch
 from anycast_lab.control.client import Client
 from anycast_lab.embedded import kernel
@@ -309,6 +310,8 @@ def _up(
     esp = kernel.has_esp()
     chosen = "native" if native else kernel.choose(esp=esp) if runner == "embedded" else "uml"
     progress(f"lab {name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}, {runner} runner")
+    if runner == "containerlab" and not prepared.is_current():
+        progress("the images hold other sources than this tree: `sudo labs/images/build --disk` makes them anew")
     # SIGTERM and a closed terminal like Ctrl-C: a lab that did not come up must not stay half up.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
