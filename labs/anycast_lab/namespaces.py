@@ -82,12 +82,16 @@ class NamespaceRunner(NodeCommands):
         return await asyncio.get_running_loop().run_in_executor(self._netlink, lambda: function(*arguments, **options))
 
     async def _mute(self, link: Link) -> None:
-        for end in link.ends():
+        for end in self._laid(link):
             await self._wire(links.mute, end, self._namespaces[end.node])
 
     async def _unmute(self, link: Link) -> None:
-        for end in link.ends():
+        for end in self._laid(link):
             await self._wire(links.unmute, end, self._namespaces[end.node])
+
+    def _laid(self, link: Link) -> list[Endpoint]:
+        """The ends that are in a namespace: a container that is powered off has none."""
+        return [end for end in link.ends() if end.node in self._namespaces]
 
     def _known(self, node: str) -> None:
         if node not in self.topology.nodes:

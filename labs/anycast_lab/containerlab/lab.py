@@ -8,6 +8,7 @@ commands in nodes, carrier and silently dead links are done in the node's own na
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -59,7 +60,8 @@ class ContainerlabRunner(NamespaceRunner):
                 for name in self.topology.nodes:
                     await self._meet(name)
             except BaseException:
-                await asyncio.shield(self._containerlab("destroy", "--cleanup"))
+                with contextlib.suppress(LabError):  # what went wrong first is what is told
+                    await asyncio.shield(self._containerlab("destroy", "--cleanup"))
                 raise
             progress(f"{len(self.topology.nodes)} nodes and {len(self.topology.links)} links deployed by containerlab")
 

@@ -107,8 +107,9 @@ async def run(
                 progress(said[-1].rstrip())
             return await asyncio.shield(status), "".join(said)
     except TimeoutError as exc:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
         raise LabError(f"`{' '.join(argv[:3])}` did not end within {limit_s:.0f} s") from exc
     finally:
         transport.close()
+        if not status.done():  # late, or nobody wants it any more
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
