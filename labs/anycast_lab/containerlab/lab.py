@@ -130,10 +130,11 @@ class ContainerlabRunner(NamespaceRunner):
         init = self.pid(node)
         if node in self._frozen:
             raise LabError(f"{node} is frozen: nothing can be started in it")
+        # What `docker exec` gives: the environment that the container was created with.
+        words = Path(f"/proc/{init}/environ").read_bytes().decode(errors="replace").split("\0")
         base = {"PATH": images.PATH, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
-        return await process.ContainerProcess.start(
-            self._children, init, argv, {**base, **self.topology.nodes[node].env, **env}, fds
-        )
+        created = dict(word.split("=", 1) for word in words if "=" in word)
+        return await process.ContainerProcess.start(self._children, init, argv, {**base, **created, **env}, fds)
 
     async def impair(self, node: str, interface: str, impairment: Impairment | None) -> None:
         async with self._shape:
