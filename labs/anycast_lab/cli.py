@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anycast.errors import AnycastError
+from anycast_lab import blank
 from anycast_lab.containerlab import prepared
 from anycast_lab.control import launch
 from anycast_lab.control.client import Client
@@ -285,6 +286,26 @@ def graph(
             seen = look(client, loaded, fleet, datetime.datetime.now(datetime.UTC))
     files.write(output, draw(loaded, fleet, seen).encode(), files.PUBLIC)
     print(f"{output} shows {loaded.name}{f' at {seen.at}' if seen else ''}")
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(callback=_lab_name, help="The fleet's, the lab's and the files' name.")],
+    sites: Annotated[int, typer.Option(min=1, max=len(blank.SITES), help="How many sites.")] = 2,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Two gateways a site instead of one.")] = False,
+    upstreams: Annotated[int, typer.Option(min=1, max=blank.MOST_UPSTREAMS, help="Upstream routers of each site.")] = 1,
+    folder: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Where the two files are written.")] = Path(),
+) -> None:
+    """Write a fleet file and its topology of this shape, in documentation space, to begin an own lab with."""
+    shape = blank.Shape(name, sites, pairs, upstreams)
+    texts = {folder / f"{name}.fleet.yaml": blank.fleet(shape), folder / f"{name}.clab.yml": blank.topology(shape)}
+    if there := [str(path) for path in texts if path.exists()]:
+        raise LabError(f"{', '.join(there)} is there already, and is not written over")
+    for path, text in texts.items():
+        path.write_text(text)
+        print(f"wrote {path}")
+    fleet_path, topology_path = texts
+    print(f"next: anycast check {fleet_path}; sudo anycast lab up -t {topology_path}")
 
 
 @app.command()

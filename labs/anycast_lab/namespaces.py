@@ -31,14 +31,16 @@ class NamespaceRunner(NodeCommands):
         raise NotImplementedError
 
     def state(self, node: str) -> str:
-        """One word for people: on, off or frozen."""
+        """One word for people: on, off or frozen; or bridge."""
+        if self.topology.nodes[node].kind == "bridge":
+            return "bridge"
         return "off" if not self.power(node) else "frozen" if node in self._frozen else "on"
 
     async def freeze(self, node: str) -> None:
         async with self._shape:
             if node in self._frozen:
                 raise LabError(f"{node} is frozen already")
-            for link in self.topology.links_of(node):
+            for link in self._links(node):
                 await self._mute(link)
             self._stop_all(node)
             self._frozen.add(node)
@@ -47,7 +49,7 @@ class NamespaceRunner(NodeCommands):
         async with self._shape:
             if node not in self._frozen:
                 raise LabError(f"{node} is not frozen")
-            for link in self.topology.links_of(node):
+            for link in self._links(node):
                 await self._unmute(link)
             for pid in (self.pid(node), *self.pids(node)):
                 send_signal(pid, signal.SIGCONT)
@@ -82,14 +84,14 @@ class NamespaceRunner(NodeCommands):
         return await asyncio.get_running_loop().run_in_executor(self._netlink, lambda: function(*arguments, **options))
 
     async def _mute(self, link: Link) -> None:
-        for end in self._laid(link):
+        for end in self._present(link):
             await self._wire(links.mute, end, self._namespaces[end.node])
 
     async def _unmute(self, link: Link) -> None:
-        for end in self._laid(link):
+        for end in self._present(link):
             await self._wire(links.unmute, end, self._namespaces[end.node])
 
-    def _laid(self, link: Link) -> list[Endpoint]:
+    def _present(self, link: Link) -> list[Endpoint]:
         """The ends that are in a namespace: a container that is powered off has none."""
         return [end for end in link.ends() if end.node in self._namespaces]
 
@@ -109,5 +111,14 @@ class NamespaceRunner(NodeCommands):
         return Endpoint(node, interface)
 
     def _ends(self, node: str) -> list[Endpoint]:
+        """All that lie in the machine, those of its bridges too."""
+        homes = {node, *self._bridges_in(node)}
+        return [end for link in self._links(node) for end in link.ends() if end.node in homes]
+
+    def _links(self, node: str) -> list[Link]:
+        homes = [node, *self._bridges_in(node)]
+        return list(dict.fromkeys(link for home in homes for link in self.topology.links_of(home)))
+
+    def _bridges_in(self, node: str) -> list[str]:
         self._known(node)
-        return [end for link in self.topology.links_of(node) for end in link.ends() if end.node == node]
+        return [name for name, bridge in self.topology.bridges.items() if bridge.inside == node]

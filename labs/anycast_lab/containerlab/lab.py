@@ -95,7 +95,7 @@ class ContainerlabRunner(NamespaceRunner):
         self, verb: str, *words: str, limit_s: float = STEP_TIMEOUT, progress: Progress = lambda _: None
     ) -> tuple[int, list[str]]:
         argv = ["containerlab", verb, "--topo", str(self.topology.path), *words]
-        env = {**engine.ENVIRONMENT, "CLAB_LABDIR_BASE": str(self.lab_dir.parent)}
+        env = {**self.topology.variables, **engine.ENVIRONMENT, "CLAB_LABDIR_BASE": str(self.lab_dir.parent)}
         rc, said = await process.run(self._children, argv, env, limit_s=limit_s, progress=progress)
         print(f"containerlab {verb} {' '.join(words)}: {rc}\n{said}", flush=True)
         return rc, [_COLOUR.sub("", line) for line in said.splitlines() if line.strip()]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import compileall
 import contextlib
 import fcntl
+import json
 import os
 import select
 import shutil
@@ -76,12 +77,15 @@ def start(name: str, topology: Topology, kernel: Kernel, *, esp: bool, runner: s
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
         _compile()
+        variables = directory / uml.VARIABLES_FILE
+        variables.touch(mode=0o600)
+        variables.write_text(json.dumps(topology.variables))
         server = ["--topology", str(topology.path), "--kernel", kernel, *(["--esp"] if esp or kernel == "uml" else [])]
         server += ["--runner", runner]
         if kernel == "uml":
             _spawn_init(directory, lambda listener: _uml(directory, listener, disk, server))
         else:
-            _spawn_init(directory, lambda listener: _native(listener, server))
+            _spawn_init(directory, lambda listener: _native(directory, listener, server))
         connection = connect(name)
     if connection is None:
         raise LabError(f"lab {name} ended while it started: {tail(name)}")
@@ -169,10 +173,11 @@ def _compile() -> None:
         compileall.compile_dir(CHECKOUT / package, quiet=1)
 
 
-def _native(listener: socket.socket, server: list[str]) -> NoReturn:
+def _native(directory: Path, listener: socket.socket, server: list[str]) -> NoReturn:
+    told = {root.VARIABLES: (directory / uml.VARIABLES_FILE).read_text()}
     root.enter(CHECKOUT)
     argv = [str(root.PYTHON), "-m", "anycast_lab.control.server", "--listen-fd", str(listener.fileno()), *server]
-    os.execve(argv[0], argv, environment())
+    os.execve(argv[0], argv, environment() | told)
 
 
 def _uml(directory: Path, listener: socket.socket, disk: Path | None, server: list[str]) -> NoReturn:

@@ -13,6 +13,7 @@ import base64
 import functools
 import gc
 import importlib
+import json
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ from anycast_lab.control.children import Children
 from anycast_lab.drills import coordinators, drill, first_content, pairs, readiness
 from anycast_lab.drills import run as drill_run
 from anycast_lab.embedded.lab import EmbeddedRunner
+from anycast_lab.embedded.root import VARIABLES
 from anycast_lab.machines import prepare
 from anycast_lab.runner import RUNNERS, Impairment, LabError, Progress
 from anycast_lab.topology import load
@@ -241,7 +243,7 @@ def _end(status: int) -> None:
 
 
 async def _main(arguments: argparse.Namespace) -> None:
-    topology = load(arguments.topology)
+    topology = load(arguments.topology, json.loads(os.environ.pop(VARIABLES)))
     lab_dir = LABS / (topology.name if arguments.runner == "embedded" else f"{PREFIX}-{topology.name}")
     lab_dir.mkdir(parents=True)
     children = Children()  # nodes' init processes, and daemons of the lab that lost their parent

@@ -68,7 +68,7 @@ class NodeChannel:
     """A running node."""
 
     def __init__(self, name: str, sock: socket.socket) -> None:
-        self.name, self.pid = name, 0
+        self.name, self.pid, self.failure = name, 0, "did not boot (the lab's log says why)"
         self.ready, self.ended = asyncio.Event(), asyncio.Event()
         self._sock, self._next = sock, 0
         self._processes = dict[int, NodeProcess]()
@@ -89,7 +89,7 @@ class NodeChannel:
         ended.cancel()
         ready.cancel()
         if not channel.ready.is_set():
-            raise LabError(f"{machine.name}: did not boot (the lab's log says why)")
+            raise LabError(f"{machine.name}: {channel.failure}")
         return channel
 
     async def start(self, argv: Sequence[str], env: Mapping[str, str], fds: tuple[int, int, int]) -> NodeProcess:
@@ -127,6 +127,8 @@ class NodeChannel:
                 case {"ready": True}:
                     self.pid = pid
                     self.ready.set()
+                case {"failed": why}:
+                    self.failure = why
                 case {"started": request}:
                     self._processes[request].has_started(pid)
                 case {"exited": request, "status": status}:

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import fcntl
 import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -27,10 +30,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 from anycast.errors import KernelError
 from anycast_lab.embedded import syscalls
 from anycast_lab.runner import Impairment
-from anycast_lab.topology import Endpoint, Link
+from anycast_lab.topology import Dummy, Endpoint, Link
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 1
+_IFF_NOARP = 0x80
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_STXCSUM = 0x17
 
@@ -62,13 +66,50 @@ def new_namespace() -> int:
 
 
 def connect(link: Link, namespace_a: int, namespace_b: int) -> None:
-    """Lay one cable: a veth pair made directly in its two namespaces, both ends up."""
+    """Lay one cable: a veth pair made directly in its two namespaces, both ends down."""
     with _netlink(f"add {link.a} -- {link.b}") as ipr:
-        peer = {"ifname": link.b.interface, "net_ns_fd": namespace_b, "mtu": link.mtu}
-        ipr.link("add", ifname=link.a.interface, kind="veth", net_ns_fd=namespace_a, mtu=link.mtu, peer=peer)
+        peer = {"net_ns_fd": namespace_b, **_attributes(link.b, link.mtu)}
+        ipr.link("add", kind="veth", net_ns_fd=namespace_a, peer=peer, **_attributes(link.a, link.mtu))
     for endpoint, namespace in ((link.a, namespace_a), (link.b, namespace_b)):
-        set_state(endpoint, namespace, up=True)
         checksums_in_software(endpoint, namespace)
+
+
+def add_dummy(dummy: Dummy, namespace: int, nowhere: int) -> None:
+    """An interface that swallows what is sent; where the kernel has no such device, a cable into the namespace `nowhere`."""
+    end = dummy.end
+    try:
+        with _netlink(f"add dummy {end}") as ipr:
+            ipr.link("add", kind="dummy", net_ns_fd=namespace, **_attributes(end, dummy.mtu))
+    except KernelError as exc:
+        if exc.errno != errno.EOPNOTSUPP:
+            raise
+        with inside(nowhere), _netlink(f"add {end} -- nowhere") as ipr:
+            name = f"d{len(ipr.get_links())}"
+            peer = {"net_ns_fd": namespace, **_attributes(end, dummy.mtu)}
+            ipr.link("add", ifname=name, kind="veth", mtu=dummy.mtu, peer=peer)
+            ipr.link("set", index=ipr.link_lookup(ifname=name)[0], state="up")
+        _asks_nobody(end, namespace)
+    set_state(end, namespace, up=True)
+
+
+def nowhere() -> int:
+    """A namespace that answers nothing."""
+    namespace = new_namespace()
+    with inside(namespace):
+        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+    return namespace
+
+
+def add_bridge(device: str, namespace: int) -> None:
+    with inside(namespace), _netlink(f"add bridge {device}") as ipr:
+        ipr.link("add", ifname=device, kind="bridge")
+        ipr.link("set", index=ipr.link_lookup(ifname=device)[0], state="up")
+
+
+def plug_in(endpoint: Endpoint, device: str, namespace: int) -> None:
+    """Make the cable's end a port of the bridge."""
+    with inside(namespace), _netlink(f"make {endpoint} a port of {device}") as ipr:
+        ipr.link("set", index=_index(ipr, endpoint), master=ipr.link_lookup(ifname=device)[0])
 
 
 def set_state(endpoint: Endpoint, namespace: int, *, up: bool) -> None:
@@ -120,6 +161,18 @@ def impair(endpoint: Endpoint, namespace: int, impairment: Impairment | None) ->
             return
         microseconds = {"delay": round(impairment.delay_ms * 1e3), "jitter": round(impairment.jitter_ms * 1e3)}
         ipr.tc("replace", "netem", index, handle="1:", limit=10_000, loss=impairment.loss_percent, **microseconds)
+
+
+def _attributes(endpoint: Endpoint, mtu: int) -> dict[str, Any]:
+    return {"ifname": endpoint.interface, "mtu": mtu, **({"address": endpoint.mac} if endpoint.mac else {})}
+
+
+def _asks_nobody(endpoint: Endpoint, namespace: int) -> None:
+    """No ARP and no neighbour discovery, as on a dummy: what has a route there is sent there."""
+    with inside(namespace), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        name = endpoint.interface.encode()
+        flags = struct.unpack("16sh", fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sh", name, 0)))[1]
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh", name, flags | _IFF_NOARP))
 
 
 def _index(ipr: IPRoute, endpoint: Endpoint) -> int:

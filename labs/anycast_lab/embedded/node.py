@@ -6,8 +6,9 @@ machine, reports itself, then does three things for ever: start what the server 
 server's end of the channel closes, it ends, and with it everything in its PID namespace.
 
 Channel: AF_UNIX SOCK_SEQPACKET, one JSON object a packet. Server → node: ``Start`` with three descriptors (stdin, stdout,
-stderr). Node → server: ``{"ready": true}``; ``{"started": id}`` sent by the new process itself, so that the kernel's
-SCM_CREDENTIALS give the server its pid in the server's own PID namespace; ``{"exited": id, "status": wait status}``.
+stderr). Node → server: ``{"ready": true}``, or ``{"failed": why}`` and it ends; ``{"started": id}`` sent by the new process
+itself, so that the kernel's SCM_CREDENTIALS give the server its pid in the server's own PID namespace; ``{"exited": id,
+"status": wait status}``.
 """
 
 from __future__ import annotations
@@ -54,6 +55,15 @@ class Machine:
     sysctls: Mapping[str, str]
 
 
+def main_log(machine: Machine) -> Path:
+    """Where the node's /var/log/main.log lies, seen from the server."""
+    return _disk(machine, "/var/log") / "main.log"
+
+
+def _disk(machine: Machine, path: str) -> Path:
+    return machine.disk / path.replace("/", "-")[1:]
+
+
 def boot(machine: Machine, channel: socket.socket) -> None:
     """Fork the node's init; it answers `ready` on the other end of `channel`."""
     home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -85,7 +95,11 @@ def _become_init(machine: Machine, channel: socket.socket) -> None:
     _mount_private(machine)
     socket.sethostname(machine.hostname)
     for setting, value in machine.sysctls.items():
-        Path("/proc/sys", *setting.split(".")).write_text(value)
+        try:
+            Path("/proc/sys", *setting.split(".")).write_text(value)
+        except OSError as exc:
+            channel.send(json.dumps({"failed": f"sysctl {setting} = {value}: {exc.strerror}"}).encode())
+            return
     _Init(machine, channel).run()
 
 
@@ -98,7 +112,7 @@ def _mount_private(machine: Machine) -> None:
     # Sources first: a bind may come from below /run, which is about to be covered.
     binds = [(str(b.source), b.destination, b.read_only) for b in machine.binds]
     taken = {destination for _, destination, _ in binds}
-    binds += [(str(machine.disk / path.replace("/", "-")[1:]), path, False) for path in _DISKS if path not in taken]
+    binds += [(str(_disk(machine, path)), path, False) for path in _DISKS if path not in taken]
     for source, destination, read_only in binds:
         if not os.path.exists(source):
             os.makedirs(source)

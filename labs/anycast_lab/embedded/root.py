@@ -22,6 +22,8 @@ PYTHON = PRODUCT / ".venv/bin/python"
 COMMANDS = Path("/opt/anycast-commands")
 """The product's commands as the lab's machines have them: those in .venv name the place where the clone really lies, which
 a machine does not see when that is below /tmp or /run."""
+VARIABLES = "ANYCAST_LAB_VARIABLES"
+"""In the lab server's environment: the variables that its topology file names, a JSON object."""
 _PRIVATE = ("/proc", "/sys", "/dev", "/run")
 """Not taken from the host: made anew, or in /dev's case bound as it is."""
 _PSEUDO = frozenset({

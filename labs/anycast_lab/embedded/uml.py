@@ -20,6 +20,8 @@ MODULES = Path("/usr/lib/uml/modules")
 MEMORY = "2048M"
 MEMORY_WITH_DISK = "4096M"
 """Containers share no page of their interpreters, as the embedded runner's nodes do."""
+VARIABLES_FILE = "variables.json"
+"""In the lab's run directory: `root.VARIABLES` for the server."""
 
 
 def module_tree(checkout: Path) -> Path:
@@ -45,7 +47,8 @@ def command(checkout: Path, run_dir: Path, modules: Path, server: list[str], ser
         *([f"mem={MEMORY}"] if disk is None else [f"mem={MEMORY_WITH_DISK}", f"ubd0={run_dir}/disk,{disk}"]),
         "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
         "con=null", "con0=null,fd:1", f"ssl0=fd:{serial},fd:{serial}", "quiet",
-        f"init={sys.executable}", "--", "-m", "anycast_lab.embedded.uml_init", str(checkout), str(modules), *server, END,
+        f"init={sys.executable}", "--", "-m", "anycast_lab.embedded.uml_init", str(checkout), str(modules),
+        str(run_dir / VARIABLES_FILE), *server, END,
     ]  # fmt: skip
     for word in command:
         if any(map(str.isspace, word)):

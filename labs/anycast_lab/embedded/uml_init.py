@@ -40,7 +40,7 @@ def _first_sas() -> None:
 
 
 def main() -> None:
-    checkout, modules, *server = sys.argv[1 : sys.argv.index(END)]
+    checkout, modules, variables, *server = sys.argv[1 : sys.argv.index(END)]
     # The kernel itself mounted devtmpfs (CONFIG_DEVTMPFS_MOUNT).
     for fstype, target in (("proc", "/proc"), ("sysfs", "/sys")):
         syscalls.mount(fstype, target, fstype)
@@ -53,10 +53,12 @@ def main() -> None:
     _first_sas()
     # Or the tunnel modules put a tunl0 and an ip6tnl0 into every node, which no other kernel does.
     Path("/proc/sys/net/core/fb_tunnels_only_for_init_net").write_text("2")
+    told = {root.VARIABLES: Path(variables).read_text()}
     links = {f"/lib/modules/{os.uname().release}": modules}
     root.enter(Path(checkout), links=links, containers="containerlab" in server)
     argv = [str(root.PYTHON), "-m", "anycast_lab.control.server", "--serial", SERIAL, *server]
-    os.execve(argv[0], argv, {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": "/root", "PYTHONUNBUFFERED": "1"})
+    environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": "/root", "PYTHONUNBUFFERED": "1"}
+    os.execve(argv[0], argv, environment | told)
 
 
 if __name__ == "__main__":

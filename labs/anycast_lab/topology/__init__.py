@@ -10,8 +10,9 @@ both read, they read alike: containerlab's own loader (`labs/tools/load`) is ask
     model.py        the result
 """
 
+from anycast_lab.topology.definitions import NAME
 from anycast_lab.topology.document import load
 from anycast_lab.topology.links import DEFAULT_MTU
 from anycast_lab.topology.model import STAGES, Bind, Dummy, Endpoint, Link, Node, Topology, Wait
 
-__all__ = ["DEFAULT_MTU", "STAGES", "Bind", "Dummy", "Endpoint", "Link", "Node", "Topology", "Wait", "load"]
+__all__ = ["DEFAULT_MTU", "NAME", "STAGES", "Bind", "Dummy", "Endpoint", "Link", "Node", "Topology", "Wait", "load"]
