@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what is missing, and only that: Debian packages from apt-packages, then .venv from the pinned requirements.
 #
-#   install/install.sh [--dev]      --dev adds what the tests need
+#   install/install.sh [--dev]          --dev adds what the tests need
+#   install/install.sh --packages FILE  the Debian packages that FILE lists, and nothing else
 #
 # Theory of operation. Debian starts and enables what it installs; on a machine that is somebody's, a second charon or a
 # BIRD with an empty configuration is not ours to start. So for as long as apt runs, /usr/sbin/policy-rc.d refuses every
@@ -20,8 +21,13 @@ STATE=/run/anycast-install
 POLICY=/usr/sbin/policy-rc.d
 LOG=$TREE/out/install.log
 START=$(date +%s)
+PACKAGES=
 case ${1-} in
     "" | --dev) DEV=${1-} ;;
+    --packages)
+        DEV=
+        PACKAGES=$(readlink -f -- "${2:?--packages needs a file}")
+        [ -r "$PACKAGES" ] || { echo "$2 cannot be read" >&2; exit 1; } ;;
     *) sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] || [ "$1" = -h ]; exit ;;
 esac
 
@@ -46,7 +52,7 @@ shown() {
     [ ! -e "$STATE/failed" ]
 }
 
-wanted_packages() { sed 's/#.*//' "$TREE/install/apt-packages" ${DEV:+"$TREE/install/apt-packages-dev"}; }
+wanted_packages() { sed 's/#.*//' "${PACKAGES:-$TREE/install/apt-packages}" ${DEV:+"$TREE/install/apt-packages-dev"}; }
 
 apt() { apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold "$@"; }
 pip() { .venv/bin/python -m pip "$@"; }
@@ -181,5 +187,5 @@ trap 'restore; rm -rf "$STATE"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 install_packages
-install_python requirements.txt ${DEV:+requirements-dev.txt}
+[ -n "$PACKAGES" ] || install_python requirements.txt ${DEV:+requirements-dev.txt}
 say "installed"

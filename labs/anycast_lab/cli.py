@@ -21,10 +21,11 @@ from rich.table import Table
 
 from anycast.errors import AnycastError
 from anycast_lab import blank
+from anycast_lab.containerlab import prepared
 from anycast_lab.control import launch
 from anycast_lab.control.client import Client
 from anycast_lab.embedded import kernel
-from anycast_lab.runner import LabError, Progress
+from anycast_lab.runner import RUNNERS, LabError, Progress
 from anycast_lab.topology import Topology, load
 
 TOPOLOGIES = launch.CHECKOUT / "labs/topologies"
@@ -41,6 +42,12 @@ def _lab_name(name: str) -> str:
     """A lab's name becomes a folder below /run."""
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise typer.BadParameter(f"{name!r} is no name for a lab: letters, digits, - _ . and at most 64 of them")
+    return name
+
+
+def _runner(name: str) -> str:
+    if name not in RUNNERS:
+        raise typer.BadParameter(f"there is no runner {name!r}; there are {', '.join(RUNNERS)}")
     return name
 
 
@@ -65,6 +72,14 @@ def _no_topology(given: bool) -> None:
 
 
 NoTopology = Annotated[bool, typer.Option("--topology", "-t", hidden=True, is_eager=True, callback=_no_topology)]
+RunnerOption = Annotated[
+    str,
+    typer.Option(
+        "--runner",
+        callback=_runner,
+        help="embedded: namespaces, nothing to prepare. containerlab: containers, in User Mode Linux; see docs/labs.md.",
+    ),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 _DEFAULT = TOPOLOGIES / "two-site.clab.yml"
 
@@ -77,10 +92,11 @@ def up(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave a lab that does not come up as it is, to look into it.")
     ] = False,
+    runner: RunnerOption = "embedded",
 ) -> None:
     """Bring the lab up; returns when routes stand and clients are connected. Ctrl-C leaves nothing behind."""
     loaded = load(topology)
-    status = _up(loaded, name or loaded.name, _progress(), keep=keep)
+    status = _up(loaded, name or loaded.name, _progress(), keep=keep, runner=runner)
     if json_:
         print(json.dumps(status))
 
@@ -175,6 +191,22 @@ def fault(
 
 
 @app.command()
+def impair(
+    node: Annotated[str, typer.Argument(help="A node of the topology.")],
+    interface: Annotated[str, typer.Argument(help="What it sends there is impaired.")],
+    delay_ms: Annotated[float, typer.Option(min=0, max=60_000, help="Milliseconds that each packet is late.")] = 0,
+    jitter_ms: Annotated[float, typer.Option(min=0, max=60_000, help="Milliseconds more or less; reorders packets.")] = 0,
+    loss: Annotated[float, typer.Option(min=0, max=100, help="Percent of the packets.")] = 0,
+    topology: TopologyOption = _DEFAULT,
+    name: NameOption = "",
+) -> None:
+    """Delay, reorder or lose what a node sends on one link (netem); without an option: no longer."""
+    wanted = {"delay_ms": delay_ms, "jitter_ms": jitter_ms, "loss_percent": loss}
+    with _client(topology, name) as client:
+        client.ask("impair", node=node, interface=interface, impairment=wanted if any(wanted.values()) else None)
+
+
+@app.command()
 def drills(json_: JsonFlag = False) -> None:
     """What can be rehearsed."""
     from anycast_lab.drills.drill import load_drills
@@ -203,6 +235,7 @@ def drill(
     name: NameOption = "",
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the reports there, a JSON list.")] = None,
     topology: NoTopology = False,
+    runner: RunnerOption = "embedded",
 ) -> None:
     """Run drills, in the running lab or in one brought up for them; exit status 1 when one came out wrong."""
     assert not topology  # its callback has refused it
@@ -216,7 +249,7 @@ def drill(
     places = {word: (known[word].topology, known[word].kernel == "native") for word in names}
     for place in dict.fromkeys(places.values()):
         loaded, wanted = load(TOPOLOGIES / f"{place[0]}.clab.yml"), [word for word in names if places[word] == place]
-        with _borrowed(loaded, name or loaded.name, progress, native=place[1]) as client:
+        with _borrowed(loaded, name or loaded.name, progress, native=place[1], runner=runner) as client:
             for word in wanted:  # one at a time: what is known is shown and written before the next begins
                 reports += client.ask("drill", names=[word], progress=progress)
                 show.report(Console(), reports[-1])
@@ -290,14 +323,20 @@ def demo(name: NameOption = "") -> None:
         raise typer.Exit(EXIT_DRILL_FAILED)
 
 
-def _up(topology: Topology, name: str, progress: Progress, *, keep: bool = False, native: bool = False) -> dict[str, Any]:
+def _up(
+    topology: Topology, name: str, progress: Progress, *, keep: bool = False, native: bool = False, runner: str = "embedded"
+) -> dict[str, Any]:
+    if native and runner != "embedded":
+        raise LabError(f"this needs the machine's own kernel, and the {runner} runner has User Mode Linux only")
     esp = kernel.has_esp()
-    chosen = "native" if native else kernel.choose(esp=esp)
-    progress(f"lab {name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}")
+    chosen = "native" if native else kernel.choose(esp=esp) if runner == "embedded" else "uml"
+    progress(f"lab {name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}, {runner} runner")
+    if runner == "containerlab" and not prepared.is_current():
+        progress("the images hold other sources than this tree: `sudo labs/images/build --disk` makes them anew")
     # SIGTERM and a closed terminal like Ctrl-C: a lab that did not come up must not stay half up.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
-    client = Client(name, launch.start(name, topology, chosen, esp=esp))
+    client = Client(name, launch.start(name, topology, chosen, esp=esp, runner=runner))
     try:
         status: dict[str, Any] = client.ask("up", progress=progress)
     except BaseException as exc:  # also Ctrl-C: nothing half up stays
@@ -311,13 +350,15 @@ def _up(topology: Topology, name: str, progress: Progress, *, keep: bool = False
 
 
 @contextmanager
-def _borrowed(topology: Topology, name: str, progress: Progress, *, native: bool = False) -> Iterator[Client]:
+def _borrowed(
+    topology: Topology, name: str, progress: Progress, *, native: bool = False, runner: str = "embedded"
+) -> Iterator[Client]:
     """The running lab, or one of our own that ends with the block: on this kernel where its drills need that."""
     ours = (sock := launch.connect(name)) is None
     if sock is not None:
         sock.close()
     else:
-        _up(topology, name, progress, native=native)
+        _up(topology, name, progress, native=native, runner=runner)
     try:
         client = Client.connect(name)
         try:

@@ -14,6 +14,7 @@ from typing import Protocol
 from anycast.errors import AnycastError
 from anycast_lab.topology import Topology
 
+RUNNERS = ("embedded", "containerlab")
 Progress = Callable[[str], None]
 """Takes one line for the person who waits. Must not block."""
 
@@ -35,6 +36,15 @@ class Completed:
     @property
     def text(self) -> str:
         return self.stdout.decode(errors="replace")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Impairment:
+    """What netem does to what leaves an interface. More jitter than there is between two packets reorders them."""
+
+    delay_ms: float = 0
+    jitter_ms: float = 0
+    loss_percent: float = 0
 
 
 class Process(Protocol):
@@ -60,6 +70,8 @@ class Process(Protocol):
 class Runner(Protocol):
     """The lab. `up` once, then any of the rest. Ending a lab is its owner's affair (`anycast lab down`), not a drill's."""
 
+    name: str
+    """One of `RUNNERS`."""
     topology: Topology
     lab_dir: Path
     """``lab_dir/NODE/etc`` is the node's /etc/anycast; seen from the lab server."""
@@ -138,3 +150,7 @@ class Runner(Protocol):
         ...
 
     async def link_unmute(self, node: str, interface: str) -> None: ...
+
+    async def impair(self, node: str, interface: str, impairment: Impairment | None) -> None:
+        """Impair what the node sends there, instead of what was said before; None: not at all any more."""
+        ...

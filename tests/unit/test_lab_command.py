@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from anycast_lab import cli
+from anycast_lab.containerlab import prepared
+from anycast_lab.runner import LabError
 
 
 class Lab:
@@ -62,3 +64,36 @@ def test_a_drill_that_is_given_a_topology_says_that_it_has_its_own(
     assert done.exit_code == 2
     assert "a drill names its own topology" in done.output
     assert "--topology" not in CliRunner().invoke(cli.app, ["drill", "--help"]).output
+
+
+def test_an_impairment_is_asked_for_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Impaired:
+        def ask(self, verb: str, **fields: Any) -> None:
+            asked.append((verb, fields["impairment"]))
+
+    @contextlib.contextmanager
+    def client(_topology: Path, _name: str) -> Iterator[Impaired]:
+        yield Impaired()
+
+    monkeypatch.setattr(cli, "_client", client)
+    for options in (["--delay-ms", "20", "--loss", "0.5"], []):
+        assert CliRunner().invoke(cli.app, ["impair", "fra-gw1", "eth1", *options]).exit_code == 0
+    assert asked == [("impair", {"delay_ms": 20.0, "jitter_ms": 0.0, "loss_percent": 0.5}), ("impair", None)]
+
+
+def test_there_are_two_runners() -> None:
+    done = CliRunner().invoke(cli.app, ["up", "--runner", "podman"])
+    assert done.exit_code == 2 and "embedded, containerlab" in done.output
+
+
+def test_a_runner_that_is_not_prepared_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "BINARY", tmp_path / "containerlab")
+    monkeypatch.setattr(prepared, "DISK", tmp_path / "images.ext4")
+    with pytest.raises(LabError, match=r"labs/containerlab install.*labs/images/build --disk"):
+        prepared.disk()
+    prepared.BINARY.touch()
+    with pytest.raises(LabError) as told:
+        prepared.disk()
+    assert "containerlab install" not in str(told.value)

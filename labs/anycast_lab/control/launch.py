@@ -25,13 +25,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from anycast_lab.containerlab import prepared
 from anycast_lab.embedded import root, syscalls, uml
 from anycast_lab.embedded.kernel import Kernel
 from anycast_lab.runner import LabError
 from anycast_lab.topology import Topology
 
 RUN = Path("/run/anycast-lab")
-CHECKOUT = Path(__file__).resolve().parents[3]
+CHECKOUT = root.CHECKOUT
 END_TIMEOUT = 20.0
 """Seconds until the kernel has taken down a killed lab; ten nodes take under one."""
 _NAMESPACES = (
@@ -57,7 +58,7 @@ def connect(name: str) -> socket.socket | None:
     return sock
 
 
-def start(name: str, topology: Topology, kernel: Kernel, *, esp: bool) -> socket.socket:
+def start(name: str, topology: Topology, kernel: Kernel, *, esp: bool, runner: str = "embedded") -> socket.socket:
     """Start the PID 1 of a lab and return a connection to it; the lab itself comes up by the `up` verb.
 
     `name` is unique on this machine; the same topology may be up under several names.
@@ -67,6 +68,7 @@ def start(name: str, topology: Topology, kernel: Kernel, *, esp: bool) -> socket
     """
     if os.geteuid() != 0:
         raise LabError("labs need root: run this with sudo")
+    disk = prepared.disk() if runner == "containerlab" else None
     directory = run_dir(name)
     with _one_start_at_a_time():
         if (other := connect(name)) is not None:
@@ -79,8 +81,11 @@ def start(name: str, topology: Topology, kernel: Kernel, *, esp: bool) -> socket
         variables.touch(mode=0o600)
         variables.write_text(json.dumps(topology.variables))
         server = ["--topology", str(topology.path), "--kernel", kernel, *(["--esp"] if esp or kernel == "uml" else [])]
-        become = _uml if kernel == "uml" else _native
-        _spawn_init(directory, lambda listener: become(directory, listener, server))
+        server += ["--runner", runner]
+        if kernel == "uml":
+            _spawn_init(directory, lambda listener: _uml(directory, listener, disk, server))
+        else:
+            _spawn_init(directory, lambda listener: _native(directory, listener, server))
         connection = connect(name)
     if connection is None:
         raise LabError(f"lab {name} ended while it started: {tail(name)}")
@@ -175,7 +180,7 @@ def _native(directory: Path, listener: socket.socket, server: list[str]) -> NoRe
     os.execve(argv[0], argv, environment() | told)
 
 
-def _uml(directory: Path, listener: socket.socket, server: list[str]) -> NoReturn:
+def _uml(directory: Path, listener: socket.socket, disk: Path | None, server: list[str]) -> NoReturn:
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("proc", "/proc", "proc")
     modules = uml.module_tree(CHECKOUT)
@@ -186,6 +191,7 @@ def _uml(directory: Path, listener: socket.socket, server: list[str]) -> NoRetur
         str(listener.fileno()),
         str(directory),
         str(modules),
+        str(disk or ""),
         *server,
     ]
     os.execve(argv[0], argv, environment())

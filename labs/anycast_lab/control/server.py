@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import contextlib
 import functools
 import gc
 import importlib
@@ -27,13 +26,15 @@ from typing import Any
 
 from anycast.errors import AnycastError, DecodeError
 from anycast.fleet.schema import Fleet
+from anycast_lab.containerlab.lab import PREFIX, ContainerlabRunner
 from anycast_lab.control import wire
+from anycast_lab.control.children import Children
 from anycast_lab.drills import coordinators, drill, first_content, pairs, readiness
 from anycast_lab.drills import run as drill_run
 from anycast_lab.embedded.lab import EmbeddedRunner
 from anycast_lab.embedded.root import VARIABLES
 from anycast_lab.machines import prepare
-from anycast_lab.runner import LabError, Progress
+from anycast_lab.runner import RUNNERS, Impairment, LabError, Progress
 from anycast_lab.topology import load
 
 LABS = Path("/run/anycast-lab")
@@ -61,7 +62,7 @@ LINK_FAULTS = frozenset({"link_down", "link_up", "link_mute", "link_unmute"})
 class Lab:
     """What the verbs act on."""
 
-    def __init__(self, runner: EmbeddedRunner) -> None:
+    def __init__(self, runner: EmbeddedRunner | ContainerlabRunner) -> None:
         self.runner = runner
         self.state = "starting"
         self.fleet: Fleet | None = None
@@ -98,7 +99,13 @@ class Lab:
             }
             for name, node in runner.topology.nodes.items()
         }
-        told = {"lab": runner.topology.name, "state": self.state, "kernel": runner.kernel, "esp": runner.esp}
+        told = {
+            "lab": runner.topology.name,
+            "state": self.state,
+            "kernel": runner.kernel,
+            "esp": runner.esp,
+            "runner": runner.name,
+        }
         return {**told, "nodes": nodes, "coordinator": coordinator}
 
     async def drill(self, names: list[str], progress: Progress) -> list[dict[str, Any]]:
@@ -184,6 +191,8 @@ class Connection:
                 return await getattr(runner, verb)(node)
             case {"verb": verb, "node": node, "interface": interface} if verb in LINK_FAULTS:
                 return await getattr(runner, verb)(node, interface)
+            case {"verb": "impair", "node": node, "interface": interface, "impairment": impairment}:
+                return await runner.impair(node, interface, Impairment(**impairment) if impairment is not None else None)
             case {"verb": "drill", "names": [*names]}:
                 return await self.lab.drill(names, progress)
         raise LabError(f"the lab does not understand `{request.get('verb')}` with {', '.join(sorted(request))}")
@@ -228,13 +237,6 @@ async def serve_serial(lab: Lab, device: int) -> None:
             readers.pop(channel).feed_eof()
 
 
-def _reap() -> None:
-    """Nodes' init processes, and daemons of the lab that lost their parent."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
 def _end(status: int) -> None:
     sys.stdout.flush()
     os._exit(status)  # the kernel ends everything else with PID 1
@@ -242,10 +244,16 @@ def _end(status: int) -> None:
 
 async def _main(arguments: argparse.Namespace) -> None:
     topology = load(arguments.topology, json.loads(os.environ.pop(VARIABLES)))
-    lab_dir = LABS / topology.name
+    lab_dir = LABS / (topology.name if arguments.runner == "embedded" else f"{PREFIX}-{topology.name}")
     lab_dir.mkdir(parents=True)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, _reap)
-    lab = Lab(EmbeddedRunner(topology, lab_dir, arguments.kernel, arguments.esp))
+    children = Children()  # nodes' init processes, and daemons of the lab that lost their parent
+    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, children.reap)
+    runner: EmbeddedRunner | ContainerlabRunner
+    if arguments.runner == "embedded":
+        runner = EmbeddedRunner(topology, lab_dir, arguments.kernel, arguments.esp)
+    else:
+        runner = ContainerlabRunner(topology, lab_dir, arguments.kernel, arguments.esp, children)
+    lab = Lab(runner)
     if arguments.serial is not None:
         await serve_serial(lab, os.open(arguments.serial, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
     else:
@@ -257,11 +265,12 @@ def main() -> None:
     parser.add_argument("--topology", type=Path, required=True)
     parser.add_argument("--kernel", choices=["native", "uml"], required=True)
     parser.add_argument("--esp", action="store_true")
+    parser.add_argument("--runner", choices=RUNNERS, default="embedded")
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--listen-fd", type=int)
     way.add_argument("--serial", type=Path)
     arguments = parser.parse_args()
-    for module in PRELOAD:
+    for module in PRELOAD if arguments.runner == "embedded" else ():  # a container has its own
         try:
             importlib.import_module(module)
         except ImportError:

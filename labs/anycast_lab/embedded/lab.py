@@ -10,20 +10,19 @@ One lock serialises what changes the lab's shape (boot, power, cables). Commands
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from anycast.errors import AnycastError
+from anycast_lab.commands import SessionProcess
 from anycast_lab.embedded import links, node
-from anycast_lab.embedded.channel import NodeChannel, OutputPipe, input_file, pid_namespace, send_signal
+from anycast_lab.embedded.channel import NodeChannel, send_signal
 from anycast_lab.embedded.main_process import MainProcess
 from anycast_lab.embedded.stages import Stages
-from anycast_lab.runner import Completed, LabError, Process, Progress
+from anycast_lab.namespaces import NamespaceRunner
+from anycast_lab.runner import Impairment, LabError, Progress
 from anycast_lab.topology import Endpoint, Link, Topology
 
 BOOT_TIMEOUT = 30.0
@@ -32,21 +31,19 @@ EXEC_TIMEOUT = 120.0
 """Seconds for one `exec` line of the topology."""
 
 
-class EmbeddedRunner:
+class EmbeddedRunner(NamespaceRunner):
     """Implements `anycast_lab.runner.Runner`."""
 
+    name = "embedded"
+
     def __init__(self, topology: Topology, lab_dir: Path, kernel: str, esp: bool) -> None:
-        self.topology, self.lab_dir, self.kernel, self.esp = topology, lab_dir, kernel, esp
-        self._namespaces = dict[str, int]()
+        super().__init__(topology, lab_dir, kernel, esp)
         self._nodes = dict[str, NodeChannel]()
         self._mains = dict[str, MainProcess]()
-        self._frozen = set[str]()
         self._laid = set[Link]()
         self._outside: int | None = None
         """The namespace of bridges that are in no machine; containerlab's are the host's."""
         self._nowhere = -1
-        self._shape = asyncio.Lock()
-        self._netlink = ThreadPoolExecutor(1, "netlink")
 
     # -- the whole lab --------------------------------------------------------------------------------------------
 
@@ -92,109 +89,23 @@ class EmbeddedRunner:
         if machine:
             await self._run_exec_list(name, progress)
 
-    # -- commands and files ---------------------------------------------------------------------------------------
-
-    async def exec(
-        self,
-        node: str,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout: float = 60.0,
-        env: Mapping[str, str] | None = None,
-    ) -> Completed:
-        streams = {1: bytearray(), 2: bytearray()}
-        rc = await self.stream(node, argv, lambda fd, data: streams[fd].extend(data), stdin=stdin, timeout=timeout, env=env)
-        return Completed(tuple(argv), rc, bytes(streams[1]), bytes(streams[2]))
-
-    async def stream(
-        self,
-        node: str,
-        argv: Sequence[str],
-        output: Callable[[int, bytes], None],
-        *,
-        stdin: bytes = b"",
-        timeout: float | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> int:
-        """Like `exec`, handing on output as it comes: `output(1, …)` for stdout, `output(2, …)` for stderr."""
-        channel = self._awake(node)
-        with contextlib.ExitStack() as stack:
-            source = stack.enter_context(input_file(stdin))
-            pipes = {fd: stack.enter_context(OutputPipe(fd, output)) for fd in (1, 2)}
-            process = await channel.start(argv, env or {}, (source, pipes[1].write_end, pipes[2].write_end))
-            for pipe in pipes.values():
-                pipe.listen()
-            try:
-                async with asyncio.timeout(timeout):
-                    rc = await process.wait()
-            except TimeoutError:
-                process.kill_session()
-                rc = await process.wait()
-            except asyncio.CancelledError:
-                process.kill_session()
-                raise
-            for pipe in pipes.values():
-                pipe.drain()
-            return rc
-
-    async def spawn(
-        self,
-        node: str,
-        argv: Sequence[str],
-        *,
-        stdout: Path | None = None,
-        stderr: Path | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> Process:
-        with contextlib.ExitStack() as stack:
-            fds = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
-            for path in (stdout, stderr):
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                fds.append(os.open(path or os.devnull, flags, 0o644))
-            for fd in fds:
-                stack.callback(os.close, fd)
-            return await self._awake(node).start(argv, env or {}, (fds[0], fds[1], fds[2]))
-
-    async def put(self, node: str, path: str, data: bytes, mode: int = 0o644) -> None:
-        target = self._file(node, path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.new")
-        temporary.write_bytes(data)
-        temporary.chmod(mode)
-        temporary.replace(target)
-
-    async def get(self, node: str, path: str) -> bytes:
-        try:
-            return self._file(node, path).read_bytes()
-        except OSError as exc:
-            raise LabError(f"{node}: {path}: {exc.strerror}") from exc
-
-    def _file(self, node: str, path: str) -> Path:
-        if not path.startswith("/"):
-            raise LabError(f"{path} is not an absolute path")
-        return Path(f"/proc/{self.pid(node)}/root{path}")
-
     def pid(self, node: str) -> int:
         return self._channel(node).pid
 
-    def pids(self, node: str) -> list[int]:
-        init = self.pid(node)
-        namespace = pid_namespace(init)
-        pids = (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
-        return [pid for pid in pids if pid != init and pid_namespace(pid) == namespace]
+    async def _start(
+        self, node: str, argv: Sequence[str], env: Mapping[str, str], fds: tuple[int, int, int]
+    ) -> SessionProcess:
+        return await self._awake(node).start(argv, env, fds)
 
     # -- faults ---------------------------------------------------------------------------------------------------
+
+    async def impair(self, node: str, interface: str, impairment: Impairment | None) -> None:
+        async with self._shape:
+            await self._wire(links.impair, self._end(node, interface), self._namespaces[node], impairment)
 
     def power(self, node: str) -> bool:
         self._known(node)
         return node in self._nodes
-
-    def state(self, node: str) -> str:
-        """One word for people: on, off or frozen; or bridge."""
-        if self.topology.nodes[node].kind == "bridge":
-            return "bridge"
-        return "off" if not self.power(node) else "frozen" if node in self._frozen else "on"
 
     async def power_off(self, node: str, when: Callable[[], Awaitable[None]] | None = None) -> None:
         async with self._shape:
@@ -241,60 +152,7 @@ class EmbeddedRunner:
             await self._boot(node)
         await self._run_exec_list(node, lambda _: None)
 
-    async def freeze(self, node: str) -> None:
-        async with self._shape:
-            if node in self._frozen:
-                raise LabError(f"{node} is frozen already")
-            for link in self._links(node):
-                await self._mute(link)
-            self._stop_all(node)
-            self._frozen.add(node)
-
-    async def thaw(self, node: str) -> None:
-        async with self._shape:
-            if node not in self._frozen:
-                raise LabError(f"{node} is not frozen")
-            for link in self._links(node):
-                await self._unmute(link)
-            for pid in (self.pid(node), *self.pids(node)):
-                send_signal(pid, signal.SIGCONT)
-            self._frozen.remove(node)
-
-    async def link_down(self, node: str, interface: str) -> None:
-        async with self._shape:
-            await self._wire(links.set_state, self._end(node, interface), self._namespaces[node], up=False)
-
-    async def link_up(self, node: str, interface: str) -> None:
-        async with self._shape:
-            await self._wire(links.set_state, self._end(node, interface), self._namespaces[node], up=True)
-
-    async def link_mute(self, node: str, interface: str) -> None:
-        async with self._shape:
-            await self._mute(self._link(node, interface))
-
-    async def link_unmute(self, node: str, interface: str) -> None:
-        async with self._shape:
-            await self._unmute(self._link(node, interface))
-
-    def _stop_all(self, node: str) -> None:
-        stopped = set[int]()
-        while fresh := {self.pid(node), *self.pids(node)} - stopped:  # until nobody forked meanwhile
-            for pid in fresh:
-                send_signal(pid, signal.SIGSTOP)
-            stopped |= fresh
-
     # -- inside ---------------------------------------------------------------------------------------------------
-
-    async def _wire(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._netlink, lambda: function(*arguments, **options))
-
-    async def _mute(self, link: Link) -> None:
-        for end in link.ends():
-            await self._wire(links.mute, end, self._namespaces[end.node])
-
-    async def _unmute(self, link: Link) -> None:
-        for end in link.ends():
-            await self._wire(links.unmute, end, self._namespaces[end.node])
 
     async def _boot(self, name: str) -> None:
         definition = self.topology.nodes[name]
@@ -362,10 +220,6 @@ class EmbeddedRunner:
                 raise LabError(f"{name}: `{' '.join(argv)}` ended with {result.rc}: {said}")
         progress(f"{name} started")
 
-    def _known(self, node: str) -> None:
-        if node not in self.topology.nodes:
-            raise LabError(f"there is no node {node}; the lab has {', '.join(self.topology.nodes)}")
-
     def _machine(self, node: str) -> None:
         self._known(node)
         if node in self.topology.bridges:
@@ -381,27 +235,3 @@ class EmbeddedRunner:
         if node in self._frozen:
             raise LabError(f"{node} is frozen: nothing can be started in it")
         return self._channel(node)
-
-    def _link(self, node: str, interface: str) -> Link:
-        self._known(node)
-        for link in self.topology.links_of(node):
-            if Endpoint(node, interface) in link.ends():
-                return link
-        raise LabError(f"{node} has no link {interface}")
-
-    def _end(self, node: str, interface: str) -> Endpoint:
-        self._link(node, interface)
-        return Endpoint(node, interface)
-
-    def _ends(self, node: str) -> list[Endpoint]:
-        """All that lie in the machine, those of its bridges too."""
-        homes = {node, *self._bridges_in(node)}
-        return [end for link in self._links(node) for end in link.ends() if end.node in homes]
-
-    def _links(self, node: str) -> list[Link]:
-        homes = [node, *self._bridges_in(node)]
-        return list(dict.fromkeys(link for home in homes for link in self.topology.links_of(home)))
-
-    def _bridges_in(self, node: str) -> list[str]:
-        self._known(node)
-        return [name for name, bridge in self.topology.bridges.items() if bridge.inside == node]

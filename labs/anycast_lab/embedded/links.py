@@ -29,6 +29,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from anycast.errors import KernelError
 from anycast_lab.embedded import syscalls
+from anycast_lab.runner import Impairment
 from anycast_lab.topology import Dummy, Endpoint, Link
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
@@ -149,6 +150,17 @@ def isolate(endpoint: Endpoint, namespace: int, *, isolated: bool) -> None:
     """A bridge's port: isolated ones reach every port but each other."""
     with inside(namespace), _netlink(f"isolate {endpoint}") as ipr:
         ipr.brport("set", index=_index(ipr, endpoint), isolated=int(isolated))
+
+
+def impair(endpoint: Endpoint, namespace: int, impairment: Impairment | None) -> None:
+    """Needs a kernel with netem."""
+    with inside(namespace), _netlink(f"impair {endpoint}") as ipr:
+        index = _index(ipr, endpoint)
+        if impairment is None:
+            ipr.tc("del", index=index, handle="1:", root=True)
+            return
+        microseconds = {"delay": round(impairment.delay_ms * 1e3), "jitter": round(impairment.jitter_ms * 1e3)}
+        ipr.tc("replace", "netem", index, handle="1:", limit=10_000, loss=impairment.loss_percent, **microseconds)
 
 
 def _attributes(endpoint: Endpoint, mtu: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """PID 1 of a User Mode Linux lab on the host's side: the kernel's parent, and the bridge between socket and serial line.
 
-    relay LISTEN_FD RUN_DIR MODULES server arguments...
+    relay LISTEN_FD RUN_DIR MODULES DISK server arguments...       (DISK: empty where there is none)
 
 Clients connect at once; what they say waits until the guest's server says that it listens. When the kernel ends, the
 relay ends, and the other way round; nothing is kept.
@@ -59,10 +59,10 @@ class Relay:
                 self.clients[number].write(rest)
 
 
-async def _main(listener: socket.socket, run_dir: Path, modules: Path, server: list[str]) -> None:
+async def _main(listener: socket.socket, run_dir: Path, modules: Path, disk: Path | None, server: list[str]) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
-        command = uml.command(CHECKOUT, run_dir, modules, server, theirs.fileno())
+        command = uml.command(CHECKOUT, run_dir, modules, server, theirs.fileno(), disk)
         kernel = subprocess.Popen(command, env=uml.environment(), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
     reader, writer = await asyncio.open_connection(sock=ours, limit=wire.LINE)
     relay = Relay(reader, writer)
@@ -74,8 +74,10 @@ async def _main(listener: socket.socket, run_dir: Path, modules: Path, server: l
 
 
 def main() -> None:
-    listen_fd, run_dir, modules, *server = sys.argv[1:]
-    asyncio.run(_main(socket.socket(fileno=int(listen_fd)), Path(run_dir), Path(modules), server))
+    listen_fd, run_dir, modules, disk, *server = sys.argv[1:]
+    asyncio.run(
+        _main(socket.socket(fileno=int(listen_fd)), Path(run_dir), Path(modules), Path(disk) if disk else None, server)
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from anycast_lab.embedded import syscalls
 from anycast_lab.embedded.forked import CONSOLE_SCRIPTS
 
+CHECKOUT = Path(__file__).resolve().parents[3]
 PRODUCT = Path("/opt/anycast")
 PYTHON = PRODUCT / ".venv/bin/python"
 COMMANDS = Path("/opt/anycast-commands")
@@ -31,11 +32,14 @@ _PSEUDO = frozenset({
 })  # fmt: skip
 
 
-def enter(checkout: Path, *, links: Mapping[str, str] | None = None, staging: str = "/run") -> None:
+def enter(
+    checkout: Path, *, links: Mapping[str, str] | None = None, staging: str = "/run", containers: bool = False
+) -> None:
     """Make the new root and move into it. The caller is alone in its mount namespace.
 
     `links` are symbolic links to make in it (path → target). `staging` is a directory that exists on the host; a tmpfs
-    covers it, in this mount namespace only.
+    covers it, in this mount namespace only. With `containers` the new root is the mount namespace's own: whoever enters a
+    container's mount namespace lands at its root, which runc replaces, and not above a directory that became a root.
     """
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     mounts = _useful_mounts()
@@ -66,6 +70,9 @@ def enter(checkout: Path, *, links: Mapping[str, str] | None = None, staging: st
     syscalls.mount("sysfs", f"{root}/sys", "sysfs", syscalls.MS_RDONLY)
     syscalls.bind("/dev", f"{root}/dev")
     syscalls.mount("tmpfs", f"{root}/run", "tmpfs", data="mode=0755")
+    if containers:
+        syscalls.pivot_root(root)
+        return
     # Not the overlay but what holds it becomes this mount namespace's root, and the overlay our root below it. AppArmor
     # attaches profiles by a program's path from the namespace's root, and Debian's for charon and swanctl know Debian's
     # paths only: they are right for the host's own charon, and no lab's business.

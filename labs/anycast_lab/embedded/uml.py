@@ -18,6 +18,8 @@ from anycast_lab.runner import LabError
 
 MODULES = Path("/usr/lib/uml/modules")
 MEMORY = "2048M"
+MEMORY_WITH_DISK = "4096M"
+"""Containers share no page of their interpreters, as the embedded runner's nodes do."""
 VARIABLES_FILE = "variables.json"
 """In the lab's run directory: `root.VARIABLES` for the server."""
 
@@ -38,10 +40,11 @@ def module_tree(checkout: Path) -> Path:
     return tree
 
 
-def command(checkout: Path, run_dir: Path, modules: Path, server: list[str], serial: int) -> list[str]:
-    """`serial` is the inherited descriptor of the relay's end of the line."""
+def command(checkout: Path, run_dir: Path, modules: Path, server: list[str], serial: int, disk: Path | None) -> list[str]:
+    """`serial` is the inherited descriptor of the relay's end of the line. What is written to `disk` ends with the lab."""
     command = [
-        "linux.uml", "umid=lab", f"uml_dir={run_dir}/uml/", f"mem={MEMORY}",
+        "linux.uml", "umid=lab", f"uml_dir={run_dir}/uml/",
+        *([f"mem={MEMORY}"] if disk is None else [f"mem={MEMORY_WITH_DISK}", f"ubd0={run_dir}/disk,{disk}"]),
         "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
         "con=null", "con0=null,fd:1", f"ssl0=fd:{serial},fd:{serial}", "quiet",
         f"init={sys.executable}", "--", "-m", "anycast_lab.embedded.uml_init", str(checkout), str(modules),

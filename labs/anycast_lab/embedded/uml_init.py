@@ -54,7 +54,8 @@ def main() -> None:
     # Or the tunnel modules put a tunl0 and an ip6tnl0 into every node, which no other kernel does.
     Path("/proc/sys/net/core/fb_tunnels_only_for_init_net").write_text("2")
     told = {root.VARIABLES: Path(variables).read_text()}
-    root.enter(Path(checkout), links={f"/lib/modules/{os.uname().release}": modules})
+    links = {f"/lib/modules/{os.uname().release}": modules}
+    root.enter(Path(checkout), links=links, containers="containerlab" in server)
     argv = [str(root.PYTHON), "-m", "anycast_lab.control.server", "--serial", SERIAL, *server]
     environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": "/root", "PYTHONUNBUFFERED": "1"}
     os.execve(argv[0], argv, environment | told)
