@@ -23,10 +23,10 @@ from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
 from anycast.cli.plan import Bake, Blind, PlanExit, Reason, known, rollouts_path, shown
 from anycast.cli.plan_table import lines
-from anycast.content.content import MOST_PREPEND, Because, Content, Intent, Moves
+from anycast.content.content import LONGEST_MOVE_S, MOST_PREPEND, Because, Content, Intent, Moves
 from anycast.content.state import in_force
 from anycast.errors import ConfigError, PeerError, Problem
-from anycast.policy.drain import FOLLOW_S, Left
+from anycast.policy.drain import FOLLOW_S, MOVE_LIMIT_S, Left
 from anycast.policy.plan import make, submit
 from anycast.span import parse_span
 
@@ -48,6 +48,10 @@ To = Annotated[
 LeftThere = Annotated[
     Left, typer.Option(help="Clients that cannot follow: wait for them, or cut them once the route is worse.")
 ]
+Limit = Annotated[
+    str,
+    typer.Option(metavar="TIME", help="With --to: how long tunnels may take to move, before --left's word (10 min)."),
+]
 LONGEST_S = 366 * 86400
 
 
@@ -55,6 +59,7 @@ def drain(
     site: Site,
     to: To = "",
     left: LeftThere = Left.WAIT,
+    limit: Limit = "",
     for_: For = "",
     reason: Why = "",
     name: Signer = "",
@@ -76,7 +81,8 @@ def drain(
     """
     target = Target(url, credential, root)
     how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
-    _change(target, site, _Wanted(Intent.DRAINED, "Drain", _because("drain", for_, reason), to, left), how)
+    because = _because("drain", for_, reason)
+    _change(target, site, _Wanted(Intent.DRAINED, "Drain", because, to, left, _limit(to, limit)), how)
 
 
 def maintenance(
@@ -85,6 +91,7 @@ def maintenance(
     reason: Why,
     to: To = "",
     left: LeftThere = Left.WAIT,
+    limit: Limit = "",
     name: Signer = "",
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -104,7 +111,8 @@ def maintenance(
     """
     target = Target(url, credential, root)
     how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
-    _change(target, site, _Wanted(Intent.DRAINED, "Darken", _because("maintenance", for_, reason), to, left), how)
+    because = _because("maintenance", for_, reason)
+    _change(target, site, _Wanted(Intent.DRAINED, "Darken", because, to, left, _limit(to, limit)), how)
 
 
 def degrade(
@@ -166,6 +174,7 @@ class _Wanted:
     because: Because | None = None
     to: str = ""
     left: Left = Left.WAIT
+    limit_s: int | None = None
     prepend: int = 0
 
 
@@ -219,7 +228,7 @@ def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
     if site not in running.sites:
         raise ConfigError([Problem("site", f"there is no site {site}; there are {', '.join(sorted(running.sites))}")])
     documents = ask(target, "GET", "/v1/documents")["documents"]
-    moves = _moves(running, site, wanted.to, wanted.left, documents) if wanted.to else None
+    moves = _moves(running, site, wanted, documents) if wanted.to else None
     content = running.with_intent(site, wanted.intent, moves, wanted.because, wanted.prepend)
     made = make(state, contents, content, documents)
     said = foreseen(site, state.tunnels.get(site), content.sites[site].moves) if wanted.intent is Intent.DRAINED else ""
@@ -249,15 +258,35 @@ def foreseen(site: str, tunnels: int | None, moves: Moves | None) -> str:
     if moves is None:
         return f"clients  {how_many} at {site}: nobody is moved first, each finds another site by its dead peer detection"
     most = "all of them" if tunnels is None else str(tunnels)
-    left = f"at most {most} are cut, once the route is worse" if moves.left == "delete" else "nobody is cut: the route waits"
+    limit = f"{moves.limit_s or MOVE_LIMIT_S:.0f} s after it began"
+    if moves.left == "delete":
+        left = f", or {limit}; of those at most {most} are cut, once the route is worse"
+    else:
+        left = f"; nobody is cut: the route waits, and {limit} says so by an alarm"
     return (
         f"clients  {how_many} at {site}: each is redirected to {moves.site} ({', '.join(moves.to)}), at most {most} follow. "
-        f"Who cannot, shows only by being there still after {FOLLOW_S:.0f} s; of those {left}"
+        f"Who cannot, shows only by being there still after {FOLLOW_S:.0f} s{left}"
     )
 
 
-def _moves(running: Content, site: str, to: str, left: Left, documents: Mapping[str, str]) -> Moves:
+def _limit(to: str, limit: str) -> int | None:
+    """Raises ConfigError."""
+    if not limit:
+        return None
+    if not to:
+        raise ConfigError([Problem("--limit", "without --to nobody is moved, so there is nothing to wait for")])
+    try:
+        seconds = round(parse_span(limit))
+        if not 1 <= seconds <= LONGEST_MOVE_S:
+            raise ValueError(f"{limit!r} is not between a second and a day")
+    except ValueError as exc:
+        raise ConfigError([Problem("--limit", f"{exc}; `90 s`, `10 min`")]) from exc
+    return seconds
+
+
+def _moves(running: Content, site: str, wanted: _Wanted, documents: Mapping[str, str]) -> Moves:
     """Raises ConfigError where there is no such place to move to."""
+    to = wanted.to
     if to == site or to not in running.sites or running.sites[to].intent.dark:
         others = [name for name, each in running.sites.items() if name != site and not each.intent.dark]
         raise ConfigError([Problem("--to", f"{to} is no other site that attracts; there are {', '.join(others) or 'none'}")])
@@ -266,4 +295,4 @@ def _moves(running: Content, site: str, to: str, left: Left, documents: Mapping[
     if not addresses:
         what = f"{to} has no service_address, so nobody can be sent there; fleet.yaml gives it one (docs/drain.md)"
         raise ConfigError([Problem("--to", what)])
-    return Moves(site=to, to=tuple(addresses), left=left.value)
+    return Moves(site=to, to=tuple(addresses), left=wanted.left.value, limit_s=wanted.limit_s)

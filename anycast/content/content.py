@@ -66,6 +66,9 @@ class Gateway(Part):
     """VIPs that the gateway holds by VRRP, without BGP."""
 
 
+LONGEST_MOVE_S = 86_400
+
+
 class Moves(Part):
     """Where a drained site's tunnels go before its route does (docs/drain.md)."""
 
@@ -74,6 +77,11 @@ class Moves(Part):
     """Its unicast service addresses."""
     left: Literal["wait", "delete"] = "wait"
     """What becomes of clients that cannot follow: the drain waits for them, or they are cut once the route is worse."""
+    limit_s: Annotated[int, pydantic.Field(ge=1, le=LONGEST_MOVE_S)] | None = pydantic.Field(
+        default=None, exclude_if=lambda limit: limit is None
+    )
+    """For all to move; then, with `delete`, whoever is left counts as one that cannot follow. None, and not written: as in
+    the agent's code, 10 min; so does an agent that does not know it."""
 
 
 class Because(Part):

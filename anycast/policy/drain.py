@@ -49,6 +49,8 @@ SHOW_LIMIT_S = 60.0
 """For the bridge, an observer or the door to show what a step asked for, before people are told that it does not."""
 FOLLOW_S = 30.0
 """How long a redirected client may take: a handshake that loses packets. Who is left then cannot follow."""
+MOVE_LIMIT_S = 600.0
+"""Where nobody says otherwise."""
 REOPEN_LIMIT_S = 10.0
 """For the door to open, before the route returns all the same: a route to a closed door is found by the checks."""
 BURST_S = 0.25
@@ -115,7 +117,7 @@ class Plan:
     redirects_per_s: float = 20.0
     deletes_per_s: float = 20.0
     follow_s: float = FOLLOW_S
-    move_limit_s: float = 600.0
+    move_limit_s: float = MOVE_LIMIT_S
     """For `moving`. Overdue, with `delete` the route moves and who is left is cut; with `wait` people are told."""
     settle_s: float = 10.0
     """How long BGP takes to carry a change to everybody who matters."""

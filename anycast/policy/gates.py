@@ -7,7 +7,7 @@ changed site is judged by what its clients *do*: packets that the kernel decrypt
 were newly made, and the canary's echoes through its own tunnel. Each rate is compared with the site's own before the
 change, and with how the sites that were not changed fare meanwhile: a fleet that goes to lunch is no fault of the change.
 
-    expected = own rate before x (unchanged sites' rate now / theirs before, at most 1)
+    expected = own rate before x (unchanged sites' rate now / theirs before, 1/4 to 1)
 
 A rate passes at `SHARE` of what is expected, with Poisson's own scatter allowed for small counts: two new SAs a minute
 instead of five prove nothing. A rate of which nothing was expected is no evidence. A site passes with at least one kind of
@@ -25,6 +25,9 @@ SHARE = 0.5
 """Of what is expected. Clients of one office leave for lunch by the third, not by the half, within a bake of minutes."""
 SCATTER = 3.0
 """Standard deviations of a Poisson count: one false stop in a thousand steps."""
+LEAST_TREND = 0.25
+"""A fleet that carries less than a quarter of what it did minutes ago has not gone to lunch: its clients came here, or
+something is wrong. By a trend of nothing, nothing would be expected, and every change pass."""
 LEAST_EXPECTED = 10.0
 """Counted things; fewer expected cannot show a loss."""
 
@@ -99,4 +102,4 @@ def _trend(kind: str, others: Iterable[tuple[Counted, Counted]]) -> float:
         if rate_before is None or rate_after is None:
             continue
         was, now = was + rate_before, now + rate_after
-    return min(1.0, now / was) if was > 0 else 1.0
+    return min(1.0, max(LEAST_TREND, now / was)) if was > 0 else 1.0

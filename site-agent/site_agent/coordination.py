@@ -19,7 +19,7 @@ from anycast.events import Event
 from anycast.link_wire import ContentsTold, ContentWanted, DarknessTold, EventsKept, EventsTold, Report
 from anycast.model import Evidence
 from anycast.pki.machine_folder import MachineFolder
-from anycast.policy.drain import Left, Plan, Seen
+from anycast.policy.drain import MOVE_LIMIT_S, Left, Plan, Seen
 from anycast.policy.verdict import VerdictReached
 from anycast.runtime import boottime
 from site_agent.announce.routes import Worse
@@ -190,4 +190,6 @@ def drain_plan(taken: Brief) -> Plan | None:
         return None
     said = "" if taken.because is None else f": {taken.because.why}" * bool(taken.because.why)
     why = f"to {moves.site}{said}"
-    return Plan(id=BY_CONTENT, by=f"key {taken.key[:16]}", why=why, to=moves.to, left=Left(moves.left))
+    limit = MOVE_LIMIT_S if moves.limit_s is None else float(moves.limit_s)
+    by = f"key {taken.key[:16]}"
+    return Plan(id=BY_CONTENT, by=by, why=why, to=moves.to, left=Left(moves.left), move_limit_s=limit)

@@ -54,6 +54,11 @@ BY_CONTENT = "content"
 NO_DRAIN = {"error": "no drain goes on"}
 
 
+def _asked(plan: Plan) -> tuple[object, ...]:
+    """What a content says of a drain."""
+    return plan.to, plan.left, plan.move_limit_s
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
     """What a drain sees and moves of its gateway."""
@@ -134,7 +139,7 @@ class Drainer:
     async def follow(self, plan: Plan | None) -> None:
         """What the content in force wants drained; None: nothing. A drain that an operator began here is left alone."""
         ours = self.drain if self.drain is not None and self.drain.plan.id == BY_CONTENT else None
-        if ours is not None and (plan is None or (plan.to, plan.left) != (ours.plan.to, ours.plan.left)):
+        if ours is not None and (plan is None or _asked(plan) != _asked(ours.plan)):
             await self._tell(Abort())
             self._wake.set()
         elif self._core is None and plan is not None:

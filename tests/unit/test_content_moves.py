@@ -9,7 +9,7 @@ from anycast.content.content import Content, Intent, Moves, decode_content
 from anycast.content.record import Taken
 from anycast.content.signature import sign
 from anycast.errors import DecodeError
-from anycast.policy.drain import Left
+from anycast.policy.drain import MOVE_LIMIT_S, Left
 from site_agent.content_brief import brief
 from site_agent.coordination import drain_plan
 from site_agent.drainer import BY_CONTENT
@@ -44,5 +44,13 @@ def test_an_agent_drains_its_own_site_as_the_content_says() -> None:
     plan = drain_plan(brief(drained, "fra"))
     assert plan is not None
     assert (plan.id, plan.to, plan.left, plan.why) == (BY_CONTENT, ("2001:db8:2::1",), Left.DELETE, "to sin")
+    assert plan.move_limit_s == MOVE_LIMIT_S and "limit_s" not in CONTENT.with_intent("fra", Intent.DRAINED, MOVES).text
     assert drain_plan(brief(drained, "sin")) is None
     assert drain_plan(brief(taken(CONTENT.with_intent("fra", Intent.DRAINED)), "fra")) is None, "the route goes at once"
+
+
+def test_a_limit_that_an_operator_named_is_the_drains() -> None:
+    limited = CONTENT.with_intent("fra", Intent.DRAINED, MOVES.model_copy(update={"limit_s": 90}))
+    assert decode_content(limited.text) == limited
+    plan = drain_plan(brief(taken(limited), "fra"))
+    assert plan is not None and plan.move_limit_s == 90.0

@@ -15,9 +15,9 @@ TO = ("198.51.100.131",)
     [
         (2, Moves(site="sin", to=TO, left="delete"), [
             "2 tunnels at ams", "redirected to sin (198.51.100.131)", "at most 2 follow", "after 30 s",
-            "at most 2 are cut, once the route is worse",
+            "or 600 s after it began", "at most 2 are cut, once the route is worse",
         ]),
-        (1, Moves(site="sin", to=TO), ["1 tunnel at ams", "nobody is cut: the route waits"]),
+        (1, Moves(site="sin", to=TO, limit_s=90), ["1 tunnel at ams", "nobody is cut: the route waits, and 90 s after"]),
         (None, Moves(site="sin", to=TO, left="delete"), ["an unknown number of tunnels", "at most all of them are cut"]),
         (3, None, ["3 tunnels at ams: nobody is moved first"]),
     ],

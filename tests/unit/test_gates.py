@@ -58,6 +58,12 @@ def test_a_fleet_that_goes_to_lunch_is_no_fault_of_the_change() -> None:
     assert judge(BUSY, counted(decrypted=40_000), busier).verdict is Verdict.PASSES, "more elsewhere asks no more here"
 
 
+def test_clients_that_came_here_from_all_other_sites_hide_no_loss() -> None:
+    empty = [(counted(300, decrypted=500_000), counted(decrypted=0))] * 2
+    assert judge(BUSY, counted(decrypted=0, canary=True), empty).verdict is Verdict.FAILS
+    assert judge(BUSY, counted(decrypted=15_000), empty).verdict is Verdict.PASSES, "a quarter is left of it"
+
+
 def test_what_was_not_reported_is_unknown_and_not_zero() -> None:
     assert judge(counted(300), counted(decrypted=5)).verdict is Verdict.UNKNOWN
     assert judge(BUSY, counted(), [(counted(300), counted())]).verdict is Verdict.UNKNOWN
