@@ -46,6 +46,9 @@ def export(
     netbox: Annotated[
         bool, typer.Option("--netbox", help="Prefixes, IP addresses and ASNs as bodies for NetBox's REST interface (JSON).")
     ] = False,
+    rir: Annotated[
+        str, typer.Option("--rir", metavar="SLUG", help="With --netbox: the ASNs' RIR there, which it wants of each.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="With --roas or --irr-dump: JSON.")] = False,
 ) -> None:
     """Print what others need of the plan: one of the options says what. Changes nothing.
@@ -54,13 +57,18 @@ def export(
     """
     if dump is not None and not irr:
         raise ConfigError([Problem("--irr-dump", "is compared with the objects of --irr; add that")])
+    if rir and not netbox:
+        raise ConfigError([Problem("--rir", "is of ASNs in NetBox; add --netbox")])
     if [roas, irr, as_csv, netbox].count(True) != 1:
         raise ConfigError([Problem("", "say what is to be exported, one of --roas, --irr, --csv, --netbox")])
     fleet = load(file)
     if as_csv:
         typer.echo(encode_table(_lock(file)), nl=False)
     elif netbox:
-        typer.echo(json.dumps(netbox_objects(fleet, _lock(file)), indent=1, ensure_ascii=False))
+        made = netbox_objects(fleet, _lock(file), rir)
+        typer.echo(json.dumps(made, indent=1, ensure_ascii=False))
+        if made["asns"] and not rir:
+            typer.echo("note: NetBox takes no ASN without a RIR; --rir SLUG names the one there", err=True)
     elif roas:
         _roas(fleet, as_json)
     elif dump is None:

@@ -68,10 +68,13 @@ def import_(
         plan_file(text, found.lock, today, file=str(file))  # raises where the records contradict the file or each other
         others = _in_blocks(fleet, found.foreign)
         if as_json:
-            _print(rows, others)
+            _print(rows, others, found.unkept)
         else:
             for line in _lines(rows, others, len(found.lock.held)):
                 typer.echo(line)
+            if found.unkept:
+                said = ", ".join(f"{name} ({count})" for name, count in found.unkept)
+                typer.echo(f"note: only in NetBox, and kept by no record, of so many of the fleet's objects: {said}")
         if write and rows:
             files.write(lock_of(file), encode_lock(found.lock).encode(), files.PUBLIC)
             typer.echo(f"{lock_of(file)}: {len(rows)} records changed", err=True)
@@ -129,10 +132,11 @@ def _quoted(each: Foreign) -> str:
     return f'"{start}/{length}"' if ":" in start else f"{start}/{length}"
 
 
-def _print(rows: Sequence[_Row], others: Sequence[Foreign]) -> None:
+def _print(rows: Sequence[_Row], others: Sequence[Foreign], unkept: Sequence[tuple[str, int]]) -> None:
     shown = {
         "version": 1,
         "changes": [row._asdict() for row in rows],
         "foreign": [{"range": each.text, "what": each.what} for each in others],
+        "unkept": dict(unkept),
     }
     typer.echo(json.dumps(shown, indent=2, sort_keys=True))

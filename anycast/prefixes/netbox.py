@@ -4,14 +4,15 @@ without loss. Pure.
 What NetBox has no field for stands in custom fields, which an administrator makes once (docs/prefixes.md). A record that is
 neither prefix nor address (router ids, SPI labels) is carried by one object of its site, in ``anycast_more``. What comes
 back is NetBox's own value: what somebody changed there shows as a change. An object without ``anycast_key`` is others'.
+What people write into fields of the fleet's objects that a lock has no place for stays theirs, and is named (`unkept`).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from anycast.errors import ConfigError, Problem
@@ -25,6 +26,12 @@ FIELDS = ("key", "kind", "source", "pinned", "since", "freed", "why")
 """Custom fields, each behind ``anycast_``: text, but for ``pinned`` (boolean) and ``more`` (JSON)."""
 DESCRIPTION_LENGTH = 200
 """Of NetBox's field."""
+_GENERATED = frozenset({
+    "id", "url", "display_url", "display", "display_name", "family", "aggregate", "rir", "created", "last_updated",
+    "children", "_depth", "custom_fields", "prefix", "address", "scope_id", "scope", "assigned_object_id",
+    "assigned_object", "nat_outside",
+})  # fmt: skip
+"""What NetBox makes itself, what is a record's value, and what only repeats a field beside it."""
 _ROLES = {Kind.VIP: "anycast", Kind.VRRP: "vrrp", Kind.SERVICE_ADDRESS: "loopback", Kind.TUNNEL: "loopback"}
 """Of IP addresses, as NetBox names them."""
 
@@ -41,25 +48,27 @@ class Foreign(NamedTuple):
 class Imported(NamedTuple):
     lock: Lock
     foreign: tuple[Foreign, ...]
+    unkept: tuple[tuple[str, int], ...] = ()
+    """Fields of the fleet's own objects that say what a lock does not keep, and of how many."""
 
 
-def encode_objects(fleet: Fleet, lock: Lock) -> dict[str, list[dict[str, Any]]]:
-    """What to send, by endpoint: the bodies of POST requests."""
-    made: dict[str, list[dict[str, Any]]] = {"prefixes": [], "ip-addresses": [], "asns": _asns(fleet)}
+def encode_objects(fleet: Fleet, lock: Lock, rir: str = "") -> dict[str, list[dict[str, Any]]]:
+    """What to send, by endpoint: the bodies of POST requests. `rir`: the slug of the ASNs' RIR there, which NetBox wants of
+    each; empty: none is written."""
+    made: dict[str, list[dict[str, Any]]] = {"prefixes": [], "ip-addresses": [], "asns": _asns(fleet, rir)}
     rest: dict[str, list[dict[str, Any]]] = defaultdict(list)
     carriers: dict[str, dict[str, Any]] = {}
     for row in rows_of(lock):
         kind = Kind(row["kind"])
         body: dict[str, Any] = {
-            "status": "deprecated" if "freed" in row else "active",
-            "description": row.get("why", f"rests: {row['key']} gave it up")[:DESCRIPTION_LENGTH],
+            **_fields(row),
             "custom_fields": {f"anycast_{name}": row.get(name) for name in FIELDS} | {"anycast_more": None},
         }
         site = row["key"].split(".")[1] if row["key"].startswith("sites.") else ""
         if kind in PREFIXES:
-            made["prefixes"].append({"prefix": row["value"], **body, "is_pool": kind is Kind.POOL})
+            made["prefixes"].append({"prefix": row["value"], **body})
         elif kind in ADDRESSES:
-            made["ip-addresses"].append({"address": _with_length(row, lock), **body, "role": _ROLES.get(kind, "")})
+            made["ip-addresses"].append({"address": _with_length(row, lock), **body})
         else:
             rest[site].append(row)
             continue
@@ -74,7 +83,19 @@ def encode_objects(fleet: Fleet, lock: Lock) -> dict[str, list[dict[str, Any]]]:
     return made
 
 
-def _asns(fleet: Fleet) -> list[dict[str, Any]]:
+def _fields(row: dict[str, Any]) -> dict[str, Any]:
+    """NetBox's own fields of a record's object, beside its value."""
+    kind = Kind(row["kind"])
+    said = row.get("why", f"rests: {row['key']} gave it up")[:DESCRIPTION_LENGTH]
+    made: dict[str, Any] = {"status": "deprecated" if "freed" in row else "active", "description": said}
+    if kind in PREFIXES:
+        made["is_pool"] = kind is Kind.POOL
+    elif kind in ADDRESSES:
+        made["role"] = _ROLES.get(kind, "")
+    return made
+
+
+def _asns(fleet: Fleet, rir: str) -> list[dict[str, Any]]:
     sites: dict[int, list[str]] = defaultdict(list)
     for name, site in fleet.sites.items():
         if site.asn is not None:
@@ -82,6 +103,7 @@ def _asns(fleet: Fleet) -> list[dict[str, Any]]:
     return [
         {
             "asn": asn,
+            **({"rir": {"slug": rir}} if rir else {}),
             "description": f"{fleet.fleet}: {', '.join(names)}"[:DESCRIPTION_LENGTH],
             "custom_fields": {"anycast_key": f"sites.{names[0]}.asn"},
         }
@@ -102,6 +124,7 @@ def decode_answers(answers: Iterable[tuple[str, str]], fleet: Fleet) -> Imported
     rows: list[dict[str, Any]] = []
     places: list[str] = []
     foreign: list[Foreign] = []
+    own: list[tuple[dict[str, Any], dict[str, Any]]] = []
     problems: list[Problem] = []
     file = ""
     for file, text in answers:
@@ -112,11 +135,31 @@ def decode_answers(answers: Iterable[tuple[str, str]], fleet: Fleet) -> Imported
                 problems.append(Problem(place, str(exc), file))
                 continue
             rows += found
+            own += [(found[0], item)] if found else []
             places += [f"{file}: {place}"] * len(found)
             foreign += [other] if other is not None else []
     if problems:
         raise ConfigError(problems)
-    return Imported(lock_of_rows(fleet.fleet, rows, places, ""), tuple(sorted(foreign)))
+    lock = lock_of_rows(fleet.fleet, rows, places, "")
+    unkept = Counter(name for row, item in own for name in _unkept(row, item))
+    return Imported(lock, tuple(sorted(foreign)), tuple(sorted(unkept.items())))
+
+
+def _unkept(row: dict[str, Any], item: dict[str, Any]) -> Iterator[str]:
+    """The names of an object's fields that say something else than the record does, which `row` is."""
+    written = _fields(row)
+    for name, value in item.items():
+        said = value.get("value") if isinstance(value, dict) and "value" in value else value
+        if name not in _GENERATED and (said or "") != (written.get(name) or ""):
+            yield name.removesuffix("_type")
+    yield from (f"custom field {name}" for name, value in _custom(item).items() if not name.startswith("anycast_") and value)
+
+
+def _custom(item: dict[str, Any]) -> dict[str, Any]:
+    fields = item.get("custom_fields") or {}
+    if not isinstance(fields, dict):
+        raise ValueError("custom_fields is no object")
+    return fields
 
 
 def _objects(text: str, file: str) -> list[tuple[str, Any]]:
@@ -151,12 +194,9 @@ def _read(item: Any, fleet: Fleet) -> tuple[list[dict[str, Any]], Foreign | None
     found = read(text) if "prefix" in item else read(text.partition("/")[0])
     if found is None:
         raise ValueError(f"{show(text)} is neither a prefix nor an address")
-    fields = item.get("custom_fields") or {}
-    if not isinstance(fields, dict):
-        raise ValueError("custom_fields is no object")
+    fields = _custom(item)
     if not fields.get("anycast_key"):
-        what = item.get("description")
-        return [], Foreign(found, text, what if isinstance(what, str) else "")
+        return [], Foreign(found, text, _what(item))
     record = {name: fields[f"anycast_{name}"] for name in FIELDS if fields.get(f"anycast_{name}") is not None}
     record["value"] = text if "prefix" in item else text.partition("/")[0]
     record.setdefault("source", "")  # NetBox keeps no empty text
@@ -171,8 +211,17 @@ def _read(item: Any, fleet: Fleet) -> tuple[list[dict[str, Any]], Foreign | None
     return [record, *more], None
 
 
+def _what(item: dict[str, Any]) -> str:
+    """Somebody else's object, in their words; in a VRF it may be another space altogether."""
+    said, vrf = item.get("description"), item.get("vrf")
+    words = [said] if isinstance(said, str) and said else []
+    if isinstance(vrf, dict):
+        words.append(f"(VRF {show(str(vrf.get('name', vrf.get('id'))))})")
+    return " ".join(words)
+
+
 def _check_asn(item: dict[str, Any], fleet: Fleet) -> None:
-    key = (item.get("custom_fields") or {}).get("anycast_key")
+    key = _custom(item).get("anycast_key")
     site = fleet.sites.get(key.split(".")[1]) if isinstance(key, str) and key.count(".") == 2 else None
     if site is not None and site.asn != item["asn"]:
         raise ValueError(f"{key} is {show(str(item['asn']))} there, and {site.asn} in the fleet file")
