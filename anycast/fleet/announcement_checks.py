@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from anycast.fleet.addressing_checks import Network, announced
 from anycast.fleet.finding import Finding
 from anycast.fleet.schema import Fleet
+from anycast.fleet.values import FAMILIES
 from anycast.fleet.yaml_text import Path
+from anycast.lease_wire import MAX_ROUTES
 
 
 def last_resorts_are_the_fleets(fleet: Fleet) -> Iterator[Finding]:
@@ -65,6 +67,28 @@ def words_are_in_their_vocabulary(fleet: Fleet) -> Iterator[Finding]:
                         yield Finding((*path, "communities", i), what, judged=(("announcements",),))
 
 
+def routes_fit_one_renewal(fleet: Fleet) -> Iterator[Finding]:
+    """The lease is renewed by one message with every route of the gateway in it. A longer one is refused: the site is dark."""
+    resorts = {} if fleet.announcements is None else fleet.announcements.last_resort
+    for name, site in fleet.sites.items():
+        last = [each.prefix for each in resorts.values() if name in each.sites]
+        pools = [site.pools, *site.more_pools.values()]
+        for gateway, each in site.gateways.items():
+            count = 0
+            for family in FAMILIES:
+                link = each.uplink.subnet.of(family)
+                outside = [fleet.service.prefixes, site.unicast_prefix]
+                told = sum(family in holder.families for holder in outside)
+                told += sum(f"ipv{prefix.version}" == family for prefix in last)
+                heard = [own for router in site.upstreams.values() if (own := router.address.of(family)) is not None]
+                count += told * sum(link is None or address in link for address in heard)
+                inside = sum(family in router.address.families for router in site.inside_routers.values())
+                count += inside * sum(family in pool.families for pool in pools)
+            if count > MAX_ROUTES:
+                what = f"announces {count} routes, one for each prefix and router; its lease has room for {MAX_ROUTES}"
+                yield Finding(("sites", name, "gateways", gateway), what, judged=(("sites", name, "upstreams"),))
+
+
 def _own_space(fleet: Fleet) -> list[Network]:
     """Blocks that are announced from, with neighbours put together; without blocks, what the file writes."""
     if fleet.addressing is None:
@@ -84,4 +108,5 @@ def _inside(one: Network, other: Network) -> bool:
 ANNOUNCEMENT_RULES: tuple[Callable[[Fleet], Iterator[Finding]], ...] = (
     last_resorts_are_the_fleets,
     words_are_in_their_vocabulary,
+    routes_fit_one_renewal,
 )

@@ -112,6 +112,17 @@ def test_a_policy_that_cannot_be_meant_is_refused_with_its_place(old: str, new: 
     assert any(what in str(each) and each.line for each in caught.value.problems), str(caught.value)
 
 
+def test_a_gateway_announces_no_more_than_one_renewal_carries() -> None:
+    """To eight routers: six prefixes in IPv4, two in IPv6, and one more."""
+    (line,) = [each for each in TEXT.splitlines() if ROUTER in each]
+    more = [f'      r{n}: {{asn: 64511, address: {{ipv4: 198.51.100.{n}, ipv6: "2001:db8:1::{n}"}}}}' for n in range(6, 13)]
+    text = TEXT.replace(line, "\n".join([line, *more]))
+    text += "".join(f"    all{n}: {{prefix: 203.0.113.0/{n}, sites: [fra]}}\n" for n in (25, 26, 27))
+    assert documents(text)
+    with pytest.raises(ConfigError, match=r"sites\.fra\.gateways\.fra-gw1: announces 72 routes"):
+        documents(text + '    all6: {prefix: "2001:db8:1000::/41", sites: [fra]}\n')
+
+
 def test_the_table_says_who_hears_what(tmp_path: Path) -> None:
     file = tmp_path / "fleet.yaml"
     file.write_text(TEXT)
