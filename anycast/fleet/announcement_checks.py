@@ -68,7 +68,7 @@ def words_are_in_their_vocabulary(fleet: Fleet) -> Iterator[Finding]:
 
 
 def routes_fit_one_renewal(fleet: Fleet) -> Iterator[Finding]:
-    """The lease is renewed by one message with every route of the gateway in it. A longer one is refused: the site is dark."""
+    """The lease is renewed by one message with all routes of the gateway. A longer one is refused, and the site is dark."""
     resorts = {} if fleet.announcements is None else fleet.announcements.last_resort
     for name, site in fleet.sites.items():
         last = [each.prefix for each in resorts.values() if name in each.sites]
