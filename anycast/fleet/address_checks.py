@@ -251,7 +251,8 @@ def _plain_addresses(fleet: Fleet) -> Iterator[tuple[Path, Any]]:
     yield from walk((), fleet.model_dump(exclude={"defaults"} if fleet.environment == "lab" else {"defaults", "lab"}))
 
 
-def _is_documentation(value: Any) -> bool:
+def is_documentation(value: Any) -> bool:
+    """An address or prefix that nobody on the Internet has."""
     spaces = (space for space in DOCUMENTATION if space.version == value.version)
     if isinstance(value, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
         return any(value in space for space in spaces)
@@ -261,9 +262,9 @@ def _is_documentation(value: Any) -> bool:
 def addresses_fit_the_environment(fleet: Fleet) -> Iterator[Finding]:
     """A lab's addresses can never reach anybody, whatever leaks; production's can be reached."""
     for path, value in _plain_addresses(fleet):
-        if fleet.environment == "lab" and not _is_documentation(value):
+        if fleet.environment == "lab" and not is_documentation(value):
             yield Finding(path, f"{value} is not documentation space (RFC 5737, 3849, 9637), which a lab must use")
-        elif fleet.environment == "production" and _is_documentation(value):
+        elif fleet.environment == "production" and is_documentation(value):
             yield Finding(path, f"{value} is documentation space (RFC 5737, 3849, 9637), which nobody can reach")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 
-from anycast.fleet.address_checks import overlaps
+from anycast.fleet.address_checks import is_documentation, overlaps
 from anycast.fleet.addressing import Addressing
 from anycast.fleet.finding import Finding
 from anycast.fleet.schema import Fleet
@@ -80,6 +80,8 @@ def blocks_fit_their_use(fleet: Fleet) -> Iterator[Finding]:
         elif (mixed := next((each for each in _SPECIAL if prefix != each and _inside(each, prefix)), None)) is not None:
             what = f"{prefix} holds {mixed}, which is nobody's on the Internet (RFC 6890); write the fleet's part"
             yield Finding(path, what)
+        elif is_documentation(prefix):
+            continue  # said of every such address, and not to be said twice
         elif (announced := sorted(_ANNOUNCED & set(block.use))) and not prefix.is_global:
             what = f"{prefix} is private (RFC 6890), and the Internet hears nothing of it; {announced[0]} needs public space"
             yield Finding(path, what, judged=((*path[:-1], "use"),))

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from anycast.document import AnnouncementPolicy, Neighbor
 from anycast.fleet.compile_pair import neighbors_of
 from anycast.fleet.schema import Fleet
+from anycast.prefixes.numbers import read
 from anycast.prefixes.origins import Purpose
 
 
@@ -52,7 +53,7 @@ def announcements(fleet: Fleet) -> Iterator[Announced]:
             Announced(name, side, router, asn, prefix, site.asn or 0, tuple(found), policies[side, router], purpose)
             for (side, router, asn, prefix, purpose), found in hops.items()
         ]
-        yield from sorted(rows, key=lambda row: (row.side != "outside", row.router, ":" in row.prefix, row.prefix))
+        yield from sorted(rows, key=lambda row: (row.side != "outside", row.router, read(row.prefix), row.purpose))
 
 
 def _purpose(neighbor: Neighbor, prefix: str, service: Container[str]) -> Purpose | Literal["pool"]:

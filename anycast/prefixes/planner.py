@@ -105,7 +105,9 @@ class _Planner:
             self._findings.append(strange)
         changed = bool(self._changes) or self._held != self._lock.held
         after = Lock(self._wanted.fleet, self._held, self._all_resting()) if changed else self._lock
-        return Planned(after, tuple(sorted(self._changes, key=lambda each: each.key)), tuple(self._findings))
+        # What went with the same edit (a site and its gateways under new names) was never anything under the new one.
+        told = [each for each in self._changes if each.what != "renamed" or each.key in self._held]
+        return Planned(after, tuple(sorted(told, key=lambda each: each.key)), tuple(self._findings))
 
     # What there is already
 

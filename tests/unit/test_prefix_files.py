@@ -279,6 +279,17 @@ def test_what_is_worth_knowing_is_said() -> None:
     }
 
 
+def test_a_site_and_its_gateways_under_new_names_in_one_edit_are_a_plan_for_people_too(fleet: Path) -> None:
+    lock_of(fleet).write_text(encode_lock(LOCK))
+    text = TEXT.replace("\n  fra:\n", "\n  muc:\n    formerly: fra\n").replace("fra-gw", "muc-gw")
+    fleet.write_text(text)
+    done = anycast("prefixes", "plan", fleet)
+    assert done.returncode == PrefixesExit.CHANGES and "Traceback" not in done.stderr, done.stderr
+    made = plan_file(text, LOCK, DAY)
+    assert {each.key for each in made.changes if each.what == "renamed"} <= made.after.held.keys()
+    assert made.after.held["sites.muc.pools.ipv4"].value == LOCK.held["sites.fra.pools.ipv4"].value
+
+
 def test_who_announces_what_to_whom_is_what_the_documents_say() -> None:
     fleet = loads(TEXT, lock=LOCK)
     rows = list(announcements(fleet))
