@@ -1,7 +1,8 @@
 """What led to a moment: of all records before it, the last ones that can be a step to a route's coming or going. Pure.
 
 Alarms of load and shared evidence move nothing, and on a busy machine they come and go every few seconds: they would push
-a withdrawal off the screen. They are counted instead.
+a withdrawal off the screen. They are counted instead. What happens to single clients and their tunnels moves no route
+either, and a takeover brings hundreds of those.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from typing import Any
 
 Record = dict[str, Any]
 
-LENGTH = 12
-"""How many records are kept: a failure and its recovery are about ten."""
-ASIDE = frozenset({"AgentAlive", "AlarmRaised", "AlarmCleared", "CheckFaulted", "GatewayVerdictChanged"})
-"""Never what moved a route; the gateway's verdict repeats the site's."""
+LENGTH = 24
+"""How many records are kept: a failure and its recovery are about ten, a promotion with its mirror nine, and facts that
+nobody could judge for a moment come between them."""
+ASIDE = frozenset(
+    {"AgentAlive", "AlarmRaised", "AlarmCleared", "CheckFaulted", "GatewayVerdictChanged"}
+    | {"ClientConnected", "ClientStands", "ClientWatchStarted", "ClientMoved", "ClientRefusedRekey", "ClientGone"}
+    | {"TunnelNotMirrored", "TunnelEnded", "RekeyRefused", "RekeysProgressed"}
+)
+"""Never what moved a route; the gateway's verdict repeats the site's, and rekeys have a line of their own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from anycast.history import (
     settled,
 )
 from anycast.span import parse_span
+from anycast.trail import LENGTH
 from site_agent import views
 
 NOON = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
@@ -93,10 +94,25 @@ def test_alarms_of_a_busy_machine_are_counted_and_push_nothing_away(capsys: pyte
     assert "False" not in said and "119.957" not in said
 
 
+def test_clients_and_their_rekeys_push_no_takeover_away() -> None:
+    names = (
+        "ClientConnected",
+        "ClientMoved",
+        "ClientGone",
+        "TunnelNotMirrored",
+        "TunnelEnded",
+        "RekeyRefused",
+        "RekeysProgressed",
+    )
+    takeover = at(80, "VrrpStateChanged", old="backup", new="active", cause="peer_silent")
+    crowd = [at(81 + n / 10, name, identity=str(n)) for n in range(LENGTH) for name in names]
+    assert takeover in account_at([*DAY[:-1], takeover, *crowd], moment(300)).trail
+
+
 def test_an_alarm_older_than_the_trail_is_not_counted() -> None:
-    moves = [at(100 + n, "SessionChanged", neighbor="198.51.100.1", state="up", detail=str(n)) for n in range(12)]
+    moves = [at(100 + n, "SessionChanged", neighbor="198.51.100.1", state="up", detail=str(n)) for n in range(LENGTH)]
     account = account_at([*DAY[:-1], *moves], moment(300))
-    assert (len(account.trail), account.raised) == (12, ())
+    assert (len(account.trail), account.raised) == (LENGTH, ())
 
 
 def test_the_last_withdrawal_is_named_with_its_reason_also_when_all_is_well_again(
