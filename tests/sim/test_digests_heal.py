@@ -10,6 +10,7 @@ from site_agent.sync import digest_wire
 from site_agent.sync import digest_words as words
 from site_agent.sync.digest_compare import Cause, Finding
 from site_agent.sync.digest_table import Of
+from site_agent.sync.digests import SOON_S
 from site_agent.sync.numbers_words import EventsLost
 from site_agent.sync.repairs import MAX_REFUSED, MAX_TRIES, SETTLE_S
 from tests.support.digest_checks import check_budget, check_mirror, happen, quiet
@@ -216,3 +217,16 @@ def test_a_bucket_that_is_told_in_pieces_is_compared_whole(monkeypatch: pytest.M
         world.run(60.0)
         check_mirror(world)
         assert len(world.repairs) == 1
+
+
+def test_what_was_repaired_is_seen_soon() -> None:
+    """A Backup that has rebooted: two rounds, its IKE_SAs, a round, its CHILD_SAs, and one that sees all of it."""
+    world = pair(12)
+    world.part()
+    backup = world.backup
+    backup.sas, backup.policies, backup.children, backup.ikes = {}, {}, {}, {}
+    world.join()
+    began, fresh = world.now, world.active.core.freshness
+    while fresh(world.now).unprotected or fresh(world.now).compared_at is None:
+        world.run(0.1)
+    assert world.now - began < 24 / BUDGET + 4 * (SOON_S + 1)

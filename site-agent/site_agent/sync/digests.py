@@ -19,7 +19,8 @@ two looks of a round are not of one moment, so only what two rounds find, SECOND
 removed. What one round finds counts as unprotected at once, and has the next round begin sooner.
 
 Rounds are paced: one begins ROUND_S after the one before, or so much later that looking takes at most one part in DUTY of
-the time.
+the time. The one that is to see what repairs have done begins SOON_S after charon was asked for the last of them: a Backup
+that has booted needs three such rounds, its IKE_SAs, its CHILD_SAs, and that it has all.
 
 What is in its making or on its way out is not compared: those SAs and policies of an Active count that belong to a CHILD_SA
 which its charon says is carrying. Where its charon cannot be asked nothing is told, and after STALE_S nothing is
@@ -199,7 +200,8 @@ class Digests:
                 self._repairs.stop()
                 self._backup.end()
             case RepairAsked(line):
-                self._repairs.asked(line, now)
+                if self._repairs.asked(line, now):
+                    self._next_look = min(self._next_look, max(now + SOON_S, self._soonest))
             case EventsLost():
                 self._reason_to_look = True
                 self._next_look = min(self._next_look, max(now, self._soonest))

@@ -92,6 +92,8 @@ class Repairs:
         self._wanted: dict[Line, Want] = {}
         self.wanted: tuple[Repair, ...] = ()
         """What is to be asked for now."""
+        self._unasked: set[Line] = set()
+        """Of these, what charon was not asked for since."""
         self._histories: dict[Line, _History] = {}
 
     @property
@@ -106,7 +108,7 @@ class Repairs:
 
     def stop(self) -> None:
         """No longer Active, or nobody to repair for. What was tried stays known."""
-        self._wanted, self.wanted = {}, ()
+        self._wanted, self.wanted, self._unasked = {}, (), set()
 
     def found(self, wants: Iterable[Want], now: float) -> list[GaveUp]:
         """What a complete round has found."""
@@ -130,13 +132,17 @@ class Repairs:
                 history.given_up = True
                 gave_up.append(GaveUp(name=want.name, cause=want.cause, refused=refused))
         self.wanted = tuple(_repair_of(want) for want in wanted)
+        self._unasked = {want.line for want in wanted}
         return gave_up
 
-    def asked(self, line: Line, now: float) -> None:
-        """charon was asked to rekey it."""
+    def asked(self, line: Line, now: float) -> bool:
+        """charon was asked to rekey it; whether that was the last one of `wanted`."""
         if (want := self._wanted.get(line)) is not None:
             history = self._histories.get(line)
             self._histories[line] = _History(tries=history.tries + 1 if history else 1, last=now, asked=want.now)
+        left = len(self._unasked)
+        self._unasked.discard(line)
+        return left == 1 and not self._unasked
 
     def _is_given_up(self, line: Line) -> bool:
         history = self._histories.get(line)
