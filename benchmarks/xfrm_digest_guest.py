@@ -49,7 +49,10 @@ from site_agent.sync.repairs import Repair  # noqa: E402
 WITH_POLICIES = 2000
 CLONE_NEWNET = 0x4000_0000
 RB_POWER_OFF = 0x4321_FEDC
-MODULES = ("esp4", "xfrm_user", "gcm", "ghash_generic", "ctr", "seqiv", "aes_generic")
+MODULES = (
+    "esp4", "xfrm_user", "gcm", "ghash_generic", "ctr", "seqiv", "aes_generic",
+    "drbg", "jitterentropy_rng", "hmac", "sha512_generic",  # seqiv's salts; the kernel finds no module by itself in here
+)  # fmt: skip
 
 
 def charon_view(tunnels: int) -> CharonView:
