@@ -40,7 +40,7 @@ class EmbeddedRunner(NamespaceRunner):
         super().__init__(topology, lab_dir, kernel, esp)
         self._nodes = dict[str, NodeChannel]()
         self._mains = dict[str, MainProcess]()
-        self._laid = set[Link]()
+        self._cabled = set[Link]()
         self._outside: int | None = None
         """The namespace of bridges that are in no machine; containerlab's are the host's."""
         self._nowhere = -1
@@ -192,8 +192,8 @@ class EmbeddedRunner(NamespaceRunner):
         """The node's ends go up. Whichever of two comes first lays the cable; an end whose node is not there yet, or waits
         with its cables, goes up when that comes here."""
         for link in self.topology.links_of(name):
-            if link not in self._laid:
-                self._laid.add(link)
+            if link not in self._cabled:
+                self._cabled.add(link)
                 await self._wire(links.connect, link, self._namespaces[link.a.node], self._namespaces[link.b.node])
             for end in link.ends():
                 there = end.node in self._nodes or end.node in self.topology.bridges
