@@ -196,7 +196,9 @@ class Documents(_Model):
 
 
 class Command(_Model):
-    word: Literal["pause", "resume", "abort"]
+    word: Literal["pause", "resume", "abort", "override"]
+    reason: Annotated[str, pydantic.StringConstraints(max_length=LONGEST_WORDS, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = ""
+    """For history; ``override``, which takes a step that could be too much for another site, wants one."""
 
 
 class NewCredential(_Model):
@@ -337,13 +339,14 @@ ENDPOINTS = (
         query=(
             ("bake", "seconds that a changed site is watched before the next one"),
             ("blind", "1: go on where nothing shows how clients fare"),
+            ("despite_worst_case", "1: also where a step could be too much for another site; wants a reason"),
         ),
         words=(("reason", "why, for whoever reads the history tomorrow"),),
         summary="Begin the rollout of a signed submission, as `anycast apply` makes it (docs/content.md)",
     ),
     Endpoint(
         method="POST", path="/v1/rollouts/command", name="command_rollout", role=Role.OPERATOR, per_site=True,
-        answer=RolloutStatus, body=Command, summary="Pause, resume or abort the rollout under way",
+        answer=RolloutStatus, body=Command, summary="Pause, resume, abort or override the rollout under way",
     ),
     Endpoint(
         method="POST", path="/v1/recovery", name="recover", role=Role.ADMIN, answer=Recovered, body=Recover,

@@ -34,7 +34,8 @@ from anycast.coordinator.event_keeper import EventKeeper
 from anycast.coordinator.event_store import EventStore, Retention
 from anycast.coordinator.fleet_view import FleetView
 from anycast.coordinator.observations import Observations, Word
-from anycast.coordinator.rollouts import ReadOnly, Rollouts
+from anycast.coordinator.refusal import ReadOnly
+from anycast.coordinator.rollouts import Rollouts
 from anycast.coordinator.store import Body, Deed, Entry, Key, Line, Store
 from anycast.coordinator.store_folder import Used
 from anycast.coordinator.traffic_log import TrafficLog
@@ -45,6 +46,7 @@ from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
 from anycast.policy.content_diff import Difference
 from anycast.policy.plan import Submission
+from anycast.policy.rollout import Terms
 from anycast.policy.token_words import AgentConnected, AgentGone
 from anycast.runtime import boottime
 from anycast.trail import Record
@@ -197,17 +199,15 @@ class Service:
         if self._observed.take(name, Word(boottime(), dict(told.sites), dict(told.routers))):
             self._changed("")
 
-    async def submit(
-        self, who: Caller, submission: Submission, bake_s: float, *, blind: bool, reason: str = ""
-    ) -> api.RolloutStatus:
-        """Begin a rollout of what an operator signed. Raises rollouts.Refusal, ConfigError."""
+    async def submit(self, who: Caller, submission: Submission, terms: Terms) -> api.RolloutStatus:
+        """Begin a rollout of what an operator signed. Raises Refusal, ConfigError."""
         operators = await asyncio.to_thread(self._operators.read)
-        rollout = await self._rollouts.submit(who, submission, operators, bake_s, blind=blind, reason=reason)
+        rollout = await self._rollouts.submit(who, submission, operators, terms)
         return api.rollout_status(rollout, "")
 
-    async def command(self, who: Caller, word: str) -> api.RolloutStatus:
-        """``pause``, ``resume``, ``abort``. Raises rollouts.Refusal."""
-        return api.rollout_status(await self._rollouts.command(who, word), self._rollouts.refused)
+    async def command(self, who: Caller, word: str, reason: str) -> api.RolloutStatus:
+        """``pause``, ``resume``, ``abort``, ``override``. Raises Refusal."""
+        return api.rollout_status(await self._rollouts.command(who, word, reason), self._rollouts.refused)
 
     async def recover(self, who: Caller, wanted: api.Recover) -> api.Recovered:
         """Take what gateways have that the store has not. Raises Refusal, ConfigError."""
