@@ -14,6 +14,7 @@ import pydantic
 from anycast.content.state import State
 from anycast.coordinator.access import Role
 from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
+from anycast.coordinator.leases import Leases
 from anycast.coordinator.observations import GOOD_S, Word
 from anycast.coordinator.store import Line
 from anycast.coordinator.why import Why
@@ -324,6 +325,11 @@ ENDPOINTS = (
     Endpoint(
         method="GET", path="/v1/documents", name="documents", role=Role.VIEWER, answer=Documents,
         summary="What every gateway runs by, for a content that changes an intent only",
+    ),
+    Endpoint(
+        method="GET", path="/v1/leases", name="leases", role=Role.VIEWER, answer=Leases,
+        query=(("days", "so many days before today, 90 by default, 400 at most"),),
+        summary="The most inner addresses of each pool that were in use, by day",
     ),
     Endpoint(
         method="GET", path="/v1/contents", name="contents", role=Role.VIEWER, answer=Contents,

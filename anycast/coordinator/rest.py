@@ -24,6 +24,7 @@ from anycast.coordinator import access, api
 from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.api import ENDPOINTS, Endpoint
 from anycast.coordinator.door import Door
+from anycast.coordinator.leases import DAYS_KEPT, Leases
 from anycast.coordinator.refusal import ReadOnly, Refusal
 from anycast.coordinator.rollouts import BAKE_S
 from anycast.coordinator.service import Missing, Service, Taken
@@ -34,6 +35,7 @@ from anycast.model import NAME
 from anycast.policy.plan import decode_submission
 from anycast.policy.rollout import Terms
 
+LEASE_DAYS = 90
 REFUSED_PAUSE_S = 0.5
 """Before somebody whose credential means nothing hears so."""
 BODY_LIMIT_S = 10.0
@@ -143,6 +145,9 @@ class Rest:
     async def _state(self, request: web.Request, who: Caller) -> web.StreamResponse:
         text = encode(self._service.state().model_dump(mode="json"))
         return web.Response(text=text, content_type="application/json")
+
+    async def _leases(self, request: web.Request, who: Caller) -> Leases:
+        return await self._service.leases(min(_number(request, "days") or LEASE_DAYS, DAYS_KEPT))
 
     async def _documents(self, request: web.Request, who: Caller) -> api.Documents:
         return self._service.documents()

@@ -33,6 +33,8 @@ from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.event_keeper import EventKeeper
 from anycast.coordinator.event_store import EventStore, Retention
 from anycast.coordinator.fleet_view import FleetView
+from anycast.coordinator.lease_keeper import LeaseKeeper
+from anycast.coordinator.leases import Leases
 from anycast.coordinator.observations import Observations, Word
 from anycast.coordinator.refusal import ReadOnly
 from anycast.coordinator.rollouts import Rollouts
@@ -118,6 +120,7 @@ class Service:
         self._events = EventKeeper(
             self._store_path.with_name("events.db"), self._me.fleet, self._retention, ask=self._agents.answer
         )
+        self._leases = LeaseKeeper(self._store_path.with_name("leases.db"), self._me.fleet)
         self._rollouts = Rollouts(
             self._me.fleet,
             self._view,
@@ -149,12 +152,13 @@ class Service:
         """Raises where the store fails what decides: whoever goes on might say what is not in it."""
         async with asyncio.TaskGroup() as group:
             parts = (self._agents.keep, self._darkness.run, self._rollouts.run, self._behind.run, self._events.run)
-            for each in (*parts, self._remember):
+            for each in (*parts, self._remember, self._leases.run):
                 group.create_task(each())
 
     async def close(self) -> None:
         self._agents.close()
         await self._events.close()
+        await self._leases.close()
         with contextlib.suppress(PeerError):
             await self._in_store(self._store.close)
         self._disk.shutdown(wait=False)
@@ -179,6 +183,7 @@ class Service:
             alarms=(
                 *(each for each in (read_only, self._agents.problem) if each),
                 *self._events.alarms,
+                *([self._leases.problem] if self._leases.problem else []),
                 *(str(page) for page in self._rollouts.pages),
                 *self._darkness.suspects,
                 *self._darkness.overdue(time.time()),
@@ -190,6 +195,10 @@ class Service:
         if why := self._behind.read_only:
             raise ReadOnly((why,))
         return self._rollouts.state()
+
+    async def leases(self, days: int) -> Leases:
+        """How many inner addresses of each pool were in use."""
+        return await self._leases.leases(days)
 
     def documents(self) -> api.Documents:
         return api.Documents(documents=self._rollouts.documents())
@@ -367,6 +376,7 @@ class Service:
                 self._changed(gateway)
             case Said(hello=hello, report=report, news=news):
                 self._traffic.reported(hello.site, hello.gateway, hello.instance, report, boottime())
+                self._leases.reported(hello.site, report)
                 if news:
                     self._told.put_nowait(
                         SaidToHave(site=hello.site, gateway=hello.gateway, contents=report.contents)
