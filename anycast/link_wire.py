@@ -46,11 +46,15 @@ HEAD = 64
 HEARTBEAT_S = 2.0
 FRESH_S = 3 * HEARTBEAT_S
 """What was heard longer ago is not known any more: two reports may be lost."""
+MOST_LEASED = 2**53
+"""What every JSON reader keeps exact. An IPv6 pool has more addresses; nobody has so many clients."""
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
 
 _KIND = re.compile(rb'\s{0,4}\{\s{0,4}"kind"\s{0,4}:\s{0,4}"([a-z0-9_]{1,32})"')
 _LENGTH = struct.Struct(">I")
 Word = Annotated[str, pydantic.StringConstraints(max_length=128)]
+PoolTold = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f.:/]{1,43}$")]
+"""Letters of a prefix; whether it is one, is for the reader to see."""
 Words = Annotated[str, pydantic.StringConstraints(max_length=512)]
 
 
@@ -145,6 +149,10 @@ class Report(_Message):
     encrypted: Annotated[int, pydantic.Field(ge=0)] | None = None
     established: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Pairs of SAs newly made with clients since the agent began, rekeys among them; None: not known, or an older agent."""
+    leased: Annotated[
+        dict[PoolTold, Annotated[int, pydantic.Field(ge=0, le=MOST_LEASED)]], pydantic.Field(max_length=64)
+    ] | None = None
+    """Inner addresses in use, by the pool's prefix; None where that is not known, and of an agent of before this field."""
     shared: Annotated[dict[Word, Word], pydantic.Field(max_length=64)] = pydantic.Field(default_factory=dict)
     """Status of each check of class `shared`, by its name: passing, failing, unknown."""
     alarms: Annotated[dict[Word, Words], pydantic.Field(max_length=64)] = pydantic.Field(default_factory=dict)

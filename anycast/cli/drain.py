@@ -21,13 +21,14 @@ import typer
 from anycast.cli import operator
 from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
-from anycast.cli.plan import Bake, Blind, PlanExit, Reason, known, rollouts_path, shown
+from anycast.cli.plan import Bake, Blind, Despite, PlanExit, Reason, known, rollouts_path, shown, too_much, wants_reason
 from anycast.cli.plan_table import lines
 from anycast.content.content import LONGEST_MOVE_S, MOST_PREPEND, Because, Content, Intent, Moves
 from anycast.content.state import in_force
 from anycast.errors import ConfigError, PeerError, Problem
 from anycast.policy.drain import FOLLOW_S, MOVE_LIMIT_S, Left
 from anycast.policy.plan import make, submit
+from anycast.policy.worst_case import worst_case
 from anycast.span import parse_span
 
 Site = Annotated[str, typer.Argument(help="The site.")]
@@ -68,6 +69,7 @@ def drain(
     as_json: AsJson = False,
     bake: Bake = 60,
     blind: Blind = False,
+    despite: Despite = False,
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
     url: Url = DEFAULT,
@@ -80,7 +82,7 @@ def drain(
     a file cannot be used; 3 the coordinator does not answer.
     """
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, despite)
     because = _because("drain", for_, reason)
     _change(target, site, _Wanted(Intent.DRAINED, "Drain", because, to, left, _limit(to, limit)), how)
 
@@ -98,6 +100,7 @@ def maintenance(
     as_json: AsJson = False,
     bake: Bake = 60,
     blind: Blind = False,
+    despite: Despite = False,
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
     url: Url = DEFAULT,
@@ -110,7 +113,7 @@ def maintenance(
     the rack is closed. `undrain` ends it. Exit status as of `drain`.
     """
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, despite)
     because = _because("maintenance", for_, reason)
     _change(target, site, _Wanted(Intent.DRAINED, "Darken", because, to, left, _limit(to, limit)), how)
 
@@ -128,6 +131,7 @@ def degrade(
     as_json: AsJson = False,
     bake: Bake = 60,
     blind: Blind = False,
+    despite: Despite = False,
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
     url: Url = DEFAULT,
@@ -140,7 +144,7 @@ def degrade(
     ends it. Exit status as of `drain`.
     """
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, despite)
     _change(target, site, _Wanted(Intent.DEGRADED, "Degrade", _because("degrade", for_, reason), prepend=prepend), how)
 
 
@@ -191,6 +195,7 @@ class _How:
     bake: int
     blind: bool
     reason: str
+    despite: bool = False
 
 
 def _because(kind: Literal["drain", "maintenance", "degrade"], for_: str, reason: str) -> Because | None:
@@ -219,6 +224,7 @@ def _because(kind: Literal["drain", "maintenance", "degrade"], for_: str, reason
 
 
 def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
+    wants_reason(how.reason, despite=how.despite)
     if not how.dry_run and not how.name:
         raise ConfigError([Problem("--operator", "whose key is to sign? or ANYCAST_OPERATOR_NAME; --dry-run needs none")])
     state, contents = known(None, target, "")
@@ -232,15 +238,16 @@ def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
     content = running.with_intent(site, wanted.intent, moves, wanted.because, wanted.prepend)
     made = make(state, contents, content, documents)
     said = foreseen(site, state.tunnels.get(site), content.sites[site].moves) if wanted.intent is Intent.DRAINED else ""
+    worst = worst_case(running, content, state)
     if how.as_json:
-        print(json.dumps(shown(made), indent=1, sort_keys=True))
+        print(json.dumps(shown(made, worst), indent=1, sort_keys=True))
     else:
-        for line in lines(made):
+        for line in lines(made, worst):
             print(line)
         if said and not made.empty:
             print(said)
-    if made.problems:
-        for problem in made.problems:
+    if refused := [*made.problems, *too_much(worst, despite=how.despite)]:
+        for problem in refused:
             print(f"refused: {problem}", file=sys.stderr)
         raise typer.Exit(PlanExit.REFUSED)
     if how.dry_run or made.empty:
@@ -248,7 +255,8 @@ def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
     if not how.yes and not typer.confirm(f"{wanted.verb} {site}?", err=True):
         raise typer.Exit(PlanExit.REFUSED)
     submission = submit(made, operator.open_key(how.folder, how.name, how.passphrase_file))
-    begun = ask(target, "POST", rollouts_path(how.bake, how.blind, how.reason), submission.data)
+    path = rollouts_path(how.bake, how.blind, how.reason, despite=how.despite)
+    begun = ask(target, "POST", path, submission.data)
     print(f"rollout {begun['id']} has begun; `anycast rollout` shows it", file=sys.stderr)
 
 

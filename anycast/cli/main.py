@@ -25,6 +25,7 @@ from anycast.cli import (
     prefixes_dns,
     prefixes_export,
     prefixes_import,
+    prefixes_leases,
     recover,
     rollout,
     simulate,
@@ -61,6 +62,7 @@ app.command("degrade")(drain.degrade)
 app.command("undrain")(drain.undrain)
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(prefixes.app, name="prefixes")
+prefixes.app.command("forecast")(prefixes_leases.forecast)
 prefixes.app.command("export")(prefixes_export.export)
 prefixes.app.command("import")(prefixes_import.import_)
 prefixes.app.add_typer(prefixes_dns.app, name="dns")

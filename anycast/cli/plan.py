@@ -20,8 +20,8 @@ from anycast.cli.coordinator_client import DEFAULT, Target, ask, fetch
 from anycast.cli.fleet import FleetFile
 from anycast.cli.origins import Vrps, refusals
 from anycast.cli.plan_table import lines
-from anycast.content.content import Content
-from anycast.content.state import State, decode_state, nothing_yet
+from anycast.content.content import Content, decode_content
+from anycast.content.state import State, decode_state, in_force, nothing_yet
 from anycast.document import Document
 from anycast.errors import ConfigError, DecodeError, PeerError, Problem
 from anycast.fleet.compile import compile_fleet
@@ -29,6 +29,8 @@ from anycast.fleet.compile_content import compile_content
 from anycast.fleet.loading import load
 from anycast.pki import files
 from anycast.policy.plan import Plan, decode_plan, make, obstacles, submit
+from anycast.policy.worst_case import DESPITE, WorstCase, worst_case
+from anycast.policy.worst_case import refusals as worst_refusals
 from anycast.prefixes.origins import told_outside
 
 
@@ -44,6 +46,10 @@ class PlanExit(enum.IntEnum):
 Bake = Annotated[int, typer.Option(min=1, metavar="SECONDS", help="How long a changed site is watched before the next one.")]
 Blind = Annotated[
     bool, typer.Option("--without-evidence", help="Go on where nothing shows how clients fare: a fleet without clients.")
+]
+Despite = Annotated[
+    bool,
+    typer.Option(DESPITE, help="Also where a step could be too much for another site (docs/what-if.md); say why: --reason."),
 ]
 Reason = Annotated[
     str, typer.Option(metavar="TEXT", help="Why, for whoever reads `history` and `why` tomorrow.", show_default=False)
@@ -63,11 +69,13 @@ def plan(
     credential: Credential = None,
     root: Root = None,
     vrps: Vrps = None,
+    despite: Despite = False,
 ) -> None:
     """Show what follows from a fleet file: announcements, tunnels that move, capacity with a site lost, the ledger.
 
-    Changes nothing. Exit status: 0 nothing to do (P is not written), 3 there is something to do and the budget allows it,
-    1 refused (every reason is said, P is not written), 2 the fleet file, the state or the command line cannot be used.
+    Changes nothing. Exit status: 0 nothing to do (P is not written), 3 there is something to do and nothing is against it,
+    1 refused (every reason is said, P is not written): the budget does not allow it, or a step could be too much for another
+    site; 2 the fleet file, the state or the command line cannot be used.
     """
     fleet = load(file)
     documents = compile_fleet(fleet)
@@ -78,12 +86,13 @@ def plan(
     asked = None if fleet.coordinator is None else Target(url, credential, root)
     state, contents = known(against, asked, fleet.fleet)
     made = make(state, contents, wanted, {name: each.canonical().decode() for name, each in documents.items()})
-    refused = [*made.problems, *refusals(vrps, told_outside(documents.values()))]
+    worst = worst_case(in_force(state, contents), wanted, state)
+    refused = [*made.problems, *too_much(worst, despite=despite), *refusals(vrps, told_outside(documents.values()))]
     status = PlanExit.REFUSED if refused else PlanExit.NOTHING if made.empty else PlanExit.CHANGES
     if as_json:
-        typer.echo(json.dumps(shown(made), indent=2, sort_keys=True))
+        typer.echo(json.dumps(shown(made, worst), indent=2, sort_keys=True))
     else:
-        for line in lines(made):
+        for line in lines(made, worst):
             typer.echo(line)
     if out is not None and status is PlanExit.CHANGES:
         files.write(out, made.text.encode() + b"\n", files.PUBLIC)
@@ -110,6 +119,7 @@ def apply(
     credential: Credential = None,
     root: Root = None,
     vrps: Vrps = None,
+    despite: Despite = False,
 ) -> None:
     """Sign a plan with one's own key, if everything that it was made from still holds, and hand it to the coordinator.
 
@@ -122,11 +132,13 @@ def apply(
         raise ConfigError([Problem("", exc.what, str(file))]) from exc
     if expect is not None and expect != made.hash:
         raise PeerError(str(file), f"is plan {made.hash}, not the one that was reviewed; nothing was signed")
+    wants_reason(reason, despite=despite)
     target = Target(url, credential, root)
     # What is only written is judged against a file, or against a fleet that has no content yet.
     state, contents = known(against, None if out is not None else target, made.fleet)
     told = told_outside(Document.model_validate_json(text) for text in made.documents.values())
-    if found := [*obstacles(made, state, contents), *refusals(vrps, told)]:
+    worst = worst_case(in_force(state, contents), decode_content(made.content), state)
+    if found := [*obstacles(made, state, contents), *too_much(worst, despite=despite), *refusals(vrps, told)]:
         for each in found:
             typer.echo(f"refused: {each}", err=True)
         raise typer.Exit(PlanExit.REFUSED)
@@ -135,22 +147,35 @@ def apply(
         files.write(out, submission.data, files.PUBLIC)
         typer.echo(f"{out}: plan {made.hash}, signed by {name}'s key {submission.signature.key}", err=True)
         return
-    begun = ask(target, "POST", rollouts_path(bake, blind, reason), submission.data)
+    begun = ask(target, "POST", rollouts_path(bake, blind, reason, despite=despite), submission.data)
     typer.echo(f"rollout {begun['id']} has begun; `anycast rollout` shows it", err=True)
 
 
-def rollouts_path(bake: int, blind: bool, reason: str) -> str:
+def rollouts_path(bake: int, blind: bool, reason: str, *, despite: bool) -> str:
     """Where a submission goes."""
-    return f"/v1/rollouts?{urlencode({'bake': bake, 'blind': int(blind), **({'reason': reason} if reason else {})})}"
+    words = {"bake": bake, "blind": int(blind), **({"reason": reason} if reason else {})}
+    return f"/v1/rollouts?{urlencode({**words, **({'despite_worst_case': 1} if despite else {})})}"
 
 
-def shown(made: Plan) -> dict[str, Any]:
+def too_much(worst: WorstCase, *, despite: bool) -> tuple[str, ...]:
+    """What is refused of it."""
+    return () if despite else worst_refusals(worst)
+
+
+def wants_reason(reason: str, *, despite: bool) -> None:
+    """Raises ConfigError."""
+    if despite and not reason.strip():
+        raise ConfigError([Problem("--reason", f"why is it worth it? {DESPITE} wants a reason, which stays in the history")])
+
+
+def shown(made: Plan, worst: WorstCase) -> dict[str, Any]:
     """For programs: all but the texts that are signed."""
     return {
         **made.model_dump(mode="json", exclude={"content", "documents"}),
         "hash": made.hash,
         "moves_worst": made.moves.worst,
         "capacity_worst": made.capacity.worst,
+        "worst_case": {"verdict": str(worst.verdict), "breaks": worst.breaks, "unknown": worst.unknown},
     }
 
 

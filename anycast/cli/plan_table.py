@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from anycast.content.content import Budget
 from anycast.policy.plan import Plan
 from anycast.policy.plan_view import Announcement, LedgerView
+from anycast.policy.whatif import Verdict
+from anycast.policy.worst_case import WorstCase
 
 _MOST = 40
 """Rows of one table; the rest is counted. `--json` has all."""
 
 
-def lines(plan: Plan) -> Iterator[str]:
+def lines(plan: Plan, worst: WorstCase) -> Iterator[str]:
     """What `anycast plan` prints."""
     if plan.empty and not plan.problems:
         yield f"fleet {plan.fleet}: nothing to do"
@@ -30,6 +32,8 @@ def lines(plan: Plan) -> Iterator[str]:
     yield ""
     yield from _moves(plan)
     yield from _capacity(plan)
+    yield f"worst    {worst.verdict}" + (f": {worst.unknown}" if worst.verdict is Verdict.UNKNOWN else "")
+    yield from (f"         {each}" for each in worst.breaks)
     yield f"budget   {'none' if plan.budget_before is None else _budget(plan.budget_before)} -> {_budget(plan.budget_after)}"
     yield f"ledger   before: {_ledger(plan.ledger_before)}"
     yield f"         after:  {_ledger(plan.ledger_after)}"

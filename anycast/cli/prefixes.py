@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import enum
 import gc
 import json
@@ -12,10 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from anycast.cli import prefixes_table
+from anycast.cli import prefixes_leases, prefixes_table
+from anycast.cli.coordinator import Credential, Root
 from anycast.cli.fleet import FleetFile
 from anycast.cli.origins import Vrps, judged_by, refusals
-from anycast.cli.text_file import alone, text_of
+from anycast.cli.prefixes_day import On, day_of
+from anycast.cli.prefixes_leases import Asked, LeasesFile
+from anycast.cli.text_file import alone
 from anycast.content.canonical import hash_of
 from anycast.errors import ConfigError, PeerError, Problem
 from anycast.fleet.loading import load_lock, lock_of, read_text
@@ -23,7 +25,7 @@ from anycast.pki import files
 from anycast.prefixes import renumber as moves
 from anycast.prefixes.advice import fills, notes
 from anycast.prefixes.announcements import announcements
-from anycast.prefixes.forecast import decode_samples, forecasts
+from anycast.prefixes.forecast import Forecast
 from anycast.prefixes.lock import encode_lock
 from anycast.prefixes.origins import public_announcements
 from anycast.prefixes.picture import picture
@@ -46,28 +48,12 @@ class PrefixesExit(enum.IntEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
-On = Annotated[
-    str | None,
-    typer.Option(metavar="DAY", help="Plan as if on this day (YYYY-MM-DD, UTC). Default: today.", show_default=False),
-]
-
-
-def _day(text: str | None) -> datetime.date:
-    if text is None:
-        return datetime.datetime.now(datetime.UTC).date()
-    try:
-        day = datetime.date.fromisoformat(text)
-    except ValueError as exc:
-        raise ConfigError([Problem("--on", f"{text!r} is not a day (2026-11-29)")]) from exc
-    if not 2000 <= day.year < 3000:
-        raise ConfigError([Problem("--on", f"{day} is no day of this millennium")])
-    return day
 
 
 def _planned(file: Path, on: str | None) -> FilePlan:
     gc.disable()  # this process ends with all that it made; looking for rubbish among it took a third of the time
     lock = load_lock(lock_of(file))
-    made = plan_file(read_text(file), lock, _day(on), file=str(file))
+    made = plan_file(read_text(file), lock, day_of(on), file=str(file))
     if lock is None:
         typer.echo(f"no {lock_of(file)} yet: planned from nothing", err=True)
     return made
@@ -130,9 +116,14 @@ def show(
     svg: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture of the address space there, and print nothing.")
     ] = None,
+    leases: LeasesFile = None,
+    url: Asked = None,
+    credential: Credential = None,
+    root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Show who has what, since when and why; without --site, how full the blocks are, too.
+    """Show who has what, since when and why; without --site, how full the blocks are, too. Where a coordinator or leases are
+    given, also how full the pools are, and when they run out.
 
     What the lock file lacks is not shown: `plan` shows that. Where the plan is refused, the records and the blocks are shown
     all the same, and the problems on standard error. `--announcements` and `--svg` want all of it good.
@@ -140,6 +131,7 @@ def show(
     Exit status: 0 shown; 2 a file cannot be used; then what could be read is shown.
     """
     problems: ConfigError | None = None
+    ahead: list[Forecast] = []
     try:
         made = _planned(file, None)
     except ConfigError as exc:
@@ -159,6 +151,9 @@ def show(
             else:
                 _announcements(made, site, as_json)
             return
+        if leases is not None or url is not None:
+            found = prefixes_leases.beside(made.fleet, leases, url, credential, root, day_of(None))
+            ahead = [each for each in found if site in (None, each.site)]
     _known(site, {each.site for each in lock.held.values() if each.site} | asked.sites, file)
     rows = [each for key, each in sorted(lock.held.items()) if site is None or each.site == site]
     full = fills(asked.addressing, asked.reached, lock) if site is None else []
@@ -170,11 +165,16 @@ def show(
                 "held": [each._asdict() for each in rows],
                 "blocks": [each._asdict() for each in full],
                 "resting": [each._asdict() for each in resting],
+                "forecasts": prefixes_leases.shown(ahead),
             }
         )
     else:
         for line in prefixes_table.allocations(rows, full, resting):
             typer.echo(line)
+        if ahead:
+            typer.echo("")
+            for line in prefixes_leases.lines(ahead, most=len(ahead)):
+                typer.echo(line)
     if problems is not None:
         raise problems
 
@@ -196,12 +196,10 @@ def _announcements(made: FilePlan, site: str | None, as_json: bool) -> None:
 @app.command()
 def check(
     file: FleetFile,
-    leases: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="SAMPLES", help="Leases that were in use, one JSON object a line; forecasts when pools are full."
-        ),
-    ] = None,
+    leases: LeasesFile = None,
+    url: Asked = None,
+    credential: Credential = None,
+    root: Root = None,
     vrps: Vrps = None,
     as_json: Json = False,
     on: On = None,
@@ -212,9 +210,7 @@ def check(
     """
     made = _planned(file, on)
     known = notes(made.fleet)
-    ahead = []
-    if leases is not None:
-        ahead = forecasts(made.fleet, decode_samples(text_of(leases), file=str(leases)), _day(on))
+    ahead = prefixes_leases.beside(made.fleet, leases, url, credential, root, day_of(on))
     rpki = None if vrps is None else judged_by(vrps, public_announcements(made.fleet))
     if as_json:
         _print(
@@ -223,11 +219,11 @@ def check(
                 **({} if rpki is None else {"rpki": rpki.shown()}),
                 "changes": len(made.changes),
                 "notes": [each._asdict() for each in known],
-                "forecasts": [{**each._asdict(), "runs_out": each.runs_out and str(each.runs_out)} for each in ahead],
+                "forecasts": prefixes_leases.shown(ahead),
             }
         )
     else:
-        for line in prefixes_table.checked(file, made, known, ahead):
+        for line in (*prefixes_table.checked(file, made, known), *prefixes_leases.lines(ahead)):
             typer.echo(line)
         for line in () if rpki is None else rpki.lines():
             typer.echo(line)
@@ -250,7 +246,7 @@ def renumber(
     made = _planned(file, on)
     if made.changed:
         raise ConfigError([Problem("", "apply what there is to do first (`anycast prefixes plan` shows it)", str(file))])
-    steps = moves.renumber(made.wanted, made.before, key, _day(on))
+    steps = moves.renumber(made.wanted, made.before, key, day_of(on))
     if isinstance(steps, moves.Refused):
         raise ConfigError([Problem(".".join(map(str, each.path)), each.what, str(file)) for each in steps.findings])
     if as_json:

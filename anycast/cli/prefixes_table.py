@@ -9,7 +9,6 @@ from pathlib import Path
 from anycast.prefixes.advice import Fill, Note
 from anycast.prefixes.allocation import Allocation, Kind, Resting
 from anycast.prefixes.announcements import Announced
-from anycast.prefixes.forecast import Forecast
 from anycast.prefixes.planning import FilePlan
 from anycast.prefixes.renumber import Step
 from anycast.prefixes.spi import SpiLabel
@@ -65,23 +64,14 @@ def allocations(rows: Sequence[Allocation], full: Sequence[Fill], resting: Seque
         )
 
 
-def checked(file: Path, made: FilePlan, known: Sequence[Note], ahead: Sequence[Forecast]) -> Iterator[str]:
-    """What `anycast prefixes check` prints."""
+def checked(file: Path, made: FilePlan, known: Sequence[Note]) -> Iterator[str]:
+    """What `anycast prefixes check` prints, but for forecasts."""
     if made.changed:
         yield f"{file}: {len(made.changes)} changes to the lock file; `anycast prefixes plan` shows them"
     else:
         yield f"{file}: good: {len(made.after.held)} values are in the lock file"
     for note in known:
         yield f"note: {note.key}: {note.what}"
-    if ahead:
-        yield ""
-        yield from table(
-            ("site", "family", "room", "most in use", "days seen", "forecast"),
-            [
-                (each.site, each.family, str(each.room), _number(each.most), str(each.days), each.what)
-                for each in sorted(ahead, key=lambda each: (each.runs_out is None, str(each.runs_out), each.site))
-            ],
-        )
 
 
 def announced(rows: Sequence[Announced]) -> Iterator[str]:
@@ -128,7 +118,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, most: int = _MO
 
 def _value(each: Allocation) -> str:
     return f"{each.value} ({SpiLabel(int(each.value))})" if each.kind is Kind.SPI_LABEL else each.value
-
-
-def _number(value: int | None) -> str:
-    return "unknown" if value is None else str(value)

@@ -1,9 +1,9 @@
-"""`anycast rollout`: the one under way or the last, and the three words that it heeds."""
+"""`anycast rollout`: the one under way or the last, and the four words that it heeds."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.table import Table
 from anycast.cli.coordinator import AsJson, Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
 
-app = typer.Typer(help="The rollout under way, or the last one: show, pause, resume, abort.")
+app = typer.Typer(help="The rollout under way, or the last one: show, pause, resume, abort, override.")
 
 
 @app.callback(invoke_without_command=True)
@@ -52,8 +52,19 @@ def abort(url: Url = DEFAULT, credential: Credential = None, root: Root = None) 
     _command("abort", Target(url, credential, root))
 
 
-def _command(word: str, target: Target) -> None:
-    _print(ask(target, "POST", "/v1/rollouts/command", {"word": word}))
+@app.command()
+def override(
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why it is worth it; stays in the history.")],
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
+) -> None:
+    """Go on where a step waits because it could be too much for another site (docs/what-if.md); of all that are left."""
+    _command("override", Target(url, credential, root), reason=reason)
+
+
+def _command(word: str, target: Target, **more: str) -> None:
+    _print(ask(target, "POST", "/v1/rollouts/command", {"word": word, **more}))
 
 
 def _print(rollout: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import pydantic
 from anycast.content.state import State
 from anycast.coordinator.access import Role
 from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
+from anycast.coordinator.leases import Leases
 from anycast.coordinator.observations import GOOD_S, Word
 from anycast.coordinator.store import Line
 from anycast.coordinator.why import Why
@@ -196,7 +197,9 @@ class Documents(_Model):
 
 
 class Command(_Model):
-    word: Literal["pause", "resume", "abort"]
+    word: Literal["pause", "resume", "abort", "override"]
+    reason: Annotated[str, pydantic.StringConstraints(max_length=LONGEST_WORDS, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = ""
+    """For history; ``override``, which takes a step that could be too much for another site, wants one."""
 
 
 class NewCredential(_Model):
@@ -324,6 +327,11 @@ ENDPOINTS = (
         summary="What every gateway runs by, for a content that changes an intent only",
     ),
     Endpoint(
+        method="GET", path="/v1/leases", name="leases", role=Role.VIEWER, answer=Leases,
+        query=(("days", "so many days before today, 90 by default, 400 at most"),),
+        summary="The most inner addresses of each pool that were in use, by day",
+    ),
+    Endpoint(
         method="GET", path="/v1/contents", name="contents", role=Role.VIEWER, answer=Contents,
         summary="Every content that was handed in, and who runs by it",
     ),
@@ -337,13 +345,14 @@ ENDPOINTS = (
         query=(
             ("bake", "seconds that a changed site is watched before the next one"),
             ("blind", "1: go on where nothing shows how clients fare"),
+            ("despite_worst_case", "1: also where a step could be too much for another site; wants a reason"),
         ),
         words=(("reason", "why, for whoever reads the history tomorrow"),),
         summary="Begin the rollout of a signed submission, as `anycast apply` makes it (docs/content.md)",
     ),
     Endpoint(
         method="POST", path="/v1/rollouts/command", name="command_rollout", role=Role.OPERATOR, per_site=True,
-        answer=RolloutStatus, body=Command, summary="Pause, resume or abort the rollout under way",
+        answer=RolloutStatus, body=Command, summary="Pause, resume, abort or override the rollout under way",
     ),
     Endpoint(
         method="POST", path="/v1/recovery", name="recover", role=Role.ADMIN, answer=Recovered, body=Recover,

@@ -22,7 +22,8 @@ from anycast.coordinator import contents as kept
 from anycast.coordinator.access import Caller
 from anycast.coordinator.backup import MARK, RESTORED
 from anycast.coordinator.darkness import Darkness
-from anycast.coordinator.rollouts import Refusal, Rollouts
+from anycast.coordinator.refusal import Refusal
+from anycast.coordinator.rollouts import Rollouts
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.errors import DecodeError
 from anycast.link_wire import ContentHad, ContentsTold, ContentWanted, Message

@@ -27,7 +27,7 @@ from anycast.policy.content_diff import Difference, differences
 from anycast.policy.gates import Counted
 from anycast.policy.ledger import Entry as Slot
 from anycast.policy.recovery import Recovered
-from anycast.policy.rollout import Page, Rollout, Step, Version
+from anycast.policy.rollout import Page, Rollout, Step, Terms, Version
 from anycast.reasons import Reason
 
 CONTENT, GENERATION, GATEWAY, ROLLOUT, GIVEN = "content", "generation", "gateway", "rollout", "given"
@@ -233,7 +233,7 @@ def rollout_of(
     before: Content | None,
     before_hash: str | None,
     first: int,
-    bake_s: float,
+    terms: Terms,
 ) -> Rollout:
     """A new one. `first`: the generation of the content; the one after it is kept for a return."""
     changed = [name for name, site in content.sites.items() if before is None or before.sites.get(name) != site]
@@ -248,5 +248,7 @@ def rollout_of(
         gateways={name: tuple(site.gateways) for name, site in content.sites.items()},
         same=tuple(same),
         quiet=tuple(quiet),
-        bake_s=bake_s,
+        bake_s=terms.bake_s,
+        blind=terms.blind,
+        despite=terms.despite,
     )

@@ -128,4 +128,4 @@ def _why(reports: list[Report]) -> str:
 
 def _worth_telling(report: Report) -> Report:
     """Without what moves at each heartbeat."""
-    return report.model_copy(update={"number": 0, "decrypted": 0, "encrypted": 0})
+    return report.model_copy(update={"number": 0, "decrypted": 0, "encrypted": 0, "established": 0, "leased": None})

@@ -24,14 +24,18 @@ from anycast.coordinator import access, api
 from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.api import ENDPOINTS, Endpoint
 from anycast.coordinator.door import Door
-from anycast.coordinator.rollouts import BAKE_S, ReadOnly, Refusal
+from anycast.coordinator.leases import DAYS_KEPT, Leases
+from anycast.coordinator.refusal import ReadOnly, Refusal
+from anycast.coordinator.rollouts import BAKE_S
 from anycast.coordinator.service import Missing, Service, Taken
 from anycast.coordinator.store import Conflict, Fenced
 from anycast.coordinator.why import Why
 from anycast.errors import AnycastError, ConfigError, DecodeError, PeerError
 from anycast.model import NAME
 from anycast.policy.plan import decode_submission
+from anycast.policy.rollout import Terms
 
+LEASE_DAYS = 90
 REFUSED_PAUSE_S = 0.5
 """Before somebody whose credential means nothing hears so."""
 BODY_LIMIT_S = 10.0
@@ -142,6 +146,9 @@ class Rest:
         text = encode(self._service.state().model_dump(mode="json"))
         return web.Response(text=text, content_type="application/json")
 
+    async def _leases(self, request: web.Request, who: Caller) -> Leases:
+        return await self._service.leases(min(_number(request, "days") or LEASE_DAYS, DAYS_KEPT))
+
     async def _documents(self, request: web.Request, who: Caller) -> api.Documents:
         return self._service.documents()
 
@@ -150,12 +157,16 @@ class Rest:
             submission = decode_submission(await _read(request, api.LONGEST_SUBMISSION, SUBMISSION_LIMIT_S))
         except DecodeError as exc:
             raise Refused(400, str(exc)) from exc
-        bake_s = float(_number(request, "bake") or BAKE_S)
-        blind, reason = bool(_number(request, "blind")), _words(request, "reason")
-        return await self._service.submit(who, submission, bake_s, blind=blind, reason=reason)
+        terms = Terms(
+            bake_s=float(_number(request, "bake") or BAKE_S),
+            blind=bool(_number(request, "blind")),
+            despite=bool(_number(request, "despite_worst_case")),
+            reason=_words(request, "reason"),
+        )
+        return await self._service.submit(who, submission, terms)
 
     async def _command_rollout(self, request: web.Request, who: Caller, body: api.Command) -> api.RolloutStatus:
-        return await self._service.command(who, body.word)
+        return await self._service.command(who, body.word, body.reason)
 
     async def _recover(self, request: web.Request, who: Caller, body: api.Recover) -> api.Recovered:
         return await self._service.recover(who, body)

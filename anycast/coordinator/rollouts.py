@@ -20,14 +20,15 @@ from anycast.content.envelope import Activation
 from anycast.content.operators import Operators
 from anycast.content.state import State, decode_state, in_force
 from anycast.coordinator import contents as kept
+from anycast.coordinator import guard
 from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.contents import CONTENT, GATEWAY, GENERATION, GIVEN, LAST, ROLLOUT, Kept
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView, SiteState
+from anycast.coordinator.refusal import ReadOnly, Refusal
 from anycast.coordinator.slots import Slots
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.coordinator.traffic_log import TrafficLog
-from anycast.errors import AnycastError
 from anycast.link_offer import OfferFrames
 from anycast.link_wire import ActivationSent, Message
 from anycast.policy import gates
@@ -47,8 +48,10 @@ from anycast.policy.rollout import (
     RolloutCore,
     Stage,
     Step,
+    Terms,
     Version,
 )
+from anycast.policy.worst_case import WorstCase, worst_of_step
 from anycast.runtime import boottime
 from anycast.timer import TimerExpired
 
@@ -63,18 +66,6 @@ BAKE_S = 60.0
 BASELINE_S = 300.0
 OVERTAKEN = "the store was recovered; gateways have later contents"
 Write = Callable[[dict[Key, Body | None], tuple[Deed, ...]], Awaitable[None]]
-
-
-class Refusal(AnycastError):
-    """What was handed in is not taken; every reason."""
-
-    def __init__(self, problems: tuple[str, ...]) -> None:
-        self.problems = problems
-        super().__init__("; ".join(problems))
-
-
-class ReadOnly(Refusal):
-    """Nothing is decided now, whatever was handed in; why, in one sentence."""
 
 
 class Rollouts:
@@ -204,10 +195,8 @@ class Rollouts:
         """Those that ever said that they have a content."""
         return set(self._gateways)
 
-    async def submit(
-        self, who: Caller, submission: Submission, operators: Operators, bake_s: float, *, blind: bool, reason: str = ""
-    ) -> Rollout:
-        """Number it and begin; `reason` is what the operator says to people. Raises Refusal."""
+    async def submit(self, who: Caller, submission: Submission, operators: Operators, terms: Terms) -> Rollout:
+        """Number it and begin. Raises Refusal."""
         async with self._lock:
             self._may_decide()
             if self._core is not None and self._under_way:
@@ -223,13 +212,14 @@ class Rollouts:
             signed = submission.content, submission.signature, submission.documents
             body = kept.content_body(*signed, who.name, time.time())
             new = kept.kept(body)
+            guarded = guard.at_submission(before, new.content, state, terms)
             by = _signer(submission, operators) or who.name
-            rollout = kept.rollout_of(id_, by, new.content, hash_, before, before_hash, self._generation + 1, bake_s)
-            rollout = dataclasses.replace(rollout, since=boottime(), blind=blind)
+            rollout = kept.rollout_of(id_, by, new.content, hash_, before, before_hash, self._generation + 1, terms)
+            rollout = dataclasses.replace(rollout, since=boottime())
             only_its_sites(who, rollout)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
-            said |= {"blind": True} if blind else {}
-            deed = Deed(at=time.time(), who=who.name, action=kept.BEGIN, reason=reason, body=said)
+            said |= {"blind": True} if terms.blind else {}
+            deed = Deed(at=time.time(), who=who.name, action=kept.BEGIN, reason=terms.reason, body={**said, **guarded})
             await self._write(
                 {
                     (CONTENT, hash_): body,
@@ -247,14 +237,17 @@ class Rollouts:
         self._changed()
         return rollout
 
-    async def command(self, who: Caller, word: str) -> Rollout:
-        """``pause``, ``resume`` or ``abort``. Raises Refusal where no rollout is under way."""
+    async def command(self, who: Caller, word: str, reason: str = "") -> Rollout:
+        """``pause``, ``resume``, ``abort``; ``override`` wants a reason. Raises Refusal where no rollout is under way."""
         async with self._lock:
             self._may_decide()
             if self._core is None or self._core.rollout.step in ENDED:
                 raise Refusal(("no rollout is under way",))
             only_its_sites(who, self._core.rollout)
-            deed = Deed(at=time.time(), who=who.name, action=f"rollout.{word}", body={"id": self._core.rollout.id})
+            said: dict[str, object] = {"id": self._core.rollout.id}
+            if word == "override":
+                said |= guard.at_override(self._worst_of_step(), reason)
+            deed = Deed(at=time.time(), who=who.name, action=f"rollout.{word}", reason=reason, body=said)
             await self._write({}, (deed,))
             await self._take(self._core.handle(Command(word, who.name), boottime()), force=True)
             return self._core.rollout
@@ -375,7 +368,8 @@ class Rollouts:
             await self._slots.keep_dark(self.in_force())
             return
         now = boottime()
-        await self._slots.keep(core.rollout, self._contents[core.rollout.target.hash].content, self.in_force())
+        target = self._contents[core.rollout.target.hash].content
+        await self._slots.keep(core.rollout, target, self.in_force(), lambda: guard.at_step(self._worst_of_step()))
         await self._slots.keep_dark(self.in_force())
         if core.rollout.step in ENDED:
             return
@@ -399,6 +393,13 @@ class Rollouts:
                     fresh=each.fresh,
                 )
         return found
+
+    def _worst_of_step(self) -> WorstCase:
+        """Of the site that is to be changed next."""
+        rollout, state = self.rollout, self.state()
+        assert rollout is not None
+        running = in_force(state, {hash_: self._contents[hash_].content for hash_ in state.contents})
+        return worst_of_step(running, self._contents[rollout.target.hash].content, state, rollout.site)
 
     def _gate(self, rollout: Rollout, site: str, now: float) -> tuple[Verdict, str]:
         before, began = self._before.get(site, Counted(span_s=0.0)), rollout.since

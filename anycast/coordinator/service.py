@@ -33,8 +33,11 @@ from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.event_keeper import EventKeeper
 from anycast.coordinator.event_store import EventStore, Retention
 from anycast.coordinator.fleet_view import FleetView
+from anycast.coordinator.lease_keeper import LeaseKeeper
+from anycast.coordinator.leases import Leases
 from anycast.coordinator.observations import Observations, Word
-from anycast.coordinator.rollouts import ReadOnly, Rollouts
+from anycast.coordinator.refusal import ReadOnly
+from anycast.coordinator.rollouts import Rollouts
 from anycast.coordinator.store import Body, Deed, Entry, Key, Line, Store
 from anycast.coordinator.store_folder import Used
 from anycast.coordinator.traffic_log import TrafficLog
@@ -45,6 +48,7 @@ from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity
 from anycast.policy.content_diff import Difference
 from anycast.policy.plan import Submission
+from anycast.policy.rollout import Terms
 from anycast.policy.token_words import AgentConnected, AgentGone
 from anycast.runtime import boottime
 from anycast.trail import Record
@@ -116,6 +120,7 @@ class Service:
         self._events = EventKeeper(
             self._store_path.with_name("events.db"), self._me.fleet, self._retention, ask=self._agents.answer
         )
+        self._leases = LeaseKeeper(self._store_path.with_name("leases.db"), self._me.fleet)
         self._rollouts = Rollouts(
             self._me.fleet,
             self._view,
@@ -147,12 +152,13 @@ class Service:
         """Raises where the store fails what decides: whoever goes on might say what is not in it."""
         async with asyncio.TaskGroup() as group:
             parts = (self._agents.keep, self._darkness.run, self._rollouts.run, self._behind.run, self._events.run)
-            for each in (*parts, self._remember):
+            for each in (*parts, self._remember, self._leases.run):
                 group.create_task(each())
 
     async def close(self) -> None:
         self._agents.close()
         await self._events.close()
+        await self._leases.close()
         with contextlib.suppress(PeerError):
             await self._in_store(self._store.close)
         self._disk.shutdown(wait=False)
@@ -177,6 +183,7 @@ class Service:
             alarms=(
                 *(each for each in (read_only, self._agents.problem) if each),
                 *self._events.alarms,
+                *([self._leases.problem] if self._leases.problem else []),
                 *(str(page) for page in self._rollouts.pages),
                 *self._darkness.suspects,
                 *self._darkness.overdue(time.time()),
@@ -189,6 +196,10 @@ class Service:
             raise ReadOnly((why,))
         return self._rollouts.state()
 
+    async def leases(self, days: int) -> Leases:
+        """How many inner addresses of each pool were in use."""
+        return await self._leases.leases(days)
+
     def documents(self) -> api.Documents:
         return api.Documents(documents=self._rollouts.documents())
 
@@ -197,17 +208,15 @@ class Service:
         if self._observed.take(name, Word(boottime(), dict(told.sites), dict(told.routers))):
             self._changed("")
 
-    async def submit(
-        self, who: Caller, submission: Submission, bake_s: float, *, blind: bool, reason: str = ""
-    ) -> api.RolloutStatus:
-        """Begin a rollout of what an operator signed. Raises rollouts.Refusal, ConfigError."""
+    async def submit(self, who: Caller, submission: Submission, terms: Terms) -> api.RolloutStatus:
+        """Begin a rollout of what an operator signed. Raises Refusal, ConfigError."""
         operators = await asyncio.to_thread(self._operators.read)
-        rollout = await self._rollouts.submit(who, submission, operators, bake_s, blind=blind, reason=reason)
+        rollout = await self._rollouts.submit(who, submission, operators, terms)
         return api.rollout_status(rollout, "")
 
-    async def command(self, who: Caller, word: str) -> api.RolloutStatus:
-        """``pause``, ``resume``, ``abort``. Raises rollouts.Refusal."""
-        return api.rollout_status(await self._rollouts.command(who, word), self._rollouts.refused)
+    async def command(self, who: Caller, word: str, reason: str) -> api.RolloutStatus:
+        """``pause``, ``resume``, ``abort``, ``override``. Raises Refusal."""
+        return api.rollout_status(await self._rollouts.command(who, word, reason), self._rollouts.refused)
 
     async def recover(self, who: Caller, wanted: api.Recover) -> api.Recovered:
         """Take what gateways have that the store has not. Raises Refusal, ConfigError."""
@@ -367,6 +376,7 @@ class Service:
                 self._changed(gateway)
             case Said(hello=hello, report=report, news=news):
                 self._traffic.reported(hello.site, hello.gateway, hello.instance, report, boottime())
+                self._leases.reported(hello.site, report)
                 if news:
                     self._told.put_nowait(
                         SaidToHave(site=hello.site, gateway=hello.gateway, contents=report.contents)

@@ -6,6 +6,8 @@ operators signed last. Where a store was recovered, what contents have dark may 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from anycast.content.content import Content, Intent, Site
 from anycast.coordinator.darkness import Darkness
 from anycast.model import Cause
@@ -33,8 +35,11 @@ class Slots:
         kinds = (Kind.ROLLOUT, *DARK_KINDS)
         return {entry.site: entry for entry in self._darkness.entries if entry.kind in kinds and not entry.ending}
 
-    async def keep(self, rollout: Rollout, target: Content, in_force: Content | None) -> None:
-        """Take, rename and end them. `target`: the rollout's content; `in_force`: what gateways run by."""
+    async def keep(
+        self, rollout: Rollout, target: Content, in_force: Content | None, too_much: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Take, rename and end them. `target`: the rollout's content; `in_force`: what gateways run by; `too_much`: why the
+        site that is to be changed next must not go dark, whatever the ledger says; empty: it may."""
         held = self.held()
         running = _dark(in_force or target)
         for site, entry in held.items():
@@ -45,7 +50,9 @@ class Slots:
             changing = site in rollout.slots and rollout.step is not Step.RETURNING
             wanted = (target.sites.get(site) if changing else None) or running.get(site)
             slot = held.get(site)
-            if slot is None:
+            if slot is None and rollout.step is Step.WAITING and not rollout.despite and (why := too_much()):
+                self.refused = why
+            elif slot is None:
                 taken = await self._darkness.take(_slot(site, wanted, rollout.by, f"rollout {rollout.id}"))
                 if isinstance(taken, Cause):
                     self.refused = f"{site}: {taken}"

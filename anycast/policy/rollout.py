@@ -57,6 +57,18 @@ class Step(enum.StrEnum):
 ENDED = frozenset({Step.DONE, Step.STOPPED})
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms an operator begins one."""
+
+    bake_s: float
+    blind: bool = False
+    despite: bool = False
+    """Also where the worst case would break another site's capacity (`worst_case.py`)."""
+    reason: str = ""
+    """For people; `despite` wants one."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Version:
     """A content as agents know it."""
@@ -98,6 +110,8 @@ class Rollout:
     blind: bool = False
     """An operator's word: a bake without any evidence is enough, as of a fleet without clients. Evidence against still
     stops."""
+    despite: bool = False
+    """An operator's word: a step that could be too much for another site is taken all the same."""
     step: Step = Step.STAGING
     since: float = 0.0
     """Of `step`, by the coordinator's own clock."""
@@ -160,7 +174,7 @@ class Looked:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Command:
     word: str
-    """``pause``, ``resume``, ``abort``."""
+    """``pause``, ``resume``, ``abort``, ``override``."""
     who: str
 
 
@@ -319,6 +333,8 @@ class RolloutCore:
                 self.rollout = dataclasses.replace(rollout, paused=False, reason="")
                 if self._looked is not None:
                     return self._go_on(self._looked, now)
+            case "override":
+                self.rollout = dataclasses.replace(rollout, despite=True)
             case "abort" if rollout.step is not Step.RETURNING:
                 return self._stop(Reason.OPERATOR, f"aborted by {command.who}", now, page=False)
         return []

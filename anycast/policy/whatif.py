@@ -4,7 +4,7 @@ Where BGP carries a client whose site is gone nobody knows beforehand: it is a m
 three things are said and kept apart. The **worst case**: everything lands on one other site, each in turn; whatever holds
 then, holds. The **best case**: it spreads as the others have room; whatever breaks then, breaks. **Seen before**: how often,
 and how long ago, each of these sites was dark. What nobody counts or wrote is unknown, which is neither zero nor enough.
-Guards go by the worst case.
+Guards go by the worst case (`worst_case.py`).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def what_if(
     left = [name for name in sorted(lit(content)) if name not in going and name not in dark]
     moves = sum(tunnels.get(name) or 0 for name in going)
     uncounted = tuple(name for name in going if tunnels.get(name) is None)
-    landings = [_landing(name, tunnels.get(name), moves, content.sites[name].capacity, bool(uncounted)) for name in left]
+    landings = [landing(name, tunnels.get(name), moves, content.sites[name].capacity, bool(uncounted)) for name in left]
     after = content
     for name in going:
         after = after.with_intent(name, Intent.DRAINED)
@@ -110,7 +110,8 @@ def what_if(
     )
 
 
-def _landing(site: str, now: int | None, moves: int, capacity: int | None, some_uncounted: bool) -> Landing:
+def landing(site: str, now: int | None, moves: int, capacity: int | None, some_uncounted: bool) -> Landing:
+    """What becomes of `site` when `moves` tunnels land there, and those that nobody counts (`some_uncounted`) besides."""
     worst = None if now is None else now + moves
     if capacity is None:
         verdict = Verdict.UNKNOWN

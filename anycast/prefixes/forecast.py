@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime
 import json
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from anycast.errors import ConfigError, Problem
 from anycast.fleet.schema import Fleet
@@ -70,6 +70,17 @@ def decode_samples(text: str, *, file: str) -> list[Sample]:
     if problems:
         raise ConfigError(problems)
     return samples
+
+
+def samples_of(answer: Mapping[str, Any]) -> list[Sample]:
+    """Of the coordinator's answer to `GET /v1/leases`: a site's pools of one family together. Their most may be of different
+    hours, so the sum is never less than what was in use at once. Raises KeyError, TypeError, ValueError, AttributeError."""
+    most: dict[tuple[str, Family, datetime.date], int] = defaultdict(int)
+    for each in answer["pools"]:
+        family: Family = "ipv6" if ":" in each["pool"] else "ipv4"
+        for day, count in each["days"].items():
+            most[str(each["site"]), family, datetime.date.fromisoformat(day)] += int(count)
+    return [Sample(site, family, day, leased) for (site, family, day), leased in most.items()]
 
 
 def forecasts(fleet: Fleet, samples: Iterable[Sample], today: datetime.date) -> list[Forecast]:

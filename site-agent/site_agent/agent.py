@@ -76,6 +76,7 @@ from site_agent.handover import hand_over
 from site_agent.ike.charon_process import Charon
 from site_agent.ike.door import Door
 from site_agent.ike.lost_tunnels import LostTunnels
+from site_agent.ike.pool_counts import PoolCounts
 from site_agent.ike.pool_keeper import OfferRecord
 from site_agent.ike.prober import Prober
 from site_agent.ike.redirector import Redirector
@@ -127,6 +128,7 @@ class Agent:
         self._around_display = Bulkhead("display", self._happened)
         self._around_sync = Bulkhead("sync", self._happened)
         self._around_drain = Bulkhead("drain", self._happened)
+        self._around_counts = Bulkhead("pool_counts", self._happened)
         self._evidence: asyncio.Queue[Evidence] = asyncio.Queue()
         vips, ends = document.service.vips, document.service.ends
         self._has_own = bool(own_routes_of(document))
@@ -223,6 +225,7 @@ class Agent:
             self._happened,
         )
         self._sync = None if document.sync is None else SyncSupervisor(document, paths, happened=self._happened)
+        self._pool_counts = PoolCounts(ViciClient(vici.path), {each.name: each.prefix for each in document.service.pools})
         if document.coordinator is not None:
             self._fleet = Coordination(
                 document,
@@ -296,6 +299,7 @@ class Agent:
                     *([group.create_task(self._around_sync.keep(self._sync.run))] if self._sync else []),
                     *([group.create_task(self._around_canary.keep(self._canary.run))] if self._canary else []),
                     *([group.create_task(self._fleet.run())] if self._fleet else []),
+                    *([] if self._sync else [group.create_task(self._around_counts.keep(self._pool_counts.run))]),
                     group.create_task(self._around_hook.keep(self._hook.run)),
                     group.create_task(self._around_drain.keep(self._drainer.run)),
                 ]
@@ -442,6 +446,7 @@ class Agent:
             encrypted=sas.traffic.encrypted if looked else None,
             established=sas.traffic.established if looked else None,
             contents=contents,
+            leased=self._sync.pools if self._sync else self._pool_counts.in_use,
         )
 
     def _looked(self, seen: Evidence) -> None:

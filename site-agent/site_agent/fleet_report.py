@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from anycast.link_wire import CauseTold, ContentsTold, HoldTold, Report
+from anycast.link_wire import MOST_LEASED, CauseTold, ContentsTold, HoldTold, Report
 from anycast.model import EvidenceClass
 
 _WORD, _TEXT, _CAUSES, _NAMED = 128, 512, 16, 64
@@ -21,6 +21,7 @@ def report_of(
     encrypted: int | None,
     established: int | None,
     contents: ContentsTold | None,
+    leased: Mapping[str, int] | None = None,
 ) -> Report:
     """`status` is `snapshot.take`'s; what the wire has no room for is cut off."""
     vrrp, hold = status["vrrp"], status["hold"]
@@ -49,6 +50,7 @@ def report_of(
         encrypted=encrypted,
         established=established,
         contents=contents,
+        leased=None if leased is None else {pool: min(leased[pool], MOST_LEASED) for pool in list(leased)[:_NAMED]},
         shared={row["check"][:_WORD]: row["status"] for row in shared[:_NAMED]},
         alarms={str(alarm["reason"])[:_WORD]: alarm["detail"][:_TEXT] for alarm in status["alarms"][:_NAMED]},
     )

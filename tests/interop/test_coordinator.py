@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import datetime
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ from tests.support import upstream
 from tests.support.coordinator import NAME, Coordinator, kill
 from tests.support.documents import document
 from tests.support.sync_pair import FLEET, Root
+from tests.support.tree import TREE
 
 SERVING = Report(number=1, document="d", generation=0, serving=True, announced=2, routes=2, role="none", tunnels=3)
 
@@ -113,6 +117,60 @@ def test_status_shows_what_gateways_say_and_goes_on_over_restarts(coordinator: C
         await until_gone(coordinator, "fra-gw1")
 
     asyncio.run(test())
+
+
+def test_leases_that_gateways_report_become_a_forecast(coordinator: Coordinator, tmp_path: Path) -> None:
+    """Two gateways over TLS, the coordinator's process killed and started anew, and the command line."""
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text((TREE / "docs" / "fleet-planned.yaml").read_text())
+    assert coordinator.run("prefixes", "apply", str(fleet)).returncode == 0
+
+    async def asked(*words: str) -> Any:
+        return await asyncio.to_thread(coordinator.run, "prefixes", *words, str(fleet))
+
+    async def leases() -> dict[str, tuple[int | None, int, str]]:
+        rows = (await asyncio.to_thread(coordinator.ask, "prefixes", "forecast", str(fleet)))["forecasts"]
+        return {each["site"]: (each["most"], each["days"], each["what"]) for each in rows if each["family"] == "ipv4"}
+
+    async def test() -> None:
+        fra, old = Agent(coordinator, "fra-gw1"), Agent(coordinator, "sin-gw1")
+        async with running(fra, old):
+            await becomes(coordinator, "fra", "announcing")
+            await becomes(coordinator, "sin", "announcing")
+            nothing = await asked("check")
+            assert nothing.returncode == 0 and "when they run out is unknown: nothing was seen" in nothing.stdout, nothing
+            for count in (12, 7):
+                fra.now_says(leased={FRA_POOL: count, "203.0.113.1/26": 5})
+                await asyncio.sleep(0.5)
+            assert await leases() == {
+                "fra": (12, 1, "unknown: 1 days were seen"), "sin": (None, 0, "unknown: nothing was seen"),
+            }, "the most of the hour; an agent of before this field is served, and unknown"  # fmt: skip
+            await asyncio.to_thread(coordinator.stop, signal.SIGKILL)
+            away = await asked("check")
+            assert away.returncode == 0 and "leases are unknown: unix:" in away.stderr, "a file can be checked without it"
+            assert (await asked("forecast")).returncode == 3
+            a_week_before(tmp_path / "state" / "leases.db")
+            await asyncio.to_thread(coordinator.start)
+            runs_out = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=11)
+            assert (await leases())["fra"] == (20, 8, f"full on {runs_out}: 7.0 more a week")
+            shown = await asked("show", "--site", "fra")
+            assert re.search(rf"fra +ipv4 +31 +20 +8 +full on {runs_out}", shown.stdout), shown.stdout
+
+    asyncio.run(test())
+
+
+FRA_POOL = "192.0.2.64/26"
+"""As docs/fleet-planned.plan.txt has it."""
+
+
+def a_week_before(path: Path) -> None:
+    """Days of samples that no test has time for; the file is nobody's now."""
+    today = int(time.time() // 86400)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        kept = db.execute("SELECT site, pool, most FROM samples").fetchall()
+        assert kept == [("fra", FRA_POOL, 12)], "on the disk before the kill, and no prefix that is none"
+        rows = [("fra", FRA_POOL, 1, (today - n) * 24, 20 - n) for n in range(8)]
+        db.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?)", rows)
 
 
 async def until_gone(coordinator: Coordinator, gateway: str) -> None:

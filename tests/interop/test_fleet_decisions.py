@@ -17,14 +17,22 @@ import pytest
 from aiohttp import web
 
 from anycast import link_wire
+from anycast.content.canonical import encode
+from anycast.content.content import Intent
+from anycast.content.state import decode_state, in_force
 from anycast.coordinator import rollouts
+from anycast.coordinator.access import Caller
+from anycast.coordinator.access import Role as AccessRole
 from anycast.coordinator.door import Doors
+from anycast.coordinator.refusal import Refusal
 from anycast.coordinator.rest import Rest
 from anycast.coordinator.service import Service
 from anycast.fleet.compile import compile_fleet
 from anycast.fleet.loading import loads
 from anycast.pki.names import Identity, Role
 from anycast.policy import token_holder, tokens
+from anycast.policy.plan import make, submit
+from anycast.policy.rollout import Terms
 from anycast.reasons import Reason
 from anycast.runtime import boottime
 from tests.support.contents import ALICE, SITES, TRUSTED, fleet_text
@@ -53,6 +61,7 @@ class Fleet:
         (base / "keys").mkdir(mode=0o700)
         files.write(base / "keys" / "alice.key", signature.key_pem(ALICE, None), files.SECRET)
         self.agents: dict[str, Managed] = {}
+        self.service: Service
 
     async def serve(self, stack: contextlib.AsyncExitStack, port: int = 0) -> Service:
         """A coordinator in this loop, until `stack` ends."""
@@ -120,7 +129,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def fleet(base: Path) -> AsyncIterator[Fleet]:
     made = Fleet(base)
     async with contextlib.AsyncExitStack() as stack:
-        await made.serve(stack)
+        made.service = await made.serve(stack)
         made.make_agents()
         async with running(*made.agents.values()):
             await made.becomes("heard", lambda s: len(s["sites"]) == len(SITES))
@@ -278,6 +287,77 @@ def test_a_content_that_loses_clients_stops_at_the_canary_site_and_is_taken_back
             assert all(agent.announced for agent in made.agents.values())
 
     asyncio.run(test())
+
+
+def test_what_could_be_too_much_for_another_site_is_refused_or_waits_until_somebody_says_why(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with fleet(tmp_path) as made:
+            too_many = "at worst 500 tunnels all land on nyc, which has 600 and a capacity of 1000: 100 too many"
+            await tunnels(made, nyc=600)
+            # Signed while fra has three tunnels; the numbers are no facts of a plan.
+            await made.run("drain", "fra", "--dry-run")
+            state_, contents = decode_state(encode(made.service.state().model_dump(mode="json")).encode())
+            running_ = in_force(state_, contents)
+            assert running_ is not None
+            drained = running_.with_intent("fra", Intent.DRAINED)
+            signed = submit(make(state_, contents, drained, made.service.documents().documents), ALICE)
+            await tunnels(made, fra=500)
+            with pytest.raises(Refusal) as caught:
+                await made.service.submit(Caller("root", AccessRole.ADMIN), signed, Terms(bake_s=1.0))
+            assert caught.value.problems == (
+                f"fra goes dark: {too_many} (--despite-worst-case --reason TEXT does it all the same)",
+            )
+            refused = await made.run("drain", "fra", "--yes", status=1)
+            assert f"refused: fra goes dark: {too_many} (--despite-worst-case" in refused.stderr
+            silent = await made.run("drain", "fra", "--yes", "--despite-worst-case", status=2)
+            assert "wants a reason" in silent.stderr
+            assert made.agents["fra"].announced and len(await begun(made)) == 1
+
+            words = ("--despite-worst-case", "--reason", "the rack burns")
+            await made.run("drain", "fra", "--yes", "--bake", "1", *words)
+            await made.becomes("dark", lambda s: state(s, "fra") == "dark" and s["rollout"]["step"] == "done")
+            line = (await begun(made))[-1]
+            assert line["reason"] == "the rack burns" and line["body"]["worst_case"] == [f"fra goes dark: {too_many}"]
+            await tunnels(made, fra=3)
+            await made.run("undrain", "fra", "--yes", "--bake", "1")
+            await made.becomes("back", lambda s: state(s, "fra") == "announcing" and s["rollout"]["step"] == "done")
+
+            # Clients come while the site before it bakes.
+            made.file.write_text(COORDINATED.replace("interface: eth1", "interface: eth7", 2))
+            await made.run("plan", str(made.file), "-o", str(tmp_path / "p2"), status=3)
+            applying = asyncio.create_task(made.run("apply", str(tmp_path / "p2"), "--bake", "3"))
+            async with asyncio.timeout(30):  # looked at in this process: the command still runs
+                while (r := made.service.status().rollout) is None or (r.generation, r.step) != (7, "activating"):
+                    await asyncio.sleep(0.01)
+            await tunnels(made, fra=500)
+            await applying
+            await made.becomes("waits", lambda s: too_many in s["rollout"]["waits_for"])
+            status = await made.ask("status")
+            assert status["rollout"]["waits_for"].startswith("fra is changed: ") and status["rollout"]["step"] == "waiting"
+            assert "`anycast rollout override --reason TEXT` goes on" in status["rollout"]["waits_for"]
+            await asyncio.sleep(1)
+            assert (await made.ask("status"))["rollout"]["site"] == "fra", "it waits"
+            await made.run("rollout", "override", "--reason", "", status=1)
+            await made.run("rollout", "override", "--reason", "tonight or never")
+            await made.becomes("done", lambda s: s["rollout"]["step"] == "done")
+            (said,) = [each for each in (await made.ask("history"))["lines"] if each["action"] == "rollout.override"]
+            assert (said["reason"], said["body"]["worst_case"]) == ("tonight or never", [f"fra is changed: {too_many}"])
+
+    asyncio.run(test())
+
+
+async def tunnels(made: Fleet, **counts: int) -> None:
+    """These sites' gateways count so many from now on, and the coordinator knows it."""
+    for site, count in counts.items():
+        made.agents[site].tunnels = count
+        made.agents[site].link.changed()
+    async with asyncio.timeout(10):
+        while any(made.service.state().tunnels.get(site) != count for site, count in counts.items()):
+            await asyncio.sleep(0.05)
+
+
+async def begun(made: Fleet) -> list[Any]:
+    return [line for line in (await made.ask("history"))["lines"] if line["action"] == "rollout.begin"]
 
 
 def test_a_coordinator_killed_in_the_middle_of_a_drain_breaks_nothing_and_its_successor_goes_on(tmp_path: Path) -> None:

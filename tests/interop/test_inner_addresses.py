@@ -19,7 +19,8 @@ from site_agent.ike.clients import Client, client_of
 from site_agent.ike.inner_address_words import PeerConnected, PeerLost, PeerSaid, RoleIs
 from site_agent.ike.inner_addresses import InnerAddresses, Limits
 from site_agent.ike.own_connections import OwnConnections, read_messages, read_tree
-from site_agent.ike.pool_keeper import PoolKeeper
+from site_agent.ike.pool_counts import counted
+from site_agent.ike.pool_keeper import PoolKeeper, pool_name
 from site_agent.ike.swanctl_text import pool_attributes
 from tests.support.charons import CONNECTION, Gateway, Pair
 from tests.support.namespace import in_namespace
@@ -93,6 +94,9 @@ def test_twenty_clients_a_rekey_a_restart_of_the_standby_a_failover_and_twenty_m
         await pair.until("CHILD_SAs are mirrored anew", carried)
         everything = Ranges.of(parse_address(address) for addresses in given.values() for address in addresses)
         assert (await two.keeper.look(0.0)).uses == everything, "known from the selectors"
+        for gateway in pair.gateways:
+            await gateway.look()
+            assert gateway.core.in_use == {pool: CLIENTS for pool in POOLS}, "both count the same clients"
 
         for gateway in pair.gateways:
             await gateway.tell(PeerLost())
@@ -141,6 +145,9 @@ def test_charon_gives_what_is_offered_and_never_what_a_closed_range_remembers() 
         assert await pair.connect("b") == ["2001:db8:c::11", "203.0.113.11"]
         seen = await one.keeper.seen()
         assert [seen.taken[part] for part in first] == [2, 2]
+        names = {pool_name(first[0]): "203.0.113.10/31", pool_name(first[1]): "2001:db8:c::10/124"}
+        in_use = counted(await one.ask("get-pools"), names)
+        assert in_use == {"203.0.113.10/31": 2, "2001:db8:c::10/124": 2}, "as an agent without a mirror counts"
         await one.keeper.apply(other)
         await pair.clients.ask("terminate", {"ike": "a"})
 

@@ -67,9 +67,10 @@ def test_the_largest_report_that_the_model_allows_fits() -> None:
     causes = tuple(CauseTold(reason=word, check=word, detail=wide) for _ in range(16))
     alarms = {f"{word[:125]}{n:03}": wide for n in range(64)}
     shared = {f"{word[:125]}{n:03}": "unknown" for n in range(64)}
+    leased = {f"{n:043}": link_wire.MOST_LEASED for n in range(64)}
     report = Report(
         number=1, document=word, generation=1, serving=False, announced=0, routes=0, causes=causes, role="none",
-        alarms=alarms, shared=shared, hold=HoldTold(kind="withdraw", reason=wide, left_s=1),
+        alarms=alarms, shared=shared, leased=leased, hold=HoldTold(kind="withdraw", reason=wide, left_s=1),
     )  # fmt: skip
     assert len(link_wire.encode(report)) <= link_wire.LONGEST_FRAME + 4
 

@@ -39,6 +39,7 @@ class Managed:
         self.serves = True
         self.canary: bool | None = True
         self.packets_s = 100.0
+        self.tunnels = 3
         self.broken_by: str | None = None
         """The hash of a content by which clients are lost, while everything else stays green."""
         self.hands_over = True
@@ -102,8 +103,8 @@ class Managed:
         shared = {} if self.canary is None else {"canary": "passing" if self.canary else "failing"}
         return Report(
             number=number, document=self.document.hash, generation=self.generation or 0, serving=self.serves,
-            announced=1 if self.announced else 0, routes=1, role="none", tunnels=3, decrypted=count, encrypted=count,
-            shared=shared, contents=self.contents.told(),
+            announced=1 if self.announced else 0, routes=1, role="none", tunnels=self.tunnels,
+            decrypted=count, encrypted=count, shared=shared, contents=self.contents.told(),
         )  # fmt: skip
 
     def _say(self, message: DarknessTold) -> None:

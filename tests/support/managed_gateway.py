@@ -21,6 +21,7 @@ from anycast.pki.machine_folder import MachineFolder
 from anycast.pki.names import Identity, Role
 from anycast.policy import token_holder, tokens
 from anycast.policy.plan import make, submit
+from anycast.policy.rollout import Terms
 from tests.support.contents import ALICE, TRUSTED
 from tests.support.coordinator import NAME, Coordinator
 from tests.support.documents import TWO_SITE
@@ -93,7 +94,7 @@ class World:
             wanted = running_.with_intent("fra", intent, moves, because, degraded or 0)
         made = make(state, contents, wanted, {name: each.canonical().decode() for name, each in documents.items()})
         assert not made.problems and not made.empty, made.problems
-        await self.service.submit(ROOT, submit(made, ALICE), BAKE_S, blind=True)
+        await self.service.submit(ROOT, submit(made, ALICE), Terms(bake_s=BAKE_S, blind=True))
         await self.until(lambda: self.rollout == "done", "the rollout is done")
 
     async def start(self) -> Managed:

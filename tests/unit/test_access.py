@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from anycast.coordinator.access import Caller, Role, caller, read_token, record, token
-from anycast.coordinator.rollouts import Refusal, only_its_sites
+from anycast.coordinator.refusal import Refusal
+from anycast.coordinator.rollouts import only_its_sites
 from anycast.errors import DecodeError
 from anycast.policy.rollout import Rollout, Version
 

@@ -82,6 +82,8 @@ class AddressKeeper:
         self._handing_out = asyncio.Event()
         self._exhausted: set[str] = set()
         self._failures = 0
+        self.in_use: dict[str, int] = {}
+        """By prefix, at the last look: counting 20,000 is not for each second. Empty: nobody has looked at this charon."""
 
     async def role(self, active: bool) -> None:
         """The role is this; returns when charon hands out accordingly. Cancelling gives up waiting, nothing else."""
@@ -96,6 +98,7 @@ class AddressKeeper:
     def charon_started(self) -> None:
         """A new charon answers; it has nothing loaded by us."""
         self._wanted = None
+        self.in_use = {}
         self._tell(CharonStarted())
         self._look_due = True
         self._wake.set()
@@ -152,6 +155,7 @@ class AddressKeeper:
         took = self._clock() - began
         self._look_due, self._look_at = False, self._clock() + max(LOOK_PERIOD_S, took / LOOK_SHARE)
         self._tell(looked)
+        self.in_use = self._core.in_use or {}
         for event in self._watch.looked(clients, serving=self._active, now=began):
             self._client_event(event)
 

@@ -166,6 +166,13 @@ class InnerAddresses:
         """With what is offered now a new client gets an address, or would not get one by waiting a few seconds either."""
         return self._active and self._looked and (bool(self._offer) or not self._waits())
 
+    @property
+    def in_use(self) -> dict[str, int] | None:
+        """By prefix: addresses that this charon's SAs and leases had at the last look; None: it was not looked at yet."""
+        if not self._looked:
+            return None
+        return {prefix: (self._uses & pool).count() for prefix, pool in self._pools.items()}
+
     def handle(self, event: Input, now: float) -> list[Action]:
         """Take one input."""
         self._now = now

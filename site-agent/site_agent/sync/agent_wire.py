@@ -163,6 +163,8 @@ class Status:
     """Until all that wait were asked for, at the budget."""
     rekeys_refused: int
     """SAs whose clients refuse."""
+    pools: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Inner addresses in use, by prefix, as it looked last; empty: it has not looked at this charon."""
 
 
 FromAgent = RoleIs | Finish | HandoverOver | LostTunnels | Swept

@@ -282,7 +282,7 @@ class Process:
                 given_up=fresh.given_up if active else 0,
                 causes=fresh.causes if active else {},
                 removed=self._comparison.removed,
-                **self._rekeys.status,
+                **self._rekeys.status, pools=self._addresses.in_use,
             )
         )
 

@@ -114,6 +114,11 @@ class Supervisor:
         differ = Reason.DOCUMENTS_DIFFER.value
         return status is not None and status.connected and not any(word.startswith(differ) for word in status.mismatches)
 
+    @property
+    def pools(self) -> dict[str, int] | None:
+        """Inner addresses in use, by prefix; None: nobody knows."""
+        return None if self._status is None else self._status.pools or None
+
     async def finish(self) -> agent_wire.Finished | None:
         """Before a planned handover: what is open with clients ends. None: the process did not say so in time."""
         if self._child is None:
