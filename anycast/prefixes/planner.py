@@ -103,10 +103,10 @@ class _Planner:
             self._findings.append(Finding(path[:2], what))
         if (strange := of_another_fleet(self._wanted.fleet, self._lock)) is not None:
             self._findings.append(strange)
-        changed = bool(self._changes) or self._held != self._lock.held
-        after = Lock(self._wanted.fleet, self._held, self._all_resting()) if changed else self._lock
+        same = not self._changes and self._held == self._lock.held
+        after = self._lock if same else Lock(self._wanted.fleet, self._held, self._all_resting())
         # What went with the same edit (a site and its gateways under new names) was never anything under the new one.
-        told = [each for each in self._changes if each.what != "renamed" or each.key in self._held]
+        told = (each for each in self._changes if each.what != "renamed" or each.key in self._held)
         return Planned(after, tuple(sorted(told, key=lambda each: each.key)), tuple(self._findings))
 
     # What there is already

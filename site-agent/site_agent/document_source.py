@@ -85,7 +85,7 @@ def choose(paths: Paths, *, fleet: Path | None, document: Path | None, gateway: 
             return Choice(document=taken)
     except ConfigError as refused:
         return _kept(paths, refused)
-    if fleet is None and document is None and not paths.document.exists():
+    if fleet is None and document is None and not _keeps_one(paths):
         raise ConfigError([Problem("", f"nothing to run by: give --fleet or --document; {paths.document} keeps none")])
     try:
         return Choice(document=from_fleet(fleet, gateway) if fleet is not None else from_file(document or paths.document))
@@ -126,8 +126,17 @@ def _as_installed(choice: Choice, late: PeerError) -> Choice:
     return dataclasses.replace(choice, alarms=(alarm,))
 
 
+def _keeps_one(paths: Paths) -> bool:
+    """Raises ConfigError where that cannot be seen."""
+    try:
+        return paths.document.exists()
+    except OSError as exc:  # PermissionError where somebody but root may not enter the folder
+        what = f"cannot be looked for ({exc.strerror}); site-agent runs as root"
+        raise ConfigError([Problem("", what, str(paths.document))]) from exc
+
+
 def _kept(paths: Paths, refused: ConfigError) -> Choice:
-    if not paths.document.exists():
+    if not _keeps_one(paths):
         raise refused
     alarm = AlarmRaised(reason=Reason.CONFIG_REFUSED, detail=str(refused))
     return Choice(document=from_file(paths.document), alarms=(alarm,))

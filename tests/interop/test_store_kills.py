@@ -71,12 +71,8 @@ def agents(files: Coordinator, base: Path) -> list[Managed]:
 EVERY = ("BEGIN", "1", "4", "12", "20", "COMMIT", "COMMIT done")
 
 
-@pytest.mark.parametrize(
-    "kills", [pytest.param(("BEGIN", "12", *EVERY[-2:]), id="some"), pytest.param(EVERY, id="every", marks=pytest.mark.long)]
-)
-def test_a_kill_at_a_write_of_a_recovery_leaves_it_undone_or_done(
-    kills: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.long  # twenty processes a kill
+def test_a_kill_at_a_write_of_a_recovery_leaves_it_undone_or_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One recovery after the other, each killed a step later; only the last has committed."""
     monkeypatch.setattr(coordinator_link, "LONGEST_WAIT_S", 0.5)  # who is away so often is called ever more rarely
     files = Coordinator(tmp_path, program=("-c", SERVE))
@@ -98,10 +94,10 @@ def test_a_kill_at_a_write_of_a_recovery_leaves_it_undone_or_done(
         await asyncio.to_thread(until, is_so, "all are heard", within_s=20)
 
     async def test() -> None:
-        await starts(kills[0])
+        await starts(EVERY[0])
         async with running(*agents(files, tmp_path)):
             await heard(behind=True)
-            for step, following in zip(kills, (*kills[1:], "never"), strict=True):
+            for step, following in zip(EVERY, (*EVERY[1:], "never"), strict=True):
                 done = await asyncio.to_thread(files.run, "recover", "--reason", step)
                 assert done.returncode == 3 and "Traceback" not in done.stderr, done
                 assert files.process is not None and files.process.wait(10) == -signal.SIGKILL
