@@ -24,7 +24,7 @@ from anycast.prefixes.renames import under_new_names
 from anycast.prefixes.sizes import given_out, length_for
 from anycast.prefixes.space import Space
 from anycast.prefixes.spi import LABELS
-from anycast.prefixes.wants import Declared, Want, unserved
+from anycast.prefixes.wants import Declared, Want, unserved, unsized
 
 PIN = "written in the fleet file"
 
@@ -90,17 +90,13 @@ class _Planner:
         # What lies in what is held is taken with it.
         apart = [each for each in self._records() if each.source not in self._held]
         taken = [found for each in apart if (found := _range(each)) is not None]
-        taken += [found for _, found in self._foreign]
-        spaces = self._blocks.spaces([*taken, *self._wanted.written], self._wanted.reached)
+        taken += (*(found for _, found in self._foreign), *self._wanted.written)
+        spaces = self._blocks.spaces(taken, self._wanted.reached)
         second = self._grow(spaces)
         self._take(spaces, second)
         self._lay_inside()
         self._number()
-        for path in self._wanted.unsized:
-            if path[1] in self._wanted.sized:
-                continue  # with something that cannot be read, and reading the file says so
-            what = "has no clients, by which its pools are sized; write `clients`, or `addressing.clients` for all sites"
-            self._findings.append(Finding(path[:2], what))
+        self._findings += unsized(self._wanted)
         if (strange := of_another_fleet(self._wanted.fleet, self._lock)) is not None:
             self._findings.append(strange)
         same = not self._changes and self._held == self._lock.held

@@ -84,6 +84,14 @@ def declared(tree: Any, addressing: Addressing) -> Declared:
     return _Reader(tree, addressing).read()
 
 
+def unsized(wanted: Declared) -> Iterator[Finding]:
+    """Sites of which nothing says how many clients they have."""
+    for path in wanted.unsized:
+        if path[1] not in wanted.sized:  # such a one has something that cannot be read, and reading the file says so
+            what = "has no clients, by which its pools are sized; write `clients`, or `addressing.clients` for all sites"
+            yield Finding(path[:2], what)
+
+
 def unserved(wanted: Declared) -> Iterator[Finding]:
     """Who declares something that no block is for would look for it in vain."""
     for name in sorted(wanted.services - {""}):
