@@ -74,7 +74,7 @@ def up(folder: Path, topology: str, kernel: str, name: str) -> subprocess.Comple
     return subprocess.run(command, check=False, timeout=DEADLINE_S, env=environment, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module", params=["native", "uml"])
+@pytest.fixture(scope="module", params=["native", pytest.param("uml", marks=pytest.mark.long)])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     if os.geteuid() != 0:
         pytest.skip("needs root to make namespaces")
