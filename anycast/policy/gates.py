@@ -28,6 +28,9 @@ SCATTER = 3.0
 LEAST_TREND = 0.25
 """A fleet that carries less than a quarter of what it did minutes ago has not gone to lunch: its clients came here, or
 something is wrong. By a trend of nothing, nothing would be expected, and every change pass."""
+LEAST_SPAN_S = 15.0
+"""An agent counts when it lists its SAs, seconds apart, and reports whenever it has news: two reports of one listing are a
+tenth of a second with nothing in it, at a site whose clients fare well."""
 LEAST_EXPECTED = 10.0
 """Counted things; fewer expected cannot show a loss."""
 
@@ -67,7 +70,7 @@ def judge(before: Counted, now: Counted, others: Sequence[tuple[Counted, Counted
     """`before` and `now` of the changed site; `others`: the same pairs of those that run by what was before."""
     good: list[str] = []
     bad: list[str] = []
-    for kind in KINDS:
+    for kind in KINDS if now.span_s >= LEAST_SPAN_S else ():
         rate, count = _rate(before, kind), getattr(now, kind)
         if rate is None or count is None:
             continue

@@ -64,6 +64,13 @@ def test_clients_that_came_here_from_all_other_sites_hide_no_loss() -> None:
     assert judge(BUSY, counted(decrypted=15_000), empty).verdict is Verdict.PASSES, "a quarter is left of it"
 
 
+def test_two_reports_of_one_listing_are_no_loss() -> None:
+    moment = counted(0.1, decrypted=0, encrypted=0, established=0)
+    assert judge(BUSY, moment).verdict is Verdict.UNKNOWN
+    assert judge(BUSY, counted(16, decrypted=0, encrypted=0)).verdict is Verdict.FAILS
+    assert judge(BUSY, counted(0.1, decrypted=0, canary=False)).verdict is Verdict.FAILS, "the canary has a time of its own"
+
+
 def test_what_was_not_reported_is_unknown_and_not_zero() -> None:
     assert judge(counted(300), counted(decrypted=5)).verdict is Verdict.UNKNOWN
     assert judge(BUSY, counted(), [(counted(300), counted())]).verdict is Verdict.UNKNOWN
