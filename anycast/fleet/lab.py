@@ -96,8 +96,9 @@ class Client(DualStack):
     ipv6: tuple[Interface6, Interface6] | None = None
     esp: EspCipher
     """The one ESP cipher it proposes."""
-    follows_redirects: Flag = True
-    """Whether it goes where a REDIRECT sends it (RFC 5685). Default: yes."""
+    follows_redirects: Flag | None = None
+    """Whether it goes where a REDIRECT sends it (RFC 5685). ``yes``: it begins at UDP port 500, as strongSwan has it by
+    itself; ``no``: it says that it knows none. Default: docs/clients.md's profile as it is, which tries and cannot."""
 
 
 class Crowd(Client):
