@@ -65,13 +65,17 @@ def pytest_stage(name: str, budget_s: int, markers: str, *options: str, **how: b
     return Stage(name, budget_s, command, pytest=True, **how)
 
 
+STEAL = ("--dist", "worksteal")
+"""Who is done takes what another one has not begun: many of these tests wait for processes, some for seconds."""
 TWO_LABS = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
 """Groups keep their order, in which those that take longest come first."""
 STAGES = (
     Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
     Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
-    pytest_stage("pure", 600, "not root and not alone and not lab and not long", "-q", "-n", "2", again=True, behind=True),
-    pytest_stage("native", 420, "root and not alone and not lab and not long", "-v", "-n", "2", again=True),
+    pytest_stage(
+        "pure", 600, "not root and not alone and not lab and not long", "-q", "-n", "4", *STEAL, again=True, behind=True
+    ),
+    pytest_stage("native", 420, "root and not alone and not lab and not long", "-v", "-n", "2", *STEAL, again=True),
     pytest_stage("alone", 360, "alone and not long", "-v", again=True),
     pytest_stage("labs", 720, "lab and not pairs and not long", "-v", *TWO_LABS, again=True),
     pytest_stage("pairs", 540, "pairs and not long", "-v", again=True),
