@@ -73,7 +73,7 @@ STAGES = (
     Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
     Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
     pytest_stage(
-        "pure", 600, "not root and not alone and not lab and not long", "-q", "-n", "4", *STEAL, again=True, behind=True
+        "pure", 600, "not root and not alone and not lab and not long", "-q", "-n", "2", *STEAL, again=True, behind=True
     ),
     pytest_stage("native", 420, "root and not alone and not lab and not long", "-v", "-n", "2", *STEAL, again=True),
     pytest_stage("alone", 360, "alone and not long", "-v", again=True),
