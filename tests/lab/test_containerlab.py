@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,10 +158,13 @@ def test_one_full_drill_has_the_embedded_runners_verdict() -> None:
     assert verdicts["containerlab"] == verdicts["embedded"]
 
 
-def _file(text: str) -> str:
-    path = Path("/run/small.clab.yml")
-    path.write_text(text)
-    return str(path)
+@contextlib.contextmanager
+def _file(text: str) -> Iterator[str]:
+    """Not below /run, which a lab does not see."""
+    with tempfile.TemporaryDirectory(prefix="containerlab-") as folder:
+        path = Path(folder, "small.clab.yml")
+        path.write_text(text)
+        yield str(path)
 
 
 @in_namespace
@@ -170,8 +174,7 @@ def test_a_deploy_that_fails_names_the_node_and_leaves_the_host_as_it_was() -> N
         ("anycast/nowhere:lab", "ip addr", "no image anycast/nowhere:lab"),
         ("anycast/client:lab", "false", "false"),
     ):
-        file = _file((SMALL % image).replace("ip addr add 192.0.2.2/24 dev eth1", command))
-        with unchanged():
+        with _file((SMALL % image).replace("ip addr add 192.0.2.2/24 dev eth1", command)) as file, unchanged():
             said = anycast("up", "--runner", "containerlab", "-t", file, expect=1)
         assert "b: " in said and told in said
 
@@ -179,8 +182,7 @@ def test_a_deploy_that_fails_names_the_node_and_leaves_the_host_as_it_was() -> N
 @in_namespace
 def test_the_host_is_as_it_was_after_a_crash() -> None:
     prepare()
-    file = _file(SMALL % "anycast/client:lab")
-    with unchanged():
+    with _file(SMALL % "anycast/client:lab") as file, unchanged():
         up = subprocess.Popen(
             [ANYCAST, "lab", "up", "--runner", "containerlab", "-t", file], stderr=subprocess.PIPE, text=True
         )

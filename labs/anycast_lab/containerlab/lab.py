@@ -31,6 +31,7 @@ DEPLOY_TIMEOUT = 600.0
 STEP_TIMEOUT = 120.0
 """Seconds for one stop, start or inspection."""
 PREFIX = "clab"
+_LOOK_S = 0.05
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -171,7 +172,12 @@ class ContainerlabRunner(NamespaceRunner):
             await self._wire(links.cut, self._ends(node), self._namespaces[node], stop)
             self._stop_all(node)
             os.close(self._namespaces.pop(node))
-            rc, said = await self._containerlab("stop", "--node", node)
+            stopping = asyncio.create_task(self._containerlab("stop", "--node", node))
+            while not stopping.done():
+                if _asked_to_end(init):
+                    send_signal(init, signal.SIGKILL)
+                await asyncio.sleep(_LOOK_S)
+            rc, said = await stopping
             if rc:
                 raise LabError(f"containerlab could not stop {node}: {' '.join(said[-3:])}")
             del self._inits[node]
@@ -187,3 +193,14 @@ class ContainerlabRunner(NamespaceRunner):
             if rc or complaints:
                 raise LabError(f"containerlab could not start {node}: {' '.join(complaints or said[-3:])}")
             await self._meet(node)
+
+
+def _asked_to_end(pid: int) -> bool:
+    """Whether a stopped process has a SIGTERM waiting. containerlab asks Docker to kill, but one with an API before 1.42
+    (Debian 12's) sends that first and waits two minutes; what is killed before Docker was asked, Docker starts again."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    pending = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (signal.SIGTERM - 1) & 1 for mask in pending)
