@@ -86,6 +86,9 @@ def test_what_nobody_knows_is_said_and_refuses_nothing() -> None:
     found = judged(drained("fra"), {**COUNTED, "fra": None})
     assert (found.breaks, found.unknown) == ((), "nobody counts the tunnels of fra")
     assert judged(drained("fra"), dict.fromkeys(SITES, 0)).verdict is Verdict.HOLDS, "none is a number"
+    # nyc has more than its capacity already, and nobody is known to come.
+    found = judged(drained("fra"), {**COUNTED, "fra": None, "nyc": 1200})
+    assert (found.breaks, found.unknown) == ((), "nobody counts the tunnels of fra")
 
 
 def test_what_breaks_by_what_is_known_breaks_all_the_same() -> None:
