@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from anycast import event_wire
 from anycast.coordinator.event_store import Batch, EventStore, Retention, Seen
+from anycast.coordinator.sqlite_file import DISK_LIMIT_S, answered
 from anycast.coordinator.why import HEARD, UNHEARD
 from anycast.errors import AnycastError, DecodeError, PeerError
 from anycast.event_wire import NOWHERE, Position
@@ -33,7 +34,6 @@ BURST = 5_000.0
 MOST_AT_ONCE = 128
 """Batches of one transaction."""
 RETRY_S = 5.0
-DISK_LIMIT_S = 5.0
 PRUNE_EVERY_S = 10.0
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -154,13 +154,7 @@ class EventKeeper:
         if self._store is None:
             raise PeerError(str(self._path), self.problem or "the events are not read yet")
         store = self._store
-        future = asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(store))
-        try:
-            async with asyncio.timeout(DISK_LIMIT_S):
-                return await asyncio.shield(future)
-        except TimeoutError as exc:
-            future.add_done_callback(lambda done: done.exception())
-            raise PeerError(str(self._path), f"the disk has not answered for {DISK_LIMIT_S:.0f} s") from exc
+        return await answered(self._thread, self._path, lambda: work(store))
 
     async def close(self) -> None:
         if self._store is not None and self._writing_since is None:

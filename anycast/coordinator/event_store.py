@@ -13,12 +13,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anycast.errors import ConfigError, PeerError, Problem
+from anycast.coordinator.sqlite_file import disk, opened, transaction
 from anycast.event_wire import NOWHERE, Position, Told, missing_before, missing_record
 
 VERSION = 1
@@ -30,8 +29,7 @@ MOST_READ, LAST_SIGNS = 20_000, 100
 """Rows that are looked at for one moment of one gateway: two weeks of signs of life."""
 PRUNED_AT_ONCE = 20_000
 """Rows: others want to write meanwhile."""
-LOCK_LIMIT_S = 2.0
-"""Nobody else writes here; whoever reads, or copies, holds the file for moments."""
+_TROUBLE = "the events cannot be kept"
 FAREWELL = "AgentStopping"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -99,18 +97,8 @@ class EventStore:
     def __init__(self, path: Path, fleet: str, retention: Retention) -> None:
         """Open or make it. Raises ConfigError where the file is of another fleet or a newer version, or is none of ours."""
         self.path, self._retention = path, retention
-        with _disk(path):
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCK_LIMIT_S)
-            path.chmod(0o600)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?), ('fleet', ?)", (str(VERSION), fleet))
-            known = dict(self._db.execute("SELECT key, value FROM meta"))
-        if known["version"] != str(VERSION):
-            raise ConfigError([Problem("", f"is of version {known['version']}; this program reads {VERSION}", str(path))])
-        if known["fleet"] != fleet:
-            raise ConfigError([Problem("", f"belongs to the fleet {known['fleet']}, not to {fleet}", str(path))])
+        with disk(path, _TROUBLE):
+            self._db = opened(path, _SCHEMA, VERSION, fleet)
         self._read_what_is_kept()
 
     def close(self) -> None:
@@ -197,7 +185,7 @@ class EventStore:
     def until(self, gateway: str, moment: float, most: int, more: int) -> list[dict[str, Any]]:
         """The newest `most` records up to a moment (Unix time), oldest first, and the `more` that follow it. Signs of life,
         which come every minute and say nothing else, are only among the last `LAST_SIGNS` of them."""
-        with _disk(self.path):
+        with disk(self.path, _TROUBLE):
             newest = "SELECT id, event, body FROM events WHERE gateway = ? AND at <= ? ORDER BY at DESC, id DESC LIMIT ?"
             telling = f"SELECT id, body FROM ({newest}) WHERE event <> 'AgentAlive' LIMIT ?"
             found = self._db.execute(telling, (gateway, moment, MOST_READ, most)).fetchall()
@@ -207,7 +195,7 @@ class EventStore:
         return [json.loads(body) for _, body in sorted(set(found))]
 
     def _read_what_is_kept(self) -> None:
-        with _disk(self.path):
+        with disk(self.path, _TROUBLE):
             self._gateways = {
                 gateway: Kept(
                     site=site,
@@ -231,27 +219,14 @@ class EventStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _disk(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
+        with disk(self.path, _TROUBLE):
             try:
-                yield
-                self._db.execute("COMMIT")
+                with transaction(self._db):
+                    yield
             except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
                 self._read_what_is_kept()
                 raise
 
 
 def _row(gateway: str, at: float, heard: float, record: Mapping[str, Any]) -> tuple[str, float, float, str, str]:
     return gateway, at, heard, str(record["event"]), json.dumps(record, separators=(",", ":"))
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as exc:
-        if isinstance(exc, sqlite3.OperationalError):
-            raise PeerError(str(path), f"the events cannot be kept: {exc}") from exc
-        raise ConfigError([Problem("", f"is no store of ours, or a damaged one: {exc}", str(path))]) from exc

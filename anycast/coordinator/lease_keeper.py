@@ -17,11 +17,11 @@ from typing import TypeVar
 
 from anycast.coordinator.lease_store import LeaseStore
 from anycast.coordinator.leases import DAY_H, HOUR_S, Collector, Leases
+from anycast.coordinator.sqlite_file import answered
 from anycast.errors import AnycastError, PeerError
 from anycast.link_wire import Report
 
 WRITE_EVERY_S = 60.0
-DISK_LIMIT_S = 5.0
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -81,11 +81,4 @@ class LeaseKeeper:
             self.problem = str(exc)
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        """Raises PeerError where the disk does not answer; what it was asked for may happen all the same."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        try:
-            async with asyncio.timeout(DISK_LIMIT_S):
-                return await asyncio.shield(future)
-        except TimeoutError as exc:
-            future.add_done_callback(lambda done: done.exception())
-            raise PeerError(str(self._path), f"the disk has not answered for {DISK_LIMIT_S:.0f} s") from exc
+        return await answered(self._thread, self._path, work)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from anycast.coordinator.leases import AHEAD_H, DAY_H, DAYS_KEPT, HOURS_KEPT, MOST_POOLS, PoolDays, Sample
-from anycast.errors import ConfigError, PeerError, Problem
+from anycast.coordinator.sqlite_file import disk, opened, transaction
 
 VERSION = 1
-LOCK_LIMIT_S = 2.0
+_TROUBLE = "the leases cannot be kept"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS samples (
@@ -33,18 +32,8 @@ class LeaseStore:
     def __init__(self, path: Path, fleet: str) -> None:
         """Open or make it. Raises ConfigError where the file is of another fleet or a newer version, or is none of ours."""
         self.path = path
-        with _disk(path):
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCK_LIMIT_S)
-            path.chmod(0o600)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?), ('fleet', ?)", (str(VERSION), fleet))
-            known = dict(self._db.execute("SELECT key, value FROM meta"))
-        if known["version"] != str(VERSION):
-            raise ConfigError([Problem("", f"is of version {known['version']}; this program reads {VERSION}", str(path))])
-        if known["fleet"] != fleet:
-            raise ConfigError([Problem("", f"belongs to the fleet {known['fleet']}, not to {fleet}", str(path))])
+        with disk(path, _TROUBLE):
+            self._db = opened(path, _SCHEMA, VERSION, fleet)
 
     def close(self) -> None:
         self._db.close()
@@ -78,7 +67,7 @@ class LeaseStore:
     def days(self, since: int) -> list[PoolDays]:
         """Of every pool, by site and prefix; `since`: the first hour of the first day."""
         found: dict[tuple[str, str], dict[str, int]] = {}
-        with _disk(self.path):
+        with disk(self.path, _TROUBLE):
             rows = self._db.execute(
                 f"SELECT site, pool, hour / {DAY_H}, max(most) FROM samples WHERE hour >= ?"
                 f" GROUP BY site, pool, hour / {DAY_H} ORDER BY site, pool, hour / {DAY_H}",
@@ -91,22 +80,5 @@ class LeaseStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _disk(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as exc:
-        if isinstance(exc, sqlite3.OperationalError):
-            raise PeerError(str(path), f"the leases cannot be kept: {exc}") from exc
-        raise ConfigError([Problem("", f"is no store of ours, or a damaged one: {exc}", str(path))]) from exc
+        with disk(self.path, _TROUBLE), transaction(self._db):
+            yield

@@ -38,6 +38,7 @@ from anycast.coordinator.leases import Leases
 from anycast.coordinator.observations import Observations, Word
 from anycast.coordinator.refusal import ReadOnly
 from anycast.coordinator.rollouts import Rollouts
+from anycast.coordinator.sqlite_file import answered
 from anycast.coordinator.store import Body, Deed, Entry, Key, Line, Store
 from anycast.coordinator.store_folder import Used
 from anycast.coordinator.traffic_log import TrafficLog
@@ -53,7 +54,6 @@ from anycast.policy.token_words import AgentConnected, AgentGone
 from anycast.runtime import boottime
 from anycast.trail import Record
 
-DISK_LIMIT_S = 5.0
 WATCH_PACE_S = 0.2
 """Between two words to one that watches: a fleet that starts changes a hundred times a second."""
 _T = TypeVar("_T")
@@ -410,10 +410,4 @@ class Service:
 
     async def _in_store(self, work: Callable[[], _T]) -> _T:
         """Raises PeerError where the disk does not answer; what it was asked for may happen all the same."""
-        future = asyncio.get_running_loop().run_in_executor(self._disk, work)
-        try:
-            async with asyncio.timeout(DISK_LIMIT_S):
-                return await asyncio.shield(future)
-        except TimeoutError as exc:
-            future.add_done_callback(lambda done: done.exception())
-            raise PeerError(str(self._store_path), f"the disk has not answered for {DISK_LIMIT_S:.0f} s") from exc
+        return await answered(self._disk, self._store_path, work)

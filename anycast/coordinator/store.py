@@ -21,9 +21,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from anycast.errors import AnycastError, ConfigError, PeerError, Problem
+from anycast.coordinator.sqlite_file import belongs, disk, transaction
+from anycast.errors import AnycastError
 
 VERSION = 1
+_TROUBLE = "the store cannot be used"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS decisions (
@@ -95,7 +97,7 @@ class Store:
     def __init__(self, path: Path, fleet: str) -> None:
         """Open or make it. Raises ConfigError where the file is of another fleet or a newer version, or is none of ours."""
         self.path = path
-        with _disk(path):
+        with disk(path, _TROUBLE):
             self._db = sqlite3.connect(path, isolation_level=None)
             path.chmod(0o600)
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -107,10 +109,7 @@ class Store:
                 start = {"version": str(VERSION), "fleet": fleet, "epoch": "0", "revision": "0"}
                 self._db.executemany("INSERT INTO meta VALUES (?, ?)", list(start.items()))
                 known = start
-        if known["version"] != str(VERSION):
-            raise ConfigError([Problem("", f"is of version {known['version']}; this program reads {VERSION}", str(path))])
-        if known["fleet"] != fleet:
-            raise ConfigError([Problem("", f"belongs to the fleet {known['fleet']}, not to {fleet}", str(path))])
+        belongs(path, known, VERSION, fleet)
 
     def close(self) -> None:
         self._db.close()
@@ -129,13 +128,13 @@ class Store:
 
     def read(self, kind: str) -> dict[str, Entry]:
         """Every decision of a kind that stands, by key."""
-        with _disk(self.path):
+        with disk(self.path, _TROUBLE):
             rows = self._db.execute("SELECT key, revision, body FROM decisions WHERE kind = ? AND body NOT NULL", (kind,))
             return {key: Entry(revision, json.loads(body)) for key, revision, body in rows}
 
     def since(self, revision: int) -> list[tuple[Key, Entry]]:
         """What was written or deleted after `revision`, oldest first."""
-        with _disk(self.path):
+        with disk(self.path, _TROUBLE):
             columns = "kind, key, revision, body"
             query = f"SELECT {columns} FROM decisions WHERE revision > ? ORDER BY revision, kind, key"
             rows = self._db.execute(query, (revision,))
@@ -169,7 +168,7 @@ class Store:
 
     def history(self, *, after: int = 0, limit: int = 1000) -> list[Line]:
         """Oldest first."""
-        with _disk(self.path):
+        with disk(self.path, _TROUBLE):
             rows = self._db.execute("SELECT * FROM history WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
             return [
                 Line(seq=seq, at=at, who=who, action=action, reason=reason, body=json.loads(body), hash=hash_)
@@ -178,14 +177,14 @@ class Store:
 
     def history_until(self, at: float, limit: int) -> list[Line]:
         """The newest lines up to a moment (Unix time), oldest first."""
-        with _disk(self.path):
+        with disk(self.path, _TROUBLE):
             (last,) = self._db.execute("SELECT MAX(seq) FROM history WHERE at <= ?", (at,)).fetchone()
         return self.history(after=max(0, (last or 0) - limit), limit=min(limit, last or 0))
 
     def first_broken(self) -> int | None:
         """Number of the first line of history whose hash is not that of itself and everything before it; None: all are."""
         before, expected_seq = "", 1
-        with _disk(self.path):
+        with disk(self.path, _TROUBLE):
             for seq, at, who, action, reason, body, hash_ in self._db.execute("SELECT * FROM history ORDER BY seq"):
                 if seq != expected_seq or hash_ != _chained(before, seq, at, who, action, reason, body):
                     return expected_seq
@@ -201,19 +200,13 @@ class Store:
         self._db.execute("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?)", line)
 
     def _number(self, key: str) -> int:
-        with _disk(self.path):
+        with disk(self.path, _TROUBLE):
             return int(self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0])
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _disk(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with disk(self.path, _TROUBLE), transaction(self._db):
+            yield
 
 
 def _canonical(body: Body) -> str:
@@ -223,13 +216,3 @@ def _canonical(body: Body) -> str:
 def _chained(before: str, seq: int, at: float, who: str, action: str, reason: str, body: str) -> str:
     line = json.dumps([before, seq, at, who, action, reason, body], separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(line.encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as exc:
-        if isinstance(exc, sqlite3.OperationalError):
-            raise PeerError(str(path), f"the store cannot be used: {exc}") from exc
-        raise ConfigError([Problem("", f"is no store of ours, or a damaged one: {exc}", str(path))]) from exc
