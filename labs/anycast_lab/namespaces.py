@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import signal
 from collections.abc import Callable
@@ -27,8 +28,8 @@ class NamespaceRunner(NodeCommands):
         self._shape = asyncio.Lock()
         self._netlink = ThreadPoolExecutor(1, "netlink")
 
-    def power(self, node: str) -> bool:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def power(self, node: str) -> bool: ...
 
     def state(self, node: str) -> str:
         """One word for people: on, off or frozen; or bridge."""

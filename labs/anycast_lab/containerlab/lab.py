@@ -30,7 +30,8 @@ DEPLOY_TIMEOUT = 600.0
 """Seconds; ten nodes take 200 on a quiet machine."""
 STEP_TIMEOUT = 120.0
 """Seconds for one stop, start or inspection."""
-PREFIX = "clab"
+FOLDER = "clab"
+"""How containerlab's folder of a lab begins, whatever the topology's `prefix`, by which containers are called."""
 _LOOK_S = 0.05
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -88,9 +89,12 @@ class ContainerlabRunner(NamespaceRunner):
         if rc or complaints:
             text = "\n".join(complaints or said[-6:])
             # "node=clab-LAB-NAME", "node=NAME" or `node "NAME"`; a bare word may be a word of a sentence.
-            before = rf"(?:{PREFIX}-{re.escape(self.topology.name)}-|node[ =]\"?)"
-            named = [name for name in self.topology.nodes if re.search(rf"{before}{re.escape(name)}(?![\w.-])", text)]
+            named = [name for name in self.topology.nodes if re.search(self._told_as(name), text)]
             raise LabError(f"{', '.join(named) or 'the lab'}: containerlab could not deploy it: {text}")
+
+    def _told_as(self, name: str) -> str:
+        long_name = re.escape(self.topology.long_name(name))
+        return rf"(?<![\w.-])(?:{long_name}|node[ =]\"?{re.escape(name)})(?![\w.-])"
 
     async def _containerlab(
         self, verb: str, *words: str, limit_s: float = STEP_TIMEOUT, progress: Progress = lambda _: None
@@ -101,12 +105,9 @@ class ContainerlabRunner(NamespaceRunner):
         print(f"containerlab {verb} {' '.join(words)}: {rc}\n{said}", flush=True)
         return rc, [_COLOUR.sub("", line) for line in said.splitlines() if line.strip()]
 
-    def _container(self, name: str) -> str:
-        return f"{PREFIX}-{self.topology.name}-{name}"
-
     async def _meet(self, name: str) -> None:
         """Find a started container's first process and its network namespace, and see to its links."""
-        container = self._container(name)
+        container = self.topology.long_name(name)
         argv = ["docker", "inspect", "--format", "{{json .State}}", container]
         rc, said = await process.run(self._children, argv, engine.ENVIRONMENT, limit_s=STEP_TIMEOUT)
         state = json.loads(said) if rc == 0 else {}
@@ -142,7 +143,7 @@ class ContainerlabRunner(NamespaceRunner):
             self.pid(node)
             self._end(node, interface)
             argv = ["containerlab", "tools", "netem", "reset" if impairment is None else "set"]
-            argv += ["--node", self._container(node), "--interface", interface]
+            argv += ["--node", self.topology.long_name(node), "--interface", interface]
             if impairment is not None:
                 argv += [f"--delay={impairment.delay_ms}ms", f"--jitter={impairment.jitter_ms}ms"]
                 argv.append(f"--loss={impairment.loss_percent}")

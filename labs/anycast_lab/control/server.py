@@ -26,7 +26,7 @@ from typing import Any
 
 from anycast.errors import AnycastError, DecodeError
 from anycast.fleet.schema import Fleet
-from anycast_lab.containerlab.lab import PREFIX, ContainerlabRunner
+from anycast_lab.containerlab.lab import FOLDER, ContainerlabRunner
 from anycast_lab.control import wire
 from anycast_lab.control.children import Children
 from anycast_lab.drills import coordinators, drill, first_content, pairs, readiness
@@ -244,7 +244,7 @@ def _end(status: int) -> None:
 
 async def _main(arguments: argparse.Namespace) -> None:
     topology = load(arguments.topology, json.loads(os.environ.pop(VARIABLES)))
-    lab_dir = LABS / (topology.name if arguments.runner == "embedded" else f"{PREFIX}-{topology.name}")
+    lab_dir = LABS / (topology.name if arguments.runner == "embedded" else f"{FOLDER}-{topology.name}")
     lab_dir.mkdir(parents=True)
     children = Children()  # nodes' init processes, and daemons of the lab that lost their parent
     asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, children.reap)
