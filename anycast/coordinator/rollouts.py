@@ -398,7 +398,7 @@ class Rollouts:
         """Of the site that is to be changed next."""
         rollout, state = self.rollout, self.state()
         assert rollout is not None
-        running = in_force(state, {hash_: self._contents[hash_].content for hash_ in state.contents})
+        running = self.in_force()
         return worst_of_step(running, self._contents[rollout.target.hash].content, state, rollout.site)
 
     def _gate(self, rollout: Rollout, site: str, now: float) -> tuple[Verdict, str]:
