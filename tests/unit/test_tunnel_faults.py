@@ -54,6 +54,7 @@ class Lab:
 
 class Quiet:
     size = 0
+
     async def close(self) -> None: ...
 
 

@@ -21,6 +21,7 @@ from anycast_lab.drills import (
     crowd_steps,
     drill,
     flow_checks,
+    in_flight_checks,
     mirror_checks,
     mirror_steps,
     pair_checks,
@@ -296,6 +297,8 @@ def _judge_crowd(check: crowd_steps.CrowdCheck, seen: Observation, limits: dict[
             return crowd_checks.fed_with_progress(crowd, limits[name].on(seen.kernel))
         case crowd_steps.RekeysPaced(rate=name):
             return crowd_checks.rekeys_paced(crowd, limits[name].on(seen.kernel))
+        case crowd_steps.InFlightRecover(each=each, limit=name):
+            return in_flight_checks.in_flight_recover(crowd.cuts, each, limits[name].on(seen.kernel))
 
 
 def _ms(from_ns: int, to_ns: int) -> float:

@@ -83,9 +83,7 @@ class WaitLedger(Strict):
 
 
 WaitStep = WaitStatus | WaitRollout | WaitLedger
-CoordinatorStep = (
-    CoordinatorSignal | CoordinatorStart | CoordinatorKillAt | CutOff | Rejoin | Run | WaitStep
-)
+CoordinatorStep = CoordinatorSignal | CoordinatorStart | CoordinatorKillAt | CutOff | Rejoin | Run | WaitStep
 HEALS = (CoordinatorStart, Rejoin)
 WAITS = (WaitStatus, WaitRollout, WaitLedger)
 

@@ -19,6 +19,7 @@ from anycast.fleet.schema import Fleet
 from anycast_lab.drills import crowd_steps as steps
 from anycast_lab.drills import pairs, processes
 from anycast_lab.drills.crowd_checks import COUNT, CrowdSeen, Look, Sa, Takeover, judge_probes, read_log, sas
+from anycast_lab.drills.in_flight_checks import Cut
 from anycast_lab.machines.client_profile import member_name
 from anycast_lab.runner import LabError, Process, Progress, Runner
 
@@ -30,6 +31,7 @@ _COMMAND_S = 400.0
 _SETTLE_S = 60.0
 """A client in the middle of a rekey has two of a kind; the last look is what is judged."""
 _BEFORE_NS = 1_000_000_000
+_SHOWN = 3
 
 
 class Crowd:
@@ -40,6 +42,9 @@ class Crowd:
         self._runner, self._fleet, self._lab, self._site = runner, fleet, fleet.lab, site
         self.node = next(iter(self._lab.crowds), "")
         self._members: list[str] = []
+        self._guests: list[str] = []
+        self._turn = 0
+        self.cuts: list[Cut] = []
         self._logged = 0
         self._looks: list[Look] = []
         self._takeovers: list[Takeover] = []
@@ -81,8 +86,8 @@ class Crowd:
                 return await self._goes_on(bound_s)
             case steps.WatchFeed():
                 return await self._watch_feed(bound_s, say)
-            case steps.FillKernel():
-                raise LabError("fill_kernel is for one who knows which gateway is the victim")
+            case steps.FillKernel() | steps.LoseInFlight():
+                raise LabError(f"{step.do} is for one who knows which gateway is the victim")
         return ""
 
     # Connecting
@@ -239,6 +244,38 @@ class Crowd:
                 return f"it says: {said or 'nothing'}"
             await asyncio.sleep(_LOOK_S)
 
+    # Exchanges in flight
+
+    async def provoke(self, connecting: int, rekeying: int) -> None:
+        """Others than last time connect, some rekey, all tell of an address; none of it is waited for."""
+        crowd, leaving = self._lab.crowds[self.node], self._guests
+        strangers = range(crowd.members - len(self._members))
+        picked = [strangers[(self._turn * connecting + n) % len(strangers)] for n in range(connecting)]
+        self._guests = [member_name(self.node, len(self._members) + n + 1) for n in picked]
+        rekey = [self._members[(self._turn * rekeying + n) % len(self._members)] for n in range(rekeying)]
+        verb, self._turn = "del" if self._turn % 2 else "add", self._turn + 1
+        assert crowd.ipv4 is not None, "a crowd connects by IPv4"
+        own = crowd.ipv4[1]
+        interface = next(
+            end.interface
+            for link in self._runner.topology.links_of(self.node)
+            for end in link.ends()
+            if end.node == self.node
+        )
+        words = ["provoke", "--child", self._fleet.service.name, "--ip", f"address {verb} {own.ip + 1}/32 dev {interface}"]
+        words += [word for name in rekey for word in ("--rekey", name)]
+        words += [word for name in leaving for word in ("--leave", name)]
+        await self._act(*words, *self._guests)
+
+    async def lacking(self) -> str:
+        """Empty where everybody has a tunnel and packets in it, also who connected last; else who has not."""
+        everybody, now = [*self._members, *self._guests], await self.look()
+        without = [n for n in everybody if not any(sa.state == "ESTABLISHED" and sa.children for sa in now.sas.get(n, ()))]
+        if without:
+            return f"{', '.join(without[:_SHOWN])} ({len(without)} of {len(everybody)}) have no tunnel"
+        silent = json.loads(await self._act("ping", "--rounds", "1", *self._targets(), *self._inner(now, everybody)))
+        return f"no packets come back to {', '.join(list(silent)[:_SHOWN])} ({len(silent)})" if silent else ""
+
     # The end
 
     async def end(self, fault_ns: int) -> CrowdSeen | None:
@@ -262,6 +299,7 @@ class Crowd:
             pinged=self._pinged,
             probed=judge_probes(records, fault_ns - _BEFORE_NS, time.time_ns()),
             feed=tuple(self._feed),
+            cuts=tuple(self.cuts),
         )
 
     async def close(self) -> None:
@@ -272,7 +310,7 @@ class Crowd:
         self._rekeys = self._probe = None
         if not self._members:
             return
-        members, self._members = self._members, []
+        members, self._members, self._guests = [*self._members, *self._guests], [], []
         try:
             await self._act("down", *members)
             listed = sas((await self._runner.exec(self.node, ("swanctl", "--list-sas"))).text)

@@ -4,12 +4,14 @@
     python -m anycast_lab.drills.crowd_actor down NAME...
     python -m anycast_lab.drills.crowd_actor rekey NAME...
     python -m anycast_lab.drills.crowd_actor rekeys --child vpn --per-second 20 --out FILE NAME...
+    python -m anycast_lab.drills.crowd_actor provoke --child vpn --rekey NAME --leave NAME --ip "address add …" NAME...
     python -m anycast_lab.drills.crowd_actor ping --to 192.0.2.10 --to 2001:db8:b::10 NAME=INNER[,INNER]...
     python -m anycast_lab.drills.crowd_actor probe --to … --interval-ms 50 --out FILE NAME=INNER[,INNER]...
 
 NAME is that of a connection in charon. `up` and `ping` print what became of it, as JSON. `rekeys` (an IKE_SA, then its
 CHILD_SA, then the next client's) and `probe` go on until SIGTERM, which also has `probe` write its record. What answers a
-packet is the server's kernel.
+packet is the server's kernel. `provoke` waits for nothing: those with `--leave` are ended first, then the others connect
+and those with `--rekey` rekey their CHILD_SA while an address of the machine comes or goes, of which charon tells everybody.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import selectors
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -109,6 +112,21 @@ def rekey(names: Sequence[str]) -> None:
             session.rekey({"ike": name})
 
 
+def provoke(
+    names: Sequence[str], child: str, rekeying: Sequence[str], leaving: Sequence[str], change: Sequence[str]
+) -> None:
+    down(leaving)
+    load(names)
+    with charon() as session:
+        subprocess.run(["ip", *change], check=True)
+        for name in rekeying:
+            with contextlib.suppress(vici.exception.CommandException):  # rekeying already
+                session.rekey({"ike": name, "child": child})
+        for name in names:
+            for _ in session.initiate({"ike": name, "child": child, "timeout": "-1", "loglevel": "-1"}):
+                pass
+
+
 def rekeys(names: Sequence[str], child: str, per_second: float, out: Path) -> None:
     """For ever. What charon cannot rekey now (it is rekeying) is not counted."""
     turns = itertools.cycle([message for name in names for message in ({"ike": name}, {"ike": name, "child": child})])
@@ -185,10 +203,10 @@ class Echoes:
                     yield place, number
 
 
-def ping(all_ways: Sequence[Way]) -> dict[str, list[str]]:
-    """Inner addresses through which no answer came, by client; each is asked `PING_ROUNDS` times at most."""
+def ping(all_ways: Sequence[Way], rounds: int) -> dict[str, list[str]]:
+    """Inner addresses through which no answer came, by client; each is asked `rounds` times at most."""
     echoes, silent = Echoes(all_ways), set(range(len(all_ways)))
-    for number in range(PING_ROUNDS):
+    for number in range(rounds):
         for place in sorted(silent):
             echoes.send(place, number)
             time.sleep(PING_EVERY_S)
@@ -238,10 +256,14 @@ def probe(all_ways: Sequence[Way], interval_s: float, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="anycast-crowd", description=__doc__)
-    parser.add_argument("do", choices=("up", "down", "rekey", "rekeys", "ping", "probe"))
+    parser.add_argument("do", choices=("up", "down", "rekey", "rekeys", "provoke", "ping", "probe"))
     parser.add_argument("names", nargs="+")
     parser.add_argument("--child", default="")
     parser.add_argument("--to", action="append", default=[])
+    parser.add_argument("--rekey", action="append", default=[])
+    parser.add_argument("--leave", action="append", default=[])
+    parser.add_argument("--ip", type=str.split, default=[])
+    parser.add_argument("--rounds", type=int, default=PING_ROUNDS)
     parser.add_argument("--per-second", type=float, default=1.0)
     parser.add_argument("--interval-ms", type=float, default=100.0)
     parser.add_argument("--out", type=Path)
@@ -255,8 +277,10 @@ def main(argv: list[str] | None = None) -> None:
             rekey(options.names)
         case "rekeys":
             rekeys(options.names, options.child, options.per_second, options.out)
+        case "provoke":
+            provoke(options.names, options.child, options.rekey, options.leave, options.ip)
         case "ping":
-            json.dump(ping(ways(options.names, options.to)), sys.stdout)
+            json.dump(ping(ways(options.names, options.to), options.rounds), sys.stdout)
         case "probe":
             probe(ways(options.names, options.to), options.interval_ms / 1e3, options.out)
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from anycast_lab.drills.in_flight_checks import Cut
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.timeline import Moment
 
@@ -107,6 +108,7 @@ class CrowdSeen:
     probed: tuple[Probed, ...]
     feed: tuple[tuple[int, str], ...]
     """(ns, what the status said of the protection)."""
+    cuts: tuple[Cut, ...] = ()
 
 
 def sas(listed: str) -> dict[str, tuple[Sa, ...]]:

@@ -71,7 +71,25 @@ class FillKernel(Strict):
     at: Literal["victim", "peer"] = "victim"
 
 
-CrowdStep = CrowdUp | CrowdRekey | CrowdRekeys | EndCrowdRekeys | CrowdProbe | CrowdGoesOn | WatchFeed | FillKernel
+class LoseInFlight(Strict):
+    """Whoever is Active loses its power while clients have exchanges open, again and again, and is fed in between.
+
+    Each time some clients connect (IKE_AUTH), some rekey their CHILD_SA (CREATE_CHILD_SA), and all who are there tell of
+    an address that came or went (MOBIKE, INFORMATIONAL). The power is cut when a request of one of the three, by turns, has
+    passed the uplink's cable. Goes on when `each` exchanges of every kind were in flight at a cut.
+    """
+
+    do: Literal["lose_in_flight"]
+    each: int = pydantic.Field(gt=0, le=200)
+    within_ms: float = pydantic.Field(ge=0, le=100)
+    """The cut comes so long after the request at most, another time each time."""
+    limit: str
+    """For every client to have a tunnel with packets in it again."""
+
+
+CrowdStep = (
+    CrowdUp | CrowdRekey | CrowdRekeys | EndCrowdRekeys | CrowdProbe | CrowdGoesOn | WatchFeed | FillKernel | LoseInFlight
+)
 
 
 class CrowdStays(Strict):
@@ -117,4 +135,12 @@ class RekeysPaced(Strict):
     rate: str
 
 
-CrowdCheck = CrowdStays | AddressesOnce | CrowdAnswered | CrowdPackets | FedWithProgress | RekeysPaced
+class InFlightRecover(Strict):
+    """So many exchanges of every kind were in flight at a cut, and everybody had a tunnel with packets in it in time."""
+
+    check: Literal["in_flight_recover"]
+    each: int
+    limit: str
+
+
+CrowdCheck = CrowdStays | AddressesOnce | CrowdAnswered | CrowdPackets | FedWithProgress | RekeysPaced | InFlightRecover

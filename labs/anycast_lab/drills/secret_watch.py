@@ -224,4 +224,3 @@ class SecretWatch:
         if self._folder.exists():
             for path in self._folder.iterdir():
                 path.unlink()
-

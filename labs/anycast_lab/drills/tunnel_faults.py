@@ -13,7 +13,8 @@ from anycast.fleet.schema import Fleet
 from anycast_lab.drills import mirrors, operator, pairs
 from anycast_lab.drills import tunnel_steps as steps
 from anycast_lab.drills.crowd import Crowd
-from anycast_lab.drills.crowd_steps import CrowdStep, FillKernel
+from anycast_lab.drills.crowd_steps import CrowdStep, FillKernel, LoseInFlight
+from anycast_lab.drills.in_flight import InFlight
 from anycast_lab.drills.moment_steps import SkewClock
 from anycast_lab.drills.moments import CLIENT_VICI, VICI, Moments, restart_client
 from anycast_lab.runner import LabError, Process, Progress, Runner
@@ -90,6 +91,10 @@ class TunnelFaults:
             case FillKernel(sas=sas, at=at):
                 words = ("python", "-m", "anycast_lab.drills.kernel_sas", str(sas))
                 await operator.say(self._runner, self._victim if at == "victim" else self._peer, *words)
+            case LoseInFlight():
+                site = self._fleet.site_of(self._victim)
+                losing = InFlight(self._runner, self._fleet, site, self._crowd, self.whole, self._progress)
+                return await losing.cause(step, bound_s)
             case _ if isinstance(step, CrowdStep):
                 return await self._crowd.cause(step, bound_s, self._progress)
             case _:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from anycast_lab.drills.crowd_steps import CrowdStep
+from anycast_lab.drills.crowd_steps import CrowdStep, LoseInFlight
 from anycast_lab.drills.limits import Strict
 from anycast_lab.drills.moment_steps import ClientsDpd as ClientsDpd
 from anycast_lab.drills.moment_steps import MomentStep
@@ -111,5 +111,5 @@ TunnelStep = (
     | MomentStep
     | CrowdStep
 )
-FAULTS = MoveClient | RebindNat | Terminate | HandOvers
+FAULTS = MoveClient | RebindNat | Terminate | HandOvers | LoseInFlight
 """The others are none, or say themselves when it happens."""
