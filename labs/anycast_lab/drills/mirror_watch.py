@@ -54,6 +54,7 @@ class MirrorWatch:
         self._logged: dict[str, int] = {}
         self._sender: Process | None = None
         self._downloads: dict[str, Process] = {}
+        self._downloaded: dict[str, Download] = {}
         self._asking: list[Process] = []
         self._flow: tuple[str, float] | None = None
         self.crowd = Crowd(runner, fleet, name)
@@ -133,9 +134,14 @@ class MirrorWatch:
             raise LabError(f"no SA of {gateway} has lost its number: {done.stderr.decode(errors='replace').strip()}")
         return int(done.text)
 
+    async def hush(self, fault_ns: int) -> None:
+        """End downloads and captures."""
+        self._downloaded |= await self._end_downloads(fault_ns - _BEFORE_NS, time.time_ns())
+        await self._taps.hush()
+
     async def end(self, fault_ns: int) -> MirrorSeen:
         """End everything and say what was seen."""
-        downloads = await self._end_downloads(fault_ns - _BEFORE_NS, time.time_ns())
+        await self.hush(fault_ns)
         ike = {}
         for client in self._clients:
             built = ike_sas_built(self._log(client)[self._logged[client] :])
@@ -145,7 +151,7 @@ class MirrorWatch:
         sealed = {gateway: [s for s in one.seen if isinstance(s, Sealed)] for gateway, one in captured.items()}
         return MirrorSeen(
             ike=ike,
-            downloads=downloads,
+            downloads=self._downloaded,
             numbers=numbers(sealed, frozenset(self._sources())),
             flows=self._flows(),
             crowd=crowd,

@@ -24,8 +24,6 @@ async def wait(runner: Runner, fleet: Fleet, limits: dict[str, Limit], progress:
     witnesses, timeout_s = Witnesses(runner, fleet), limits["lab_ready"].on(runner.kernel) / 1e3
     end = time.monotonic() + timeout_s
     probes = Probes(runner, witnesses, fleet) if runner.esp else None
-    if probes is not None:
-        await probes.start()
     try:
         await ready(runner, fleet, witnesses, probes, timeout_s, progress)
     finally:
@@ -55,8 +53,8 @@ async def ready(
     timeout_s: float,
     progress: Progress = lambda _: None,
 ) -> None:
-    """Health as a drill wants it: all routes at the transit, the coordinator knows it, and where there are `probes`, every
-    client's good packet."""
+    """Health as a drill wants it: all routes at the transit, the coordinator knows it, mirrors are whole, and where there
+    are `probes`, every client's good packet. They start last: beside them all else takes User Mode Linux seconds."""
     assert fleet.lab is not None
     end = time.monotonic() + timeout_s
     routes = [route for site in fleet.sites.values() for gateway in site.gateways for route in witnesses.routes_of(gateway)]
@@ -69,15 +67,17 @@ async def ready(
     if not await witnesses.until(lambda: not unsettled(runner, fleet), end - time.monotonic()):
         raise LabError(f"the lab is not healthy: {'; '.join(unsettled(runner, fleet))} after {timeout_s:.0f} s")
     await coordinators.known(runner, fleet, end, progress)
-    if probes is not None:
-        await _first_packets(fleet, witnesses, probes, end, timeout_s)
     while missing_mirrors := await mirrors.unmirrored(runner, fleet):
         if time.monotonic() >= end:
             raise LabError(f"the lab is not healthy: {'; '.join(missing_mirrors)} after {timeout_s:.0f} s")
         await asyncio.sleep(MIRROR_LOOK_S)
+    if probes is not None:
+        await probes.start()
+        await first_packets(fleet, witnesses, probes, end, timeout_s)
 
 
-async def _first_packets(fleet: Fleet, witnesses: Witnesses, probes: Probes, end: float, timeout_s: float) -> None:
+async def first_packets(fleet: Fleet, witnesses: Witnesses, probes: Probes, end: float, timeout_s: float) -> None:
+    """Return when every client has had a good packet from now on. Raises LabError at `end`, on the monotonic clock."""
     assert fleet.lab is not None
     since = time.time_ns()
     if not await witnesses.until(lambda: probes.all_good_since(since), end - time.monotonic()):

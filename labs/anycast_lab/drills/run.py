@@ -6,6 +6,7 @@ is the first step that is not a wait; its time is the report's zero.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -29,6 +30,7 @@ from anycast_lab.drills import (
     mirror_checks,
     mirror_steps,
     operator,
+    pair_checks,
     pair_faults,
     pair_steps,
     processes,
@@ -105,8 +107,6 @@ class _DrillRun:
         checked, records = list[Checked](), dict[str, dict[str, Any]]()
         seen: Observation | None = None
         try:
-            if runner.esp:
-                await self._probes.start()
             seen = await self._break_and_watch()
         except LabError as error:  # a drill that could not be carried out is red, and the next one may still be run
             checked.append(Checked("every step of the drill could be taken", str(error), "no obstacle", False))
@@ -157,8 +157,9 @@ class _DrillRun:
         probes = self._probes if runner.esp else None
         await self._forget_flaps()
         await readiness.ready(runner, self._fleet, self._witnesses, probes, self._bound("lab_ready"))
+        self._probes.signal(signal.SIGSTOP)  # every packet costs what the commands below need, too
         self._sites_before = await self._sites()
-        withdraws = {gateway: await self._witnesses.withdraws(gateway) for gateway in self._gateways}
+        withdraws = await self._witnesses.withdraws()
         await self._watch.start()
         if self._client_sites is not None:
             self._client_sites.start()
@@ -166,13 +167,18 @@ class _DrillRun:
             await self._site.start()
         if self._mirror is not None:
             await self._mirror.start()
+        if probes is not None:
+            probes.signal(signal.SIGCONT)
+            bound = self._bound("lab_ready")
+            await readiness.first_packets(self._fleet, self._witnesses, probes, time.monotonic() + bound, bound)
         for step in drill.steps:
             await self._step(step)
+        await self._hush()
         self._progress("reading what was captured")
         mirror = await self._mirror.end(self._fault_ns) if self._mirror is not None else None
-        at_site = None
+        at_site, why = None, await whys.tell(runner, (drill.victim, self._peer if self._site else ""), self._fault_ns)
         if self._site is not None:
-            reasons = await whys.all_reasons(runner, (drill.victim, self._peer), self._fault_ns)
+            reasons = {name: pair_checks.reasons_named(text, self._fault_ns) for name, text in why.items()}
             at_site = await self._site.end(self._fault_ns, reasons)
         end_ns = time.time_ns()
         if self._mirror is not None:
@@ -180,7 +186,7 @@ class _DrillRun:
         told = await self._mirror.secrets.end() if self._mirror is not None else None  # when nothing is watched any more
         self._sites_after = self._sites_after or await self._sites()
         self._witnesses.read()
-        withdrawn = {gateway: await self._withdraws_since(gateway, before) for gateway, before in withdraws.items()}
+        withdrawn = await self._witnesses.withdraws_since(withdraws)
         return Observation(
             victim=drill.victim,
             site=self._fleet.site_of(drill.victim),
@@ -192,7 +198,7 @@ class _DrillRun:
             moments=tuple(sorted(self._witnesses.moments)),
             routes=self._witnesses.routes_of(drill.victim),
             withdraws=withdrawn[drill.victim],
-            first_reason=await whys.first_reason(runner, drill.victim, self._fault_ns),
+            first_reason=whys.first_reason(why.get(drill.victim, "")),
             clients={},
             screens=tuple(self._screens),
             child_sas_at_announcement=self._child_sas,
@@ -206,6 +212,14 @@ class _DrillRun:
             answers=self._answers,
             told=told,
         )
+
+    async def _hush(self) -> None:
+        """End probes, captures and downloads: beside them each look of those that follow takes User Mode Linux seconds."""
+        ending = [self._site.hush()] if self._site is not None else []
+        if self._mirror is not None:
+            ending.append(self._mirror.hush(self._fault_ns))
+        await asyncio.gather(*ending)
+        await self._probes.stop()
 
     def _judge(self, seen: Observation, notes: list[str]) -> list[Checked]:
         checked = []
@@ -489,8 +503,3 @@ class _DrillRun:
             for gateway in filter(self._runner.power, site.gateways):
                 # Without an agent there is nobody to ask and, unless one starts late, nothing that waits.
                 await self._runner.exec(gateway, ("site-agent", "flap", "clear"))
-
-    async def _withdraws_since(self, gateway: str, before: int) -> int:
-        """BIRD's counters start anew with a session, so a lower number means: all of them are ours."""
-        now = await self._witnesses.withdraws(gateway)
-        return now - before if now >= before else now

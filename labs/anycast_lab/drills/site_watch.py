@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Any
 
 from anycast.fleet.compile import compile_gateway
 from anycast.fleet.schema import Fleet
@@ -27,8 +28,8 @@ from anycast_lab.machines.wiring import BRIDGE, session_name
 from anycast_lab.runner import LabError, Runner
 
 _ROLE = re.compile(r"(active|backup) of (\S+)")
-_LOOK_S = {"native": 0.01, "uml": 0.05}
-"""By kernel: a look is a dozen system calls, each of which costs User Mode Linux 50 µs."""
+_LOOK_S = {"native": 0.01, "uml": 0.1}
+"""By kernel: a look is a dozen system calls, each of which costs User Mode Linux 50 µs; every 50 ms took 8 % of its CPU."""
 _SETTLE_S = 60.0
 _BEFORE_NS = 1_000_000_000
 """How long before the fault its probes count: the last good one before it begins the gap."""
@@ -74,6 +75,7 @@ class SiteWatch:
         self._roles: dict[str, str] = {}
         self._before: dict[str, str] = {}
         self._changes: list[Moment] = []
+        self._records: dict[str, dict[str, Any]] = {}
         self._looking: asyncio.Task[None] | None = None
 
     def _virtual_of(self, gateway: str) -> frozenset[str]:
@@ -147,11 +149,16 @@ class SiteWatch:
             self._look()
             await asyncio.sleep(_LOOK_S[self._runner.kernel])
 
-    async def end(self, fault_ns: int, why: dict[str, tuple[str, ...]]) -> SiteSeen:
-        """Linger, end everything, and say what was seen. `why`: the reasons that each gateway's agent names."""
-        captured = await self._taps.end()
+    async def hush(self) -> None:
+        """Linger, and end everything."""
+        await self._taps.hush()
         await self._stop_looking()
-        records = await self._probes.stop()
+        self._records |= await self._probes.stop()
+
+    async def end(self, fault_ns: int, why: dict[str, tuple[str, ...]]) -> SiteSeen:
+        """End everything unless it has, and say what was seen. `why`: the reasons that each gateway's agent names."""
+        await self.hush()
+        captured, records = await self._taps.end(), self._records
         nothing = Captured(seen=(), problems=("there was no such capture",))
         own = {str(a) for gateway in self._gateways for a in self._virtual[gateway]}
         transit = self._fleet.lab.transit if self._fleet.lab is not None else None

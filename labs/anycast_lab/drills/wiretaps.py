@@ -48,6 +48,7 @@ class Wiretaps:
     def __init__(self, runner: Runner, places: Mapping[str, Place]) -> None:
         self._runner, self._places = runner, places
         self._processes: dict[str, Process] = {}
+        self._died: dict[str, bool] = {}
 
     def _file(self, name: str, suffix: str) -> Path:
         return self._runner.lab_dir / self._places[name].node / "etc" / "out" / f"{name}.{suffix}"
@@ -72,16 +73,23 @@ class Wiretaps:
         """What a running capture holds by now."""
         return decoded(self._file(name, "pcap").read_bytes() if self._file(name, "pcap").exists() else b"").seen
 
-    async def end(self) -> dict[str, Captured]:
-        """Linger, end, and read. Empty where none was started."""
+    async def hush(self) -> None:
+        """Linger, and end."""
         if not self._processes:
-            return {}
+            return
         await asyncio.sleep(LINGER_S)
-        captured = {}
         for name, process in self._processes.items():
-            died = process.returncode is not None
+            self._died[name] = process.returncode is not None
             process.send_signal(signal.SIGINT)
+        for process in self._processes.values():
             await asyncio.wait_for(process.wait(), 30)
+        self._processes.clear()
+
+    async def end(self) -> dict[str, Captured]:
+        """End them unless they have, and read. Empty where none was started."""
+        await self.hush()
+        captured = {}
+        for name, died in self._died.items():
             read = decoded(self._file(name, "pcap").read_bytes() if self._file(name, "pcap").exists() else b"")
             dropped = _DROPPED.search(self._said(name))
             problems = list(read.problems)
@@ -90,7 +98,7 @@ class Wiretaps:
             elif dropped[1] != "0":
                 problems.append(f"{dropped[1]} packets dropped by kernel")
             captured[name] = dataclasses.replace(read, problems=tuple(problems))
-        self._processes.clear()
+        self._died.clear()
         return captured
 
     async def close(self) -> None:

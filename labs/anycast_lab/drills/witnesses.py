@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,15 +120,26 @@ class Witnesses:
                 return False
             await asyncio.sleep(0.05)
 
-    async def withdraws(self, gateway: str) -> int:
-        """WITHDRAWs that the upstream has counted from this gateway, by BIRD's own counters."""
-        site, total = self._fleet.sites[self._fleet.site_of(gateway)], 0
-        for router, upstream in site.upstreams.items():
-            for family in (f for f in FAMILIES if on_link(upstream, site.gateways[gateway], f)):
-                command = ("birdc", "-s", "/run/bird.ctl", "show", "protocols", "all", session_name(gateway, family))
-                done = await self._runner.exec(self._lab.machine_of(router), command)
-                total += import_withdraws(done.text)
-        return total
+    async def withdraws(self) -> dict[str, int]:
+        """WITHDRAWs that the upstreams have counted from each gateway, by BIRD's own counters."""
+        counted: dict[str, dict[str, int]] = {}
+        found = {}
+        for site in self._fleet.sites.values():
+            for name, gateway in site.gateways.items():
+                found[name] = 0
+                for router, upstream in site.upstreams.items():
+                    machine = self._lab.machine_of(router)
+                    if machine not in counted:
+                        done = await self._runner.exec(machine, ("birdc", "-s", "/run/bird.ctl", "show", "protocols", "all"))
+                        counted[machine] = import_withdraws(done.text)
+                    families = (family for family in FAMILIES if on_link(upstream, gateway, family))
+                    found[name] += sum(counted[machine].get(session_name(name, family), 0) for family in families)
+        return found
+
+    async def withdraws_since(self, before: dict[str, int]) -> dict[str, int]:
+        """BIRD's counters start anew with a session, so a lower number means: all of them have come since."""
+        now = await self.withdraws()
+        return {name: now[name] - count if now[name] >= count else now[name] for name, count in before.items()}
 
     def site_of_address(self, address: str) -> str:
         """The site whose pool holds a client's inner address; empty where none does."""
@@ -150,9 +162,16 @@ class Witnesses:
         return sites[-1]
 
 
-def import_withdraws(text: str) -> int:
-    """Read `birdc show protocols all`: received withdraws over all channels of the protocol."""
-    return sum(int(words[2]) for line in text.splitlines() if (words := line.split())[:2] == ["Import", "withdraws:"])
+def import_withdraws(text: str) -> dict[str, int]:
+    """Read `birdc show protocols all`: received withdraws over all channels of each protocol, by its name."""
+    found, name = dict[str, int](), ""
+    for line in text.splitlines():
+        words = line.split()
+        if words and not line[0].isspace():
+            name = words[0]
+        elif words[:2] == ["Import", "withdraws:"]:
+            found[name] = found.get(name, 0) + int(words[2])
+    return found
 
 
 class Probes:
@@ -164,9 +183,11 @@ class Probes:
         self._clients = tuple(fleet.lab.clients)
         self._target = str(next(s.ipv4 for s in fleet.lab.servers.values() if s.ipv4 is not None))
         self._processes: dict[str, Process] = {}
+        self._records: dict[str, dict[str, Any]] = {}
 
     async def start(self) -> None:
-        for client in self._clients:
+        """Unless they run already."""
+        for client in self._clients if not self._processes else ():
             out = self._witnesses.out(client)
             for name in ("probe.json", "probe.live"):
                 (out / name).unlink(missing_ok=True)
@@ -191,14 +212,14 @@ class Probes:
             process.send_signal(number)
 
     async def stop(self) -> dict[str, dict[str, Any]]:
-        """End the probes and return their records by client."""
-        records = {}
+        """End the probes and return their records by client; the same ones again where they have ended already."""
+        for process in self._processes.values():
+            process.send_signal(signal.SIGTERM)
         for client, process in self._processes.items():
-            process.send_signal(15)
             await asyncio.wait_for(process.wait(), 30)
-            records[client] = json.loads((self._witnesses.out(client) / "probe.json").read_text())
+            self._records[client] = json.loads((self._witnesses.out(client) / "probe.json").read_text())
         self._processes.clear()
-        return records
+        return self._records
 
 
 def gap_moments(client: str, record: dict[str, Any], zero_ns: int) -> list[Moment]:
