@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,9 +19,10 @@ from anycast_lab.drills import ike_ear, pairs
 from anycast_lab.drills.cables import far_end
 from anycast_lab.drills.crowd import Crowd
 from anycast_lab.drills.in_flight_checks import EXCHANGES, Cut, count, in_flight
+from anycast_lab.drills.witnesses import Probes
 from anycast_lab.runner import LabError, Progress, Runner
 
-CONNECTING, REKEYING = 3, 4
+CONNECTING, REKEYING = 8, 8
 """Clients at a time; all who are there tell of an address."""
 _BEGIN_S = 60.0
 _MIRRORED_S = 120.0
@@ -35,15 +37,23 @@ class InFlight:
 
     def __init__(
         self, runner: Runner, fleet: Fleet, site: str, crowd: Crowd,
-        whole: Callable[[float], Awaitable[str]], say: Progress,
+        whole: Callable[[float], Awaitable[str]], probes: Probes, say: Progress,
     ) -> None:  # fmt: skip
-        """`whole` waits for the mirror."""
+        """`whole` waits for the mirror. The clients' probes rest: who has a tunnel with packets in it is asked of the crowd,
+        and beside them User Mode Linux takes twice as long for each loss."""
         self._runner, self._fleet, self._site, self._crowd = runner, fleet, site, crowd
-        self._whole, self._say = whole, say
+        self._whole, self._probes, self._say = whole, probes, say
         self._random = random.Random(1)  # the same moments in every run
 
     async def cause(self, step: steps.LoseInFlight, bound_s: float) -> str:
         """Empty, or what did not come to its end. Raises LabError."""
+        self._probes.signal(signal.SIGSTOP)
+        try:
+            return await self._lose_again_and_again(step, bound_s)
+        finally:
+            self._probes.signal(signal.SIGCONT)
+
+    async def _lose_again_and_again(self, step: steps.LoseInFlight, bound_s: float) -> str:
         kinds = itertools.cycle(EXCHANGES)
         for number in range(1, _ROUNDS * step.each + 1):
             if problem := await self._whole(_MIRRORED_S):

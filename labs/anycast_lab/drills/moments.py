@@ -53,7 +53,7 @@ class Moments:
         """`note` writes into the drill's timeline that the fault is now."""
         assert fleet.lab is not None
         self._runner, self._fleet, self._lab = runner, fleet, fleet.lab
-        self._victim, self._peer, self._probes, self._note = victim, peer, probes, note
+        self._victim, self._peer, self.probes, self._note = victim, peer, probes, note
         self._without_dpd = self._skewed = False
         self._translating: set[str] = set()
 
@@ -195,11 +195,11 @@ class Moments:
         if len(active) != 1:
             return f"{', '.join(active) or 'nobody'} is Active"
         with ike_ear.open_ear(self._runner, *far_end(self._runner, self._fleet, active[0], "uplink")) as ear:
-            self._probes.signal(signal.SIGSTOP)
+            self.probes.signal(signal.SIGSTOP)
             try:
                 messages = await ike_ear.all_ike(ear, seconds)
             finally:
-                self._probes.signal(signal.SIGCONT)
+                self.probes.signal(signal.SIGCONT)
         problems = []
         for client in self._lab.clients:
             outer = self._outer(client)

@@ -93,7 +93,9 @@ class TunnelFaults:
                 await operator.say(self._runner, self._victim if at == "victim" else self._peer, *words)
             case LoseInFlight():
                 site = self._fleet.site_of(self._victim)
-                losing = InFlight(self._runner, self._fleet, site, self._crowd, self.whole, self._progress)
+                losing = InFlight(
+                    self._runner, self._fleet, site, self._crowd, self.whole, self._moments.probes, self._progress
+                )
                 return await losing.cause(step, bound_s)
             case _ if isinstance(step, CrowdStep):
                 return await self._crowd.cause(step, bound_s, self._progress)
