@@ -346,6 +346,7 @@ ENDPOINTS = (
             ("bake", "seconds that a changed site is watched before the next one"),
             ("blind", "1: go on where nothing shows how clients fare"),
             ("despite_worst_case", "1: also where a step could be too much for another site; wants a reason"),
+            ("despite_unannounced", "1: also where a drain sends clients to an address without a way; wants a reason"),
         ),
         words=(("reason", "why, for whoever reads the history tomorrow"),),
         summary="Begin the rollout of a signed submission, as `anycast apply` makes it (docs/content.md)",

@@ -161,6 +161,7 @@ class Rest:
             bake_s=float(_number(request, "bake") or BAKE_S),
             blind=bool(_number(request, "blind")),
             despite=bool(_number(request, "despite_worst_case")),
+            unannounced=bool(_number(request, "despite_unannounced")),
             reason=_words(request, "reason"),
         )
         return await self._service.submit(who, submission, terms)
