@@ -143,7 +143,7 @@ def test_leases_that_gateways_report_become_a_forecast(coordinator: Coordinator,
                 fra.now_says(leased={FRA_POOL: count, "203.0.113.1/26": 5})
                 await asyncio.sleep(0.5)
             assert await leases() == {
-                "fra": (12, 1, "unknown: 1 days were seen"), "sin": (None, 0, "unknown: nothing was seen"),
+                "fra": (12, 1, "unknown: 1 day was seen"), "sin": (None, 0, "unknown: nothing was seen"),
             }, "the most of the hour; an agent of before this field is served, and unknown"  # fmt: skip
             await asyncio.to_thread(coordinator.stop, signal.SIGKILL)
             away = await asked("check")

@@ -7,12 +7,16 @@ c ── upstream (router) ── gateway ── coordinator
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from anycast.cli.main import app
 from site_agent.ike.vici_client import ViciClient
 from tests.support.charons import BASE, ip
 from tests.support.coordinator import Coordinator
@@ -25,6 +29,10 @@ from tests.support.upstream import NAMESPACE, until
 pytestmark = pytest.mark.root
 
 WITH_CERTIFICATES = "pem x509 pubkey"
+ADDRESSING = """addressing:
+  visible: {ipv4: /28, ipv6: /56}
+  blocks: {inner: {prefix: 203.0.113.64/26, use: [pools]}}
+"""
 COUNTED_S = 150
 """The agent asks charon every 30 s."""
 
@@ -68,6 +76,15 @@ async def connect(client: Station, gateway: Gateway) -> str:
     return str(address.decode())
 
 
+def asked(coordinator: Coordinator, word: str, *more: str) -> str:
+    """What `anycast prefixes WORD` prints; in this process, which has imported everything already."""
+    socket = f"unix:{coordinator.base}/run/coordinator.sock"
+    known = {"ANYCAST_COORDINATOR": socket, "COLUMNS": "200"}
+    done = CliRunner().invoke(app, ["prefixes", word, str(coordinator.base / "fleet.yaml"), *more], env=known)
+    assert done.exit_code == 0, (word, done.output)
+    return done.stdout
+
+
 @in_namespace
 def test_an_address_that_a_client_has_is_in_the_forecast_and_stays_that_days_most() -> None:
     subprocess.run(["mount", "-t", "tmpfs", "charons", str(BASE)], check=True)
@@ -75,7 +92,7 @@ def test_an_address_that_a_client_has_is_in_the_forecast_and_stays_that_days_mos
     gateway = Gateway(recovery_ms=0)
     base = gateway.base / "coordinator"
     base.mkdir()
-    (base / "fleet.yaml").write_text(fleet_text())
+    (base / "fleet.yaml").write_text(fleet_text() + ADDRESSING)
     coordinator = Coordinator(base)
     coordinator.start()
     coordinator.gateway("fra-gw1")
@@ -83,25 +100,21 @@ def test_an_address_that_a_client_has_is_in_the_forecast_and_stays_that_days_mos
     gateway.start("--pki-dir", str(coordinator.base / "pki-fra-gw1"))
     gateway.announced(within_s=150)
 
-    def of_fra() -> dict[str, int | None]:
-        found = coordinator.ask("prefixes", "forecast", "fleet.yaml")["forecasts"]
-        return {each["family"]: each["most"] for each in found if each["site"] == "fra"}
+    def forecast() -> dict[tuple[str, str], dict[str, Any]]:
+        found = json.loads(asked(coordinator, "forecast", "--json"))["forecasts"]
+        return {(each["site"], each["family"]): each for each in found}
 
-    until(lambda: of_fra()["ipv4"] == 0, "seen, and none in use", within_s=COUNTED_S)
+    asked(coordinator, "apply")
+    until(lambda: forecast()["fra", "ipv4"]["most"] == 0, "seen, and none in use", within_s=COUNTED_S)
     client = a_client(gateway)
     inner = asyncio.run(connect(client, gateway))
     [pool] = [each.prefix for each in gateway.document.service.pools if "." in each.prefix]
-    assert inner.rpartition(".")[0] == pool.rpartition(".")[0], "from the pool that is counted"
-    until(lambda: of_fra()["ipv4"] == 1, "one in use", within_s=COUNTED_S)
-    [row] = [each for each in coordinator.ask("prefixes", "forecast", "fleet.yaml")["forecasts"]
-             if (each["site"], each["family"]) == ("fra", "ipv4")]  # fmt: skip
-    assert (row["days"], row["what"]) == (1, "unknown: 1 days were seen") and row["runs_out"] is None
-    for words in (("forecast",), ("check",), ("show",)):
-        said = coordinator.run("prefixes", *words, "fleet.yaml")
-        lines = [line.split() for line in said.stdout.splitlines() if line.split()[:2] == ["fra", "ipv4"]]
-        assert any(line[3:5] == ["1", "1"] for line in lines), (words, said.stdout, said.stderr)
-    sin = [each for each in coordinator.ask("prefixes", "forecast", "fleet.yaml")["forecasts"] if each["site"] == "sin"]
-    assert {each["most"] for each in sin} == {None}, "nobody of it was heard: unknown, not none"
+    assert ipaddress.ip_address(inner) in ipaddress.ip_network(pool), "from the pool that is counted"
+    until(lambda: forecast()["fra", "ipv4"]["most"] == 1, "one in use", within_s=COUNTED_S)
+    for word in ("forecast", "check", "show"):
+        rows = [line.split() for line in asked(coordinator, word).splitlines() if line.split()[1:2] == ["ipv4"]]
+        assert [row[:5] for row in rows] == [["fra", "ipv4", "30", "1", "1"], ["sin", "ipv4", "30", "unknown", "0"]], word
+    assert forecast()["fra", "ipv4"]["what"] == "unknown: 1 day was seen"
 
     async def leaves() -> None:
         client.vici = ViciClient(client.vici.path)
@@ -110,5 +123,4 @@ def test_an_address_that_a_client_has_is_in_the_forecast_and_stays_that_days_mos
     asyncio.run(leaves())
     coordinator.stop()
     coordinator.start()
-    assert of_fra()["ipv4"] == 1, "the day's most, over a restart"
-    assert json.loads(coordinator.run("prefixes", "check", "fleet.yaml", "--json").stdout)
+    assert forecast()["fra", "ipv4"]["most"] == 1, "the day's most, over a restart"
