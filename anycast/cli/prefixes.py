@@ -243,6 +243,8 @@ def renumber(
 
     Exit status: 0 the steps are shown, 2 it cannot move, or `apply` has something to do first.
     """
+    if not key:
+        raise ConfigError([Problem("KEY", "is empty; `anycast prefixes show` lists what can be named")])
     made = _planned(file, on)
     if made.changed:
         raise ConfigError([Problem("", "apply what there is to do first (`anycast prefixes plan` shows it)", str(file))])
