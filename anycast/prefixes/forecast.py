@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from anycast.errors import ConfigError, Problem
 from anycast.fleet.schema import Fleet
 from anycast.fleet.values import FAMILIES, Family
+from anycast.link_wire import MOST_LEASED
 from anycast.prefixes.sizes import given_out
 
 LEAST_DAYS = 7
@@ -59,7 +60,8 @@ def decode_samples(text: str, *, file: str) -> list[Sample]:
         try:
             record = json.loads(line)
             day, leased = datetime.date.fromisoformat(record["day"]), record["leased"]
-            if record["family"] not in FAMILIES or type(leased) is not int or leased < 0 or type(record["site"]) is not str:
+            counted = type(leased) is int and 0 <= leased <= MOST_LEASED
+            if record["family"] not in FAMILIES or not counted or type(record["site"]) is not str:
                 raise ValueError
             samples.append(Sample(record["site"], record["family"], day, leased))
         except (ValueError, KeyError, TypeError, RecursionError):
