@@ -18,7 +18,7 @@ pytestmark = pytest.mark.root
 
 @in_namespace
 def test_the_coordinator_sees_the_route_and_its_death_moves_nothing() -> None:
-    gateway = Gateway(recovery_ms=0)
+    gateway = Gateway(recovery_ms=0, unicast={"203.0.113.96/28": "203.0.113.97", "2001:db8:f::/56": "2001:db8:f::1"})
     base = gateway.base / "coordinator"
     base.mkdir()
     coordinator = Coordinator(base)
@@ -29,6 +29,8 @@ def test_the_coordinator_sees_the_route_and_its_death_moves_nothing() -> None:
     gateway.start("--pki-dir", str(coordinator.base / "pki-fra-gw1"))
     gateway.announced()
     coordinator.becomes("fra", "announcing")
+    own = lambda: sorted(coordinator.site("fra")["gateways"][0]["report"]["own"])  # noqa: E731
+    until(lambda: own() == ["2001:db8:f::/56", "203.0.113.96/28"], "its own prefixes are told", within_s=15)
     [seen] = coordinator.site("fra")["gateways"]
     assert seen["report"]["document"] == made.hash
     assert (seen["report"]["announced"], seen["report"]["routes"]) == (2, 2)
@@ -36,6 +38,7 @@ def test_the_coordinator_sees_the_route_and_its_death_moves_nothing() -> None:
 
     assert gateway.ask("hold", "withdraw", "--for", "1h", "--reason", "fibre works").returncode == 0
     coordinator.becomes("fra", "dark")
+    until(lambda: own() == [], "none of them stands", within_s=15)
     assert coordinator.site("fra")["why"] == "hold withdraw: fibre works"
     assert gateway.ask("hold", "end").returncode == 0
     coordinator.becomes("fra", "announcing")
