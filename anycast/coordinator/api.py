@@ -13,6 +13,7 @@ import pydantic
 
 from anycast.content.state import State
 from anycast.coordinator.access import Role
+from anycast.coordinator.failures import Failures
 from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
 from anycast.coordinator.leases import Leases
 from anycast.coordinator.observations import GOOD_S, Word
@@ -330,6 +331,10 @@ ENDPOINTS = (
         method="GET", path="/v1/leases", name="leases", role=Role.VIEWER, answer=Leases,
         query=(("days", "so many days before today, 90 by default, 400 at most"),),
         summary="The most inner addresses of each pool that were in use, by day",
+    ),
+    Endpoint(
+        method="GET", path="/v1/failures", name="failures", role=Role.VIEWER, answer=Failures,
+        summary="When a fact took a site's routes, by what its gateways told",
     ),
     Endpoint(
         method="GET", path="/v1/contents", name="contents", role=Role.VIEWER, answer=Contents,
