@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from anycast.cli.coordinator_client import Target, ask
 from tests.support.coordinator import Coordinator
 from tests.support.gateway import Gateway
 from tests.support.namespace import in_namespace
@@ -56,3 +57,9 @@ def test_the_coordinator_sees_the_route_and_its_death_moves_nothing() -> None:
     coordinator.becomes("fra", "announcing", within_s=60)
     os.kill(gateway.pid("charon"), signal.SIGKILL)
     until(lambda: len(gateway.events("PrefixWithdrawn")) > withdrawals, "a fact still withdraws", within_s=10)
+
+    def failed() -> list[int]:
+        found = ask(Target(f"unix:{coordinator.base}/run/coordinator.sock"), "GET", "/v1/failures")["sites"]
+        return [len(each["at"]) for each in found if each["site"] == "fra"]
+
+    until(lambda: failed() == [1], "one failure of the site is known, and the hold is none", within_s=20)
