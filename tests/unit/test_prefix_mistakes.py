@@ -51,6 +51,18 @@ def test_a_folder_in_a_files_place(typed: Typed) -> None:
     assert typed("renumber", "fleet.yaml", "") == (2, "", said)
 
 
+def test_a_fleet_without_blocks_announces_all_the_same(typed: Typed) -> None:
+    Path("plain.yaml").write_text((TREE / "labs" / "topologies" / "six-site.fleet.yaml").read_text())
+    status, said, _ = typed("show", "plain.yaml", "--announcements", "--site", "fra")
+    assert status == 0 and [line.split()[3:5] for line in said.splitlines() if "ipv4" in line or "203." in line] == [
+        ["203.0.113.0/28", "64501"], ["203.0.113.160/28", "64501"],
+    ]  # fmt: skip
+    assert typed("show", "plain.yaml", "--announcements", "--site", "par")[0] == 2
+    assert "nothing is planned without blocks" in typed("show", "plain.yaml", "--svg", "a.svg")[2]
+    Path("plain.yaml").write_text("version: 2\n")
+    assert typed("show", "plain.yaml", "--announcements")[0] == 2
+
+
 def test_a_lock_whose_lines_a_version_control_has_changed(typed: Typed) -> None:
     lock = Path("fleet.lock")
     lock.write_bytes(lock.read_bytes().replace(b"\n", b"\r\n"))
