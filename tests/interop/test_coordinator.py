@@ -168,8 +168,9 @@ def a_week_before(path: Path) -> None:
     today = int(time.time() // 86400)
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         kept = db.execute("SELECT site, pool, most FROM samples").fetchall()
-        assert kept == [("fra", FRA_POOL, 12)], "on the disk before the kill, and no prefix that is none"
-        rows = [("fra", FRA_POOL, 1, (today - n) * 24, 20 - n) for n in range(8)]
+        both = FRA_POOL, "ipv4"
+        assert kept == [("fra", what, 12) for what in both], "on the disk before the kill, and no prefix that is none"
+        rows = [("fra", what, 1, (today - n) * 24, 20 - n) for n in range(8) for what in both]
         db.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?)", rows)
 
 
