@@ -27,8 +27,14 @@ class Problem:
     column: int = 0
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: " if self.file else ""
-        return f"{place}{self.where}: {self.what}" if self.where else f"{place}{self.what}"
+        file, where = _printable(self.file), _printable(self.where)
+        place = f"{file}:{self.line}:{self.column}: " if self.line else f"{file}: " if file else ""
+        return f"{place}{where}: {self.what}" if where else f"{place}{self.what}"
+
+
+def _printable(text: str) -> str:
+    """A name as somebody wrote it may turn a terminal's line around, or be none that can be written at all."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 class ConfigError(AnycastError):

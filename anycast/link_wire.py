@@ -153,6 +153,9 @@ class Report(_Message):
         dict[PoolTold, Annotated[int, pydantic.Field(ge=0, le=MOST_LEASED)]], pydantic.Field(max_length=64)
     ] | None = None
     """Inner addresses in use, by the pool's prefix; None where that is not known, and of an agent of before this field."""
+    own: Annotated[tuple[PoolTold, ...], pydantic.Field(max_length=64)] | None = None
+    """Prefixes of the site's own that a neighbor was given and that stand (`Neighbor.unicast`, pools inside); None: of an
+    agent of before this field."""
     shared: Annotated[dict[Word, Word], pydantic.Field(max_length=64)] = pydantic.Field(default_factory=dict)
     """Status of each check of class `shared`, by its name: passing, failing, unknown."""
     alarms: Annotated[dict[Word, Words], pydantic.Field(max_length=64)] = pydantic.Field(default_factory=dict)

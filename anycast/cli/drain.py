@@ -27,6 +27,7 @@ from anycast.content.content import LONGEST_MOVE_S, MOST_PREPEND, Because, Conte
 from anycast.content.state import in_force
 from anycast.errors import ConfigError, PeerError, Problem
 from anycast.policy.drain import FOLLOW_S, MOVE_LIMIT_S, Left
+from anycast.policy.drain_target import DESPITE, refusals, way_of
 from anycast.policy.plan import make, submit
 from anycast.policy.worst_case import worst_case
 from anycast.span import parse_span
@@ -53,6 +54,10 @@ Limit = Annotated[
     str,
     typer.Option(metavar="TIME", help="With --to: how long tunnels may take to move, before --left's word (10 min)."),
 ]
+Unannounced = Annotated[
+    bool,
+    typer.Option(DESPITE, help="With --to, also where no upstream has the prefix that leads there; say why: --reason."),
+]
 LONGEST_S = 366 * 86400
 
 
@@ -70,6 +75,7 @@ def drain(
     bake: Bake = 60,
     blind: Blind = False,
     despite: Despite = False,
+    unannounced: Unannounced = False,
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
     url: Url = DEFAULT,
@@ -82,7 +88,7 @@ def drain(
     a file cannot be used; 3 the coordinator does not answer.
     """
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, despite)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, despite, unannounced)
     because = _because("drain", for_, reason)
     _change(target, site, _Wanted(Intent.DRAINED, "Drain", because, to, left, _limit(to, limit)), how)
 
@@ -101,6 +107,7 @@ def maintenance(
     bake: Bake = 60,
     blind: Blind = False,
     despite: Despite = False,
+    unannounced: Unannounced = False,
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
     url: Url = DEFAULT,
@@ -113,7 +120,7 @@ def maintenance(
     the rack is closed. `undrain` ends it. Exit status as of `drain`.
     """
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, despite)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, despite, unannounced)
     because = _because("maintenance", for_, reason)
     _change(target, site, _Wanted(Intent.DRAINED, "Darken", because, to, left, _limit(to, limit)), how)
 
@@ -196,6 +203,7 @@ class _How:
     blind: bool
     reason: str
     despite: bool = False
+    unannounced: bool = False
 
 
 def _because(kind: Literal["drain", "maintenance", "degrade"], for_: str, reason: str) -> Because | None:
@@ -224,7 +232,7 @@ def _because(kind: Literal["drain", "maintenance", "degrade"], for_: str, reason
 
 
 def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
-    wants_reason(how.reason, despite=how.despite)
+    wants_reason(how.reason, despite=how.despite, unannounced=how.unannounced)
     if not how.dry_run and not how.name:
         raise ConfigError([Problem("--operator", "whose key is to sign? or ANYCAST_OPERATOR_NAME; --dry-run needs none")])
     state, contents = known(None, target, "")
@@ -238,15 +246,19 @@ def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
     content = running.with_intent(site, wanted.intent, moves, wanted.because, wanted.prepend)
     made = make(state, contents, content, documents)
     said = foreseen(site, state.tunnels.get(site), content.sites[site].moves) if wanted.intent is Intent.DRAINED else ""
-    worst = worst_case(running, content, state)
+    worst, way = worst_case(running, content, state), way_of(running, content, state)
     if how.as_json:
-        print(json.dumps(shown(made, worst), indent=1, sort_keys=True))
+        way_told = {"missing": way.missing, "unsure": way.unsure}
+        print(json.dumps({**shown(made, worst), "way": way_told}, indent=1, sort_keys=True))
     else:
         for line in lines(made, worst):
             print(line)
         if said and not made.empty:
             print(said)
-    if refused := [*made.problems, *too_much(worst, despite=how.despite)]:
+        for each in (*way.missing, *way.unsure):
+            print(f"way      {each}")
+    no_way = () if how.unannounced else refusals(way)
+    if refused := [*made.problems, *too_much(worst, despite=how.despite), *no_way]:
         for problem in refused:
             print(f"refused: {problem}", file=sys.stderr)
         raise typer.Exit(PlanExit.REFUSED)
@@ -255,7 +267,7 @@ def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
     if not how.yes and not typer.confirm(f"{wanted.verb} {site}?", err=True):
         raise typer.Exit(PlanExit.REFUSED)
     submission = submit(made, operator.open_key(how.folder, how.name, how.passphrase_file))
-    path = rollouts_path(how.bake, how.blind, how.reason, despite=how.despite)
+    path = rollouts_path(how.bake, how.blind, how.reason, despite=how.despite, unannounced=how.unannounced)
     begun = ask(target, "POST", path, submission.data)
     print(f"rollout {begun['id']} has begun; `anycast rollout` shows it", file=sys.stderr)
 

@@ -41,6 +41,8 @@ EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 """The coordinator does not answer. The fleet goes on without it."""
 EXIT_INTERRUPTED = 130
+MOST_PROBLEMS = 1000
+"""That are printed of a file; nobody reads more of them."""
 
 app = typer.Typer(
     help="Keeps IKEv2 VPN gateways reachable and their tunnels alive across machines and sites.",
@@ -107,11 +109,18 @@ def main() -> None:
         print(f"anycast: a mistake of this program, please report it: {exc}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except AnycastError as exc:
-        print(f"anycast: {exc}" if not isinstance(exc, ConfigError) else exc, file=sys.stderr)
+        print(f"anycast: {exc}" if not isinstance(exc, ConfigError) else _first(exc), file=sys.stderr)
         sys.exit(_status_of(exc))
     except KeyboardInterrupt:
         print("anycast: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _first(exc: ConfigError) -> str:
+    """Every problem, but of a file that is something else altogether, with one for each of its lines."""
+    more = len(exc.problems) - MOST_PROBLEMS
+    said = [str(each) for each in exc.problems[:MOST_PROBLEMS]]
+    return "\n".join([*said, f"and {more} more problems"] if more > 0 else said)
 
 
 def _status_of(exc: AnycastError) -> int:

@@ -28,6 +28,7 @@ from anycast.fleet.compile import compile_fleet
 from anycast.fleet.compile_content import compile_content
 from anycast.fleet.loading import load
 from anycast.pki import files
+from anycast.policy import drain_target
 from anycast.policy.plan import Plan, decode_plan, make, obstacles, submit
 from anycast.policy.worst_case import DESPITE, WorstCase, worst_case
 from anycast.policy.worst_case import refusals as worst_refusals
@@ -151,10 +152,12 @@ def apply(
     typer.echo(f"rollout {begun['id']} has begun; `anycast rollout` shows it", err=True)
 
 
-def rollouts_path(bake: int, blind: bool, reason: str, *, despite: bool) -> str:
+def rollouts_path(bake: int, blind: bool, reason: str, *, despite: bool, unannounced: bool = False) -> str:
     """Where a submission goes."""
     words = {"bake": bake, "blind": int(blind), **({"reason": reason} if reason else {})}
-    return f"/v1/rollouts?{urlencode({**words, **({'despite_worst_case': 1} if despite else {})})}"
+    words |= {"despite_worst_case": 1} if despite else {}
+    words |= {"despite_unannounced": 1} if unannounced else {}
+    return f"/v1/rollouts?{urlencode(words)}"
 
 
 def too_much(worst: WorstCase, *, despite: bool) -> tuple[str, ...]:
@@ -162,10 +165,11 @@ def too_much(worst: WorstCase, *, despite: bool) -> tuple[str, ...]:
     return () if despite else worst_refusals(worst)
 
 
-def wants_reason(reason: str, *, despite: bool) -> None:
+def wants_reason(reason: str, *, despite: bool, unannounced: bool = False) -> None:
     """Raises ConfigError."""
-    if despite and not reason.strip():
-        raise ConfigError([Problem("--reason", f"why is it worth it? {DESPITE} wants a reason, which stays in the history")])
+    if (despite or unannounced) and not reason.strip():
+        option = DESPITE if despite else drain_target.DESPITE
+        raise ConfigError([Problem("--reason", f"why is it worth it? {option} wants a reason, which stays in the history")])
 
 
 def shown(made: Plan, worst: WorstCase) -> dict[str, Any]:

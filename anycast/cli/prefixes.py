@@ -20,7 +20,8 @@ from anycast.cli.prefixes_leases import Asked, LeasesFile
 from anycast.cli.text_file import alone
 from anycast.content.canonical import hash_of
 from anycast.errors import ConfigError, PeerError, Problem
-from anycast.fleet.loading import load_lock, lock_of, read_text
+from anycast.fleet.loading import load, load_lock, lock_of, read_text
+from anycast.fleet.schema import Fleet
 from anycast.pki import files
 from anycast.prefixes import renumber as moves
 from anycast.prefixes.advice import fills, notes
@@ -126,7 +127,8 @@ def show(
     given, also how full the pools are, and when they run out.
 
     What the lock file lacks is not shown: `plan` shows that. Where the plan is refused, the records and the blocks are shown
-    all the same, and the problems on standard error. `--announcements` and `--svg` want all of it good.
+    all the same, and the problems on standard error. `--announcements` and `--svg` want all of it good; the former needs no
+    blocks.
 
     Exit status: 0 shown; 2 a file cannot be used; then what could be read is shown.
     """
@@ -135,6 +137,10 @@ def show(
     try:
         made = _planned(file, None)
     except ConfigError as exc:
+        if announced and (fleet := load(file)).addressing is None:  # who plans nothing announces all the same
+            _known(site, fleet.sites, file)
+            _announcements(fleet, site, as_json)
+            return
         if announced or svg is not None:
             raise
         problems = exc
@@ -149,7 +155,7 @@ def show(
             if svg is not None:
                 files.write(svg, picture(made.fleet, lock).encode(), files.PUBLIC)
             else:
-                _announcements(made, site, as_json)
+                _announcements(made.fleet, site, as_json)
             return
         if leases is not None or url is not None:
             found = prefixes_leases.beside(made.fleet, leases, url, credential, root, day_of(None))
@@ -184,8 +190,8 @@ def _known(site: str | None, sites: Collection[str], file: Path) -> None:
         raise ConfigError([Problem("--site", f"there is no site {site}; there are {', '.join(sorted(sites))}", str(file))])
 
 
-def _announcements(made: FilePlan, site: str | None, as_json: bool) -> None:
-    heard = [each for each in announcements(made.fleet) if site in (None, each.site)]
+def _announcements(fleet: Fleet, site: str | None, as_json: bool) -> None:
+    heard = [each for each in announcements(fleet) if site in (None, each.site)]
     if as_json:
         _print({"version": 1, "announcements": [each._asdict() for each in heard]})
         return
@@ -243,6 +249,8 @@ def renumber(
 
     Exit status: 0 the steps are shown, 2 it cannot move, or `apply` has something to do first.
     """
+    if not key:
+        raise ConfigError([Problem("KEY", "is empty; `anycast prefixes show` lists what can be named")])
     made = _planned(file, on)
     if made.changed:
         raise ConfigError([Problem("", "apply what there is to do first (`anycast prefixes plan` shows it)", str(file))])

@@ -104,6 +104,7 @@ def _compare(fleet: Fleet, file: Path, dump: Path, as_json: bool) -> None:
     own = public_space(fleet)
     wanted = wanted_objects(origins(public_announcements(fleet)), fleet.irr)
     try:
+        _is_a_dump(dump)
         # Registries' dumps are of no one encoding; what is compared is ASCII.
         with dump.open(encoding="latin-1") as lines:
             found = list(decode_dump(lines, own))
@@ -118,6 +119,17 @@ def _compare(fleet: Fleet, file: Path, dump: Path, as_json: bool) -> None:
         for line in _compared(rows, dump, len(wanted)):
             typer.echo(line)
     raise typer.Exit(ExportExit.DIFFERENT if rows else ExportExit.SAME)
+
+
+def _is_a_dump(dump: Path) -> None:
+    """Registries hand their dumps out compressed, and a download that failed leaves nothing: neither lacks our objects.
+    Raises ConfigError, OSError."""
+    with dump.open("rb") as file:
+        head = file.read(2)
+    if head == b"\x1f\x8b":
+        raise ConfigError([Problem("", "is compressed; gunzip it first", str(dump))])
+    if not head:
+        raise ConfigError([Problem("", "is empty; a registry without this fleet's objects says that in words", str(dump))])
 
 
 def _compared(rows: list[Difference], dump: Path, wanted: int) -> list[str]:

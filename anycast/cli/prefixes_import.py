@@ -24,6 +24,7 @@ from anycast.prefixes.netbox import Foreign, Imported, decode_answers
 from anycast.prefixes.numbers import read
 from anycast.prefixes.planning import plan_file
 from anycast.prefixes.record_table import decode_table, rows_of
+from anycast.prefixes.wants import Declared
 
 
 class _Row(NamedTuple):
@@ -65,7 +66,7 @@ def import_(
         else:
             found = decode_answers([(str(path), text_of(path)) for path in netbox or ()], fleet)
         rows = _differences(here or nothing(fleet.fleet), found.lock)
-        plan_file(text, found.lock, today, file=str(file))  # raises where the records contradict the file or each other
+        planned = plan_file(text, found.lock, today, file=str(file))  # raises where they contradict something
         others = _in_blocks(fleet, found.foreign)
         if as_json:
             _print(rows, others, found.unkept)
@@ -75,10 +76,26 @@ def import_(
             if found.unkept:
                 said = ", ".join(f"{name} ({count})" for name, count in found.unkept)
                 typer.echo(f"note: only in NetBox, and kept by no record, of so many of the fleet's objects: {said}")
+        if write and here is not None and (lost := _lost(here, found.lock, planned.wanted)):
+            raise ConfigError([Problem("--write", lost, str(table_file or ", ".join(map(str, netbox or ()))))])
         if write and rows:
             files.write(lock_of(file), encode_lock(found.lock).encode(), files.PUBLIC)
             typer.echo(f"{lock_of(file)}: {len(rows)} records changed", err=True)
     raise typer.Exit(PrefixesExit.CHANGES if rows and not write else PrefixesExit.NOTHING)
+
+
+def _lost(here: Lock, there: Lock, wanted: Declared) -> str:
+    """What is given out, asked for by the fleet file, and not in an import. Once written, the next plan would give it
+    out anew: a table that was cut off, or an answer of NetBox that permissions kept short, would move a fleet."""
+    gone = [key for key in sorted(here.held.keys() - there.held.keys()) if (want := wanted.wants.get(key)) and not want.pin]
+    if not gone:
+        return ""
+    count = "1 record is" if len(gone) == 1 else f"{len(gone)} records are"
+    named = ", ".join(gone[:3]) + (" …" if len(gone) > 3 else "")
+    return (
+        f"has not all that the fleet file asks for and the lock file gave out: {count} missing ({named});"
+        " what is to go is taken out of the fleet file, and rests then"
+    )
 
 
 def _differences(here: Lock, there: Lock) -> list[_Row]:

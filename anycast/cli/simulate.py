@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from anycast.cli.coordinator import Credential, Root, Url
-from anycast.cli.coordinator_client import DEFAULT, Target, ask
+from anycast.cli.coordinator_client import DEFAULT, Target, Unreachable, ask
 from anycast.cli.plan import Against, known
 from anycast.cli.prefixes_table import table
 from anycast.content.state import in_force
-from anycast.errors import ConfigError, Problem
+from anycast.errors import AnycastError, ConfigError, Problem
 from anycast.pki import files
 from anycast.policy.whatif import Verdict, WhatIf, what_if
 
@@ -70,17 +70,18 @@ def simulate(
         what = f"{', '.join(unknown)}: no site of the content in force; there are {known_sites}"
         raise ConfigError([Problem(f"--{kind}", what)])
     lines = _read(history) if history is not None else [] if against is not None else _asked(target)
-    found = what_if(content, state, sites, kind, lines, now=time.time())
+    failed, days = (None, None) if against is not None else _failures(target)
+    found = what_if(content, state, sites, kind, lines, failures=failed, now=time.time())
     if as_json:
         shown = {**found.model_dump(mode="json"), "worst": str(found.worst)}
         typer.echo(json.dumps(shown, indent=2, sort_keys=True))
     else:
-        for line in _lines(found):
+        for line in _lines(found, days):
             typer.echo(line)
     raise typer.Exit(_EXIT[found.worst])
 
 
-def _lines(found: WhatIf) -> Iterator[str]:
+def _lines(found: WhatIf, days: float | None) -> Iterator[str]:
     what = "drained" if found.kind == "drain" else "failed"
     counted = f", and nobody counts those of {', '.join(found.uncounted)}" if found.uncounted else ""
     yield f"{', '.join(found.sites)} {what}: {found.moves} tunnels move{counted}"
@@ -103,6 +104,12 @@ def _lines(found: WhatIf) -> Iterator[str]:
             kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(each.times.items()))
             times = f"dark {sum(each.times.values())} times ({kinds}), the last time {each.last_days} days ago"
             yield f"seen before: {each.site} was {times}; where its tunnels landed is not recorded"
+        if each.failed is None:
+            yield f"seen before: whether {each.site} failed is unknown"
+        else:
+            times = f"{each.failed} times, the last time {each.failed_days} days ago" if each.failed else "never"
+            kept = "" if days is None else f" in the {days:g} days that events are kept at most"
+            yield f"seen before: {each.site} failed {times}, as its gateways told{kept}"
     for problem in found.budget:
         yield f"budget: {problem}"
 
@@ -116,6 +123,17 @@ def _asked(target: Target) -> list[dict[str, Any]]:
     while page := ask(target, "GET", f"/v1/history?after={lines[-1]['seq'] if lines else 0}")["lines"]:
         lines += page
     return lines
+
+
+def _failures(target: Target) -> tuple[dict[str, list[float]] | None, float | None]:
+    """When each site failed, and so far back it is known. Of a coordinator of before this nothing is."""
+    try:
+        answer = ask(target, "GET", "/v1/failures")
+        return {each["site"]: [float(at) for at in each["at"]] for each in answer["sites"]}, float(answer["days"])
+    except Unreachable:
+        raise
+    except (AnycastError, KeyError, TypeError, ValueError):
+        return None, None
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

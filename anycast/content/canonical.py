@@ -32,7 +32,7 @@ P = TypeVar("P", bound=Part)
 
 
 @functools.lru_cache(maxsize=65536)
-def _is_prefix(text: str) -> bool:
+def is_prefix(text: str) -> bool:
     try:
         return str(ipaddress.ip_network(text)) == text
     except ValueError:
@@ -48,7 +48,7 @@ def _is_address(text: str) -> bool:
 
 
 def _prefix(text: str) -> str:
-    if not _is_prefix(text):
+    if not is_prefix(text):
         raise ValueError("is no prefix as it is written canonically")
     return text
 

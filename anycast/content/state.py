@@ -31,6 +31,8 @@ class GatewayState(Part):
     """It is connected now. What is said of one that is not is the last that it said."""
     tunnels: Annotated[int, pydantic.Field(ge=0)] | None = None
     """Clients' IKE_SAs; None: unknown, which is not zero. The two of a mirrored pair both count each."""
+    own: tuple[Prefix, ...] | None = None
+    """The site's own prefixes that it announces now; None: unknown."""
 
 
 class DarkSite(Part):

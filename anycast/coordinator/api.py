@@ -13,6 +13,7 @@ import pydantic
 
 from anycast.content.state import State
 from anycast.coordinator.access import Role
+from anycast.coordinator.failures import Failures
 from anycast.coordinator.fleet_view import GatewayView, SiteState, SiteView
 from anycast.coordinator.leases import Leases
 from anycast.coordinator.observations import GOOD_S, Word
@@ -332,6 +333,10 @@ ENDPOINTS = (
         summary="The most inner addresses of each pool that were in use, by day",
     ),
     Endpoint(
+        method="GET", path="/v1/failures", name="failures", role=Role.VIEWER, answer=Failures,
+        summary="When a fact took a site's routes, by what its gateways told",
+    ),
+    Endpoint(
         method="GET", path="/v1/contents", name="contents", role=Role.VIEWER, answer=Contents,
         summary="Every content that was handed in, and who runs by it",
     ),
@@ -346,6 +351,7 @@ ENDPOINTS = (
             ("bake", "seconds that a changed site is watched before the next one"),
             ("blind", "1: go on where nothing shows how clients fare"),
             ("despite_worst_case", "1: also where a step could be too much for another site; wants a reason"),
+            ("despite_unannounced", "1: also where a drain sends clients to an address without a way; wants a reason"),
         ),
         words=(("reason", "why, for whoever reads the history tomorrow"),),
         summary="Begin the rollout of a signed submission, as `anycast apply` makes it (docs/content.md)",

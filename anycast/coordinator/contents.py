@@ -14,6 +14,7 @@ import functools
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from anycast.content.canonical import is_prefix
 from anycast.content.content import Content, Intent, decode_content
 from anycast.content.envelope import Envelope
 from anycast.content.signature import Signature
@@ -21,7 +22,7 @@ from anycast.content.state import DarkSite, GatewayState, LedgerState, State
 from anycast.coordinator.store import Body, Entry, Line
 from anycast.errors import DecodeError
 from anycast.link_offer import OfferFrames
-from anycast.link_wire import VersionTold
+from anycast.link_wire import Report, VersionTold
 from anycast.policy.behind import Word
 from anycast.policy.content_diff import Difference, differences
 from anycast.policy.gates import Counted
@@ -191,21 +192,23 @@ def state_of(
     generation: int,
     contents: Mapping[str, Kept],
     gateways: Mapping[str, Entry],
-    heard: Mapping[str, int | None],
+    heard: Mapping[str, Report | None],
     slots: list[Slot],
     allowed: int,
 ) -> State:
-    """What a plan reads. `heard`: the tunnels of every gateway that is connected now."""
+    """What a plan reads. `heard`: the last word of every gateway that is connected now."""
     known = {}
     for name, entry in gateways.items():
         assert entry.body is not None
+        report = heard.get(name)
         active, staged = (believed(name, entry.body, word, contents) for word in ("active", "staged"))
         known[name] = GatewayState(
             site=entry.body["site"],
             active=active,
             newest=staged or active,
             heard=name in heard,
-            tunnels=heard.get(name),
+            tunnels=None if report is None else report.tunnels,
+            own=None if report is None or report.own is None else tuple(filter(is_prefix, report.own)),
         )
     named = {each for gateway in known.values() for each in (gateway.active, gateway.newest) if each is not None}
     dark = {slot.site: DarkSite(kind=str(slot.kind), why=slot.why or f"{slot.kind} by {slot.by}") for slot in slots}

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from anycast.coordinator.failures import INTENT, Intent
 from anycast.coordinator.sqlite_file import disk, opened, transaction
 from anycast.event_wire import NOWHERE, Position, Told, missing_before, missing_record
 
@@ -37,6 +38,7 @@ CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY, gateway TEXT NOT NULL, at REAL NOT NULL, heard REAL NOT NULL, event TEXT NOT NULL,
     body TEXT NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS events_by_gateway ON events (gateway, at);
+CREATE INDEX IF NOT EXISTS events_of_intents ON events (at) WHERE event = 'RouteIntentChanged';
 CREATE TABLE IF NOT EXISTS gateways (
     gateway TEXT PRIMARY KEY, site TEXT NOT NULL, stream TEXT NOT NULL, seq INTEGER NOT NULL, farewell INTEGER NOT NULL,
     rows INTEGER NOT NULL, bytes INTEGER NOT NULL, forgotten REAL) STRICT;
@@ -193,6 +195,19 @@ class EventStore:
             query = "SELECT id, body FROM events WHERE gateway = ? AND at > ? ORDER BY at, id LIMIT ?"
             found += self._db.execute(query, (gateway, moment, more)).fetchall()
         return [json.loads(body) for _, body in sorted(set(found))]
+
+    def intents(self) -> list[Intent]:
+        """The newest `MOST_READ` of what gateways said that they make of their routes, oldest first."""
+        query = f"SELECT gateway, at, body FROM events WHERE event = '{INTENT}' ORDER BY at DESC LIMIT ?"
+        with disk(self.path, _TROUBLE):
+            rows = self._db.execute(query, (MOST_READ,)).fetchall()
+        sites = {gateway: kept.site for gateway, kept in self._gateways.items()}
+        return [Intent(sites.get(gateway, ""), gateway, at, json.loads(body)) for gateway, at, body in reversed(rows)]
+
+    @property
+    def longest_s(self) -> float:
+        """So long a record is kept at most."""
+        return self._retention.longest_s
 
     def _read_what_is_kept(self) -> None:
         with disk(self.path, _TROUBLE):

@@ -1,4 +1,5 @@
-"""The worst case as the coordinator's guard: what is refused, in which words, and what history says of it. Pure.
+"""The worst case, and the way of a drain's clients, as the coordinator's guard: what is refused, in which words, and what
+history says of it. Pure.
 
 It is asked twice: of the whole content when it is handed in, and of each site before the site is activated, by the tunnels
 that there are then. A step that is refused waits, as where the ledger has no slot: tunnels go, or somebody overrides.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from anycast.content.content import Content
 from anycast.content.state import State
 from anycast.coordinator.refusal import Refusal
+from anycast.policy import drain_target
 from anycast.policy.rollout import Terms
 from anycast.policy.worst_case import DESPITE, WorstCase, refusals, worst_case
 
@@ -18,12 +20,16 @@ NO_REASON = "a guard is overridden with a reason, which stays in the history: --
 
 def at_submission(running: Content | None, wanted: Content, state: State, terms: Terms) -> dict[str, object]:
     """What history is to say of it. Raises Refusal."""
-    found = worst_case(running, wanted, state)
-    if terms.despite and not terms.reason.strip():
+    found, way = worst_case(running, wanted, state), drain_target.way_of(running, wanted, state)
+    if (terms.despite or terms.unannounced) and not terms.reason.strip():
         raise Refusal((NO_REASON,))
-    if found.breaks and not terms.despite:
-        raise Refusal(refusals(found))
-    return _told(found) | ({"despite": DESPITE} if terms.despite else {})
+    breaks = () if terms.despite else refusals(found)
+    missing = () if terms.unannounced else drain_target.refusals(way)
+    if breaks or missing:
+        raise Refusal((*breaks, *missing))
+    overridden = [DESPITE] * terms.despite + [drain_target.DESPITE] * terms.unannounced
+    told = {"despite": " ".join(overridden)} if overridden else {}
+    return _told(found) | ({"way": list(way.said)} if way.said else {}) | told
 
 
 def at_step(found: WorstCase) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from anycast.coordinator.lease_store import LeaseStore
-from anycast.coordinator.leases import DAY_H, HOUR_S, Collector, Leases
+from anycast.coordinator.leases import DAY_H, FAMILIES, HOUR_S, Collector, FamilyDays, Leases
 from anycast.coordinator.sqlite_file import answered
 from anycast.errors import AnycastError, PeerError
 from anycast.link_wire import Report
@@ -53,7 +53,14 @@ class LeaseKeeper:
         store, today = self._store, int(time.time() // HOUR_S) // DAY_H
         if store is None:
             raise PeerError(str(self._path), self.problem or "the leases are not read yet")
-        return Leases(pools=tuple(await self._in_thread(lambda: store.days((today - days) * DAY_H))))
+        kept = await self._in_thread(lambda: store.days((today - days) * DAY_H))
+        return Leases(
+            pools=tuple(each for each in kept if each.pool not in FAMILIES),
+            together=tuple(
+                FamilyDays(site=each.site, family=family, days=each.days)
+                for each in kept for family in FAMILIES if each.pool == family
+            ),
+        )  # fmt: skip
 
     async def close(self) -> None:
         with contextlib.suppress(AnycastError):

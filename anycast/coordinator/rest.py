@@ -24,6 +24,7 @@ from anycast.coordinator import access, api
 from anycast.coordinator.access import Caller, Role
 from anycast.coordinator.api import ENDPOINTS, Endpoint
 from anycast.coordinator.door import Door
+from anycast.coordinator.failures import Failures
 from anycast.coordinator.leases import DAYS_KEPT, Leases
 from anycast.coordinator.refusal import ReadOnly, Refusal
 from anycast.coordinator.rollouts import BAKE_S
@@ -149,6 +150,9 @@ class Rest:
     async def _leases(self, request: web.Request, who: Caller) -> Leases:
         return await self._service.leases(min(_number(request, "days") or LEASE_DAYS, DAYS_KEPT))
 
+    async def _failures(self, request: web.Request, who: Caller) -> Failures:
+        return await self._service.failures()
+
     async def _documents(self, request: web.Request, who: Caller) -> api.Documents:
         return self._service.documents()
 
@@ -161,6 +165,7 @@ class Rest:
             bake_s=float(_number(request, "bake") or BAKE_S),
             blind=bool(_number(request, "blind")),
             despite=bool(_number(request, "despite_worst_case")),
+            unannounced=bool(_number(request, "despite_unannounced")),
             reason=_words(request, "reason"),
         )
         return await self._service.submit(who, submission, terms)

@@ -157,12 +157,7 @@ class Rollouts:
 
     def state(self) -> State:
         """What a plan reads."""
-        heard = {
-            each.gateway: None if each.report is None else each.report.tunnels
-            for site in self._view.sites(boottime())
-            for each in site.gateways
-            if each.fresh
-        }
+        heard = {each.gateway: each.report for site in self._view.sites(boottime()) for each in site.gateways if each.fresh}
         darkness = self._darkness
         return kept.state_of(
             self._fleet, self._generation, self._contents, self._gateways, heard, darkness.entries, darkness.allowed

@@ -32,6 +32,7 @@ from anycast.coordinator.behind import Behind, SaidToHave
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.event_keeper import EventKeeper
 from anycast.coordinator.event_store import EventStore, Retention
+from anycast.coordinator.failures import Failures, SiteFailures, failures
 from anycast.coordinator.fleet_view import FleetView
 from anycast.coordinator.lease_keeper import LeaseKeeper
 from anycast.coordinator.leases import Leases
@@ -199,6 +200,14 @@ class Service:
     async def leases(self, days: int) -> Leases:
         """How many inner addresses of each pool were in use."""
         return await self._leases.leases(days)
+
+    async def failures(self) -> Failures:
+        """When sites failed, as far back as events are kept. Raises PeerError where they cannot be read."""
+        told, longest_s = await self._events.read(lambda events: (events.intents(), events.longest_s))
+        found = failures(told)
+        return Failures(
+            days=longest_s / 86_400, sites=tuple(SiteFailures(site=site, at=tuple(found[site])) for site in sorted(found))
+        )
 
     def documents(self) -> api.Documents:
         return api.Documents(documents=self._rollouts.documents())

@@ -63,7 +63,8 @@ def read_text(path: str | pathlib.Path) -> str:
 
 def lock_of(path: str | pathlib.Path) -> pathlib.Path:
     """Where the records of the fleet file at `path` are: ``fleet.lock``, ``two-site.fleet.lock``."""
-    return pathlib.Path(path).with_suffix(".lock")
+    path = pathlib.Path(path)
+    return path.with_suffix(".lock") if path.name else path / "fleet.lock"  # `.` is a folder, which reading it says
 
 
 def load_lock(path: pathlib.Path) -> Lock | None:

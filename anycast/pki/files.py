@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -25,8 +26,10 @@ def write(path: Path, data: bytes, mode: int) -> None:
     """Put `data` there in one step, in place of what was there. Raises ConfigError where it is not permitted or there is no
     such folder, and KernelError."""
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         whole_file.put(path, data, mode)
-    except (PermissionError, FileNotFoundError, NotADirectoryError) as exc:
+    except (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as exc:
         raise refused(path, exc) from exc
     except OSError as exc:
         raise KernelError(exc.errno or 0, f"write {path}") from exc

@@ -65,8 +65,10 @@ class Terms:
     blind: bool = False
     despite: bool = False
     """Also where the worst case would break another site's capacity (`worst_case.py`)."""
+    unannounced: bool = False
+    """Also where a drain's clients would be sent to an address without a way (`drain_target.py`)."""
     reason: str = ""
-    """For people; `despite` wants one."""
+    """For people; `despite` and `unannounced` want one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ Guards go by the worst case (`worst_case.py`).
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from anycast.content.canonical import Name, Part
@@ -40,13 +40,17 @@ class Landing(Part):
 
 
 class Seen(Part):
-    """How often a site was dark on purpose, by the coordinator's history."""
+    """How often a site was dark on purpose, by the coordinator's history; how often it failed, by its gateways' events."""
 
     site: Name
     times: dict[str, int]
     """By kind: ``drain``, ``rollout``, ``token``…"""
     last_days: int | None
     """Ago, whole days; None: never."""
+    failed: int | None = None
+    """Times; None: nobody was asked, or an older coordinator."""
+    failed_days: int | None = None
+    """Ago, the last time; None: never, or not known."""
 
 
 class WhatIf(Part):
@@ -81,10 +85,11 @@ def what_if(
     kind: Literal["drain", "fail"],
     history: Iterable[Mapping[str, Any]] = (),
     *,
+    failures: Mapping[str, Sequence[float]] | None = None,
     now: float = 0.0,
 ) -> WhatIf:
     """`content`: what is in force (`content.state.in_force`); `sites`: of it. `history`: the coordinator's lines, as its
-    REST answers them; `now`: Unix time."""
+    REST answers them; `failures`: when each site failed, None: not known; `now`: Unix time."""
     going = tuple(sorted(set(sites)))
     tunnels = state.tunnels
     dark = {name for name, each in state.ledger.dark.items() if each.kind != FROM_CONTENT}
@@ -106,7 +111,7 @@ def what_if(
         ),
         best=_best(landings, moves, bool(uncounted)),
         budget=shortfalls(content, after, dark),
-        seen=tuple(_seen(name, history, now) for name in going),
+        seen=tuple(_seen(name, history, failures, now) for name in going),
     )
 
 
@@ -141,11 +146,24 @@ def _best(landings: Iterable[Landing], moves: int, some_uncounted: bool) -> Verd
     return Verdict.HOLDS if known else Verdict.UNKNOWN
 
 
-def _seen(site: str, history: Iterable[Mapping[str, Any]], now: float) -> Seen:
+def _seen(
+    site: str, history: Iterable[Mapping[str, Any]], failures: Mapping[str, Sequence[float]] | None, now: float
+) -> Seen:
     taken = [line for line in history if line.get("action") == "slot.taken" and line.get("body", {}).get("site") == site]
     times: dict[str, int] = {}
     for line in taken:
         kind = str(line["body"].get("kind", "unknown"))
         times[kind] = times.get(kind, 0) + 1
     last = max((float(line["at"]) for line in taken), default=None)
-    return Seen(site=site, times=times, last_days=None if last is None else max(0, int((now - last) // _DAY_S)))
+    failed = None if failures is None else failures.get(site, ())
+    return Seen(
+        site=site,
+        times=times,
+        last_days=None if last is None else _days_ago(last, now),
+        failed=None if failed is None else len(failed),
+        failed_days=_days_ago(max(failed), now) if failed else None,
+    )
+
+
+def _days_ago(then: float, now: float) -> int:
+    return max(0, int((now - then) // _DAY_S))

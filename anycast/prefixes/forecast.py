@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from anycast.errors import ConfigError, Problem
 from anycast.fleet.schema import Fleet
 from anycast.fleet.values import FAMILIES, Family
+from anycast.link_wire import MOST_LEASED
 from anycast.prefixes.sizes import given_out
 
 LEAST_DAYS = 7
@@ -59,7 +60,8 @@ def decode_samples(text: str, *, file: str) -> list[Sample]:
         try:
             record = json.loads(line)
             day, leased = datetime.date.fromisoformat(record["day"]), record["leased"]
-            if record["family"] not in FAMILIES or type(leased) is not int or leased < 0 or type(record["site"]) is not str:
+            counted = type(leased) is int and 0 <= leased <= MOST_LEASED
+            if record["family"] not in FAMILIES or not counted or type(record["site"]) is not str:
                 raise ValueError
             samples.append(Sample(record["site"], record["family"], day, leased))
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -73,13 +75,22 @@ def decode_samples(text: str, *, file: str) -> list[Sample]:
 
 
 def samples_of(answer: Mapping[str, Any]) -> list[Sample]:
-    """Of the coordinator's answer to `GET /v1/leases`: a site's pools of one family together. Their most may be of different
-    hours, so the sum is never less than what was in use at once. Raises KeyError, TypeError, ValueError, AttributeError."""
+    """Of the coordinator's answer to `GET /v1/leases`: a site's pools of one family together. Of a day from before they
+    were counted so, it is the sum of each pool's most, which is never less, and more where clients have moved from pool to
+    pool. Raises KeyError, TypeError, ValueError, AttributeError."""
     most: dict[tuple[str, Family, datetime.date], int] = defaultdict(int)
+    largest: dict[tuple[str, Family, datetime.date], int] = defaultdict(int)
     for each in answer["pools"]:
         family: Family = "ipv6" if ":" in each["pool"] else "ipv4"
         for day, count in each["days"].items():
-            most[str(each["site"]), family, datetime.date.fromisoformat(day)] += int(count)
+            key = str(each["site"]), family, datetime.date.fromisoformat(day)
+            most[key] += int(count)
+            largest[key] = max(largest[key], int(count))
+    for each in answer.get("together", ()):
+        for day, count in each["days"].items():
+            # The day on which this began to be counted has hours of before it.
+            key = str(each["site"]), "ipv6" if each["family"] == "ipv6" else "ipv4", datetime.date.fromisoformat(day)
+            most[key] = max(int(count), largest[key])
     return [Sample(site, family, day, leased) for (site, family, day), leased in most.items()]
 
 
@@ -103,7 +114,7 @@ def forecasts(fleet: Fleet, samples: Iterable[Sample], today: datetime.date) -> 
 def forecast(site: str, family: Family, room: int, days: dict[datetime.date, int], today: datetime.date) -> Forecast:
     """`days`: the most leases in use, by day; `room`: how many there can be."""
     if len(days) < LEAST_DAYS:
-        seen = f"{len(days)} days were seen" if days else "nothing was seen"
+        seen = "1 day was seen" if len(days) == 1 else f"{len(days)} days were seen" if days else "nothing was seen"
         return Forecast(site, family, room, max(days.values(), default=None), len(days), None, f"unknown: {seen}")
     most = max(days.values())
     if most >= room:

@@ -79,6 +79,9 @@ def decode_lock(text: str, *, file: str = "fleet.lock") -> Lock:
     lines = text.split("\n")
     if lines and not lines[-1]:
         lines.pop()
+    if lines and lines[0].endswith("\r"):
+        what = "its lines end in CR LF, as core.autocrlf makes git write them; `*.lock -text` in .gitattributes ends that"
+        raise ConfigError([Problem("", what, file, 1, len(lines[0]))])
     fleet = _header(lines[0] if lines else "", file)
     held: dict[str, Allocation] = {}
     resting: list[Resting] = []

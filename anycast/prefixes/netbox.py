@@ -173,6 +173,9 @@ def _objects(text: str, file: str) -> list[tuple[str, Any]]:
         if found.get("next") is not None:
             what = f"is one page of several ({len(found['results'])} of {found.get('count')} objects); ask with ?limit=0"
             raise ConfigError([Problem("next", what, file)])
+        if type(count := found.get("count")) is int and count != len(found["results"]):
+            what = f"has {len(found['results'])} of {count} objects; ask with ?limit=0"
+            raise ConfigError([Problem("results", what, file)])
         return [(f"results[{i}]", item) for i, item in enumerate(found["results"])]
     if isinstance(found, list):
         return [(f"[{i}]", item) for i, item in enumerate(found)]

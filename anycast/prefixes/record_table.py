@@ -48,7 +48,9 @@ def decode_table(text: str, fleet: str, *, file: str = "records.csv") -> Lock:
         reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
         found = reader.fieldnames or ()
         if missing := [column for column in COLUMNS if column not in found]:
-            what = f"has no column {', '.join(missing)}; the first line names the columns: {','.join(COLUMNS)}"
+            other = next((mark for mark in ";\t" if len(found) == 1 and found[0].count(mark) >= len(COLUMNS) - 1), "")
+            hint = f"is separated by {'semicolons' if other == ';' else 'tabs'}; save it with commas" if other else ""
+            what = hint or f"has no column {', '.join(missing)}; the first line names the columns: {','.join(COLUMNS)}"
             raise ConfigError([Problem("", what, file, 1, 1)])
         rows, places, problems = [], [], []
         for row in reader:

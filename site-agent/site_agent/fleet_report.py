@@ -51,6 +51,7 @@ def report_of(
         established=established,
         contents=contents,
         leased=None if leased is None else {pool: min(leased[pool], MOST_LEASED) for pool in list(leased)[:_NAMED]},
+        own=tuple(dict.fromkeys(route["prefix"] for route in status["own_routes"] if route["announced"]))[:_NAMED],
         shared={row["check"][:_WORD]: row["status"] for row in shared[:_NAMED]},
         alarms={str(alarm["reason"])[:_WORD]: alarm["detail"][:_TEXT] for alarm in status["alarms"][:_NAMED]},
     )

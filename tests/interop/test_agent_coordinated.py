@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from anycast.cli.coordinator_client import Target, ask
 from tests.support.coordinator import Coordinator
 from tests.support.gateway import Gateway
 from tests.support.namespace import in_namespace
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.root
 
 @in_namespace
 def test_the_coordinator_sees_the_route_and_its_death_moves_nothing() -> None:
-    gateway = Gateway(recovery_ms=0)
+    gateway = Gateway(recovery_ms=0, unicast={"203.0.113.96/28": "203.0.113.97", "2001:db8:f::/56": "2001:db8:f::1"})
     base = gateway.base / "coordinator"
     base.mkdir()
     coordinator = Coordinator(base)
@@ -29,6 +30,8 @@ def test_the_coordinator_sees_the_route_and_its_death_moves_nothing() -> None:
     gateway.start("--pki-dir", str(coordinator.base / "pki-fra-gw1"))
     gateway.announced()
     coordinator.becomes("fra", "announcing")
+    own = lambda: sorted(coordinator.site("fra")["gateways"][0]["report"]["own"])  # noqa: E731
+    until(lambda: own() == ["2001:db8:f::/56", "203.0.113.96/28"], "its own prefixes are told", within_s=15)
     [seen] = coordinator.site("fra")["gateways"]
     assert seen["report"]["document"] == made.hash
     assert (seen["report"]["announced"], seen["report"]["routes"]) == (2, 2)
@@ -36,6 +39,7 @@ def test_the_coordinator_sees_the_route_and_its_death_moves_nothing() -> None:
 
     assert gateway.ask("hold", "withdraw", "--for", "1h", "--reason", "fibre works").returncode == 0
     coordinator.becomes("fra", "dark")
+    until(lambda: own() == [], "none of them stands", within_s=15)
     assert coordinator.site("fra")["why"] == "hold withdraw: fibre works"
     assert gateway.ask("hold", "end").returncode == 0
     coordinator.becomes("fra", "announcing")
@@ -53,3 +57,9 @@ def test_the_coordinator_sees_the_route_and_its_death_moves_nothing() -> None:
     coordinator.becomes("fra", "announcing", within_s=60)
     os.kill(gateway.pid("charon"), signal.SIGKILL)
     until(lambda: len(gateway.events("PrefixWithdrawn")) > withdrawals, "a fact still withdraws", within_s=10)
+
+    def failed() -> list[int]:
+        found = ask(Target(f"unix:{coordinator.base}/run/coordinator.sock"), "GET", "/v1/failures")["sites"]
+        return [len(each["at"]) for each in found if each["site"] == "fra"]
+
+    until(lambda: failed() == [1], "one failure of the site is known, and the hold is none", within_s=20)

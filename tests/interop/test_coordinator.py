@@ -143,7 +143,7 @@ def test_leases_that_gateways_report_become_a_forecast(coordinator: Coordinator,
                 fra.now_says(leased={FRA_POOL: count, "203.0.113.1/26": 5})
                 await asyncio.sleep(0.5)
             assert await leases() == {
-                "fra": (12, 1, "unknown: 1 days were seen"), "sin": (None, 0, "unknown: nothing was seen"),
+                "fra": (12, 1, "unknown: 1 day was seen"), "sin": (None, 0, "unknown: nothing was seen"),
             }, "the most of the hour; an agent of before this field is served, and unknown"  # fmt: skip
             await asyncio.to_thread(coordinator.stop, signal.SIGKILL)
             away = await asked("check")
@@ -168,8 +168,9 @@ def a_week_before(path: Path) -> None:
     today = int(time.time() // 86400)
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         kept = db.execute("SELECT site, pool, most FROM samples").fetchall()
-        assert kept == [("fra", FRA_POOL, 12)], "on the disk before the kill, and no prefix that is none"
-        rows = [("fra", FRA_POOL, 1, (today - n) * 24, 20 - n) for n in range(8)]
+        both = FRA_POOL, "ipv4"
+        assert kept == [("fra", what, 12) for what in both], "on the disk before the kill, and no prefix that is none"
+        rows = [("fra", what, 1, (today - n) * 24, 20 - n) for n in range(8) for what in both]
         db.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?)", rows)
 
 

@@ -290,6 +290,44 @@ def test_a_content_that_loses_clients_stops_at_the_canary_site_and_is_taken_back
     asyncio.run(test())
 
 
+def test_nobody_is_sent_to_a_site_whose_own_prefix_no_upstream_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, address = "2001:db8:f::/56", "2001:db8:f::1"
+    more = {"sin": f'unicast_prefix: {{ipv6: "{own}"}}\n    service_address: {{ipv6: "{address}"}}'}
+    monkeypatch.setitem(globals(), "COORDINATED", fleet_text(more=more) + COORDINATED.removeprefix(fleet_text()))
+    missing = f"no upstream has {own} of sin now: clients of fra would be sent to {address} without a way"
+
+    async def test() -> None:
+        async with fleet(tmp_path) as made:
+            sin, to = made.agents["sin"], ("drain", "fra", "--to", "sin")
+
+            async def tells(own: tuple[str, ...] | None) -> None:
+                sin.own = own
+                sin.link.changed()
+                async with asyncio.timeout(20):
+                    while made.service.state().gateways["sin-gw1"].own != own:
+                        await asyncio.sleep(0.05)
+
+            refused = await made.run(*to, "--yes", status=1)
+            assert f"way      {missing}\n" in refused.stdout
+            assert f"refused: {missing} (--despite-unannounced --reason TEXT does it all the same)\n" in refused.stderr
+            silent = await made.run(*to, "--yes", "--despite-unannounced", status=2)
+            assert "--despite-unannounced wants a reason" in silent.stderr
+            await tells((own,))
+            assert "way " not in (await made.run(*to, "--dry-run")).stdout
+            await tells(None)
+            assert "way      whether sin announces" in (await made.run(*to, "--dry-run")).stdout, "said, and not refused"
+            await tells(())
+            assert made.agents["fra"].announced and len(await begun(made)) == 1
+
+            await made.run(*to, "--yes", "--bake", "1", "--despite-unannounced", "--reason", "a route of our own")
+            line = (await begun(made))[-1]
+            assert (line["body"]["way"], line["body"]["despite"]) == ([missing], "--despite-unannounced")
+
+    asyncio.run(test())
+
+
 def test_what_could_be_too_much_for_another_site_is_refused_or_waits_until_somebody_says_why(tmp_path: Path) -> None:
     async def test() -> None:
         async with fleet(tmp_path) as made:

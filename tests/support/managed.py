@@ -40,6 +40,8 @@ class Managed:
         self.canary: bool | None = True
         self.packets_s = 100.0
         self.tunnels = 3
+        self.own: tuple[str, ...] | None = ()
+        """Its site's own prefixes that stand; None: an agent that does not tell."""
         self.broken_by: str | None = None
         """The hash of a content by which clients are lost, while everything else stays green."""
         self.hands_over = True
@@ -102,7 +104,7 @@ class Managed:
         count = int(self._packets)
         shared = {} if self.canary is None else {"canary": "passing" if self.canary else "failing"}
         return Report(
-            number=number, document=self.document.hash, generation=self.generation or 0, serving=self.serves,
+            number=number, own=self.own, document=self.document.hash, generation=self.generation or 0, serving=self.serves,
             announced=1 if self.announced else 0, routes=1, role="none", tunnels=self.tunnels,
             decrypted=count, encrypted=count, shared=shared, contents=self.contents.told(),
         )  # fmt: skip

@@ -280,6 +280,20 @@ def test_only_the_named_sites_routes_may_move() -> None:
     assert not judge(check, _seen(*STAND, by_site={"fra": (UPSTREAM,)}), LIMITS).passed, "nobody else was watched"
 
 
+def test_a_drained_sites_own_prefix_stays_and_the_services_does_not_count() -> None:
+    check = drill.OwnStays(check="own_stays", sites=("fra",))
+    own = Watched(node="transit", protocol="fra_gw1_ipv4", prefix="203.0.113.160/28")
+    stand, gone = (*STAND, _at(-1000, own, "route_added")), _at(5, UPSTREAM, "route_removed")
+    assert judge(check, _seen(*stand, gone, own_by_site={"fra": (own,)}), LIMITS).passed
+    for event in ("route_removed", "route_updated"):
+        found = judge(check, _seen(*stand, gone, _at(6, own, event), own_by_site={"fra": (own,)}), LIMITS)
+        assert not found.passed and "203.0.113.160/28 at transit" in found.seen
+    back = _at(7, own, "route_added")
+    assert not judge(check, _seen(*stand, _at(6, own, "route_removed"), back, own_by_site={"fra": (own,)}), LIMITS).passed
+    assert not judge(check, _seen(*STAND, gone, own_by_site={"fra": (own,)}), LIMITS).passed, "never there"
+    assert not judge(check, _seen(*stand, gone, own_by_site={"fra": ()}), LIMITS).passed, "nothing watched"
+
+
 def test_dark_at_most_counts_sites_at_one_moment() -> None:
     none, one = (drill.DarkAtMost(check="dark_at_most", sites=count) for count in (0, 1))
     gone, back = _at(5, UPSTREAM, "route_removed"), _at(9, UPSTREAM, "route_added")

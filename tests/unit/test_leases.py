@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import sqlite3
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from anycast import link_wire
 from anycast.coordinator import leases
 from anycast.coordinator.fleet_view import FleetView
+from anycast.coordinator.lease_keeper import LeaseKeeper
 from anycast.coordinator.lease_store import LeaseStore
 from anycast.coordinator.leases import DAY_H, DAYS_KEPT, HOUR_S, HOURS_KEPT, MOST_POOLS, Collector, Sample
 from anycast.errors import ConfigError
@@ -51,7 +54,10 @@ def test_of_an_hour_the_most_is_kept_of_who_serves_and_of_what_is_a_pool() -> No
     collector.reported("sin", report(None), NOW * HOUR_S)
     collector.reported("fra", report({FOUR: 3}), (NOW + 1) * HOUR_S)
     found = collector.take()
-    assert found == [Sample("fra", FOUR, NOW, 9), Sample("fra", SIX, NOW, 1), Sample("fra", FOUR, NOW + 1, 3)]
+    assert found == [
+        *(Sample("fra", what, NOW, most) for what, most in ((FOUR, 9), (SIX, 1), ("ipv4", 9), ("ipv6", 1))),
+        *(Sample("fra", what, NOW + 1, 3) for what in (FOUR, "ipv4")),
+    ]
     assert collector.take() == []
     collector.reported("fra", report({FOUR: 10}), NOW * HOUR_S)
     collector.back(found)
@@ -64,7 +70,7 @@ def test_who_makes_pools_up_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> 
     for n in range(5):
         collector.reported("fra", report({f"203.0.113.{n}/32": 1}), NOW * HOUR_S)
     collector.reported("fra", report({"203.0.113.0/32": 7}), NOW * HOUR_S)
-    assert collector.lost == 2 and len(found := collector.take()) == 3 and found[0].most == 7
+    assert collector.lost == 3 and len(found := collector.take()) == 3 and found[0].most == 7
 
 
 def test_a_report_of_before_this_field_and_one_to_a_coordinator_of_before_it() -> None:
@@ -163,6 +169,31 @@ def test_pools_of_one_family_are_one_forecasts() -> None:
     found = {(each.site, each.family, each.day.day): each.leased for each in samples_of(answer)}
     assert found == {("fra", "ipv4", 28): 4, ("fra", "ipv4", 29): 12, ("fra", "ipv6", 29): 1}
     assert all(each.day <= datetime.date(2026, 11, 29) for each in samples_of(answer))
+
+
+def test_clients_that_move_from_one_pool_to_another_are_counted_once(tmp_path: Path) -> None:
+    """`anycast prefixes renumber`: the old pool has them in the morning, the new one in the evening."""
+    other, yesterday = "203.0.113.64/26", int(time.time() // HOUR_S) // DAY_H * DAY_H - 12
+    collector, store = Collector(), LeaseStore(tmp_path / "leases.db", "example")
+    for ago, leased in ((6, {FOUR: 40}), (4, {FOUR: 40, other: 3}), (4, {FOUR: 2, other: 41}), (1, {other: 42})):
+        collector.reported("fra", report(leased), (yesterday - ago) * HOUR_S)
+    store.add(collector.take())
+
+    async def answer() -> Any:
+        keeper = LeaseKeeper(store.path, "example")
+        try:
+            return (await keeper.leases(7)).model_dump(mode="json")
+        finally:
+            await keeper.close()
+
+    found = asyncio.run(answer())
+    [sample] = samples_of(found)
+    assert (sample.site, sample.family, sample.leased) == ("fra", "ipv4", 43)
+    assert {each["pool"] for each in found["pools"]} == {FOUR, other}, "an older command line adds up what it knows as pools"
+    [before] = samples_of({"pools": found["pools"]})
+    assert before.leased == 82, "of days before this was counted: never less than it was"
+    partly = {**found, "together": [{**found["together"][0], "days": dict.fromkeys(found["together"][0]["days"], 5)}]}
+    assert samples_of(partly)[0].leased == 42, "the day on which it began: the largest pool's most at least"
 
 
 @pytest.mark.parametrize("answer", [{}, {"a": {}}, {"a": {"online": b"x"}}, {"a": {"online": []}}, {"a": 3}])

@@ -222,6 +222,17 @@ def test_one_router_is_the_upstream_of_every_site() -> None:
             assert cables["transit"][networks[ipaddress.ip_interface(uplink).network]] == plan.node
 
 
+def test_an_upstream_takes_a_sites_unicast_prefix_from_that_site_alone_and_nobody_writes_a_route_there() -> None:
+    transit = planned(SIX)["transit"]
+    assert {session.name: session.own for session in transit.sessions if session.name.startswith(("fra", "tyo"))} == {
+        "fra_gw1_ipv4": ("203.0.113.160/28",),
+        "fra_gw1_ipv6": ("2001:db8:e:100::/56",),
+        "tyo_gw1_ipv4": ("203.0.113.240/28",),
+        "tyo_gw1_ipv6": ("2001:db8:e:600::/56",),
+    }
+    assert transit.routes == (), "the gateways' announcement is the way to their service addresses"
+
+
 def test_the_coordinator_is_on_the_lan_of_every_management_interface() -> None:
     plans, cables = planned(SIX), prepare.cables(topology.load(SIX))
     coord = plans["coord"]

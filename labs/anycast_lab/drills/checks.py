@@ -97,6 +97,8 @@ class Observation:
     """CHILD_SAs at the victim while its route was up at the end."""
     by_site: dict[str, tuple[Watched, ...]] = dataclasses.field(default_factory=dict)
     """The routes of all gateways."""
+    own_by_site: dict[str, tuple[Watched, ...]] = dataclasses.field(default_factory=dict)
+    """Those of each site's unicast prefixes."""
     withdraws_everywhere: int = 0
     """WITHDRAWs that all upstreams counted during the drill."""
     floods: tuple[Flooded, ...] = ()
@@ -185,6 +187,8 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
             return _stay("no gateway's routes go anywhere", seen, seen.everywhere, seen.withdraws_everywhere)
         case coordinator_steps.MovesOnly(sites=sites):
             return route_checks.moves_only(seen, sites)
+        case coordinator_steps.OwnStays(sites=sites):
+            return route_checks.own_stays(seen, sites)
         case coordinator_steps.DarkAtMost(sites=most):
             return route_checks.dark_at_most(seen, most)
         case drill.FloodRate(rate=name):

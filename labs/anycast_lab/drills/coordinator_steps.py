@@ -130,6 +130,13 @@ class MovesOnly(Strict):
     sites: tuple[str, ...]
 
 
+class OwnStays(Strict):
+    """From the fault to the end no unicast prefix of a site comes, goes or changes at any router; `sites` have some."""
+
+    check: Literal["own_stays"]
+    sites: tuple[str, ...]
+
+
 class DarkAtMost(Strict):
     """From the fault to the end never more sites than this had a route missing at a router: BIRD's word, not a ledger's."""
 

@@ -15,7 +15,7 @@ import pydantic
 from anycast.errors import ConfigError, Problem
 from anycast.reasons import Reason
 from anycast_lab.drills.client_steps import ClientCheck, ClientStep
-from anycast_lab.drills.coordinator_steps import CoordinatorCheck, CoordinatorStep, DarkAtMost, MovesOnly
+from anycast_lab.drills.coordinator_steps import CoordinatorCheck, CoordinatorStep, DarkAtMost, MovesOnly, OwnStays
 from anycast_lab.drills.kernel_steps import KernelStep
 from anycast_lab.drills.limits import LIMITS as LIMITS
 from anycast_lab.drills.limits import Limit as Limit
@@ -399,6 +399,7 @@ Check = Annotated[
     | NothingMoves
     | NothingWithdrawn
     | MovesOnly
+    | OwnStays
     | DarkAtMost
     | FloodRate
     | Verdict

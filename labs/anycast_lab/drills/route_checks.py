@@ -25,6 +25,22 @@ def moves_only(seen: Observation, sites: tuple[str, ...]) -> Checked:
     return Checked(text, "; ".join(moved) or ("none" if up else "routes missing"), "none", up and not moved)
 
 
+def own_stays(seen: Observation, sites: tuple[str, ...]) -> Checked:
+    """BIRD's word of the unicast prefixes; `sites` must have some."""
+    moved = [
+        f"{route} of {route.protocol} {m.event.removeprefix('route_')} after {(m.at_ns - seen.fault_ns) / 1e6:.0f} ms"
+        for routes in seen.own_by_site.values()
+        for route in routes
+        for m in route.moments(seen.moments)
+        if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns
+    ]
+    there = [bool(routes) and all(each.present(seen.moments) for each in routes)
+             for site in sites for routes in (seen.own_by_site.get(site, ()),)]  # fmt: skip
+    text = f"no site's own prefix comes, goes or changes at any router, and those of {', '.join(sites)} are there"
+    up = bool(there) and all(there)
+    return Checked(text, "; ".join(moved) or ("none" if up else "routes missing"), "none", up and not moved)
+
+
 def dark_at_most(seen: Observation, most: int) -> Checked:
     """A site is dark from the first of its routes that goes, until the last one is back."""
     before = [moment for moment in seen.moments if moment.at_ns < seen.fault_ns]

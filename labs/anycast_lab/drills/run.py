@@ -203,6 +203,7 @@ class _DrillRun:
             screens=tuple(self._screens),
             child_sas_at_announcement=self._child_sas,
             by_site=self._witnesses.routes_by_site(),
+            own_by_site=self._witnesses.own_by_site(),
             withdraws_everywhere=sum(withdrawn.values()),
             floods=self._strain.floods,
             strangers=self._strain.strangers,

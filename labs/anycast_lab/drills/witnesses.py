@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from anycast.fleet.schema import Fleet
+from anycast.fleet.section import Prefixes
 from anycast.fleet.values import FAMILIES
 from anycast_lab.drills.checks import Watched
 from anycast_lab.drills.timeline import Moment, from_bird_log, from_event_log, judge_packets
@@ -92,12 +93,15 @@ class Witnesses:
 
     def routes_of(self, gateway: str) -> tuple[Watched, ...]:
         """A gateway's routes, where upstream and transit see them; none where its site speaks no BGP."""
+        return self._watched(gateway, self._fleet.service.prefixes)
+
+    def _watched(self, gateway: str, prefixes: Prefixes) -> tuple[Watched, ...]:
         site, transit = self._fleet.sites[self._fleet.site_of(gateway)], self._lab.transit
         watched = []
         for router, upstream in site.upstreams.items():
-            for family in self._fleet.service.prefixes.families:
+            for family in prefixes.families:
                 if on_link(upstream, site.gateways[gateway], family):
-                    prefix = str(self._fleet.service.prefixes.of(family))
+                    prefix = str(prefixes.of(family))
                     node = self._lab.machine_of(router)
                     watched.append(Watched(node=node, protocol=session_name(gateway, family), prefix=prefix))
                     if transit is not None and node == router and family in transit.links[router].families:
@@ -108,6 +112,13 @@ class Witnesses:
         """The routes of all gateways."""
         sites = self._fleet.sites.items()
         return {name: tuple(route for gateway in site.gateways for route in self.routes_of(gateway)) for name, site in sites}
+
+    def own_by_site(self) -> dict[str, tuple[Watched, ...]]:
+        """The routes of all sites' unicast prefixes."""
+        return {
+            name: tuple(route for gateway in site.gateways for route in self._watched(gateway, site.unicast_prefix))
+            for name, site in self._fleet.sites.items()
+        }
 
     async def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Read on until `condition` holds or the time is over."""

@@ -41,7 +41,9 @@ class BirdSession:
     """Path on the fleet's gateways; the lab makes the key and puts it at both ends."""
     gtsm: bool = False
     service_only: bool = False
-    """Take the service's covering prefixes and nothing else, announce nothing (a customer session)."""
+    """Take the service's covering prefixes and `own`, and nothing else, announce nothing (a customer session)."""
+    own: tuple[str, ...] = ()
+    """The unicast prefixes of the site behind it, of its families."""
     preference: int = 100
     bfd: Bfd | None = None
     """As the gateway's end is told: BFD beside the session, which ends with it."""
@@ -362,12 +364,14 @@ def _with_gateways(site: Site, upstream: Upstream) -> Iterator[BirdSession]:
                     md5_key=str(upstream.md5_key_file or ""),
                     gtsm=upstream.gtsm,
                     service_only=True,
+                    own=tuple(str(site.unicast_prefix.of(f)) for f in (family,) if f in site.unicast_prefix.families),
                     bfd=upstream.bfd,
                 )
 
 
 def _to_service_address(site: Site) -> Iterator[tuple[str, str]]:
-    """From a site's uplink to its unicast service address: what its network has to carry (docs/drain.md)."""
+    """From a site's uplink to its unicast service address: what its network has to carry (docs/drain.md), where no gateway
+    announces a prefix around it."""
     moving = None if site.vrrp is None else site.vrrp.outside
     ends = moving or next(iter(site.gateways.values())).uplink
     for prefix, family in _service_addresses(site):
@@ -378,6 +382,8 @@ def _to_service_address(site: Site) -> Iterator[tuple[str, str]]:
 def _service_addresses(site: Site) -> Iterator[tuple[str, Family]]:
     if (own := site.service_address) is not None:
         for family in own.families:
+            if family in site.unicast_prefix.families:
+                continue
             address = own.of(family)
             yield f"{address}/{address.max_prefixlen}", family
 
