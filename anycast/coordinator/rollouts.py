@@ -216,7 +216,7 @@ class Rollouts:
             by = _signer(submission, operators) or who.name
             rollout = kept.rollout_of(id_, by, new.content, hash_, before, before_hash, self._generation + 1, terms)
             rollout = dataclasses.replace(rollout, since=boottime())
-            only_its_sites(who, rollout)
+            only_its_sites(who, rollout, before, new.content)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
             said |= {"blind": True} if terms.blind else {}
             deed = Deed(at=time.time(), who=who.name, action=kept.BEGIN, reason=terms.reason, body={**said, **guarded})
@@ -243,7 +243,7 @@ class Rollouts:
             self._may_decide()
             if self._core is None or self._core.rollout.step in ENDED:
                 raise Refusal(("no rollout is under way",))
-            only_its_sites(who, self._core.rollout)
+            only_its_sites(who, self._core.rollout, *self._contents_of(self._core.rollout))
             said: dict[str, object] = {"id": self._core.rollout.id}
             if word == "override":
                 said |= guard.at_override(self._worst_of_step(), reason)
@@ -319,6 +319,11 @@ class Rollouts:
         body = kept.content_body(before.text, before.signature, documents, "recovered", time.time())
         await self._write({(CONTENT, hash_): body}, ())
         self._contents[hash_] = kept.kept(body)
+
+    def _contents_of(self, rollout: Rollout) -> tuple[Content | None, Content]:
+        """The one that it would return to, and its own."""
+        before = None if rollout.back is None else self._contents[rollout.back.hash].content
+        return before, self._contents[rollout.target.hash].content
 
     def _may_decide(self) -> None:
         if why := self._halted():
@@ -456,9 +461,13 @@ class Rollouts:
             await asyncio.sleep(0)  # it may be megabytes, to a thousand: others are heard in between
 
 
-def only_its_sites(who: Caller, rollout: Rollout) -> None:
-    """Raises Refusal where a site is changed that the credential is not for."""
+def only_its_sites(who: Caller, rollout: Rollout, before: Content | None, content: Content) -> None:
+    """Raises Refusal where a site is changed, or taken out, that the credential is not for, or the whole fleet's budget is."""
     changed = set(rollout.sites) - set(rollout.same)
+    if before is not None:
+        changed |= before.sites.keys() - content.sites.keys()
+        if before.budget != content.budget and not who.may(Role.OPERATOR):
+            raise Refusal((f"{who.name}'s credential is for some sites, and this changes the budget of all",))
     if not who.may(Role.OPERATOR, changed):
         others = ", ".join(sorted(changed - (who.sites or frozenset())))
         raise Refusal((f"{who.name}'s credential is not for {others}, which this changes",))

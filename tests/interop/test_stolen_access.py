@@ -224,6 +224,31 @@ def test_operator_credential_begins_and_stops_rollouts_of_its_sites_alone(world:
     asyncio.run(test())
 
 
+def test_operator_credential_of_some_sites_changes_no_budget_and_takes_no_other_site_out(world: World) -> None:
+    """What changes no site of another's may still change what all of them may be darkened by, or who is counted."""
+
+    async def test() -> None:
+        async with running(*(agent(world, f"{site}-gw1") for site in SITES)):
+            await known(world, len(SITES))
+            await asyncio.to_thread(ask)
+
+    def ask() -> None:
+        sin = credential(world, "sin", "operator", ["sin"])
+        without_ams = made(tuple(site for site in SITES if site != "ams"))
+        wanted = {"the budget of all": made(budget="{min_sites: 1}"), "is not for ams": without_ams}
+        for why, changed in wanted.items():
+            before = world.digest()
+            status, answer = begin(world, changed, sin)
+            assert status == 409 and why in str(answer["problems"]), answer
+            assert world.digest() == before
+        begin(world, made(budget="{min_sites: 3}"))
+        status, answer = says(world, "POST", "/v1/rollouts/command", b'{"word": "abort"}', sin)
+        assert status == 409 and "the budget of all" in str(answer["problems"]), answer
+        assert says(world, "POST", "/v1/rollouts/command", b'{"word": "abort"}')[0] == 200
+
+    asyncio.run(test())
+
+
 def test_admin_credential_makes_others_until_they_are_taken_back(world: World) -> None:
     thief = credential(world, "thief", "admin")
     status, answer = says(world, "POST", "/v1/access", b'{"name": "other", "role": "admin", "sites": null}', thief)
