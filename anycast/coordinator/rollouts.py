@@ -339,7 +339,8 @@ class Rollouts:
                 self._given[each.generation] = each.hash
 
     def _tell_ledger(self) -> None:
-        """Who there is and how much may be dark: what gateways run by, with the sites that are only to run by it yet."""
+        """Who there is and how much may be dark: what gateways run by, with the sites that are only to run by it yet, or of
+        which nothing is known."""
         content, rollout = self.in_force(), self.rollout
         versions = () if rollout is None else (rollout.target, rollout.back)
         known = [self._contents[each.hash].content for each in versions if each is not None and each.hash in self._contents]
@@ -350,10 +351,11 @@ class Rollouts:
                     self._sites.setdefault(gateway, set()).add(name)
         if rollout is not None and rollout.target.hash in self._contents:
             coming = self._contents[rollout.target.hash].content
-            if content is None:
-                content = coming
-            elif not coming.sites.keys() <= content.sites.keys():
-                content = content.model_copy(update={"sites": {**coming.sites, **content.sites}})
+            content = coming if content is None else _with_sites(content, coming)
+        # A floor counts every site of its content, also those of which no gateway is known yet (a recovered store).
+        for hash_ in dict.fromkeys(self.running().values()):
+            if content is not None:
+                content = _with_sites(content, self._contents[hash_].content)
         self._darkness.content(content)
 
     async def run(self) -> None:
@@ -459,6 +461,13 @@ class Rollouts:
         if now - self._sent.get((gateway, what), -AGAIN_S) >= AGAIN_S and send():
             self._sent[gateway, what] = now
             await asyncio.sleep(0)  # it may be megabytes, to a thousand: others are heard in between
+
+
+def _with_sites(content: Content, more: Content) -> Content:
+    """With the sites that only `more` has."""
+    if more.sites.keys() <= content.sites.keys():
+        return content
+    return content.model_copy(update={"sites": {**more.sites, **content.sites}})
 
 
 def only_its_sites(who: Caller, rollout: Rollout, before: Content | None, content: Content) -> None:

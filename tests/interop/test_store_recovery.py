@@ -239,6 +239,31 @@ def test_a_fresh_store_before_gateways_that_run_by_contents_takes_them(tmp_path:
     asyncio.run(test())
 
 
+def test_a_fresh_store_that_is_recovered_from_one_gateway_counts_the_sites_that_it_has_not_heard(tmp_path: Path) -> None:
+    """It knows of nobody whom it could wait for. The budget is that of six sites all the same, also over a restart."""
+
+    async def test() -> None:
+        async with world(tmp_path) as made:
+            await made.stop()
+        for path in (tmp_path / "state").iterdir():
+            path.unlink()
+        await made.start()
+        fra = made.fleet.agents["fra"]
+        fra._make()
+        try:
+            async with running(fra):
+                await made.until(lambda: "generation 1" in made.read_only, "behind")
+                await made.fleet.run("recover", "--reason", "a new machine")
+                await made.until(lambda: "dark 5 of 2 allowed" in made.service.status().ledger, "five are not heard")
+            await made.stop()
+            await made.start()
+            await made.until(lambda: "dark 6 of 2 allowed" in made.service.status().ledger, "nobody is heard")
+        finally:
+            await made.stop()
+
+    asyncio.run(test())
+
+
 @pytest.mark.long
 def test_an_agent_of_before_that_message_is_named_and_may_be_left_out(tmp_path: Path) -> None:
     async def test() -> None:
