@@ -117,8 +117,13 @@ class Rest:
     async def _watch(self, request: web.Request, who: Caller) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
-        with contextlib.suppress(ConnectionResetError, TimeoutError):
+        known = self._service.removals
+        # Whoever's credential is taken back sees no more from then on: the stream would else last as long as they like.
+        with contextlib.suppress(ConnectionResetError, TimeoutError, Refused, PeerError):
             async for status in self._service.watch(REPEAT_S):
+                if known != self._service.removals:
+                    known = self._service.removals
+                    await self._caller(request)
                 async with asyncio.timeout(READ_LIMIT_S):
                     await response.write(b"event: status\ndata: " + status.model_dump_json().encode() + b"\n\n")
         return response

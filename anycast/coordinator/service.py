@@ -88,6 +88,8 @@ class Service:
         self._told: asyncio.Queue[SaidToHave] = asyncio.Queue()
         self._operators = OperatorsFile(operators_path)
         self._revision = 0
+        self.removals = 0
+        """Of credentials, since the start."""
 
     async def start(self, addresses: list[str], port: int) -> None:
         """Open the store, take the lead, and listen for agents. Raises ConfigError, PeerError, OSError."""
@@ -345,6 +347,8 @@ class Service:
             writes={(access.KIND, name): None},
             deed=self._deed(who, "access.remove", name=name),
         )
+        self.removals += 1
+        self._changed("")
 
     async def _decide(self, *, expected: dict[Key, int], writes: dict[Key, Body | None], deed: Deed) -> None:
         self._revision = await self._in_store(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -193,6 +194,22 @@ def test_viewer_sees_everything_and_changes_nothing(world: World) -> None:
         allowed = each.role is None or Caller("eve", Access.VIEWER).may(each.role)
         assert status == (200 if allowed else 403), each.name
     assert world.digest() == before
+
+
+def test_viewer_sees_nothing_more_once_its_credential_is_taken_back(world: World) -> None:
+    """A stream that stands asks for nothing more, and would go on."""
+    token = credential(world, "eve", "viewer")
+    with socket.create_connection(("127.0.0.1", world.port), 20) as sock:
+        sock.sendall(world.request("GET", "/v1/watch", Authorization=f"Bearer {token}"))
+        seen = b""
+        while b"event: status" not in seen:
+            assert (more := sock.recv(65536)), seen
+            seen += more
+        assert says(world, "DELETE", "/v1/access/eve")[0] == 200
+        sock.settimeout(10)  # a stream says something every 15 s at the latest
+        while more := sock.recv(65536):
+            seen += more
+    assert seen.endswith(b"\r\n0\r\n\r\n"), "it has ended, and in order"
 
 
 def test_operator_credential_numbers_nothing_that_no_key_has_signed(world: World) -> None:
