@@ -471,7 +471,7 @@ def _with_sites(content: Content, more: Content) -> Content:
 
 
 def only_its_sites(who: Caller, rollout: Rollout, before: Content | None, content: Content) -> None:
-    """Raises Refusal where a site is changed, or taken out, that the credential is not for, or the whole fleet's budget is."""
+    """Raises Refusal where a site is changed or taken out that the credential is not for, or everybody's budget is."""
     changed = set(rollout.sites) - set(rollout.same)
     if before is not None:
         changed |= before.sites.keys() - content.sites.keys()

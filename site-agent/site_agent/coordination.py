@@ -64,8 +64,12 @@ class Coordination:
         `begin_anew` is called when another document is to be run by."""
         self._document, self._follow, self._begin_anew, self._knows = document, follow, begin_anew, knows
         self._around = Bulkhead("coordinator", happened)
-        self._darkness = Darkness(document, spans, say=self._say, announced=announced, hold=hold, happened=happened)
-        self._contents = Contents(document, paths, staged=self._staged, activated=self._activated, happened=happened)
+        contents = Contents(document, paths, staged=self._staged, activated=self._activated, happened=happened)
+        self._contents = contents
+        self._darkness = Darkness(
+            document, spans, say=self._say, announced=announced, hold=hold, happened=happened,
+            ordered=lambda: contents.ordered, ordered_before=lambda: contents.ordered_before,
+        )  # fmt: skip
         self._link = CoordinatorLink(
             document,
             instance=instance,
@@ -148,6 +152,8 @@ class Coordination:
 
     def _connected(self, session: int | None) -> None:
         self._events.connected(session)
+        if session is not None:
+            self._contents.connected()
         self._darkness.connected(session)
 
     def _sent(self, message: Sent) -> None:

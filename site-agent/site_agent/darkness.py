@@ -60,12 +60,16 @@ class Darkness:
         say: Callable[[DarknessTold], None],
         announced: Callable[[], bool],
         hold: Callable[[], dict[str, Any] | None],
+        ordered: Callable[[], bool],
+        ordered_before: Callable[[], bool],
         happened: Callable[[Event], None],
     ) -> None:
         """`spans` as `TokenHolder` wants them; `announced`: every route is out, whole; `hold`: the operator's, as status has
-        it."""
+        it; `ordered`, `ordered_before`: a content may be activated any moment, by this coordinator's word or an earlier
+        one's."""
         self._document, self._spans = document, spans
         self._say, self._announced, self._hold, self._happened = say, announced, hold, happened
+        self._ordered, self._ordered_before = ordered, ordered_before
         self._core: TokenHolder | None = None
         self._content: Brief | None = None
         self._drained: Cause | None = None
@@ -114,6 +118,9 @@ class Darkness:
             answer = token_wire.decode_answer(message.data.encode())
         except DecodeError:
             return
+        if self._ordered():
+            # "Ended" would give back the slot of what may darken this gateway yet. A recall comes with every answer.
+            answer = answer.model_copy(update={"recalls": tuple(r for r in answer.recalls if r.id == self._token_id)})
         self._feed(Answered(self._session, answer))
 
     def evidence(self, seen: Evidence) -> None:
@@ -131,6 +138,10 @@ class Darkness:
     def token(self) -> Cause | None:
         """By which this site is dark now."""
         return None if self._core is None else self._core.dark(boottime())
+
+    @property
+    def _token_id(self) -> str | None:
+        return None if self._core is None else self._core.token
 
     def describe(self) -> dict[str, Any]:
         """For `status`."""
@@ -171,7 +182,7 @@ class Darkness:
         dark = self._drained or self._degraded or (Cause(reason=Reason.OPERATOR) if held else None)
         stands = RouteStands(
             serving=verdict.serving,
-            announcing=self._announced(),
+            announcing=self._announced() and not self._ordered_before(),
             reason=dark.reason if dark is not None else verdict.causes[0].reason,
             held=tuple(held),
             may_ask=self._content is not None and (hold is None or hold["kind"] != "announce"),

@@ -203,7 +203,8 @@ def test_viewer_sees_nothing_more_once_its_credential_is_taken_back(world: World
         sock.sendall(world.request("GET", "/v1/watch", Authorization=f"Bearer {token}"))
         seen = b""
         while b"event: status" not in seen:
-            assert (more := sock.recv(65536)), seen
+            more = sock.recv(65536)
+            assert more, seen
             seen += more
         assert says(world, "DELETE", "/v1/access/eve")[0] == 200
         sock.settimeout(10)  # a stream says something every 15 s at the latest
