@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask, stream
@@ -134,11 +134,18 @@ def history(
     if as_json:
         print(json.dumps({"v": 1, "lines": lines}, indent=1))
         return
-    table = Table("#", "when", "who", "what", "reason", "with", box=None, header_style="bold")
-    for line in lines:
+    Console().print(history_view(lines))
+
+
+def history_view(lines: list[dict[str, Any]]) -> RenderableType:
+    """A screen of /v1/history."""
+    # A moment that is cut off is none, on however narrow a screen.
+    head = (Column("#", no_wrap=True), Column("when", no_wrap=True, min_width=20), "who", "what", "reason", "with")
+    table = Table(*head, box=None, header_style="bold")
+    for line in cleaned(lines):
         words = (line["who"], line["action"], line["reason"], _with(line))
         table.add_row(str(line["seq"]), _when(line["at"]), *map(Text, words))
-    Console().print(table)
+    return table
 
 
 def _with(line: dict[str, Any]) -> str:
