@@ -214,7 +214,9 @@ class Rollouts:
             new = kept.kept(body)
             guarded = guard.at_submission(before, new.content, state, terms)
             by = _signer(submission, operators) or who.name
-            rollout = kept.rollout_of(id_, by, new.content, hash_, before, before_hash, self._generation + 1, terms)
+            dark = [each.site for each in self._view.sites(boottime()) if each.state is SiteState.DARK]
+            first = self._generation + 1
+            rollout = kept.rollout_of(id_, by, new.content, hash_, before, before_hash, first, terms, dark)
             rollout = dataclasses.replace(rollout, since=boottime())
             only_its_sites(who, rollout, before, new.content)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}

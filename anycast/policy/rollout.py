@@ -327,6 +327,8 @@ class RolloutCore:
     def _obey(self, command: Command, now: float) -> list[Action]:
         rollout = self.rollout
         match command.word:
+            case "pause" | "resume" if rollout.step is Step.RETURNING:
+                return []  # there is no next site; why it returns is what people look for
             case "pause":
                 self.rollout = dataclasses.replace(rollout, paused=True, reason=f"paused by {command.who}")
             case "resume":

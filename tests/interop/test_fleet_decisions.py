@@ -289,6 +289,23 @@ def test_a_content_that_loses_clients_stops_at_the_canary_site_and_is_taken_back
     asyncio.run(test())
 
 
+def test_a_site_that_serves_nobody_already_stops_no_change_of_the_fleet(tmp_path: Path) -> None:
+    """Its charon is gone. It takes the new content as all do, and is not waited for."""
+
+    async def test() -> None:
+        async with fleet(tmp_path) as made:
+            made.agents["fra"].serves = False
+            await made.becomes("dark", lambda s: [x["site"] for x in s["sites"] if x["state"] == "dark"] == ["fra"])
+            made.file.write_text(COORDINATED.replace("capacity: 1000", "capacity: 900"))
+            await made.run("plan", str(made.file), "-o", str(tmp_path / "p2"), status=3)
+            await made.run("apply", str(tmp_path / "p2"), "--bake", "1")
+            await made.becomes("done", lambda s: s["rollout"]["step"] == "done", within_s=50)
+            assert {agent.generation for agent in made.agents.values()} == {3}
+            assert [name for name, agent in made.agents.items() if not agent.announced] == ["fra"]
+
+    asyncio.run(test())
+
+
 def test_what_could_be_too_much_for_another_site_is_refused_or_waits_until_somebody_says_why(tmp_path: Path) -> None:
     async def test() -> None:
         async with fleet(tmp_path) as made:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from anycast.coordinator import contents
 from anycast.policy.gates import Verdict
 from anycast.policy.rollout import (
     ACTIVATE_LIMIT_S,
@@ -21,10 +22,12 @@ from anycast.policy.rollout import (
     RolloutCore,
     Stage,
     Step,
+    Terms,
     Version,
 )
 from anycast.reasons import Reason
 from anycast.timer import TimerExpired
+from tests.support.contents import made
 
 OLD, NEW, BACK = Version(4, "old"), Version(5, "new"), Version(6, "old")
 GATEWAYS = {"fra": ("fra-gw1", "fra-gw2"), "sin": ("sin-gw1",), "nyc": ("nyc-gw1",)}
@@ -206,6 +209,39 @@ def test_pause_holds_the_next_site_and_not_this_ones_judgement() -> None:
     world.look(gate=Verdict.PASSES)
     assert (world.look(slot=True), world.slots) == ([], frozenset())
     assert world.core.handle(Command("resume", "bob"), world.now) == [Activate("sin", NEW)]
+
+
+def test_a_word_about_the_next_site_means_nothing_while_it_returns() -> None:
+    """And does not take the place of why it does."""
+    world = World()
+    world.to_baking()
+    world.look(gate=Verdict.FAILS, gate_why="0 decrypted, 600 expected")
+    why = world.core.rollout.reason
+    assert "0 decrypted" in why
+    for word in ("pause", "resume"):
+        world.core.handle(Command(word, "bob"), world.now)
+        assert (world.core.rollout.reason, world.core.rollout.paused) == (why, False)
+
+
+@pytest.mark.parametrize(
+    ("before", "dark", "quiet"),
+    [
+        ({}, ["fra"], {"fra"}),
+        (None, ["fra"], {"fra"}),
+        ({}, [], set()),
+        ({"fra": "drained"}, ["fra"], set()),
+        ({"fra": "drained"}, [], set()),
+    ],
+)
+def test_a_site_that_is_dark_by_a_fact_stops_nobody_elses_change(
+    before: dict[str, str] | None, dark: list[str], quiet: set[str]
+) -> None:
+    """One that was drained is to come back by it: there the new content is judged."""
+    was = None if before is None else made(**before).content
+    wanted = made(after=[] if was is None else [was], more={"fra": "capacity: 7"}).content
+    terms = Terms(bake_s=60.0)
+    rollout = contents.rollout_of("r1", "alice", wanted, "h", was, None, 1, terms, dark)
+    assert set(rollout.quiet) == quiet
 
 
 def test_a_site_that_announced_nothing_before_is_asked_for_nothing_but_to_run_by_it() -> None:
