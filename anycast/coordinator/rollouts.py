@@ -219,6 +219,8 @@ class Rollouts:
             rollout = kept.rollout_of(id_, by, new.content, hash_, before, before_hash, first, terms, dark)
             rollout = dataclasses.replace(rollout, since=boottime())
             only_its_sites(who, rollout, before, new.content)
+            if terms.despite:
+                may_override(who)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
             said |= {"blind": True} if terms.blind else {}
             deed = Deed(at=time.time(), who=who.name, action=kept.BEGIN, reason=terms.reason, body={**said, **guarded})
@@ -248,6 +250,7 @@ class Rollouts:
             only_its_sites(who, self._core.rollout, *self._contents_of(self._core.rollout))
             said: dict[str, object] = {"id": self._core.rollout.id}
             if word == "override":
+                may_override(who)
                 said |= guard.at_override(self._worst_of_step(), reason)
             deed = Deed(at=time.time(), who=who.name, action=f"rollout.{word}", reason=reason, body=said)
             await self._write({}, (deed,))
@@ -482,6 +485,12 @@ def only_its_sites(who: Caller, rollout: Rollout, before: Content | None, conten
     if not who.may(Role.OPERATOR, changed):
         others = ", ".join(sorted(changed - (who.sites or frozenset())))
         raise Refusal((f"{who.name}'s credential is not for {others}, which this changes",))
+
+
+def may_override(who: Caller) -> None:
+    """The guard stands before other sites than the one that is changed. Raises Refusal."""
+    if not who.may(Role.OPERATOR):
+        raise Refusal((f"{who.name}'s credential is for some sites, and what could be too much for others is not its to say",))
 
 
 def _signer(submission: Submission, operators: Operators) -> str:

@@ -242,7 +242,7 @@ def test_operator_credential_begins_and_stops_rollouts_of_its_sites_alone(world:
     asyncio.run(test())
 
 
-def test_operator_credential_of_some_sites_changes_no_budget_and_takes_no_other_site_out(world: World) -> None:
+def test_operator_credential_of_some_sites_changes_nothing_of_the_others(world: World) -> None:
     """What changes no site of another's may still change what all of them may be darkened by, or who is counted."""
 
     async def test() -> None:
@@ -259,6 +259,15 @@ def test_operator_credential_of_some_sites_changes_no_budget_and_takes_no_other_
             status, answer = begin(world, changed, sin)
             assert status == 409 and why in str(answer["problems"]), answer
             assert world.digest() == before
+        signed = submission(world, made(sin="drained"))
+        before = world.digest()
+        status, answer = says(world, "POST", "/v1/rollouts?despite_worst_case=1&reason=x", signed, sin)
+        assert status == 409 and "too much for others" in str(answer["problems"]), answer
+        assert world.digest() == before
+        assert says(world, "POST", "/v1/rollouts", signed, sin)[0] == 200, "its own site"
+        status, answer = says(world, "POST", "/v1/rollouts/command", b'{"word": "override", "reason": "x"}', sin)
+        assert status == 409 and "too much for others" in str(answer["problems"]), answer
+        assert says(world, "POST", "/v1/rollouts/command", b'{"word": "abort"}', sin)[0] == 200
         begin(world, made(budget="{min_sites: 3}"))
         status, answer = says(world, "POST", "/v1/rollouts/command", b'{"word": "abort"}', sin)
         assert status == 409 and "the budget of all" in str(answer["problems"]), answer
