@@ -21,11 +21,12 @@ from anycast.content.operators import Operators
 from anycast.content.state import State, decode_state, in_force
 from anycast.coordinator import contents as kept
 from anycast.coordinator import guard
-from anycast.coordinator.access import Caller, Role
+from anycast.coordinator.access import Caller
 from anycast.coordinator.contents import CONTENT, GATEWAY, GENERATION, GIVEN, LAST, ROLLOUT, Kept
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView, SiteState
 from anycast.coordinator.refusal import ReadOnly, Refusal
+from anycast.coordinator.rights import may_override, only_its_sites
 from anycast.coordinator.slots import Slots
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.coordinator.traffic_log import TrafficLog
@@ -375,14 +376,14 @@ class Rollouts:
             await asyncio.sleep(PACE_S)
 
     async def _look(self) -> None:
-        core = self._core
+        core, running = self._core, self.in_force()
         if core is None:
-            await self._slots.keep_dark(self.in_force())
+            await self._slots.keep_dark(running)
             return
         now = boottime()
         target = self._contents[core.rollout.target.hash].content
-        await self._slots.keep(core.rollout, target, self.in_force(), lambda: guard.at_step(self._worst_of_step()))
-        await self._slots.keep_dark(self.in_force())
+        await self._slots.keep(core.rollout, target, running, lambda: guard.at_step(self._worst_of_step()))
+        await self._slots.keep_dark(running)
         if core.rollout.step in ENDED:
             return
         site = core.rollout.site
@@ -473,24 +474,6 @@ def _with_sites(content: Content, more: Content) -> Content:
     if more.sites.keys() <= content.sites.keys():
         return content
     return content.model_copy(update={"sites": {**more.sites, **content.sites}})
-
-
-def only_its_sites(who: Caller, rollout: Rollout, before: Content | None, content: Content) -> None:
-    """Raises Refusal where a site is changed or taken out that the credential is not for, or everybody's budget is."""
-    changed = set(rollout.sites) - set(rollout.same)
-    if before is not None:
-        changed |= before.sites.keys() - content.sites.keys()
-        if before.budget != content.budget and not who.may(Role.OPERATOR):
-            raise Refusal((f"{who.name}'s credential is for some sites, and this changes the budget of all",))
-    if not who.may(Role.OPERATOR, changed):
-        others = ", ".join(sorted(changed - (who.sites or frozenset())))
-        raise Refusal((f"{who.name}'s credential is not for {others}, which this changes",))
-
-
-def may_override(who: Caller) -> None:
-    """The guard stands before other sites than the one that is changed. Raises Refusal."""
-    if not who.may(Role.OPERATOR):
-        raise Refusal((f"{who.name}'s credential is for some sites, and what could be too much for others is not its to say",))
 
 
 def _signer(submission: Submission, operators: Operators) -> str:

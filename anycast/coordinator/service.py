@@ -131,7 +131,7 @@ class Service:
             write=self._write,
             send=self._agents.send,
             offer=self._agents.offer,
-            changed=lambda: self._changed(""),
+            changed=self._changed,
             halted=lambda: self._behind.read_only,
         )
         self._rollouts.start(kept)
@@ -142,7 +142,7 @@ class Service:
             self._darkness,
             write=self._write,
             send=self._agents.send,
-            changed=lambda: self._changed(""),
+            changed=self._changed,
         )
         await self._agents.start(addresses, port)
 
@@ -208,7 +208,7 @@ class Service:
     def observed(self, name: str, told: api.Observation) -> None:
         """An observer's word, of now."""
         if self._observed.take(name, Word(boottime(), dict(told.sites), dict(told.routers))):
-            self._changed("")
+            self._changed()
 
     async def submit(self, who: Caller, submission: Submission, terms: Terms) -> api.RolloutStatus:
         """Begin a rollout of what an operator signed. Raises Refusal, ConfigError."""
@@ -348,13 +348,13 @@ class Service:
             deed=self._deed(who, "access.remove", name=name),
         )
         self.removals += 1
-        self._changed("")
+        self._changed()
 
     async def _decide(self, *, expected: dict[Key, int], writes: dict[Key, Body | None], deed: Deed) -> None:
         self._revision = await self._in_store(
             lambda: self._store.transact(self._fence, expected=expected, writes=writes, deeds=(deed,))
         )
-        self._changed("")
+        self._changed()
 
     async def _write(self, writes: dict[Key, Body | None], deeds: tuple[Deed, ...]) -> None:
         self._revision = await self._in_store(
@@ -363,7 +363,7 @@ class Service:
 
     async def _write_slots(self, writes: dict[Key, Body | None], deeds: tuple[Deed, ...]) -> None:
         await self._write(writes, deeds)
-        self._changed("")
+        self._changed()
 
     def _may_be_at(self, gateway: str, site: str) -> bool:
         return self._rollouts.may_be_at(gateway, site)
@@ -373,11 +373,11 @@ class Service:
             case Came(hello=hello, session=session):
                 self._darkness.feed(AgentConnected(hello.gateway, session))
                 self._events.came(hello, session)
-                self._changed(hello.gateway)
+                self._changed()
             case Went(gateway=gateway, site=site, session=session):
                 self._darkness.feed(AgentGone(gateway, session))
                 self._events.went(gateway, site, session)
-                self._changed(gateway)
+                self._changed()
             case Said(hello=hello, report=report, news=news):
                 self._traffic.reported(hello.site, hello.gateway, hello.instance, report, boottime())
                 self._leases.reported(hello.site, report)
@@ -385,7 +385,7 @@ class Service:
                     self._told.put_nowait(
                         SaidToHave(site=hello.site, gateway=hello.gateway, contents=report.contents)
                     )
-                    self._changed(hello.gateway)
+                    self._changed()
             case SaidDarkness(gateway=gateway, session=session, text=text):
                 self._darkness.told(gateway, session, text)
             case HandedOver(gateway=gateway, content=content):
@@ -408,7 +408,7 @@ class Service:
     def _deed(self, who: Caller, action: str, reason: str = "", **body: object) -> Deed:
         return Deed(at=time.time(), who=who.name, action=action, reason=reason, body=body)
 
-    def _changed(self, gateway: str) -> None:
+    def _changed(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
