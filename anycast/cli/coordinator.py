@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask, stream
-from anycast.cli.screen import cleaned
+from anycast.cli.screen import clean, cleaned
 from anycast.errors import ConfigError, Problem
 from anycast.policy.content_diff import Difference
 from anycast.policy.content_diff import line as diff_line
@@ -156,13 +156,40 @@ def _with(line: dict[str, Any]) -> str:
 
 
 @history_app.command("verify")
-def history_verify(url: Url = DEFAULT, credential: Credential = None, root: Root = None) -> None:
-    """Check that no line was changed, taken out or put in since it was written. Exit status 1 where one was."""
-    found = ask(Target(url, credential, root), "GET", "/v1/history?limit=1&verify=1")
+def history_verify(
+    kept: Annotated[
+        str,
+        typer.Option(
+            metavar="N:HASH", help="What an earlier `verify` said of the last line: also that it is there still, as it was."
+        ),
+    ] = "",
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
+) -> None:
+    """Check that no line was changed, taken out or put in since it was written. Exit status 1 where one was.
+
+    Lines that are missing at the end leave a whole chain: keep elsewhere what this says of the last one, for --kept.
+    """
+    number, hash_ = _kept_line(kept) if kept else (0, "")
+    target = Target(url, credential, root)
+    found = ask(target, "GET", f"/v1/history?limit=1&verify=1&after={max(0, number - 1)}")
     if (broken := found["first_broken"]) is not None:
         print(f"history is not whole from line {broken} on", file=sys.stderr)
         raise typer.Exit(1)
-    print("history is whole")
+    if kept and [(line["seq"], line["hash"]) for line in found["lines"]] != [(number, hash_)]:
+        print(f"line {number} is not there, or is another one: history was replaced, or lost its end", file=sys.stderr)
+        raise typer.Exit(1)
+    last = f"; the last line is {found['last']}:{found['last_hash']}" if found.get("last") else ""
+    print(f"history is whole{last}")
+
+
+def _kept_line(text: str) -> tuple[int, str]:
+    """Raises ConfigError."""
+    number, _, hash_ = text.partition(":")
+    if not number.isascii() or not number.isdigit() or not 0 < int(number) < 2**53 or len(hash_) != 64:
+        raise ConfigError([Problem("--kept", f"{clean(text[:80])!r} is no N:HASH as `anycast history verify` prints it")])
+    return int(number), hash_
 
 
 @access_app.command("add")

@@ -161,6 +161,9 @@ class History(_Model):
     lines: tuple[HistoryLine, ...]
     first_broken: int | None = None
     """The first line that was tampered with, where that was asked for."""
+    last: int = 0
+    """Number of the newest line there is."""
+    last_hash: str = ""
 
 
 class ContentLine(_Model):

@@ -131,9 +131,10 @@ class Rest:
     async def _history(self, request: web.Request, who: Caller) -> api.History:
         asked = {name: _number(request, name) for name in ("after", "limit", "verify")}
         limit = min(asked["limit"] or api.MOST_LINES, api.MOST_LINES)
-        lines, broken = await self._service.history(asked["after"], limit, verify=bool(asked["verify"]))
+        lines, broken, (last, hash_) = await self._service.history(asked["after"], limit, verify=bool(asked["verify"]))
         found = await self._service.diffs(lines) if _number(request, "diff") else {}
-        return api.History(lines=tuple(api.history_line(line, found.get(line.seq)) for line in lines), first_broken=broken)
+        told = tuple(api.history_line(line, found.get(line.seq)) for line in lines)
+        return api.History(lines=told, first_broken=broken, last=last, last_hash=hash_)
 
     async def _contents(self, request: web.Request, who: Caller) -> api.Contents:
         return await self._service.contents()

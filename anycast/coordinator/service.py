@@ -236,11 +236,12 @@ class Service:
                 async with asyncio.timeout(repeat_s):
                     await news.wait()
 
-    async def history(self, after: int, limit: int, *, verify: bool) -> tuple[list[Line], int | None]:
-        """Lines behind `after`, and with `verify` the first one that was tampered with."""
+    async def history(self, after: int, limit: int, *, verify: bool) -> tuple[list[Line], int | None, tuple[int, str]]:
+        """Lines behind `after`, with `verify` the first one that was tampered with, and number and hash of the last."""
 
-        def read() -> tuple[list[Line], int | None]:
-            return self._store.history(after=after, limit=limit), self._store.first_broken() if verify else None
+        def read() -> tuple[list[Line], int | None, tuple[int, str]]:
+            broken = self._store.first_broken() if verify else None
+            return self._store.history(after=after, limit=limit), broken, self._store.last()
 
         return await self._in_store(read)
 

@@ -181,7 +181,7 @@ def test_an_old_backup_is_read_only_until_it_is_recovered_and_then_decides(tmp_p
             await made.fleet.run("undrain", "fra", "--yes", "--bake", "1")
             await made.ended()
             await made.until(lambda: made.dark == {"lon"}, "fra is back")
-            assert (await made.fleet.run("history", "verify")).stdout == "history is whole\n"
+            assert (await made.fleet.run("history", "verify")).stdout.startswith("history is whole;")
 
             await made.stop()
             await made.start()
