@@ -54,7 +54,8 @@ class Managed:
         )
         self.darkness = Darkness(
             self.document, {"dns": 5.0, "canary": 5.0}, say=self._say, announced=lambda: self.announced and not self.worse,
-            hold=lambda: None, happened=self.events.append, ordered=lambda: self.contents.ordered,
+            hold=lambda: None, withdrawn_by=lambda: None, happened=self.events.append,
+            ordered=lambda: self.contents.ordered,
             ordered_before=lambda: self.contents.ordered_before,
         )  # fmt: skip
         self.link = CoordinatorLink(

@@ -1,4 +1,4 @@
-"""An activation that waits for a disk: what may darken a gateway yet has not ended, and a later leader knows."""
+"""What an agent tells the ledger. Of an activation that waits for a disk: what may darken a gateway yet has not ended."""
 
 from __future__ import annotations
 
@@ -52,9 +52,11 @@ class Agent:
         )
         self.darkness = Darkness(
             document, {}, say=self._say, announced=lambda: not self.dark, hold=lambda: None, happened=lambda _: None,
-            ordered=lambda: self.contents.ordered, ordered_before=lambda: self.contents.ordered_before,
+            withdrawn_by=lambda: self.withdrawn_by, ordered=lambda: self.contents.ordered,
+            ordered_before=lambda: self.contents.ordered_before,
         )  # fmt: skip
         self.dark = False
+        self.withdrawn_by: Reason | None = None
         self._n = 0
 
     def _activated(self, taken: object) -> None:
@@ -169,5 +171,18 @@ def test_another_connection_forgets_what_waits_and_hears_of_what_is_judged(agent
         assert not agent.reports[-1].announcing, "it may be dark any moment, by a word that this leader does not know"
         agent.disk.set()
         await agent.until(lambda: agent.dark)
+
+    run(agent, test)
+
+
+def test_a_route_that_is_not_out_though_the_site_serves_is_told_with_what_keeps_it_in(agent: Agent) -> None:
+    async def test() -> None:
+        agent.withdrawn_by = Reason.FLAP_DELAYED
+        agent.reports.clear()
+        agent.answer()
+        await agent.until(lambda: any(each.reason == Reason.FLAP_DELAYED for each in agent.reports))
+        agent.withdrawn_by = None
+        agent.reports.clear()
+        await agent.until(lambda: any(each.reason == Reason.HEALTHY for each in agent.reports))
 
     run(agent, test)
