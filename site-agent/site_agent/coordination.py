@@ -62,8 +62,8 @@ class Coordination:
         happened: Callable[[Event], None],
     ) -> None:
         """`document.coordinator` is there. `spans`, `announced`, `hold`, `withdrawn_by` as `Darkness` wants them,
-        `peer_agrees` as `ColdStart`. `knows`: the bridge has said what is announced. `follow` has this gateway drained by a plan, or by none;
-        `begin_anew` is called when another document is to be run by."""
+        `peer_agrees` as `ColdStart`. `knows`: the bridge has said what is announced. `follow` has this gateway drained by a
+        plan, or by none; `begin_anew` is called when another document is to be run by."""
         self._document, self._follow, self._begin_anew, self._knows = document, follow, begin_anew, knows
         self._around = Bulkhead("coordinator", happened)
         contents = Contents(document, paths, staged=self._staged, activated=self._activated, happened=happened)
