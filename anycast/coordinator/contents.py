@@ -132,8 +132,8 @@ def rollout_from(body: Body) -> tuple[Rollout, dict[str, Counted]]:
     """Raises DecodeError."""
     try:
         told = dict(body["rollout"])
-        for name in ("sites", "same", "quiet", "changed"):
-            told[name] = tuple(told[name])
+        for name in ("sites", "same", "quiet", "changed", "dark_before"):
+            told[name] = tuple(told.get(name, ()))
         told["target"] = Version(**told["target"])
         told["back"] = None if told["back"] is None else Version(**told["back"])
         told["step"] = Step(told["step"])
@@ -252,6 +252,11 @@ def rollout_of(
         gateways={name: tuple(site.gateways) for name, site in content.sites.items()},
         same=tuple(same),
         quiet=tuple(quiet),
+        dark_before=tuple(
+            name
+            for name, site in content.sites.items()
+            if not site.intent.dark and before is not None and name in before.sites and before.sites[name].intent.dark
+        ),
         bake_s=terms.bake_s,
         blind=terms.blind,
         despite=terms.despite,

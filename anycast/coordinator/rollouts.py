@@ -381,15 +381,17 @@ class Rollouts:
             await self._slots.keep_dark(running)
             return
         now = boottime()
-        target = self._contents[core.rollout.target.hash].content
-        await self._slots.keep(core.rollout, target, running, lambda: guard.at_step(self._worst_of_step()))
+        returns = core.rollout.back if core.rollout.step is Step.RETURNING else None
+        wanted = self._contents[(returns or core.rollout.target).hash].content
+        await self._slots.keep(core.rollout, wanted, running, lambda: guard.at_step(self._worst_of_step()))
         await self._slots.keep_dark(running)
         if core.rollout.step in ENDED:
             return
         site = core.rollout.site
-        slot = site in self._slots.held()
+        held, refused = frozenset(self._slots.held()), self._slots.refused
         verdict, why = self._gate(core.rollout, site, now)
-        looked = Looked(gateways=self._told(now), gate=verdict, gate_why=why, slot=slot, refused=self._slots.refused)
+        told = self._told(now)
+        looked = Looked(gateways=told, gate=verdict, gate_why=why, slot=site in held, held=held, refused=refused)
         await self._take(core.handle(looked, now))
         if (deadline := core.deadline) is not None and now >= deadline:
             await self._take(core.handle(TimerExpired(), now))

@@ -30,7 +30,7 @@ from anycast.coordinator.service import Service
 from anycast.fleet.compile import compile_fleet
 from anycast.fleet.loading import loads
 from anycast.pki.names import Identity, Role
-from anycast.policy import token_holder, tokens
+from anycast.policy import rollout, token_holder, tokens
 from anycast.policy.plan import make, submit
 from anycast.policy.rollout import Terms
 from anycast.reasons import Reason
@@ -285,6 +285,34 @@ def test_a_content_that_loses_clients_stops_at_the_canary_site_and_is_taken_back
             runs = [agent.contents.active for agent in made.agents.values()]
             assert all(active is not None and active.hash != bad for active in runs)
             assert all(agent.announced for agent in made.agents.values())
+
+    asyncio.run(test())
+
+
+def test_an_undrain_that_is_taken_back_darkens_nobody_beyond_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its slot has returned when the site announced; two others have failed since, which is all that may be dark."""
+    monkeypatch.setattr(rollout, "ACTIVATE_LIMIT_S", 6.0)
+
+    async def test() -> None:
+        async with fleet(tmp_path) as made:
+            await made.run("drain", "fra", "--yes", "--bake", "1", "--reason", "optics")
+            await made.becomes("done", lambda s: s["rollout"]["step"] == "done")
+            await made.becomes("dark", lambda s: "dark 1 of 2" in s["ledger"])
+            await made.run("undrain", "fra", "--yes", "--bake", "2", "--without-evidence")
+            await made.becomes("back", lambda s: s["rollout"]["step"] == "baking")
+            await made.run("rollout", "pause")
+            await made.becomes("its slot is back", lambda s: s["rollout"]["paused"] and "dark 0 of 2" in s["ledger"])
+            for site in ("sin", "nyc"):
+                made.agents[site].serves = False
+            await made.becomes("two fail", lambda s: "dark 2 of 2" in s["ledger"])
+            await made.run("rollout", "abort")
+            await made.becomes("it waits", lambda s: "budget_spent" in s["rollout"]["waits_for"])
+            made.agents["nyc"].serves = True
+            await made.becomes("it has room", lambda s: s["rollout"]["step"] == "stopped")
+            assert not made.agents["fra"].announced
+            await made.becomes("in its words", lambda s: "fra drain by alice" in s["ledger"] and "2 of 2" in s["ledger"])
 
     asyncio.run(test())
 

@@ -150,6 +150,24 @@ def test_what_fails_is_returned_once_and_somebody_is_paged(how: str) -> None:
     assert world.look(slot=True) == []
 
 
+def test_a_return_that_darkens_waits_for_a_slot_like_everything_that_does() -> None:
+    """An undrain that is taken back: its slot returned when the site announced, and may be somebody else's by now."""
+    world = World(dark_before=("fra",))
+    world.to_baking()
+    world.now += BAKE_S
+    world.look(gate=Verdict.PASSES)
+    world.look(slot=True)
+    world.set("sin-gw1", staged=None, active=NEW)
+    assert world.core.handle(Command("abort", "bob"), world.now) == [Stage(BACK, ("sin-gw1",))], "the other one at once"
+    world.set("sin-gw1", active=BACK)
+    assert world.look(refused="fra: budget_spent") == [] and world.slots == {"fra", "sin"}
+    assert world.look(held=frozenset({"fra"})) == [Stage(BACK, ("fra-gw1", "fra-gw2"))]
+    assert world.look(refused="fra: budget_spent") == []
+    world.expire()
+    assert (world.step, world.pages) == (Step.STOPPED, [Reason.RETURN_FAILED])
+    assert "budget_spent" in world.core.rollout.pages[0].detail
+
+
 def test_a_return_that_fails_is_not_tried_again() -> None:
     world = World()
     world.to_baking()
