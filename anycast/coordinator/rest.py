@@ -125,7 +125,7 @@ class Rest:
                     known = self._service.removals
                     await self._caller(request)
                 async with asyncio.timeout(READ_LIMIT_S):
-                    await response.write(b"event: status\ndata: " + status.model_dump_json().encode() + b"\n\n")
+                    await response.write(b"event: status\ndata: " + status + b"\n\n")
         return response
 
     async def _history(self, request: web.Request, who: Caller) -> api.History:

@@ -85,6 +85,8 @@ class Service:
         self._view, self._traffic, self._observed = FleetView(), TrafficLog(), Observations()
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "store")
         self._news = asyncio.Event()
+        self._shown: tuple[asyncio.Event, float, bytes] | None = None
+        """Before which news, when, and what was shown."""
         self._told: asyncio.Queue[SaidToHave] = asyncio.Queue()
         self._operators = OperatorsFile(operators_path)
         self._revision = 0
@@ -226,15 +228,22 @@ class Service:
         found, words = await self._behind.recover(who, wanted.reason, wanted.without, operators)
         return api.recovered(found, words)
 
-    async def watch(self, repeat_s: float) -> AsyncIterator[api.Status]:
-        """The status now, whenever something changes, and at least every `repeat_s`."""
+    async def watch(self, repeat_s: float) -> AsyncIterator[bytes]:
+        """The status as JSON now, whenever something changes, and at least every `repeat_s`."""
         while True:
             news = self._news
-            yield self.status()
+            yield self._status_text()
             await asyncio.sleep(WATCH_PACE_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(repeat_s):
                     await news.wait()
+
+    def _status_text(self) -> bytes:
+        """Made once for all that watch: of a thousand agents it takes longer than they may be kept waiting for each."""
+        known, now = self._shown, boottime()
+        if known is None or known[0] is not self._news or now - known[1] >= WATCH_PACE_S:
+            self._shown = known = (self._news, now, self.status().model_dump_json().encode())
+        return known[2]
 
     async def history(self, after: int, limit: int, *, verify: bool) -> tuple[list[Line], int | None, tuple[int, str]]:
         """Lines behind `after`, with `verify` the first one that was tampered with, and number and hash of the last."""
