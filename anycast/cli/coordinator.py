@@ -59,6 +59,10 @@ def serve(
         int, typer.Option(min=1, metavar="MIB", help="Of gateways' events, at most; those of who sent most go first.")
     ] = 1024,
     keep_events_days: Annotated[int, typer.Option(min=1, max=36500, metavar="DAYS", help="And for no longer.")] = 90,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="PROGRAM", help="Called when somebody must look: one JSON object on its standard input."),
+    ] = None,
     detach: Annotated[
         bool,
         typer.Option("--detach", help="Return once it answers; what it says goes to coordinator.out beside the socket."),
@@ -82,6 +86,7 @@ def serve(
         agents_port=listens[0].port,
         operators=tuple(process.read_listen(each, PORT) for each in operators or []),
         retention=Retention(most_bytes=keep_events_mib << 20, longest_s=keep_events_days * 86_400.0),
+        page=page,
     )
     if detach:
         raise typer.Exit(detached.start(lambda say: asyncio.run(process.serve(plan, say)), run / "coordinator.out"))

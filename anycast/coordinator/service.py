@@ -36,6 +36,7 @@ from anycast.coordinator.fleet_view import FleetView
 from anycast.coordinator.lease_keeper import LeaseKeeper
 from anycast.coordinator.leases import Leases
 from anycast.coordinator.observations import Observations, Word
+from anycast.coordinator.pager import Pager
 from anycast.coordinator.refusal import ReadOnly
 from anycast.coordinator.rollouts import Rollouts
 from anycast.coordinator.sqlite_file import answered
@@ -51,6 +52,7 @@ from anycast.policy.content_diff import Difference
 from anycast.policy.plan import Submission
 from anycast.policy.rollout import Terms
 from anycast.policy.token_words import AgentConnected, AgentGone
+from anycast.reasons import Reason
 from anycast.runtime import boottime
 from anycast.trail import Record
 
@@ -77,8 +79,10 @@ class Service:
         store_path: Path,
         operators_path: Path,
         retention: Retention | None = None,
+        page: Path | None = None,
     ) -> None:
-        """`retention`: of events, which lie beside the store; None: its defaults."""
+        """`retention`: of events, which lie beside the store; None: its defaults. `page`: the program that calls somebody.
+        Raises ConfigError where that is none."""
         self.version = metadata.version("anycast-vpn")
         self._me, self._folder, self._store_path, self._retention = me, folder, store_path, retention or Retention()
         self._instance = secrets.token_hex(8)
@@ -89,6 +93,7 @@ class Service:
         """Before which news, when, and what was shown."""
         self._told: asyncio.Queue[SaidToHave] = asyncio.Queue()
         self._operators = OperatorsFile(operators_path)
+        self._pager = None if page is None else Pager(page, me.fleet, self._pages)
         self._revision = 0
         self.removals = 0
         """Of credentials, since the start."""
@@ -156,7 +161,8 @@ class Service:
         """Raises where the store fails what decides: whoever goes on might say what is not in it."""
         async with asyncio.TaskGroup() as group:
             parts = (self._agents.keep, self._darkness.run, self._rollouts.run, self._behind.run, self._events.run)
-            for each in (*parts, self._remember, self._leases.run):
+            pager = () if self._pager is None else (self._pager.run,)
+            for each in (*parts, self._remember, self._leases.run, *pager):
                 group.create_task(each())
 
     async def close(self) -> None:
@@ -188,11 +194,22 @@ class Service:
                 *(each for each in (read_only, self._agents.problem) if each),
                 *self._events.alarms,
                 *([self._leases.problem] if self._leases.problem else []),
+                *([self._pager.problem] if self._pager is not None and self._pager.problem else []),
                 *(str(page) for page in self._rollouts.pages),
                 *self._darkness.suspects,
                 *self._darkness.overdue(time.time()),
             ),
         )
+
+    def _pages(self) -> dict[str, str]:
+        """What somebody is called for, by a key that begins with its reason and stays while it stands."""
+        rollout, read_only = self._rollouts.rollout, self._behind.read_only
+        found = {Reason.STORE_BEHIND.value: read_only} if read_only else {}
+        if rollout is not None:
+            name = f"rollout {rollout.id}"
+            found |= {f"{page.reason} {name} {n}": f"{name}: {page}" for n, page in enumerate(rollout.pages)}
+        told = (*self._darkness.suspects, *self._darkness.overdue(time.time()))
+        return found | {each.replace(":", "", 1): each for each in told}
 
     def state(self) -> State:
         """What a plan is made against. Raises ReadOnly where that is known to be out of date."""
