@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask, stream
-from anycast.cli.screen import cleaned
+from anycast.cli.screen import clean, cleaned
 from anycast.errors import ConfigError, Problem
 from anycast.policy.content_diff import Difference
 from anycast.policy.content_diff import line as diff_line
@@ -59,6 +59,10 @@ def serve(
         int, typer.Option(min=1, metavar="MIB", help="Of gateways' events, at most; those of who sent most go first.")
     ] = 1024,
     keep_events_days: Annotated[int, typer.Option(min=1, max=36500, metavar="DAYS", help="And for no longer.")] = 90,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="PROGRAM", help="Called when somebody must look: one JSON object on its standard input."),
+    ] = None,
     detach: Annotated[
         bool,
         typer.Option("--detach", help="Return once it answers; what it says goes to coordinator.out beside the socket."),
@@ -82,6 +86,7 @@ def serve(
         agents_port=listens[0].port,
         operators=tuple(process.read_listen(each, PORT) for each in operators or []),
         retention=Retention(most_bytes=keep_events_mib << 20, longest_s=keep_events_days * 86_400.0),
+        page=page,
     )
     if detach:
         raise typer.Exit(detached.start(lambda say: asyncio.run(process.serve(plan, say)), run / "coordinator.out"))
@@ -134,11 +139,18 @@ def history(
     if as_json:
         print(json.dumps({"v": 1, "lines": lines}, indent=1))
         return
-    table = Table("#", "when", "who", "what", "reason", "with", box=None, header_style="bold")
-    for line in lines:
+    Console().print(history_view(lines))
+
+
+def history_view(lines: list[dict[str, Any]]) -> RenderableType:
+    """A screen of /v1/history."""
+    # A moment that is cut off is none, on however narrow a screen.
+    head = (Column("#", no_wrap=True), Column("when", no_wrap=True, min_width=20), "who", "what", "reason", "with")
+    table = Table(*head, box=None, header_style="bold")
+    for line in cleaned(lines):
         words = (line["who"], line["action"], line["reason"], _with(line))
         table.add_row(str(line["seq"]), _when(line["at"]), *map(Text, words))
-    Console().print(table)
+    return table
 
 
 def _with(line: dict[str, Any]) -> str:
@@ -149,13 +161,40 @@ def _with(line: dict[str, Any]) -> str:
 
 
 @history_app.command("verify")
-def history_verify(url: Url = DEFAULT, credential: Credential = None, root: Root = None) -> None:
-    """Check that no line was changed, taken out or put in since it was written. Exit status 1 where one was."""
-    found = ask(Target(url, credential, root), "GET", "/v1/history?limit=1&verify=1")
+def history_verify(
+    kept: Annotated[
+        str,
+        typer.Option(
+            metavar="N:HASH", help="What an earlier `verify` said of the last line: also that it is there still, as it was."
+        ),
+    ] = "",
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
+) -> None:
+    """Check that no line was changed, taken out or put in since it was written. Exit status 1 where one was.
+
+    Lines that are missing at the end leave a whole chain: keep elsewhere what this says of the last one, for --kept.
+    """
+    number, hash_ = _kept_line(kept) if kept else (0, "")
+    target = Target(url, credential, root)
+    found = ask(target, "GET", f"/v1/history?limit=1&verify=1&after={max(0, number - 1)}")
     if (broken := found["first_broken"]) is not None:
         print(f"history is not whole from line {broken} on", file=sys.stderr)
         raise typer.Exit(1)
-    print("history is whole")
+    if kept and [(line["seq"], line["hash"]) for line in found["lines"]] != [(number, hash_)]:
+        print(f"line {number} is not there, or is another one: history was replaced, or lost its end", file=sys.stderr)
+        raise typer.Exit(1)
+    last = f"; the last line is {found['last']}:{found['last_hash']}" if found.get("last") else ""
+    print(f"history is whole{last}")
+
+
+def _kept_line(text: str) -> tuple[int, str]:
+    """Raises ConfigError."""
+    number, _, hash_ = text.partition(":")
+    if not number.isascii() or not number.isdigit() or not 0 < int(number) < 2**53 or len(hash_) != 64:
+        raise ConfigError([Problem("--kept", f"{clean(text[:80])!r} is no N:HASH as `anycast history verify` prints it")])
+    return int(number), hash_
 
 
 @access_app.command("add")

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from anycast import trusted_file
+from anycast.cli.screen import clean
 from anycast.errors import AnycastError, ConfigError, DecodeError, PeerError, Problem
 from anycast.pki import certificates
 from anycast.pki.names import Role
@@ -100,8 +101,8 @@ def _read(response: http.client.HTTPResponse) -> dict[str, Any]:
     except ValueError as exc:
         raise PeerError("coordinator", f"answers what is no JSON object (status {response.status})") from exc
     if response.status != 200:
-        problems = "".join(f"\n  {each}" for each in answer.get("problems", ()))
-        raise Denied(f"coordinator: {answer.get('error', response.reason)}{problems}")
+        problems = "".join(f"\n  {clean(str(each))}" for each in answer.get("problems", ()))
+        raise Denied(f"coordinator: {clean(str(answer.get('error', response.reason)))}{problems}")
     return answer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from anycast.cli.screen import clean
 from anycast.content.content import Budget
 from anycast.policy.plan import Plan
 from anycast.policy.plan_view import Announcement, LedgerView
@@ -15,7 +16,11 @@ _MOST = 40
 
 
 def lines(plan: Plan, worst: WorstCase) -> Iterator[str]:
-    """What `anycast plan` prints."""
+    """What `anycast plan` prints. Why a site is dark, its gateway may have said."""
+    return map(clean, _lines(plan, worst))
+
+
+def _lines(plan: Plan, worst: WorstCase) -> Iterator[str]:
     if plan.empty and not plan.problems:
         yield f"fleet {plan.fleet}: nothing to do"
         return

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from anycast.cli.coordinator import AsJson, Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
+from anycast.cli.screen import cleaned
 
 app = typer.Typer(help="The rollout under way, or the last one: show, pause, resume, abort, override.")
 
@@ -30,7 +31,7 @@ def show(
         print("there was no rollout yet")
     else:
         _print(rollout)
-        for alarm in found["alarms"]:
+        for alarm in cleaned(found["alarms"]):
             print(alarm)
 
 
@@ -68,6 +69,7 @@ def _command(word: str, target: Target, **more: str) -> None:
 
 
 def _print(rollout: dict[str, Any]) -> None:
+    rollout = cleaned(rollout)
     paused = ", paused" if rollout["paused"] else ""
     print(f"rollout {rollout['id']} by {rollout['by']}: generation {rollout['generation']}, {rollout['step']}{paused}")
     table = Table("site", "", box=None, header_style="bold")

@@ -138,8 +138,7 @@ class Status(_Model):
     read_only: str
     """Why it decides nothing, as one sentence; empty: it does."""
     alarms: tuple[str, ...]
-    """What somebody must look at: the coordinator itself (`read_only` comes first), a rollout that stopped, a check that is
-    suspected."""
+    """What somebody must look at: the coordinator itself (`read_only` comes first), a rollout that stopped, a suspected check."""
 
 
 class HistoryLine(_Model):
@@ -151,8 +150,7 @@ class HistoryLine(_Model):
     body: dict[str, Any]
     hash: str
     diff: tuple[Difference, ...] | None = None
-    """Of the beginning of a rollout, where that was asked for: what its content has otherwise than the one before. None:
-    there was no single one before, or the line is about something else."""
+    """Of the beginning of a rollout, where asked for: what differs from the content before. None: there was no single one."""
     differences: int = 0
     """How many there are; `diff` has at most 100."""
 
@@ -162,6 +160,8 @@ class History(_Model):
     lines: tuple[HistoryLine, ...]
     first_broken: int | None = None
     """The first line that was tampered with, where that was asked for."""
+    last: int = 0
+    last_hash: str = ""
 
 
 class ContentLine(_Model):

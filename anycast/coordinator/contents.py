@@ -133,8 +133,8 @@ def rollout_from(body: Body) -> tuple[Rollout, dict[str, Counted]]:
     """Raises DecodeError."""
     try:
         told = dict(body["rollout"])
-        for name in ("sites", "same", "quiet", "changed"):
-            told[name] = tuple(told[name])
+        for name in ("sites", "same", "quiet", "changed", "dark_before"):
+            told[name] = tuple(told.get(name, ()))
         told["target"] = Version(**told["target"])
         told["back"] = None if told["back"] is None else Version(**told["back"])
         told["step"] = Step(told["step"])
@@ -237,11 +237,15 @@ def rollout_of(
     before_hash: str | None,
     first: int,
     terms: Terms,
+    dark: Collection[str] = (),
 ) -> Rollout:
-    """A new one. `first`: the generation of the content; the one after it is kept for a return."""
+    """A new one. `first`: the generation of the content; the one after it is kept for a return. `dark`: sites that announce
+    nothing now, by their gateways' own word. Where that is by a fact or a hold and not by the content before,
+    nobody can be lost there, and the new one cannot be asked to bring back what was gone already."""
     changed = [name for name, site in content.sites.items() if before is None or before.sites.get(name) != site]
     same = [name for name in content.sites if name not in changed]
-    quiet = [name for name, site in content.sites.items() if site.intent.dark or not site.attracts]
+    meant = content.sites if before is None else {name for name, site in before.sites.items() if site.attracts}
+    quiet = [name for name, site in content.sites.items() if not site.attracts or (name in dark and name in meant)]
     return Rollout(
         id=id_,
         by=by,
@@ -251,6 +255,11 @@ def rollout_of(
         gateways={name: tuple(site.gateways) for name, site in content.sites.items()},
         same=tuple(same),
         quiet=tuple(quiet),
+        dark_before=tuple(
+            name
+            for name, site in content.sites.items()
+            if not site.intent.dark and before is not None and name in before.sites and before.sites[name].intent.dark
+        ),
         bake_s=terms.bake_s,
         blind=terms.blind,
         despite=terms.despite,

@@ -77,8 +77,6 @@ class EventKeeper:
         self._refused: dict[str, str] = {}
         """Why nothing more is asked of a gateway over the connection that it has."""
         self._pruned_at = boottime()
-        self.stored = 0
-        """Records of gateways, since the start."""
 
     @property
     def alarms(self) -> tuple[str, ...]:
@@ -201,7 +199,6 @@ class EventKeeper:
         for each in batches:
             if isinstance(each, Batch):
                 self._positions[each.gateway] = each.records[-1].position
-                self.stored += len(each.records)
 
     async def _prune(self) -> None:
         store, now = self._store, boottime()

@@ -64,8 +64,11 @@ class FleetView:
     def connected(self, hello: Hello, now: float) -> None:
         """A gateway has introduced itself, over whichever connection; its former one counts no more."""
         before = self._gateways.get(hello.gateway)
-        report = before.report if before is not None and before.hello.instance == hello.instance else None
-        self._gateways[hello.gateway] = _Gateway(hello, True, now, report)
+        if before is not None and before.report is not None and before.hello.instance == hello.instance:
+            # What it said is as old as it is: who only introduces himself says nothing of its route.
+            self._gateways[hello.gateway] = _Gateway(hello, True, before.heard_at, before.report)
+        else:
+            self._gateways[hello.gateway] = _Gateway(hello, True, now)
 
     def site_of(self, gateway: str) -> str:
         """Of one that was connected."""

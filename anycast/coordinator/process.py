@@ -57,6 +57,8 @@ class Plan:
     """Loopback without TLS; any other with."""
     retention: Retention
     """Of events."""
+    page: Path | None = None
+    """The program that calls somebody."""
 
 
 def read_listen(text: str, default_port: int) -> Listen:
@@ -93,7 +95,8 @@ async def serve(plan: Plan, say: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        service = Service(me, folder, plan.state / "coordinator.db", plan.pki.parent / "operators.json", plan.retention)
+        operators = plan.pki.parent / "operators.json"
+        service = Service(me, folder, plan.state / "coordinator.db", operators, plan.retention, plan.page)
         with _refused_by_the_kernel("listen for agents"):
             await service.start(list(plan.agents), plan.agents_port)
         stack.push_async_callback(service.close)

@@ -118,18 +118,24 @@ class Rest:
     async def _watch(self, request: web.Request, who: Caller) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
-        with contextlib.suppress(ConnectionResetError, TimeoutError):
+        known = self._service.removals
+        # Whoever's credential is taken back sees no more from then on: the stream would else last as long as they like.
+        with contextlib.suppress(ConnectionResetError, TimeoutError, Refused, PeerError):
             async for status in self._service.watch(REPEAT_S):
+                if known != self._service.removals:
+                    known = self._service.removals
+                    await self._caller(request)
                 async with asyncio.timeout(READ_LIMIT_S):
-                    await response.write(b"event: status\ndata: " + status.model_dump_json().encode() + b"\n\n")
+                    await response.write(b"event: status\ndata: " + status + b"\n\n")
         return response
 
     async def _history(self, request: web.Request, who: Caller) -> api.History:
         asked = {name: _number(request, name) for name in ("after", "limit", "verify")}
         limit = min(asked["limit"] or api.MOST_LINES, api.MOST_LINES)
-        lines, broken = await self._service.history(asked["after"], limit, verify=bool(asked["verify"]))
+        lines, broken, (last, hash_) = await self._service.history(asked["after"], limit, verify=bool(asked["verify"]))
         found = await self._service.diffs(lines) if _number(request, "diff") else {}
-        return api.History(lines=tuple(api.history_line(line, found.get(line.seq)) for line in lines), first_broken=broken)
+        told = tuple(api.history_line(line, found.get(line.seq)) for line in lines)
+        return api.History(lines=told, first_broken=broken, last=last, last_hash=hash_)
 
     async def _contents(self, request: web.Request, who: Caller) -> api.Contents:
         return await self._service.contents()

@@ -21,11 +21,12 @@ from anycast.content.operators import Operators
 from anycast.content.state import State, decode_state, in_force
 from anycast.coordinator import contents as kept
 from anycast.coordinator import guard
-from anycast.coordinator.access import Caller, Role
+from anycast.coordinator.access import Caller
 from anycast.coordinator.contents import CONTENT, GATEWAY, GENERATION, GIVEN, LAST, ROLLOUT, Kept
 from anycast.coordinator.darkness import Darkness
 from anycast.coordinator.fleet_view import FleetView, SiteState
 from anycast.coordinator.refusal import ReadOnly, Refusal
+from anycast.coordinator.rights import may_override, only_its_sites
 from anycast.coordinator.slots import Slots
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.coordinator.traffic_log import TrafficLog
@@ -209,9 +210,13 @@ class Rollouts:
             new = kept.kept(body)
             guarded = guard.at_submission(before, new.content, state, terms)
             by = _signer(submission, operators) or who.name
-            rollout = kept.rollout_of(id_, by, new.content, hash_, before, before_hash, self._generation + 1, terms)
+            dark = [each.site for each in self._view.sites(boottime()) if each.state is SiteState.DARK]
+            first = self._generation + 1
+            rollout = kept.rollout_of(id_, by, new.content, hash_, before, before_hash, first, terms, dark)
             rollout = dataclasses.replace(rollout, since=boottime())
-            only_its_sites(who, rollout)
+            only_its_sites(who, rollout, before, new.content)
+            if terms.despite:
+                may_override(who)
             said = {"id": id_, "generation": rollout.target.generation, "hash": hash_, "key": submission.signature.key}
             said |= {"blind": True} if terms.blind else {}
             deed = Deed(at=time.time(), who=who.name, action=kept.BEGIN, reason=terms.reason, body={**said, **guarded})
@@ -238,9 +243,10 @@ class Rollouts:
             self._may_decide()
             if self._core is None or self._core.rollout.step in ENDED:
                 raise Refusal(("no rollout is under way",))
-            only_its_sites(who, self._core.rollout)
+            only_its_sites(who, self._core.rollout, *self._contents_of(self._core.rollout))
             said: dict[str, object] = {"id": self._core.rollout.id}
             if word == "override":
+                may_override(who)
                 said |= guard.at_override(self._worst_of_step(), reason)
             deed = Deed(at=time.time(), who=who.name, action=f"rollout.{word}", reason=reason, body=said)
             await self._write({}, (deed,))
@@ -315,6 +321,11 @@ class Rollouts:
         await self._write({(CONTENT, hash_): body}, ())
         self._contents[hash_] = kept.kept(body)
 
+    def _contents_of(self, rollout: Rollout) -> tuple[Content | None, Content]:
+        """The one that it would return to, and its own."""
+        before = None if rollout.back is None else self._contents[rollout.back.hash].content
+        return before, self._contents[rollout.target.hash].content
+
     def _may_decide(self) -> None:
         if why := self._halted():
             raise ReadOnly((why,))
@@ -329,7 +340,8 @@ class Rollouts:
                 self._given[each.generation] = each.hash
 
     def _tell_ledger(self) -> None:
-        """Who there is and how much may be dark: what gateways run by, with the sites that are only to run by it yet."""
+        """Who there is and how much may be dark: what gateways run by, with the sites that are only to run by it yet, or of
+        which nothing is known."""
         content, rollout = self.in_force(), self.rollout
         versions = () if rollout is None else (rollout.target, rollout.back)
         known = [self._contents[each.hash].content for each in versions if each is not None and each.hash in self._contents]
@@ -340,10 +352,11 @@ class Rollouts:
                     self._sites.setdefault(gateway, set()).add(name)
         if rollout is not None and rollout.target.hash in self._contents:
             coming = self._contents[rollout.target.hash].content
-            if content is None:
-                content = coming
-            elif not coming.sites.keys() <= content.sites.keys():
-                content = content.model_copy(update={"sites": {**coming.sites, **content.sites}})
+            content = coming if content is None else _with_sites(content, coming)
+        # A floor counts every site of its content, also those of which no gateway is known yet (a recovered store).
+        for hash_ in dict.fromkeys(self.running().values()):
+            if content is not None:
+                content = _with_sites(content, self._contents[hash_].content)
         self._darkness.content(content)
 
     async def run(self) -> None:
@@ -358,20 +371,22 @@ class Rollouts:
             await asyncio.sleep(PACE_S)
 
     async def _look(self) -> None:
-        core = self._core
+        core, running = self._core, self.in_force()
         if core is None:
-            await self._slots.keep_dark(self.in_force())
+            await self._slots.keep_dark(running)
             return
         now = boottime()
-        target = self._contents[core.rollout.target.hash].content
-        await self._slots.keep(core.rollout, target, self.in_force(), lambda: guard.at_step(self._worst_of_step()))
-        await self._slots.keep_dark(self.in_force())
+        returns = core.rollout.back if core.rollout.step is Step.RETURNING else None
+        wanted = self._contents[(returns or core.rollout.target).hash].content
+        await self._slots.keep(core.rollout, wanted, running, lambda: guard.at_step(self._worst_of_step()))
+        await self._slots.keep_dark(running)
         if core.rollout.step in ENDED:
             return
         site = core.rollout.site
-        slot = site in self._slots.held()
+        held, refused = frozenset(self._slots.held()), self._slots.refused
         verdict, why = self._gate(core.rollout, site, now)
-        looked = Looked(gateways=self._told(now), gate=verdict, gate_why=why, slot=slot, refused=self._slots.refused)
+        told = self._told(now)
+        looked = Looked(gateways=told, gate=verdict, gate_why=why, slot=site in held, held=held, refused=refused)
         await self._take(core.handle(looked, now))
         if (deadline := core.deadline) is not None and now >= deadline:
             await self._take(core.handle(TimerExpired(), now))
@@ -451,12 +466,11 @@ class Rollouts:
             await asyncio.sleep(0)  # it may be megabytes, to a thousand: others are heard in between
 
 
-def only_its_sites(who: Caller, rollout: Rollout) -> None:
-    """Raises Refusal where a site is changed that the credential is not for."""
-    changed = set(rollout.sites) - set(rollout.same)
-    if not who.may(Role.OPERATOR, changed):
-        others = ", ".join(sorted(changed - (who.sites or frozenset())))
-        raise Refusal((f"{who.name}'s credential is not for {others}, which this changes",))
+def _with_sites(content: Content, more: Content) -> Content:
+    """With the sites that only `more` has."""
+    if more.sites.keys() <= content.sites.keys():
+        return content
+    return content.model_copy(update={"sites": {**more.sites, **content.sites}})
 
 
 def _signer(submission: Submission, operators: Operators) -> str:

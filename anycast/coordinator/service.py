@@ -37,6 +37,7 @@ from anycast.coordinator.fleet_view import FleetView
 from anycast.coordinator.lease_keeper import LeaseKeeper
 from anycast.coordinator.leases import Leases
 from anycast.coordinator.observations import Observations, Word
+from anycast.coordinator.pager import Pager
 from anycast.coordinator.refusal import ReadOnly
 from anycast.coordinator.rollouts import Rollouts
 from anycast.coordinator.sqlite_file import answered
@@ -52,6 +53,7 @@ from anycast.policy.content_diff import Difference
 from anycast.policy.plan import Submission
 from anycast.policy.rollout import Terms
 from anycast.policy.token_words import AgentConnected, AgentGone
+from anycast.reasons import Reason
 from anycast.runtime import boottime
 from anycast.trail import Record
 
@@ -78,17 +80,24 @@ class Service:
         store_path: Path,
         operators_path: Path,
         retention: Retention | None = None,
+        page: Path | None = None,
     ) -> None:
-        """`retention`: of events, which lie beside the store; None: its defaults."""
+        """`retention`: of events, which lie beside the store; None: its defaults. `page`: the program that calls somebody.
+        Raises ConfigError where that is none."""
         self.version = metadata.version("anycast-vpn")
         self._me, self._folder, self._store_path, self._retention = me, folder, store_path, retention or Retention()
         self._instance = secrets.token_hex(8)
         self._view, self._traffic, self._observed = FleetView(), TrafficLog(), Observations()
         self._disk = concurrent.futures.ThreadPoolExecutor(1, "store")
         self._news = asyncio.Event()
+        self._shown: tuple[asyncio.Event, float, bytes] | None = None
+        """Before which news, when, and what was shown."""
         self._told: asyncio.Queue[SaidToHave] = asyncio.Queue()
         self._operators = OperatorsFile(operators_path)
+        self._pager = None if page is None else Pager(page, me.fleet, self._pages)
         self._revision = 0
+        self.removals = 0
+        """Of credentials, since the start."""
 
     async def start(self, addresses: list[str], port: int) -> None:
         """Open the store, take the lead, and listen for agents. Raises ConfigError, PeerError, OSError."""
@@ -130,7 +139,7 @@ class Service:
             write=self._write,
             send=self._agents.send,
             offer=self._agents.offer,
-            changed=lambda: self._changed(""),
+            changed=self._changed,
             halted=lambda: self._behind.read_only,
         )
         self._rollouts.start(kept)
@@ -141,7 +150,7 @@ class Service:
             self._darkness,
             write=self._write,
             send=self._agents.send,
-            changed=lambda: self._changed(""),
+            changed=self._changed,
         )
         await self._agents.start(addresses, port)
 
@@ -153,7 +162,8 @@ class Service:
         """Raises where the store fails what decides: whoever goes on might say what is not in it."""
         async with asyncio.TaskGroup() as group:
             parts = (self._agents.keep, self._darkness.run, self._rollouts.run, self._behind.run, self._events.run)
-            for each in (*parts, self._remember, self._leases.run):
+            pager = () if self._pager is None else (self._pager.run,)
+            for each in (*parts, self._remember, self._leases.run, *pager):
                 group.create_task(each())
 
     async def close(self) -> None:
@@ -185,11 +195,22 @@ class Service:
                 *(each for each in (read_only, self._agents.problem) if each),
                 *self._events.alarms,
                 *([self._leases.problem] if self._leases.problem else []),
+                *([self._pager.problem] if self._pager is not None and self._pager.problem else []),
                 *(str(page) for page in self._rollouts.pages),
                 *self._darkness.suspects,
                 *self._darkness.overdue(time.time()),
             ),
         )
+
+    def _pages(self) -> dict[str, str]:
+        """What somebody is called for, by a key that begins with its reason and stays while it stands."""
+        rollout, read_only = self._rollouts.rollout, self._behind.read_only
+        found = {Reason.STORE_BEHIND.value: read_only} if read_only else {}
+        if rollout is not None:
+            name = f"rollout {rollout.id}"
+            found |= {f"{page.reason} {name} {n}": f"{name}: {page}" for n, page in enumerate(rollout.pages)}
+        told = (*self._darkness.suspects, *self._darkness.overdue(time.time()))
+        return found | {each.replace(":", "", 1): each for each in told}
 
     def state(self) -> State:
         """What a plan is made against. Raises ReadOnly where that is known to be out of date."""
@@ -215,7 +236,7 @@ class Service:
     def observed(self, name: str, told: api.Observation) -> None:
         """An observer's word, of now."""
         if self._observed.take(name, Word(boottime(), dict(told.sites), dict(told.routers))):
-            self._changed("")
+            self._changed()
 
     async def submit(self, who: Caller, submission: Submission, terms: Terms) -> api.RolloutStatus:
         """Begin a rollout of what an operator signed. Raises Refusal, ConfigError."""
@@ -233,21 +254,29 @@ class Service:
         found, words = await self._behind.recover(who, wanted.reason, wanted.without, operators)
         return api.recovered(found, words)
 
-    async def watch(self, repeat_s: float) -> AsyncIterator[api.Status]:
-        """The status now, whenever something changes, and at least every `repeat_s`."""
+    async def watch(self, repeat_s: float) -> AsyncIterator[bytes]:
+        """The status as JSON now, whenever something changes, and at least every `repeat_s`."""
         while True:
             news = self._news
-            yield self.status()
+            yield self._status_text()
             await asyncio.sleep(WATCH_PACE_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(repeat_s):
                     await news.wait()
 
-    async def history(self, after: int, limit: int, *, verify: bool) -> tuple[list[Line], int | None]:
-        """Lines behind `after`, and with `verify` the first one that was tampered with."""
+    def _status_text(self) -> bytes:
+        """Made once for all that watch: of a thousand agents it takes longer than they may be kept waiting for each."""
+        known, now = self._shown, boottime()
+        if known is None or known[0] is not self._news or now - known[1] >= WATCH_PACE_S:
+            self._shown = known = (self._news, now, self.status().model_dump_json().encode())
+        return known[2]
 
-        def read() -> tuple[list[Line], int | None]:
-            return self._store.history(after=after, limit=limit), self._store.first_broken() if verify else None
+    async def history(self, after: int, limit: int, *, verify: bool) -> tuple[list[Line], int | None, tuple[int, str]]:
+        """Lines behind `after`, with `verify` the first one that was tampered with, and number and hash of the last."""
+
+        def read() -> tuple[list[Line], int | None, tuple[int, str]]:
+            broken = self._store.first_broken() if verify else None
+            return self._store.history(after=after, limit=limit), broken, self._store.last()
 
         return await self._in_store(read)
 
@@ -354,12 +383,14 @@ class Service:
             writes={(access.KIND, name): None},
             deed=self._deed(who, "access.remove", name=name),
         )
+        self.removals += 1
+        self._changed()
 
     async def _decide(self, *, expected: dict[Key, int], writes: dict[Key, Body | None], deed: Deed) -> None:
         self._revision = await self._in_store(
             lambda: self._store.transact(self._fence, expected=expected, writes=writes, deeds=(deed,))
         )
-        self._changed("")
+        self._changed()
 
     async def _write(self, writes: dict[Key, Body | None], deeds: tuple[Deed, ...]) -> None:
         self._revision = await self._in_store(
@@ -368,7 +399,7 @@ class Service:
 
     async def _write_slots(self, writes: dict[Key, Body | None], deeds: tuple[Deed, ...]) -> None:
         await self._write(writes, deeds)
-        self._changed("")
+        self._changed()
 
     def _may_be_at(self, gateway: str, site: str) -> bool:
         return self._rollouts.may_be_at(gateway, site)
@@ -378,11 +409,11 @@ class Service:
             case Came(hello=hello, session=session):
                 self._darkness.feed(AgentConnected(hello.gateway, session))
                 self._events.came(hello, session)
-                self._changed(hello.gateway)
+                self._changed()
             case Went(gateway=gateway, site=site, session=session):
                 self._darkness.feed(AgentGone(gateway, session))
                 self._events.went(gateway, site, session)
-                self._changed(gateway)
+                self._changed()
             case Said(hello=hello, report=report, news=news):
                 self._traffic.reported(hello.site, hello.gateway, hello.instance, report, boottime())
                 self._leases.reported(hello.site, report)
@@ -390,7 +421,7 @@ class Service:
                     self._told.put_nowait(
                         SaidToHave(site=hello.site, gateway=hello.gateway, contents=report.contents)
                     )
-                    self._changed(hello.gateway)
+                    self._changed()
             case SaidDarkness(gateway=gateway, session=session, text=text):
                 self._darkness.told(gateway, session, text)
             case HandedOver(gateway=gateway, content=content):
@@ -413,7 +444,7 @@ class Service:
     def _deed(self, who: Caller, action: str, reason: str = "", **body: object) -> Deed:
         return Deed(at=time.time(), who=who.name, action=action, reason=reason, body=body)
 
-    def _changed(self, gateway: str) -> None:
+    def _changed(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
 

@@ -38,8 +38,9 @@ class Slots:
     async def keep(
         self, rollout: Rollout, target: Content, in_force: Content | None, too_much: Callable[[], str] = lambda: ""
     ) -> None:
-        """Take, rename and end them. `target`: the rollout's content; `in_force`: what gateways run by; `too_much`: why the
-        site that is to be changed next must not go dark, whatever the ledger says; empty: it may."""
+        """Take, rename and end them. `target`: the content that sites are changed to now, also back to; `in_force`: what
+        gateways run by; `too_much`: why the site that is to be changed next must not go dark, whatever the ledger says;
+        empty: it may."""
         held = self.held()
         running = _dark(in_force or target)
         for site, entry in held.items():
@@ -47,7 +48,7 @@ class Slots:
                 self._darkness.end(entry.id, Reason.CAUSE_GONE)
         self.refused = ""
         for site in sorted(rollout.slots | held.keys()):
-            changing = site in rollout.slots and rollout.step is not Step.RETURNING
+            changing = site in rollout.slots
             wanted = (target.sites.get(site) if changing else None) or running.get(site)
             slot = held.get(site)
             if slot is None and rollout.step is Step.WAITING and not rollout.despite and (why := too_much()):
@@ -57,7 +58,8 @@ class Slots:
                 if isinstance(taken, Cause):
                     self.refused = f"{site}: {taken}"
             elif wanted is not None and wanted.intent.dark:
-                asked = _slot(site, wanted, rollout.by if changing else slot.by, f"rollout {rollout.id}")
+                by = rollout.by if changing and rollout.step is not Step.RETURNING else slot.by
+                asked = _slot(site, wanted, by, f"rollout {rollout.id}")
                 # Who drained it stays who drained it, whatever else is rolled out, until the words change.
                 if (slot.kind, slot.until) != (asked.kind, asked.until) or (wanted.because and slot.why != asked.why):
                     self._darkness.feed(

@@ -23,6 +23,8 @@ def disk(path: Path, trouble: str) -> Iterator[None]:
     """PeerError with `trouble` where the disk fails; ConfigError where the file is no store, or a damaged one."""
     try:
         yield
+    except OSError as exc:  # of what is done beside SQLite: a file system that is read-only refuses even chmod(2)
+        raise PeerError(str(path), f"{trouble}: {(exc.strerror or str(exc)).lower()}") from exc
     except sqlite3.DatabaseError as exc:
         if isinstance(exc, sqlite3.OperationalError):
             raise PeerError(str(path), f"{trouble}: {exc}") from exc

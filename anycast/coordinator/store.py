@@ -191,6 +191,13 @@ class Store:
                 before, expected_seq = hash_, seq + 1
         return None
 
+    def last(self) -> tuple[int, str]:
+        """Number and hash of the newest line of history; 0 of none. Whoever keeps them elsewhere sees later whether lines
+        were taken off the end, which no chain tells by itself."""
+        with disk(self.path, _TROUBLE):
+            row = self._db.execute("SELECT seq, hash FROM history ORDER BY seq DESC LIMIT 1").fetchone()
+        return (0, "") if row is None else (row[0], row[1])
+
     def _append(self, deed: Deed) -> None:
         row = self._db.execute("SELECT seq, hash FROM history ORDER BY seq DESC LIMIT 1").fetchone()
         seq, before = (1, "") if row is None else (row[0] + 1, row[1])

@@ -92,7 +92,7 @@ def explain(
     decisions: Sequence[Line],
 ) -> Why:
     """`records` of each gateway, oldest first, some behind the moment; `decisions` about the site up to it."""
-    gateways, steps = [], [list(_decided(line)) for line in decisions[-MOST_DECISIONS:]]
+    gateways, steps = [], [[_decided(line) for line in decisions[-MOST_DECISIONS:]]]
     for name, each in sorted(records.items()):
         before = [record for record in each if _time(record) <= moment]
         own = [record for record in each if record["event"] not in _OWN | _ASIDE]
@@ -212,13 +212,13 @@ def _reason(record: Record) -> str:
             return ""
 
 
-def _decided(line: Line) -> Iterator[Placed]:
+def _decided(line: Line) -> Placed:
     said = ", ".join(f"{key} {value}" for key, value in line.body.items() if isinstance(value, str | int) and key != "key")
     text = f"by {line.who}{f': {line.reason}' if line.reason else ''}{f' ({said})' if said else ''}"
     at = utc_text(datetime.datetime.fromtimestamp(line.at, datetime.UTC))
     record = {"seq": line.seq, "who": line.who, "action": line.action, "reason": line.reason, "body": dict(line.body)}
     reason = line.reason.partition(":")[0]
-    yield line.at, Step(at=at, gateway="", what=line.action, reason=reason, text=text, record=record)
+    return line.at, Step(at=at, gateway="", what=line.action, reason=reason, text=text, record=record)
 
 
 def _time(record: Record) -> datetime.datetime:

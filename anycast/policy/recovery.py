@@ -43,10 +43,6 @@ class Found:
     signed_by: str
     """For people."""
 
-    @property
-    def hash(self) -> str:
-        return self.offer.envelope.hash
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:

@@ -17,7 +17,9 @@ by it.
 
 What fails is stopped, and the sites that this rollout has changed are returned to the content before, once, under a
 generation that was set aside when the rollout began; then people are paged. If the return itself fails, people are paged and
-nothing more is tried: going back and forth is what a broken machine does. Returning needs no slot: it takes darkness away.
+nothing more is tried: going back and forth is what a broken machine does. Returning takes darkness away and needs no slot,
+but for a site that the content before has dark (an undrain that is taken back): that one waits for a slot like every other,
+as its own may have been given to somebody else.
 
 Every action may be repeated: `Stage` and `Activate` are answered by what agents report, and whoever restarts the coordinator
 feeds the stored `Rollout` and lets it go on. The shell writes the state that `handle` leaves before it performs what it
@@ -108,6 +110,8 @@ class Rollout:
     slot nor a bake."""
     quiet: tuple[str, ...] = ()
     """Sites that announced nothing when it began, or are not to announce by the new content."""
+    dark_before: tuple[str, ...] = ()
+    """Sites that the content before has dark and this one has not: to return them darkens them."""
     bake_s: float
     blind: bool = False
     """An operator's word: a bake without any evidence is enough, as of a fleet without clients. Evidence against still
@@ -169,8 +173,10 @@ class Looked:
     gate_why: str = ""
     slot: bool = False
     """The ledger holds one for the site that is to be changed."""
+    held: frozenset[str] = frozenset()
+    """Sites that it holds one for."""
     refused: str = ""
-    """Why the ledger has none for it."""
+    """Why the ledger has none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -299,7 +305,10 @@ class RolloutCore:
             return []
         if len(left) != rollout.left:
             self.rollout = dataclasses.replace(rollout, left=len(left), since=now)
-        site = left[0]
+        may = [site for site in left if site not in rollout.dark_before or site in seen.held]
+        if not may:
+            return []
+        site = may[0]
         missing = self._without(seen, rollout.back, sites=(site,))
         return [Stage(rollout.back, missing)] if missing else [Activate(site, rollout.back)]
 
@@ -321,7 +330,8 @@ class RolloutCore:
                 return self._bake(seen, now)
             case Step.RETURNING:
                 self._step(Step.STOPPED, now, reason=f"{rollout.reason}; the return did not end")
-                self._page(Reason.RETURN_FAILED, f"{', '.join(rollout.changed)}: look at them; nothing more is tried")
+                why = f" ({seen.refused})" if seen is not None and seen.refused else ""
+                self._page(Reason.RETURN_FAILED, f"{', '.join(rollout.changed)}: look at them; nothing more is tried{why}")
                 return []
             case _:
                 return []
@@ -329,6 +339,8 @@ class RolloutCore:
     def _obey(self, command: Command, now: float) -> list[Action]:
         rollout = self.rollout
         match command.word:
+            case "pause" | "resume" if rollout.step is Step.RETURNING:
+                return []  # there is no next site; why it returns is what people look for
             case "pause":
                 self.rollout = dataclasses.replace(rollout, paused=True, reason=f"paused by {command.who}")
             case "resume":

@@ -84,6 +84,11 @@ class TokenHolder:
         return self._beat_at if self._token is None else min(self._beat_at, self._token.until)
 
     @property
+    def token(self) -> str | None:
+        """The id of the one that it is dark by."""
+        return None if self._token is None else self._token.id
+
+    @property
     def ended(self) -> tuple[str, ...]:
         """What the coordinator has not acknowledged yet."""
         return tuple(self._ended)

@@ -237,6 +237,7 @@ class Agent:
                 announced=self._announced_whole,
                 knows=lambda: not document.bgp.neighbors or self._holder.lease.knows,
                 hold=lambda: self._intent.describe()["hold"],
+                withdrawn_by=lambda: self._intent.withdrawn_by,
                 peer_agrees=lambda: self._sync is not None and self._sync.agrees,
                 follow=self._drainer.follow,
                 begin_anew=self._begin_anew,

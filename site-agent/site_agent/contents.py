@@ -4,7 +4,9 @@ counts.
     link ──▶ Contents ──▶ content_judge (a thread or a child: acceptance, disk) ──▶ activated, report
 
 One at a time and in order, because each is judged by the record that the one before it left. A disk that hangs leaves the
-record as it is, and the route alone. What is refused is told in the next report and as an alarm where `acceptance` names a
+record as it is, and the route alone. An activation that waits for it can still darken this gateway, so `Darkness` asks for
+`ordered` before it says that something has ended; one that only waits is forgotten with the connection that it came over
+(docs/ledger.md). What is refused is told in the next report and as an alarm where `acceptance` names a
 Reason for one; nothing here ends an agent.
 """
 
@@ -68,6 +70,12 @@ class Contents:
         self._leaving = False
         """This agent runs by what was active before, and ends: the next one will run by what is."""
         self._judging = Judge()
+        self._waiting_orders = 0
+        """Activations in the inbox."""
+        self._judged: Sent | None = None
+        """What is being judged now."""
+        self._late = False
+        """It is an activation of a connection that has ended."""
         self._alarms: set[Reason] = set()
 
     def start(self) -> None:
@@ -91,7 +99,27 @@ class Contents:
     def sent(self, message: Sent) -> None:
         """The coordinator's word. What finds no room comes again."""
         if not self._inbox.full():
+            self._waiting_orders += isinstance(message, ActivationSent)
             self._inbox.put_nowait(message)
+
+    @property
+    def ordered(self) -> bool:
+        """An activation waits, or is being judged: what it makes of the route is not known yet."""
+        return self._waiting_orders > 0 or isinstance(self._judged, ActivationSent)
+
+    @property
+    def ordered_before(self) -> bool:
+        """One of an earlier connection is being judged still: whoever is connected now does not know of it."""
+        return self._late
+
+    def connected(self) -> None:
+        """A new connection stands. What came over another one activates nothing any more; it may be staged."""
+        self._late = isinstance(self._judged, ActivationSent)
+        waiting = [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]
+        for each in waiting:
+            if not isinstance(each, ActivationSent):
+                self._inbox.put_nowait(each)
+        self._waiting_orders = 0
 
     def leaving(self) -> None:
         """What was activated has another document: an agent that is still to begin runs by it, and this one does not."""
@@ -115,9 +143,13 @@ class Contents:
 
     async def run(self) -> None:
         while True:
-            message = await self._inbox.get()
-            if self._known is not None:
-                await self._take(message, self._known)
+            self._judged = await self._inbox.get()
+            self._waiting_orders -= isinstance(self._judged, ActivationSent)
+            try:
+                if self._known is not None:
+                    await self._take(self._judged, self._known)
+            finally:
+                self._judged, self._late = None, False
 
     async def _take(self, message: Sent, before: Known) -> None:
         try:

@@ -21,6 +21,7 @@ from anycast.model import Evidence
 from anycast.pki.machine_folder import MachineFolder
 from anycast.policy.drain import MOVE_LIMIT_S, Left, Plan, Seen
 from anycast.policy.verdict import VerdictReached
+from anycast.reasons import Reason
 from anycast.runtime import boottime
 from site_agent.announce.routes import Worse
 from site_agent.bulkhead import Bulkhead
@@ -54,18 +55,23 @@ class Coordination:
         announced: Callable[[], bool],
         knows: Callable[[], bool],
         hold: Callable[[], dict[str, Any] | None],
+        withdrawn_by: Callable[[], Reason | None],
         peer_agrees: Callable[[], bool],
         follow: Callable[[Plan | None], Awaitable[None]],
         begin_anew: Callable[[], None],
         happened: Callable[[Event], None],
     ) -> None:
-        """`document.coordinator` is there. `spans`, `announced`, `hold` as `Darkness` wants them, `peer_agrees` as
-        `ColdStart`. `knows`: the bridge has said what is announced. `follow` has this gateway drained by a plan, or by none;
-        `begin_anew` is called when another document is to be run by."""
+        """`document.coordinator` is there. `spans`, `announced`, `hold`, `withdrawn_by` as `Darkness` wants them,
+        `peer_agrees` as `ColdStart`. `knows`: the bridge has said what is announced. `follow` has this gateway drained by a
+        plan, or by none; `begin_anew` is called when another document is to be run by."""
         self._document, self._follow, self._begin_anew, self._knows = document, follow, begin_anew, knows
         self._around = Bulkhead("coordinator", happened)
-        self._darkness = Darkness(document, spans, say=self._say, announced=announced, hold=hold, happened=happened)
-        self._contents = Contents(document, paths, staged=self._staged, activated=self._activated, happened=happened)
+        contents = Contents(document, paths, staged=self._staged, activated=self._activated, happened=happened)
+        self._contents = contents
+        self._darkness = Darkness(
+            document, spans, say=self._say, announced=announced, hold=hold, happened=happened,
+            withdrawn_by=withdrawn_by, ordered=lambda: contents.ordered, ordered_before=lambda: contents.ordered_before,
+        )  # fmt: skip
         self._link = CoordinatorLink(
             document,
             instance=instance,
@@ -148,6 +154,8 @@ class Coordination:
 
     def _connected(self, session: int | None) -> None:
         self._events.connected(session)
+        if session is not None:
+            self._contents.connected()
         self._darkness.connected(session)
 
     def _sent(self, message: Sent) -> None:

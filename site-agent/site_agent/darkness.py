@@ -60,12 +60,17 @@ class Darkness:
         say: Callable[[DarknessTold], None],
         announced: Callable[[], bool],
         hold: Callable[[], dict[str, Any] | None],
+        withdrawn_by: Callable[[], Reason | None],
+        ordered: Callable[[], bool],
+        ordered_before: Callable[[], bool],
         happened: Callable[[Event], None],
     ) -> None:
         """`spans` as `TokenHolder` wants them; `announced`: every route is out, whole; `hold`: the operator's, as status has
-        it."""
+        it; `withdrawn_by`: why the route is not out where the site could serve; `ordered`, `ordered_before`: a content may
+        be activated any moment, by this coordinator's word or an earlier one's."""
         self._document, self._spans = document, spans
         self._say, self._announced, self._hold, self._happened = say, announced, hold, happened
+        self._withdrawn_by, self._ordered, self._ordered_before = withdrawn_by, ordered, ordered_before
         self._core: TokenHolder | None = None
         self._content: Brief | None = None
         self._drained: Cause | None = None
@@ -114,6 +119,9 @@ class Darkness:
             answer = token_wire.decode_answer(message.data.encode())
         except DecodeError:
             return
+        if self._ordered():
+            # "Ended" would give back the slot of what may darken this gateway yet. A recall comes with every answer.
+            answer = answer.model_copy(update={"recalls": tuple(r for r in answer.recalls if r.id == self._token_id)})
         self._feed(Answered(self._session, answer))
 
     def evidence(self, seen: Evidence) -> None:
@@ -131,6 +139,10 @@ class Darkness:
     def token(self) -> Cause | None:
         """By which this site is dark now."""
         return None if self._core is None else self._core.dark(boottime())
+
+    @property
+    def _token_id(self) -> str | None:
+        return None if self._core is None else self._core.token
 
     def describe(self) -> dict[str, Any]:
         """For `status`."""
@@ -169,10 +181,11 @@ class Darkness:
         if hold is not None and hold["kind"] == "withdraw":
             held.append(Held(id=f"hold-{self._document.gateway}", kind=Kind.HOLD, by="operator", why=hold["reason"][:200]))
         dark = self._drained or self._degraded or (Cause(reason=Reason.OPERATOR) if held else None)
+        by = self._withdrawn_by() if verdict.serving else None  # flap control, a drain by hand: "healthy" explains nothing
         stands = RouteStands(
             serving=verdict.serving,
-            announcing=self._announced(),
-            reason=dark.reason if dark is not None else verdict.causes[0].reason,
+            announcing=self._announced() and not self._ordered_before(),
+            reason=dark.reason if dark is not None else by or verdict.causes[0].reason,
             held=tuple(held),
             may_ask=self._content is not None and (hold is None or hold["kind"] != "announce"),
         )

@@ -61,6 +61,12 @@ class RouteIntent:
         own, site = self._policy.own, self._site
         return None if own is None or site is None else dataclasses.replace(site, serving=own.announce, causes=own.causes)
 
+    @property
+    def withdrawn_by(self) -> Reason | None:
+        """Why the service's route is not to be announced; None: it is, or nothing was reached yet."""
+        intent = self._policy.intent
+        return None if intent is None or intent.announce else intent.causes[0].reason
+
     def verdict(self, verdict: VerdictReached, site: VerdictReached | None = None) -> None:
         """Take the site verdict, as tokens and the content in force leave it, and pass on what becomes of it, in this call.
         `site`: without them, for the site's own routes."""

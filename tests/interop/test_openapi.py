@@ -74,7 +74,7 @@ def holds(coordinator: Coordinator, *options: str, limit_s: float) -> None:
     tested = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
     assert tested is not None and tested[1] == tested[2] and int(tested[1]) > 100, done.stdout
     assert process.poll() is None
-    assert coordinator.run("history", "verify").stdout == "history is whole\n"
+    assert coordinator.run("history", "verify").stdout.startswith("history is whole;")
     kill(process)
     reading.join(10)
     assert not [line for line in said if "Traceback" in line or "ERROR" in line], "".join(said)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -195,6 +196,23 @@ def test_viewer_sees_everything_and_changes_nothing(world: World) -> None:
     assert world.digest() == before
 
 
+def test_viewer_sees_nothing_more_once_its_credential_is_taken_back(world: World) -> None:
+    """A stream that stands asks for nothing more, and would go on."""
+    token = credential(world, "eve", "viewer")
+    with socket.create_connection(("127.0.0.1", world.port), 20) as sock:
+        sock.sendall(world.request("GET", "/v1/watch", Authorization=f"Bearer {token}"))
+        seen = b""
+        while b"event: status" not in seen:
+            more = sock.recv(65536)
+            assert more, seen
+            seen += more
+        assert says(world, "DELETE", "/v1/access/eve")[0] == 200
+        sock.settimeout(10)  # a stream says something every 15 s at the latest
+        while more := sock.recv(65536):
+            seen += more
+    assert seen.endswith(b"\r\n0\r\n\r\n"), "it has ended, and in order"
+
+
 def test_operator_credential_numbers_nothing_that_no_key_has_signed(world: World) -> None:
     for role in ("operator", "admin"):
         token = credential(world, "eve", role)
@@ -220,6 +238,40 @@ def test_operator_credential_begins_and_stops_rollouts_of_its_sites_alone(world:
             command = json.dumps({"word": word}).encode()
             assert says(world, "POST", "/v1/rollouts/command", command, sin)[0] == 409
             assert says(world, "POST", "/v1/rollouts/command", command, ams)[0] == 200
+
+    asyncio.run(test())
+
+
+def test_operator_credential_of_some_sites_changes_nothing_of_the_others(world: World) -> None:
+    """What changes no site of another's may still change what all of them may be darkened by, or who is counted."""
+
+    async def test() -> None:
+        async with running(*(agent(world, f"{site}-gw1") for site in SITES)):
+            await known(world, len(SITES))
+            await asyncio.to_thread(ask)
+
+    def ask() -> None:
+        sin = credential(world, "sin", "operator", ["sin"])
+        without_ams = made(tuple(site for site in SITES if site != "ams"))
+        wanted = {"the budget of all": made(budget="{min_sites: 1}"), "is not for ams": without_ams}
+        for why, changed in wanted.items():
+            before = world.digest()
+            status, answer = begin(world, changed, sin)
+            assert status == 409 and why in str(answer["problems"]), answer
+            assert world.digest() == before
+        signed = submission(world, made(sin="drained"))
+        before = world.digest()
+        status, answer = says(world, "POST", "/v1/rollouts?despite_worst_case=1&reason=x", signed, sin)
+        assert status == 409 and "too much for others" in str(answer["problems"]), answer
+        assert world.digest() == before
+        assert says(world, "POST", "/v1/rollouts", signed, sin)[0] == 200, "its own site"
+        status, answer = says(world, "POST", "/v1/rollouts/command", b'{"word": "override", "reason": "x"}', sin)
+        assert status == 409 and "too much for others" in str(answer["problems"]), answer
+        assert says(world, "POST", "/v1/rollouts/command", b'{"word": "abort"}', sin)[0] == 200
+        begin(world, made(budget="{min_sites: 3}"))
+        status, answer = says(world, "POST", "/v1/rollouts/command", b'{"word": "abort"}', sin)
+        assert status == 409 and "the budget of all" in str(answer["problems"]), answer
+        assert says(world, "POST", "/v1/rollouts/command", b'{"word": "abort"}')[0] == 200
 
     asyncio.run(test())
 

@@ -56,11 +56,13 @@ class Managed:
         )
         self.darkness = Darkness(
             self.document, {"dns": 5.0, "canary": 5.0}, say=self._say, announced=lambda: self.announced and not self.worse,
-            hold=lambda: None, happened=self.events.append,
+            hold=lambda: None, withdrawn_by=lambda: None, happened=self.events.append,
+            ordered=lambda: self.contents.ordered,
+            ordered_before=lambda: self.contents.ordered_before,
         )  # fmt: skip
         self.link = CoordinatorLink(
             self.document, instance=f"i{id(self.contents)}", report=self._report, sent=self._sent,
-            session=self.darkness.connected, happened=self.events.append, folder=self.folder,
+            session=self._connected, happened=self.events.append, folder=self.folder,
         )  # fmt: skip
 
     async def run(self) -> None:
@@ -108,6 +110,11 @@ class Managed:
             announced=1 if self.announced else 0, routes=1, role="none", tunnels=self.tunnels,
             decrypted=count, encrypted=count, shared=shared, contents=self.contents.told(),
         )  # fmt: skip
+
+    def _connected(self, session: int | None) -> None:
+        if session is not None:
+            self.contents.connected()
+        self.darkness.connected(session)
 
     def _say(self, message: DarknessTold) -> None:
         self.link.say(message)

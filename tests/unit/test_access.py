@@ -6,9 +6,10 @@ import pytest
 
 from anycast.coordinator.access import Caller, Role, caller, read_token, record, token
 from anycast.coordinator.refusal import Refusal
-from anycast.coordinator.rollouts import only_its_sites
+from anycast.coordinator.rights import may_override, only_its_sites
 from anycast.errors import DecodeError
 from anycast.policy.rollout import Rollout, Version
+from tests.support.contents import made
 
 SECRET = bytes(range(32))
 FRA = Caller("alice", Role.OPERATOR, frozenset({"fra"}))
@@ -45,8 +46,16 @@ def test_a_rollout_changes_the_callers_sites_only() -> None:
         id="r1", by="alice", target=Version(1, "h"), back=None, sites=("fra", "sin"), same=("sin",), gateways=gateways,
         bake_s=1,
     )  # fmt: skip
-    only_its_sites(FRA, one)
+    before, content = made(), made()
+    only_its_sites(FRA, one, before.content, content.content)
     both = Rollout(id="r1", by="alice", target=Version(1, "h"), back=None, sites=("fra", "sin"), gateways=gateways, bake_s=1)
     with pytest.raises(Refusal, match="not for sin"):
-        only_its_sites(FRA, both)
-    only_its_sites(Caller("bob", Role.OPERATOR), both)
+        only_its_sites(FRA, both, before.content, content.content)
+    only_its_sites(Caller("bob", Role.OPERATOR), both, before.content, content.content)
+    with pytest.raises(Refusal, match="the budget of all"):
+        only_its_sites(FRA, one, before.content, made(budget="{min_sites: 1}").content)
+    with pytest.raises(Refusal, match="not for ams"):
+        only_its_sites(FRA, one, before.content, made(("fra", "lon", "nyc", "sin", "tyo")).content)
+    may_override(Caller("bob", Role.OPERATOR))
+    with pytest.raises(Refusal, match="others"):
+        may_override(FRA)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -88,6 +89,17 @@ def test_history_shows_where_it_was_tampered_with(forgery: str, broken: int, tmp
     with sqlite3.connect(tmp_path / "db") as db:
         db.execute(forgery)
     assert store.first_broken() == broken
+
+
+def test_a_file_system_that_is_read_only_is_named_with_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """chmod(2) says so first, and not SQLite."""
+
+    def refuses(self: Path, mode: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "chmod", refuses)
+    with pytest.raises(PeerError, match=r"coordinator\.db: the store cannot be used: read-only file system"):
+        Store(tmp_path / "coordinator.db", "f")
 
 
 def test_a_file_that_is_not_its_own_is_refused_in_a_sentence(tmp_path: Path) -> None:

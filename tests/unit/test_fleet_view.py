@@ -56,6 +56,19 @@ def test_silence_is_unknown_and_never_dark() -> None:
     assert "fra-gw2 was not heard lately" in half.why
 
 
+def test_who_only_introduces_himself_makes_nothing_fresh_that_he_said_before() -> None:
+    """A link that breaks again and again before the first report would keep a site announcing that long is not."""
+    view = FleetView()
+    view.connected(hello("fra-gw1"), 10)
+    view.reported("fra-gw1", report(), 10)
+    view.disconnected("fra-gw1")
+    view.connected(hello("fra-gw1"), 12)
+    assert view.sites(12)[0].state is SiteState.ANNOUNCING, "a moment's break is none"
+    view.connected(hello("fra-gw1"), 10 + FRESH_S + 1)
+    [site] = view.sites(10 + FRESH_S + 1)
+    assert (site.state, site.gateways[0].connected, site.gateways[0].age_s) == (SiteState.UNKNOWN, True, FRESH_S + 1)
+
+
 def test_tunnels_are_counted_where_they_are_served() -> None:
     pair = seen(("fra-gw1", report(role="active", tunnels=5), 10), ("fra-gw2", report(role="backup", tunnels=5), 10))
     assert pair.tunnels == 5, "the Backup's are copies"

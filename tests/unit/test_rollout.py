@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from anycast.coordinator import contents
 from anycast.policy.gates import Verdict
 from anycast.policy.rollout import (
     ACTIVATE_LIMIT_S,
@@ -21,10 +22,12 @@ from anycast.policy.rollout import (
     RolloutCore,
     Stage,
     Step,
+    Terms,
     Version,
 )
 from anycast.reasons import Reason
 from anycast.timer import TimerExpired
+from tests.support.contents import made
 
 OLD, NEW, BACK = Version(4, "old"), Version(5, "new"), Version(6, "old")
 GATEWAYS = {"fra": ("fra-gw1", "fra-gw2"), "sin": ("sin-gw1",), "nyc": ("nyc-gw1",)}
@@ -147,6 +150,24 @@ def test_what_fails_is_returned_once_and_somebody_is_paged(how: str) -> None:
     assert world.look(slot=True) == []
 
 
+def test_a_return_that_darkens_waits_for_a_slot_like_everything_that_does() -> None:
+    """An undrain that is taken back: its slot returned when the site announced, and may be somebody else's by now."""
+    world = World(dark_before=("fra",))
+    world.to_baking()
+    world.now += BAKE_S
+    world.look(gate=Verdict.PASSES)
+    world.look(slot=True)
+    world.set("sin-gw1", staged=None, active=NEW)
+    assert world.core.handle(Command("abort", "bob"), world.now) == [Stage(BACK, ("sin-gw1",))], "the other one at once"
+    world.set("sin-gw1", active=BACK)
+    assert world.look(refused="fra: budget_spent") == [] and world.slots == {"fra", "sin"}
+    assert world.look(held=frozenset({"fra"})) == [Stage(BACK, ("fra-gw1", "fra-gw2"))]
+    assert world.look(refused="fra: budget_spent") == []
+    world.expire()
+    assert (world.step, world.pages) == (Step.STOPPED, [Reason.RETURN_FAILED])
+    assert "budget_spent" in world.core.rollout.pages[0].detail
+
+
 def test_a_return_that_fails_is_not_tried_again() -> None:
     world = World()
     world.to_baking()
@@ -206,6 +227,39 @@ def test_pause_holds_the_next_site_and_not_this_ones_judgement() -> None:
     world.look(gate=Verdict.PASSES)
     assert (world.look(slot=True), world.slots) == ([], frozenset())
     assert world.core.handle(Command("resume", "bob"), world.now) == [Activate("sin", NEW)]
+
+
+def test_a_word_about_the_next_site_means_nothing_while_it_returns() -> None:
+    """And does not take the place of why it does."""
+    world = World()
+    world.to_baking()
+    world.look(gate=Verdict.FAILS, gate_why="0 decrypted, 600 expected")
+    why = world.core.rollout.reason
+    assert "0 decrypted" in why
+    for word in ("pause", "resume"):
+        world.core.handle(Command(word, "bob"), world.now)
+        assert (world.core.rollout.reason, world.core.rollout.paused) == (why, False)
+
+
+@pytest.mark.parametrize(
+    ("before", "dark", "quiet"),
+    [
+        ({}, ["fra"], {"fra"}),
+        (None, ["fra"], {"fra"}),
+        ({}, [], set()),
+        ({"fra": "drained"}, ["fra"], set()),
+        ({"fra": "drained"}, [], set()),
+    ],
+)
+def test_a_site_that_is_dark_by_a_fact_stops_nobody_elses_change(
+    before: dict[str, str] | None, dark: list[str], quiet: set[str]
+) -> None:
+    """One that was drained is to come back by it: there the new content is judged."""
+    was = None if before is None else made(**before).content
+    wanted = made(after=[] if was is None else [was], more={"fra": "capacity: 7"}).content
+    terms = Terms(bake_s=60.0)
+    rollout = contents.rollout_of("r1", "alice", wanted, "h", was, None, 1, terms, dark)
+    assert set(rollout.quiet) == quiet
 
 
 def test_a_site_that_announced_nothing_before_is_asked_for_nothing_but_to_run_by_it() -> None:
