@@ -40,13 +40,10 @@ from tests.support.coordinator import NAME, Coordinator
 from tests.support.managed import Managed, running
 from tests.support.sync_pair import FLEET
 
-COORDINATED = (
-    fleet_text()
-    + """coordinator:
+COORDINATED = fleet_text() + """coordinator:
   name: coord
   addresses: {ipv4: 192.0.2.10}
 """
-)
 
 
 class Fleet:
@@ -90,7 +87,9 @@ class Fleet:
 
     def make_agents(self) -> None:
         for gateway, document in compile_fleet(loads(COORDINATED)).items():
-            known = document.model_copy(update={"coordinator": self.files.known_to(document).coordinator})
+            known = document.model_copy(
+                update={"coordinator": self.files.known_to(document).coordinator}
+            )
             folder = self.files.root.equip(self.base / gateway / "pki", gateway)
             self.agents[document.site] = Managed(known, folder, self.base / gateway, TRUSTED)
 
@@ -514,3 +513,4 @@ def test_dns_wrong_at_one_site_darkens_that_one_and_wrong_at_all_darkens_none(
 
 def state(status: Any, site: str) -> str:
     return str(next(each["state"] for each in status["sites"] if each["site"] == site))
+

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("knotd") is None, reason="needs kno
 
 SERVER, PORT = "198.51.100.100", 5300
 ZONES = {
-    "example.org": ["www.example.org. 60 A 203.0.113.200", 'vpn.example.org. 60 TXT "not the fleet\'s"'],
+    "example.org": ['www.example.org. 60 A 203.0.113.200', 'vpn.example.org. 60 TXT "not the fleet\'s"'],
     "113.0.203.in-addr.arpa": ["200.113.0.203.in-addr.arpa. 60 PTR www.example.org."],
     "0-127.100.51.198.in-addr.arpa": [],
     "0.1.8.b.d.0.1.0.0.2.ip6.arpa": [],

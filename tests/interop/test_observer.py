@@ -1,6 +1,6 @@
 """`anycast observe` beside a whole gateway: a real ExaBGP hears a real BIRD, and a drain goes on by what it sees.
 
-gateway ──BGP── BIRD (upstream) ──BGP, ADD-PATH── ExaBGP of the observer ── coordinator ── the gateway's drain
+    gateway ──BGP── BIRD (upstream) ──BGP, ADD-PATH── ExaBGP of the observer ── coordinator ── the gateway's drain
 """
 
 from __future__ import annotations

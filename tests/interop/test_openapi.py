@@ -77,7 +77,7 @@ def holds(coordinator: Coordinator, *options: str, limit_s: float) -> None:
     assert coordinator.run("history", "verify").stdout.startswith("history is whole;")
     kill(process)
     reading.join(10)
-    assert not [line for line in said if "Traceback" in line or "ERROR" in line], "".join(said)
+    assert not [line for line in said if "Traceback" in line or "ERROR" in line], ''.join(said)
 
 
 def test_every_answer_is_as_it_is_described(coordinator: Coordinator) -> None:

@@ -58,7 +58,9 @@ class Site:
         return now() + self.offset
 
     def gateway(self, name: str, *, versions: Versions = VERSIONS) -> Gateway:
-        return Gateway(name, self.machines[name], self.path / f"state-{name}", self.port, wall=self.wall, versions=versions)
+        return Gateway(
+            name, self.machines[name], self.path / f"state-{name}", self.port, wall=self.wall, versions=versions
+        )
 
     def pair(self) -> tuple[Gateway, Gateway]:
         return self.gateway(ONE), self.gateway(OTHER)
@@ -198,7 +200,9 @@ def test_who_answers_in_the_peers_place_is_not_believed(tmp_path: Path) -> None:
         for word, machine in strangers.items():
             heard: list[bytes] = []
 
-            async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: list[bytes] = heard) -> None:
+            async def answer(
+                reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: list[bytes] = heard
+            ) -> None:
                 writer.write(GREETING)
                 try:
                     while piece := await reader.read(65_536):
@@ -207,7 +211,9 @@ def test_who_answers_in_the_peers_place_is_not_believed(tmp_path: Path) -> None:
                     pass
                 writer.close()
 
-            server = await asyncio.start_server(answer, ADDRESS[OTHER], site.port, ssl=stranger(machine, server=True))
+            server = await asyncio.start_server(
+                answer, ADDRESS[OTHER], site.port, ssl=stranger(machine, server=True)
+            )
             one = site.gateway(ONE)
             async with server, running(one):
                 await until(f"{word} is refused", counted(one, word, 2))
@@ -241,7 +247,9 @@ def test_a_recorded_connection_played_again_changes_nothing(tmp_path: Path) -> N
         front = free_port()
 
         async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            in_reader, in_writer = await asyncio.open_connection(ADDRESS[OTHER], site.port, local_addr=(ADDRESS[ONE], 0))
+            in_reader, in_writer = await asyncio.open_connection(
+                ADDRESS[OTHER], site.port, local_addr=(ADDRESS[ONE], 0)
+            )
 
             async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, keep: bool) -> None:
                 while piece := await source.read(65_536):
@@ -302,10 +310,8 @@ def test_a_peer_that_floods_or_reads_nothing_costs_the_window_and_no_more(tmp_pa
         other.works_off = False
         async with running(other):
             await until("it listens", lambda: _listens(site.port))
-            flood = (
-                hello()
-                + wire.encode_resume(((0, 0), (0, 0)))
-                + b"".join(message(number, bytes(100_000), Kind.CONNTRACK) for number in range(1, 300))
+            flood = hello() + wire.encode_resume(((0, 0), (0, 0))) + b"".join(
+                message(number, bytes(100_000), Kind.CONNTRACK) for number in range(1, 300)
             )
             caller = Stranger(site.port, stranger(site.machines[ONE]))
             assert await caller.say(flood, wait_s=20) != "still open"

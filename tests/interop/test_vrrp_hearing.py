@@ -40,7 +40,9 @@ def test_an_unfit_backup_tells_of_the_actives_silence_at_once_and_never_while_it
         active.child.kill()
         wait(lambda: backup.status and len(backup.answers) > told, "it speaks unasked")
         assert not backup.answers[told].peer_active
-        assert 0.2 < (backup.answers[told].at_ns - killed_ns) / 1e9 < 0.4 + LOADED_S, "Active_Down_Interval"
+        assert 0.2 < (backup.answers[told].at_ns - killed_ns) / 1e9 < 0.4 + LOADED_S, (
+            "Active_Down_Interval"
+        )
 
 
 @in_namespace

@@ -66,7 +66,9 @@ def test_so_many_bytes_are_under_way_to_all_together(tmp_path: Path, monkeypatch
     old = [Old(root, tmp_path, number) for number in range(COUNT)]
 
     async def test() -> None:
-        ours = Agents(FleetView(), machine, me, instance="i", epoch=1, may_be_at=lambda *_: True, happened=lambda _: None)
+        ours = Agents(
+            FleetView(), machine, me, instance="i", epoch=1, may_be_at=lambda *_: True, happened=lambda _: None
+        )
         await ours.start(["127.0.0.1"], 0)
 
         def offered() -> list[bool]:

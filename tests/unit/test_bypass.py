@@ -17,7 +17,9 @@ RUNNING = made().content
 AFTER = (hash_of(RUNNING.text),)
 
 
-@pytest.mark.parametrize(("what", "left"), [(What.ONE_SITE_LEFT, 1), (What.ONE_SITE_NAMED, 1), (What.NOTHING_ANNOUNCED, 0)])
+@pytest.mark.parametrize(
+    ("what", "left"), [(What.ONE_SITE_LEFT, 1), (What.ONE_SITE_NAMED, 1), (What.NOTHING_ANNOUNCED, 0)]
+)
 def test_it_is_read_follows_what_runs_and_is_beyond_the_budget(what: What, left: int) -> None:
     content = decode_content(text_of(what, RUNNING, AFTER))
     assert content.after == AFTER and content.fleet == RUNNING.fleet, "nothing else is a reason to refuse it"

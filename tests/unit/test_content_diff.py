@@ -52,8 +52,8 @@ def test_a_site_more_is_one_difference_and_a_first_content_is_all_of_them() -> N
 def test_documents_are_compared_key_by_key_or_by_their_hash() -> None:
     other = made(prefix="2001:db8:a::/48")
     found = diff(BASE, other)
-    assert 'fra fra-gw1 document.service.prefixes: ["2001:db8:a::/56"] -> ["2001:db8:a::/48"]' in found
-    assert 'fra fra-gw1 announces.fra-rtr-ipv6: ["2001:db8:a::/56"] -> ["2001:db8:a::/48"]' in found
+    assert "fra fra-gw1 document.service.prefixes: [\"2001:db8:a::/56\"] -> [\"2001:db8:a::/48\"]" in found
+    assert "fra fra-gw1 announces.fra-rtr-ipv6: [\"2001:db8:a::/56\"] -> [\"2001:db8:a::/48\"]" in found
     assert not any("document:" in each for each in found)
     blind = [line(each) for each in differences(BASE.content, other.content, {}, {})]
     hashes = BASE.content.sites["fra"].gateways["fra-gw1"].document, other.content.sites["fra"].gateways["fra-gw1"].document

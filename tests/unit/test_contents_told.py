@@ -30,7 +30,9 @@ def test_what_another_agent_is_to_run_by_is_not_told_as_run_by(tmp_path: Path) -
     document = compile_gateway(loads(fleet_text()), "fra-gw1")
 
     def contents() -> Contents:
-        return Contents(document, paths, staged=lambda _: None, activated=activated.append, happened=events.append)
+        return Contents(
+            document, paths, staged=lambda _: None, activated=activated.append, happened=events.append
+        )
 
     async def take(to: Contents, what: object, generation: int) -> None:
         before = len(activated)

@@ -37,7 +37,9 @@ class Recorder(Door):
         return next(self._counts, 4)
 
 
-def keep(test: Callable[[Doorkeeper], Awaitable[None]], door: Door, *, events: list[Event] | None = None) -> None:
+def keep(
+    test: Callable[[Doorkeeper], Awaitable[None]], door: Door, *, events: list[Event] | None = None
+) -> None:
     async def run() -> None:
         keeper = Doorkeeper(door, happened=(events if events is not None else []).append)
         task = asyncio.create_task(keeper.run())

@@ -10,7 +10,7 @@ import pytest
 from anycast.errors import PeerError
 from site_agent.sync.ha_virtual_ips import Lacking, VirtualIps, encode_virtual_ips
 
-RECORDED = bytes.fromhex("030201028914964ca6864baf586ddde218dac9f8000c000002cb007141")
+RECORDED = bytes.fromhex("0302" "01028914964ca6864baf586ddde218dac9f800" "0c000002cb007141")
 """What charon 5.9.8 itself said when it had handed 203.0.113.65 to a client."""
 SPIS = bytes.fromhex("8914964ca6864baf586ddde218dac9f8")
 POOLS = [ip_network("203.0.113.64/27"), ip_network("2001:db8:c:1::/64")]
@@ -37,7 +37,7 @@ def test_it_is_what_charon_itself_says() -> None:
     assert encode_virtual_ips(3, Lacking(SPIS, False, (ip_address("203.0.113.65"),))) == RECORDED
     both = encode_virtual_ips(3, Lacking(SPIS, True, (ip_address("203.0.113.65"), ip_address("2001:db8:c:1::1"))))
     assert both[20] == 1, "this charon is the initiator"
-    assert both[21:] == RECORDED[21:] + bytes.fromhex("0c00000a20010db8000c00010000000000000001")
+    assert both[21:] == RECORDED[21:] + bytes.fromhex("0c00000a" "20010db8000c00010000000000000001")
 
 
 def test_an_ike_sa_that_lacks_an_address_of_its_child_sas() -> None:

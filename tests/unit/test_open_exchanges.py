@@ -104,6 +104,7 @@ def test_a_charon_that_cannot_be_asked_keeps_nobody_waiting() -> None:
     assert end(Vici(None)) == -1
 
 
+
 @pytest.mark.parametrize(("relay", "asked"), [(Relay(), 3), (Relay(says=6), 9), (Relay(waits=9), 10)], ids=str)
 def test_clients_are_hushed_until_the_other_gateway_has_what_charon_said(relay: Relay, asked: int) -> None:
     assert end(Vici(busy()), relay) == 0

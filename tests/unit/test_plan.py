@@ -168,7 +168,9 @@ def test_a_link_that_makes_all_sites_one_site() -> None:
     with pytest.raises(ConfigError, match="min_sites: 4, and there are 1"):
         loads(fleet_text(["fra"]))
     plan = planned(made(["fra"], budget="{min_sites: 1}"))
-    assert plan.problems == ("ams, lon, nyc, sin, tyo would go dark, and 1 site attracts all the while; the budget wants 4",)
+    assert plan.problems == (
+        "ams, lon, nyc, sin, tyo would go dark, and 1 site attracts all the while; the budget wants 4",
+    )
     offline = planned(made(["fra"], budget="{min_sites: 1}", fra="drained"))
     assert len(offline.problems) == 3, "every problem at once"
     swapped = planned(made([*OTHERS, "fra"], budget="{min_sites: 4}"))
@@ -203,7 +205,9 @@ def test_an_empty_answer_of_the_coordinator_lowers_no_guard(empty: str) -> None:
 def test_one_shared_health_check_has_its_slots() -> None:
     token = {name: ("token", "dns_wrong") for name in SITES[:2]}
     plan = planned(made(tyo="drained"), dark=token)
-    assert plan.problems == ("tyo would go dark beside ams, fra, and 3 sites attract all the while; the budget wants 4",)
+    assert plan.problems == (
+        "tyo would go dark beside ams, fra, and 3 sites attract all the while; the budget wants 4",
+    )
     assert not planned(made(fra="drained"), dark=token).problems, "what is dark already costs nothing more"
     assert not planned(made(more={"tyo": "capacity: 7"}), dark={name: ("token", "dns_wrong") for name in SITES}).problems
 

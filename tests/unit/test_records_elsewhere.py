@@ -127,7 +127,7 @@ def test_what_somebody_changed_in_netbox_shows_and_others_objects_are_others() -
         ('[{"prefix": "203.0.113.1/24"}]', '"203.0.113.1/24" is neither a prefix nor an address'),
         ('[{"prefix": "203.0.113.0/28", "custom_fields": {"anycast_key": "x"}}]', "answer: [0]: is no record"),
         ('[{"prefix": "203.0.113.0/28", "custom_fields": {"anycast_key": "x", "anycast_more": 7}}]', "is no list"),
-        ('[{"asn": 64999, "custom_fields": {"anycast_key": "sites.fra.asn"}}]', 'is "64999" there, and 64501'),
+        ('[{"asn": 64999, "custom_fields": {"anycast_key": "sites.fra.asn"}}]', "is \"64999\" there, and 64501"),
         ("[" * 100_000, "is no answer of NetBox"),
     ],
 )

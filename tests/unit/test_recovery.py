@@ -132,7 +132,9 @@ def forged(**changes: object) -> dict[tuple[str, str], Offer]:
         (handed(SECOND, 3, "fra"), TRUSTED.model_copy(update={"fleet": "other"}), "untrusted"),
     ],
 )
-def test_what_no_operator_signed_is_not_taken(had: dict[tuple[str, str], Offer], operators: Operators, said: str) -> None:
+def test_what_no_operator_signed_is_not_taken(
+    had: dict[tuple[str, str], Offer], operators: Operators, said: str
+) -> None:
     [problem] = refused({"fra-gw1": word(active=(3, B))}, had, operators)
     assert said in problem
 

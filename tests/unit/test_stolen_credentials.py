@@ -229,7 +229,9 @@ def test_observer_delays_a_drain_and_moves_nothing() -> None:
         plan = Plan(id="d", by="alice", why="optics", to=(), settle_s=10.0)
         core = DrainCore(Drain(plan=plan, step=Step.WITHDRAWING, since=0.0))
         for now in range(seconds):
-            core.handle(Looked(tunnels=(), route=route, serving=True, active=True, closed=False, seen=seen), float(now))
+            core.handle(
+                Looked(tunnels=(), route=route, serving=True, active=True, closed=False, seen=seen), float(now)
+            )
             assert core.wants.refuse <= (route is RouteWord.NONE)
         return core.drain.step
 

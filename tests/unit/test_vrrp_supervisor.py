@@ -169,7 +169,9 @@ def test_after_a_crash_what_was_heard_is_known_and_mastership_is_not(tmp_path: P
     (child,) = children
     assert (child.plan.boot_after, child.plan.taken) == (5, {"outside:4:2": [3, 4]})
     assert child.plan.resume_until_ns == 0
-    assert child.plan.boot_mark == str(tmp_path / "vrrp.boot"), "survives a reboot"
+    assert child.plan.boot_mark == str(tmp_path / "vrrp.boot"), (
+        "survives a reboot"
+    )
 
 
 @pytest.mark.parametrize("role", ["active", "backup"])

@@ -83,7 +83,9 @@ class WaitLedger(Strict):
 
 
 WaitStep = WaitStatus | WaitRollout | WaitLedger
-CoordinatorStep = CoordinatorSignal | CoordinatorStart | CoordinatorKillAt | CutOff | Rejoin | Run | WaitStep
+CoordinatorStep = (
+    CoordinatorSignal | CoordinatorStart | CoordinatorKillAt | CutOff | Rejoin | Run | WaitStep
+)
 HEALS = (CoordinatorStart, Rejoin)
 WAITS = (WaitStatus, WaitRollout, WaitLedger)
 

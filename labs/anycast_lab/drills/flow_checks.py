@@ -57,3 +57,4 @@ def _problems(flow: FlowSeen, fault_ns: int, gap_ns: int) -> list[str]:
     if not any(one["at_ns"] > fault_ns + gap_ns and not one["later"] for one in got):
         problems.append("nothing that was asked after the fault was answered")
     return problems
+

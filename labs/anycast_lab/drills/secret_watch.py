@@ -224,3 +224,4 @@ class SecretWatch:
         if self._folder.exists():
             for path in self._folder.iterdir():
                 path.unlink()
+
