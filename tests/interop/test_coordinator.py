@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
