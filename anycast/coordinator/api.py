@@ -138,7 +138,7 @@ class Status(_Model):
     read_only: str
     """Why it decides nothing, as one sentence; empty: it does."""
     alarms: tuple[str, ...]
-    """What somebody must look at: the coordinator itself (`read_only` comes first), a rollout that stopped, a suspected check."""
+    """What somebody must look at: the coordinator itself (`read_only` first), a stopped rollout, a suspected check."""
 
 
 class HistoryLine(_Model):
@@ -150,7 +150,7 @@ class HistoryLine(_Model):
     body: dict[str, Any]
     hash: str
     diff: tuple[Difference, ...] | None = None
-    """Of the beginning of a rollout, where asked for: what differs from the content before. None: there was no single one."""
+    """Of a rollout's beginning, where asked for: what differs from the content before. None: there was no single one."""
     differences: int = 0
     """How many there are; `diff` has at most 100."""
 
