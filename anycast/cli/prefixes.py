@@ -65,7 +65,8 @@ def _planned(file: Path, on: str | None) -> FilePlan:
 def _perhaps_renamed(made: FilePlan) -> str:
     """Whoever writes another name only gives up all that the site had, and seldom means it."""
     before, after = ({each.site for each in lock.held.values() if each.site} for lock in (made.before, made.after))
-    gone, come = sorted(before - after), sorted(after - before)
+    said = {site for each in made.changes if each.what == "renamed" for site in (_site(each.key), _site(each.before))}
+    gone, come = sorted(before - after - said), sorted(after - before - said)
     if not gone or not come:
         return ""
     goes, comes = (
@@ -277,6 +278,12 @@ def renumber(
         return
     for line in prefixes_table.steps(steps):
         typer.echo(line)
+
+
+def _site(key: str) -> str:
+    """As `Allocation.site`."""
+    first, _, rest = key.partition(".")
+    return rest.partition(".")[0] if first == "sites" else ""
 
 
 def _hash(made: FilePlan) -> str:
