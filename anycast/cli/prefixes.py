@@ -57,7 +57,23 @@ def _planned(file: Path, on: str | None) -> FilePlan:
     made = plan_file(read_text(file), lock, day_of(on), file=str(file))
     if lock is None:
         typer.echo(f"no {lock_of(file)} yet: planned from nothing", err=True)
+    if note := _perhaps_renamed(made):
+        typer.echo(note, err=True)
     return made
+
+
+def _perhaps_renamed(made: FilePlan) -> str:
+    """Whoever writes another name only gives up all that the site had, and seldom means it."""
+    before, after = ({each.site for each in lock.held.values() if each.site} for lock in (made.before, made.after))
+    said = {site for each in made.changes if each.what == "renamed" for site in (_site(each.key), _site(each.before))}
+    gone, come = sorted(before - after - said), sorted(after - before - said)
+    if not gone or not come:
+        return ""
+    goes, comes = (
+        f"{', '.join(names)} {word}{'' if len(names) > 1 else ending}"
+        for names, word, ending in ((gone, "go", "es"), (come, "come", "s"))
+    )
+    return f"note: {goes} and {comes}: a site under a new name says `formerly: {gone[0]}`, and keeps all"
 
 
 @app.command()
@@ -104,7 +120,7 @@ def apply(
         path = lock_of(file)
         if made.changed:
             files.write(path, encode_lock(made.after).encode(), files.PUBLIC)
-            typer.echo(f"{path}: {len(made.changes)} changes, plan {_hash(made)}; commit it with {file.name}", err=True)
+            typer.echo(f"{path}: {prefixes_table.count_of(made)}, plan {_hash(made)}; commit it with {file.name}", err=True)
         else:
             typer.echo(f"{path}: nothing to do", err=True)
 
@@ -262,6 +278,12 @@ def renumber(
         return
     for line in prefixes_table.steps(steps):
         typer.echo(line)
+
+
+def _site(key: str) -> str:
+    """As `Allocation.site`."""
+    first, _, rest = key.partition(".")
+    return rest.partition(".")[0] if first == "sites" else ""
 
 
 def _hash(made: FilePlan) -> str:

@@ -64,10 +64,14 @@ def allocations(rows: Sequence[Allocation], full: Sequence[Fill], resting: Seque
         )
 
 
+def count_of(made: FilePlan) -> str:
+    return "1 change" if len(made.changes) == 1 else f"{len(made.changes)} changes"
+
+
 def checked(file: Path, made: FilePlan, known: Sequence[Note]) -> Iterator[str]:
     """What `anycast prefixes check` prints, but for forecasts."""
     if made.changed:
-        yield f"{file}: {len(made.changes)} changes to the lock file; `anycast prefixes plan` shows them"
+        yield f"{file}: {count_of(made)} to the lock file; `anycast prefixes plan` shows them"
     else:
         yield f"{file}: good: {len(made.after.held)} values are in the lock file"
     for note in known:

@@ -63,6 +63,16 @@ def test_a_fleet_without_blocks_announces_all_the_same(typed: Typed) -> None:
     assert typed("show", "plain.yaml", "--announcements")[0] == 2
 
 
+def test_a_site_under_another_name_only(typed: Typed) -> None:
+    Path("fleet.yaml").write_text(TEXT.replace("  sin:\n", "  sgp:\n"))
+    said = "note: sin goes and sgp comes: a site under a new name says `formerly: sin`, and keeps all\n"
+    assert typed("plan", "fleet.yaml")[::2] == (3, said)
+    Path("fleet.yaml").write_text(TEXT.replace("  sin:\n", "  sgp:\n    formerly: sin\n"))
+    assert typed("plan", "fleet.yaml")[2] == ""
+    Path("fleet.yaml").write_text(TEXT.partition("  sin:\n")[0])
+    assert typed("plan", "fleet.yaml")[::2] == (3, "")
+
+
 def test_a_lock_whose_lines_a_version_control_has_changed(typed: Typed) -> None:
     lock = Path("fleet.lock")
     lock.write_bytes(lock.read_bytes().replace(b"\n", b"\r\n"))
