@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from anycast.fleet.schema import Fleet
 from anycast_lab.capture.frames import Address, Ike
 from anycast_lab.drills import crowd_steps as steps
-from anycast_lab.drills import ike_ear, pairs
+from anycast_lab.drills import ike_ear, operator, pairs
 from anycast_lab.drills.cables import far_end
 from anycast_lab.drills.crowd import Crowd
 from anycast_lab.drills.in_flight_checks import EXCHANGES, Cut, count, in_flight
@@ -24,6 +24,9 @@ from anycast_lab.runner import LabError, Progress, Runner
 
 CONNECTING, REKEYING = 8, 8
 """Clients at a time; all who are there tell of an address."""
+_BURST = "50ms"
+"""What the clients send comes in bursts, so many exchanges are open at once: one by one each is answered within a
+millisecond, and a cut in the middle of one is rare."""
 _BEGIN_S = 60.0
 _MIRRORED_S = 120.0
 """No bounds that are asserted, only ends to waiting."""
@@ -47,11 +50,14 @@ class InFlight:
 
     async def cause(self, step: steps.LoseInFlight, bound_s: float) -> str:
         """Empty, or what did not come to its end. Raises LabError."""
+        qdisc = ("dev", self._crowd.interface, "root")
+        await operator.say(self._runner, self._crowd.node, "tc", "qdisc", "replace", *qdisc, "netem", "slot", _BURST, _BURST)
         self._probes.signal(signal.SIGSTOP)
         try:
             return await self._lose_again_and_again(step, bound_s)
         finally:
             self._probes.signal(signal.SIGCONT)
+            await self._runner.exec(self._crowd.node, ("tc", "qdisc", "del", *qdisc))
 
     async def _lose_again_and_again(self, step: steps.LoseInFlight, bound_s: float) -> str:
         kinds = itertools.cycle(EXCHANGES)
