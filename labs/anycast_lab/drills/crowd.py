@@ -90,6 +90,12 @@ class Crowd:
                 raise LabError(f"{step.do} is for one who knows which gateway is the victim")
         return ""
 
+    @property
+    def interface(self) -> str:
+        """Its only one."""
+        links = self._runner.topology.links_of(self.node)
+        return next(end.interface for link in links for end in link.ends() if end.node == self.node)
+
     # Connecting
 
     async def up(self, count: int) -> str:
@@ -256,13 +262,7 @@ class Crowd:
         verb, self._turn = "del" if self._turn % 2 else "add", self._turn + 1
         assert crowd.ipv4 is not None, "a crowd connects by IPv4"
         own = crowd.ipv4[1]
-        interface = next(
-            end.interface
-            for link in self._runner.topology.links_of(self.node)
-            for end in link.ends()
-            if end.node == self.node
-        )
-        words = ["provoke", "--child", self._fleet.service.name, "--ip", f"address {verb} {own.ip + 1}/32 dev {interface}"]
+        words = ["provoke", "--child", self._fleet.service.name, "--ip", f"address {verb} {own.ip + 1}/32 dev {self.interface}"]
         words += [word for name in rekey for word in ("--rekey", name)]
         words += [word for name in leaving for word in ("--leave", name)]
         await self._act(*words, *self._guests)
