@@ -262,7 +262,8 @@ class Crowd:
         verb, self._turn = "del" if self._turn % 2 else "add", self._turn + 1
         assert crowd.ipv4 is not None, "a crowd connects by IPv4"
         own = crowd.ipv4[1]
-        words = ["provoke", "--child", self._fleet.service.name, "--ip", f"address {verb} {own.ip + 1}/32 dev {self.interface}"]
+        words = ["provoke", "--child", self._fleet.service.name]
+        words += ["--ip", f"address {verb} {own.ip + 1}/32 dev {self.interface}"]
         words += [word for name in rekey for word in ("--rekey", name)]
         words += [word for name in leaving for word in ("--leave", name)]
         await self._act(*words, *self._guests)
