@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import random
 import signal
 import socket
@@ -22,7 +21,7 @@ from anycast_lab.drills.in_flight_checks import EXCHANGES, Cut, count, in_flight
 from anycast_lab.drills.witnesses import Probes
 from anycast_lab.runner import LabError, Progress, Runner
 
-CONNECTING, REKEYING = 8, 8
+CONNECTING, REKEYING = 12, 8
 """Clients at a time; all who are there tell of an address."""
 _BURST = "50ms"
 """What the clients send comes in bursts, so many exchanges are open at once: one by one each is answered within a
@@ -60,11 +59,11 @@ class InFlight:
             await self._runner.exec(self._crowd.node, ("tc", "qdisc", "del", *qdisc))
 
     async def _lose_again_and_again(self, step: steps.LoseInFlight, bound_s: float) -> str:
-        kinds = itertools.cycle(EXCHANGES)
+        found = dict.fromkeys(EXCHANGES, 0)
         for number in range(1, _ROUNDS * step.each + 1):
             if problem := await self._whole(_MIRRORED_S):
                 return f"before loss {number}: {problem}"
-            cut = await self._lose(next(kinds), self._random.uniform(0, step.within_ms), bound_s)
+            cut = await self._lose(min(found, key=found.__getitem__), self._random.uniform(0, step.within_ms), bound_s)
             self._crowd.cuts.append(cut)
             found = count(self._crowd.cuts)
             words = ", ".join(f"{found[kind]} {name}" for kind, name in EXCHANGES.items())
