@@ -75,8 +75,8 @@ class LoseInFlight(Strict):
     """Whoever is Active loses its power while clients have exchanges open, again and again, and is fed in between.
 
     Each time some clients connect (IKE_AUTH), some rekey their CHILD_SA (CREATE_CHILD_SA), and all who are there tell of
-    an address that came or went (MOBIKE, INFORMATIONAL). The power is cut when a request of that one of the
-    three that was in flight least often has passed the uplink's cable. Goes on when `each` exchanges of every kind were in flight at a cut.
+    an address that came or went (MOBIKE, INFORMATIONAL). The power is cut when a request has passed the uplink's cable, of
+    the kind that was in flight least often. Goes on when `each` exchanges of every kind were in flight at a cut.
     """
 
     do: Literal["lose_in_flight"]
