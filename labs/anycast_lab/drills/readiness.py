@@ -14,6 +14,8 @@ from anycast_lab.drills.drill import Limit
 from anycast_lab.drills.witnesses import Probes, Witnesses
 from anycast_lab.runner import LabError, Progress, Runner
 
+PROBE_MS = 50.0
+"""One packet is all that is waited for."""
 MIRROR_LOOK_S = 1.0
 """A look is a command in each gateway; a comparison of the mirror takes seconds anyway."""
 
@@ -23,7 +25,7 @@ async def wait(runner: Runner, fleet: Fleet, limits: dict[str, Limit], progress:
     assert fleet.lab is not None
     witnesses, timeout_s = Witnesses(runner, fleet), limits["lab_ready"].on(runner.kernel) / 1e3
     end = time.monotonic() + timeout_s
-    probes = Probes(runner, witnesses, fleet) if runner.esp else None
+    probes = Probes(runner, witnesses, fleet, PROBE_MS) if runner.esp else None
     try:
         await ready(runner, fleet, witnesses, probes, timeout_s, progress)
     finally:

@@ -79,7 +79,7 @@ class _DrillRun:
     def __init__(self, runner: Runner, fleet: Fleet, drill: d.Drill, limits: dict[str, d.Limit], progress: Progress) -> None:
         self._runner, self._fleet, self._drill, self._limits, self._progress = runner, fleet, drill, limits, progress
         self._witnesses = Witnesses(runner, fleet)
-        self._probes = Probes(runner, self._witnesses, fleet)
+        self._probes = Probes(runner, self._witnesses, fleet, drill.probe_ms)
         self._vici = StuckVici(runner, drill.victim)
         self._strain = Strain(runner, self._witnesses, fleet, drill.victim)
         self._peer = peer_of(fleet, drill.victim) if drill.victim in runner.topology.nodes else ""

@@ -25,8 +25,8 @@ from anycast_lab.machines.wiring import on_link, session_name
 from anycast_lab.runner import LabError, Process, Runner
 
 EVENT_LOG = "/var/lib/site-agent/events.jsonl"
-BOTH_CLIENTS_MS = 5.0
-"""Probe interval: what User Mode Linux's one CPU carries for two clients without losing any of its own accord."""
+_TOLD_GAP_MS = 100.0
+"""A shorter one stands in no timeline."""
 
 
 class _Tail:
@@ -188,9 +188,9 @@ def import_withdraws(text: str) -> dict[str, int]:
 class Probes:
     """A probe on each client, towards the server behind the tunnel."""
 
-    def __init__(self, runner: Runner, witnesses: Witnesses, fleet: Fleet) -> None:
+    def __init__(self, runner: Runner, witnesses: Witnesses, fleet: Fleet, every_ms: float) -> None:
         assert fleet.lab is not None
-        self._runner, self._witnesses = runner, witnesses
+        self._runner, self._witnesses, self._every_ms = runner, witnesses, every_ms
         self._clients = tuple(fleet.lab.clients)
         self._target = str(next(s.ipv4 for s in fleet.lab.servers.values() if s.ipv4 is not None))
         self._processes: dict[str, Process] = {}
@@ -202,7 +202,7 @@ class Probes:
             out = self._witnesses.out(client)
             for name in ("probe.json", "probe.live"):
                 (out / name).unlink(missing_ok=True)
-            argv = ("python", "-m", "anycast_lab.drills.probe", "--to", self._target, "--interval-ms", str(BOTH_CLIENTS_MS))
+            argv = ("python", "-m", "anycast_lab.drills.probe", "--to", self._target, "--interval-ms", str(self._every_ms))
             files = ("--out", "/etc/anycast/out/probe.json", "--live", "/etc/anycast/out/probe.live")
             self._processes[client] = await self._runner.spawn(client, argv + files)
 
@@ -237,7 +237,7 @@ def gap_moments(client: str, record: dict[str, Any], zero_ns: int) -> list[Momen
     """The last good packet before a client's longest gap after the fault, and the first after it."""
     packets = judge_packets(record, zero_ns - 1_000_000_000)
     moments = []
-    if packets.longest_gap_ms > 20 * BOTH_CLIENTS_MS and packets.gap_from_ns:
+    if packets.longest_gap_ms > _TOLD_GAP_MS and packets.gap_from_ns:
         moments.append(Moment(packets.gap_from_ns, client, "last_good_packet"))
         if packets.gap_to_ns:
             moments.append(Moment(packets.gap_to_ns, client, "first_good_packet"))
