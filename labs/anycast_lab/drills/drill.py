@@ -431,7 +431,7 @@ class Drill(Strict):
     """The gateway that is broken: a step acts on it unless it says `at`. ``active of SITE`` or ``backup of SITE``: whichever
     is that when the drill begins."""
     probe_ms: float = pydantic.Field(default=5, ge=1, le=100)
-    """Between two probes of a client. More where seconds are asserted: 400 probes a second take half of User Mode Linux's one
+    """Between two probes of a client. More where seconds are asserted: 400 a second take half of User Mode Linux's one
     CPU, and machines that need it for their routes have the other half."""
     must_fail: bool = False
     """Right only when every check is red: it shows that these assertions can fail."""
