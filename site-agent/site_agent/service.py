@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import fcntl
+import gc
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -28,12 +30,7 @@ def run_agent(paths: Paths, *, fleet: Path | None, gateway: str | None, document
     choice = choose(paths, fleet=fleet, document=document, gateway=gateway)
     make_directories(paths)
     lock = _only_one(paths)
-    choice = put_in_place(choice, paths)
-    for alarm in choice.alarms:
-        print(f"site-agent: running by the kept document: {alarm.detail}", file=sys.stderr)
-    service = choice.document.service
-    # What moves is placed by the virtual router, at the Active only.
-    place_vips(service.service_addresses if choice.document.vip_moves else service.ends)
+    choice = _install(choice, paths)
     if detach:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -44,10 +41,25 @@ def run_agent(paths: Paths, *, fleet: Path | None, gateway: str | None, document
     lock.truncate()
     lock.write(f"{os.getpid()}\n")
     lock.flush()
-    if asyncio.run(_run(choice, paths)):
-        _begin_anew(paths)
+    while asyncio.run(_run(choice, paths)):
+        if not _nothing_left(lock.fileno()):
+            _begin_anew(paths)
+        choice = choose(paths, fleet=None, document=None, gateway=None)
+        make_directories(paths)
+        choice = _install(choice, paths)
     if detach:
         os._exit(0)  # the rest of this stack is the parent's to return through
+
+
+def _install(choice: Choice, paths: Paths) -> Choice:
+    """What is run by, in place of what was before it."""
+    choice = put_in_place(choice, paths)
+    for alarm in choice.alarms:
+        print(f"site-agent: running by the kept document: {alarm.detail}", file=sys.stderr)
+    service = choice.document.service
+    # What moves is placed by the virtual router, at the Active only.
+    place_vips(service.service_addresses if choice.document.vip_moves else service.ends)
+    return choice
 
 
 async def _run(choice: Choice, paths: Paths) -> bool:
@@ -55,6 +67,14 @@ async def _run(choice: Choice, paths: Paths) -> bool:
     agent = Agent(choice.document, paths, alarms=choice.alarms)
     await agent.run()
     return agent.again
+
+
+def _nothing_left(lock: int) -> bool:
+    """Whether the agent that has ended left no thread and no descriptor. Then the next one, which runs by the content that
+    was activated, needs no new interpreter: its imports take a second of the restart grace that keeps the route."""
+    gc.collect()
+    opened = {int(name) for name in os.listdir("/proc/self/fd")}
+    return threading.active_count() == 1 and len(opened - {0, 1, 2, lock}) <= 1  # the folder's own
 
 
 def _begin_anew(paths: Paths) -> NoReturn:

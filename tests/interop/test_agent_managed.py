@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,12 +88,13 @@ def test_a_gateway_runs_by_what_was_signed_drains_and_takes_another_document() -
                 assert len(gateway.events("PrefixWithdrawn")) == withdrawn, "an implicit withdrawal only"
 
                 before = len(gateway.events("PrefixWithdrawn"))
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
                 await world.apply(world.documents(stop_limit_ms=1500))
                 await asyncio.to_thread(gateway.announced)
                 status = json.loads((await asyncio.to_thread(gateway.ask, "status", "--json")).stdout)
                 assert status["document"]["generation"] == 15
                 assert len(gateway.events("AgentStarted")) == 2, "it began anew"
-                assert os.path.exists(f"/proc/{pid}"), "in the same process"
+                assert Path(f"/proc/{pid}/cmdline").read_bytes() == command, "in the same interpreter: nothing was left open"
                 assert len(gateway.events("PrefixWithdrawn")) == before, "by the grace of a clean stop"
 
     asyncio.run(test())
