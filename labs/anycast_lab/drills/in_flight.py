@@ -95,20 +95,23 @@ class InFlight:
             heard.extend(await ike_ear.all_ike(ears[victim], max(0.0, after_ms / 1e3 - (time.time_ns() - one.at_ns) / 1e9)))
             cut_ns = time.time_ns()
 
-        async with self._ears() as ears:
-            causing = asyncio.create_task(self._crowd.provoke(CONNECTING, REKEYING))
-            try:
-                await self._runner.power_off(victim, when=moment)
-                asked_ns = next(one.at_ns for one in reversed(heard) if one.exchange == kind and one.source == client)
-                reading = [asyncio.create_task(_read(ear, heard)) for ear in ears.values()]
-                await causing
-                missing = await self._recovered(cut_ns, bound_s)
-            finally:
-                causing.cancel()
-            back_ns = time.time_ns()
-            for task in reading:
-                task.cancel()
-        await self._runner.power_on(victim)
+        try:
+            async with self._ears() as ears:
+                causing = asyncio.create_task(self._crowd.provoke(CONNECTING, REKEYING))
+                try:
+                    await self._runner.power_off(victim, when=moment)
+                    asked_ns = next(one.at_ns for one in reversed(heard) if one.exchange == kind and one.source == client)
+                    reading = [asyncio.create_task(_read(ear, heard)) for ear in ears.values()]
+                    await causing
+                    missing = await self._recovered(cut_ns, bound_s)
+                finally:
+                    causing.cancel()
+                back_ns = time.time_ns()
+                for task in reading:
+                    task.cancel()
+        finally:  # also for the next drill, where this one is given up
+            if not self._runner.power(victim):
+                await self._runner.power_on(victim)
         return Cut(
             placed_by=kind,
             after_ms=round((cut_ns - asked_ns) / 1e6, 1),
