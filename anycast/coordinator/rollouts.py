@@ -386,7 +386,7 @@ class Rollouts:
         held, refused = frozenset(self._slots.held()), self._slots.refused
         verdict, why = self._gate(core.rollout, site, now)
         told = self._told(now)
-        looked = Looked(gateways=told, gate=verdict, gate_why=why, slot=site in held, held=held, refused=refused)
+        looked = Looked(gateways=told, gate=verdict, gate_why=why, held=held, refused=refused)
         await self._take(core.handle(looked, now))
         if (deadline := core.deadline) is not None and now >= deadline:
             await self._take(core.handle(TimerExpired(), now))

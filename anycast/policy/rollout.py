@@ -171,12 +171,10 @@ class Looked:
     gate: Verdict = Verdict.UNKNOWN
     """Of the site that bakes, over the span since its activation."""
     gate_why: str = ""
-    slot: bool = False
-    """The ledger holds one for the site that is to be changed."""
     held: frozenset[str] = frozenset()
-    """Sites that it holds one for."""
+    """Sites that the ledger holds a slot for."""
     refused: str = ""
-    """Why the ledger has none."""
+    """Why it has none for one that needs it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -268,7 +266,8 @@ class RolloutCore:
         rollout = self.rollout
         if rollout.paused:
             return []
-        if not seen.slot and rollout.site not in rollout.same:
+        # By the site's name: a `resume` goes on with a look that was at the site before.
+        if rollout.site not in seen.held and rollout.site not in rollout.same:
             if seen.refused != rollout.reason:
                 self.rollout = dataclasses.replace(rollout, reason=seen.refused)
             return []

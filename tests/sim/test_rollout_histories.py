@@ -1,20 +1,19 @@
-"""Whatever happens while contents change: drains and changes are rolled out, aborted, taken back, and fail, beside tokens, holds
-and facts, in a fleet with bad networks, two coordinators, kills at their writes and restored stores. No more sites are dark on
-purpose than may be whenever a slot is given or a gateway changes; nothing changes without a slot; and when it is over who is
-dark has a slot, and nobody else. Prints the seed."""
+"""Whatever happens while contents change: drains and changes are rolled out, aborted, taken back, and fail, beside tokens,
+holds and facts, in a fleet with bad networks, two coordinators, kills at their writes and restored stores. No more sites are
+dark on purpose than may be whenever a slot is given or a gateway changes; nothing changes without a slot; and when it is
+over who is dark has a slot, and nobody else. Prints the seed."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 import textwrap
 from typing import Any
 
 import pytest
 
 from anycast.content.content import Content, Intent
-from anycast.coordinator import slots
 from anycast.coordinator.slots import Slots
-from anycast.policy import rollout, tokens
 from anycast.policy.ledger import Ledger
 from anycast.policy.rollout import ENDED, RolloutCore
 from anycast.policy.tokens import Tokens
@@ -22,7 +21,7 @@ from tests.support.rollout_checker import RolloutChecker
 from tests.support.rollout_world import RolloutWorld
 from tests.support.token_world import Leader
 
-SEEDS, BLOCK = 40, 100
+SEEDS, BLOCK = 24, 100
 STEPS = 45
 ENDS_S, ABORT_S, STEP_S = 700.0, 400.0, 10.0
 """From when everything is healed until the rollout under way has ended: each site is activated and baked."""
@@ -31,7 +30,7 @@ WEIGHTS = {
     "drain": 14, "undrain": 16, "change": 4, "floor": 1, "abort": 14, "pause rollout": 1, "resume rollout": 6, "broken": 3,
     "fact": 7, "facts end": 7, "hold": 1, "holds end": 2, "fail": 3, "pass": 2, "heal": 6, "cut": 2, "half": 1, "loss": 2,
     "late": 1, "pause": 1, "freeze": 1, "resume": 4, "crash": 1, "lead": 1, "leader pause": 1, "leader resume": 2,
-    "leader crash": 1, "step crash": 2, "commit": 1, "slow disks": 1, "backup": 1, "restore": 1, "recover": 3,
+    "leader crash": 1, "step crash": 2, "commit": 1, "slow disks": 1, "backup": 2, "restore": 2, "recover": 6,
 }  # fmt: skip
 
 
@@ -40,7 +39,7 @@ def disturb(world: RolloutWorld) -> None:
     rng = world.random
     node, leader = rng.choice(list(world.nodes.values())), rng.choice(world.leaders[-2:])
     shell = world.shells[leader.key]
-    (what,) = rng.choices(list(WEIGHTS), WEIGHTS.values())
+    (what,) = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
     running = world.contents[rng.choice(list(shell.decisions.running.values())).hash]
     match what:
         case "drain":
@@ -104,8 +103,8 @@ def disturb(world: RolloutWorld) -> None:
         case "leader pause":
             world.pause_leader(leader)
         case "leader resume":
-            for each in world.leaders:
-                world.resume_leader(each)
+            for stopped in world.leaders:
+                world.resume_leader(stopped)
         case "leader crash":
             leader.dead = True
         case "step crash":
@@ -193,3 +192,43 @@ def all_announce_again(world: RolloutWorld, leader: Leader) -> None:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_whatever_happens_while_contents_change(seed: int) -> None:
     history(seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("block", range(30))
+def test_whatever_else_happens_while_contents_change(block: int) -> None:
+    for seed in range(SEEDS + block * BLOCK, SEEDS + (block + 1) * BLOCK):
+        history(seed)
+
+
+MUTANTS: dict[str, tuple[type, str, str, str, int]] = {
+    # As it was before an undrain that is taken back waited for a slot.
+    "a return darkens without a slot": (
+        RolloutCore, "_return", "site not in rollout.dark_before or site in seen.held", "True", 36),
+    "a site is changed without a slot": (RolloutCore, "_wait", "rollout.site not in seen.held and", "False and", 0),
+    "a site is changed by the slot of the one before": (
+        RolloutCore, "_wait", "rollout.site not in seen.held and", "not seen.held and", 5),
+    "the ledger is not asked": (
+        Tokens, "_on_take", "decision = self.ledger.may_darken(wanted.site, self.standings(now))",
+        "decision = Decision(granted=True, cause=Cause(reason=Reason.WITHIN_BUDGET))", 0),
+    "hard failures do not count": (Ledger, "dark", "is not Site.ANNOUNCES", "is Site.UNHEARD", 0),
+    "silence does not count": (Ledger, "dark", "is not Site.ANNOUNCES", "is Site.DARK", 18),
+    "a drain's slot ends with its rollout": (
+        Slots, "keep", " and not (entry.kind in DARK_KINDS and site in running)", "", 1),
+    "a slot keeps its word when the site has another": (
+        Slots, "keep", "(slot.kind, slot.until) != (asked.kind, asked.until)", "False", 9),
+    "a lost slot is not given again": (Slots, "keep_dark", "if not self.recovered or in_force is None:", "if True:", 0),
+}  # fmt: skip
+"""By what is broken: where, what stands there, what takes its place, and the seed of a history that finds it."""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_each_broken_rule_of_a_rollout_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, function, right, wrong, seed = MUTANTS[name]
+    source = textwrap.dedent(inspect.getsource(getattr(where, function)))
+    assert source.count(right) == 1, "a rule has moved: move its mutant too"
+    made: dict[str, Any] = {}
+    exec(compile(source.replace(right, wrong), name, "exec"), vars(sys.modules[where.__module__]), made)
+    monkeypatch.setattr(where, function, made[function])
+    with pytest.raises(AssertionError, match=f"seed {seed}"):
+        history(seed)

@@ -1,8 +1,8 @@
 """A `token_world` whose coordinators roll contents out: drains, degradations, changes, returns, and the ledger with them.
 
-The cores and `Slots` are the real ones; around them is a shell of a coordinator's rollouts (`coordinator/rollouts.py`: it stores
-before it performs, and whoever leads next goes on from what is stored) and of an agent's contents. What one connection carries
-down arrives in order, as by TCP; all else is as bad as in `token_world`. Who looks is `rollout_checker`.
+The cores and `Slots` are the real ones; around them is a shell of a coordinator's rollouts (`coordinator/rollouts.py`: it
+stores before it performs, and whoever leads next goes on from what is stored) and of an agent's contents. What one
+connection carries down arrives in order, as by TCP; all else is as bad as in `token_world`. Who looks is `rollout_checker`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,29 @@ from anycast.policy.floors import budget_of
 from anycast.policy.gates import Verdict
 from anycast.policy.ledger import Entry
 from anycast.policy.rollout import (
-    ENDED, Action, Activate, Command, GatewayTold, Looked, Rollout, RolloutCore, Stage, Step, Terms, Version,
-)  # fmt: skip
+    ENDED,
+    Action,
+    Activate,
+    Command,
+    GatewayTold,
+    Looked,
+    Rollout,
+    RolloutCore,
+    Stage,
+    Step,
+    Terms,
+    Version,
+)
 from anycast.reasons import Reason
 from anycast.timer import TimerExpired
 from tests.support.contents import SITES, made
-from tests.support.token_world import Leader, Node, World
+from tests.support.token_world import Clock, Leader, Node, World
 
 LOOK_S = 1.0
 FRESH_S = 6.0
 AGAIN_S = 5.0
+COUNTED = ("begun", "refused", "activated", "dark_returns", "waited", "stopped", "done", "recovered", "return_failed")
+NOTHING = Version(0, "")
 FIRST = 1
 """Generation that everybody runs by when a history begins."""
 
@@ -43,7 +56,7 @@ FIRST = 1
 class Gateway(Node):
     """A gateway that runs by contents. They lie on its disk: a kill takes nothing of them."""
 
-    active: Version = Version(0, "")
+    active: Version = NOTHING
     staged: Version | None = None
     pending: tuple[Version, int] | None = None
     """An activation that waits for the disk, and the connection that it came over."""
@@ -137,7 +150,7 @@ class RolloutWorld(World):
         self.crash_at_step = ""
         """``before`` or ``after``: the next write of a rollout is its coordinator's last."""
         self.slow_disks = False
-        self.counts = dict.fromkeys(("begun", "refused", "activated", "dark_returns", "waited", "stopped", "done", "recovered"), 0)
+        self.counts = dict.fromkeys(COUNTED, 0)
         self.on_activated: Callable[[Gateway, Version, Version], None] = lambda node, before, after: None
         self._down_at: dict[tuple[str, int], float] = {}
         self._downwards: tuple[str, int] | None = None
@@ -249,7 +262,9 @@ class RolloutWorld(World):
 
     # The network.
 
-    def _down(self, gateway: str, session: int, leader: Leader, arrive: Callable[[], None], lost: Callable[[], None]) -> None:
+    def _down(
+        self, gateway: str, session: int, leader: Leader, arrive: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
         self._downwards = gateway, session
         self._carry(gateway, leader.key, arrive, lost)
         self._downwards = None
@@ -270,12 +285,14 @@ class RolloutWorld(World):
 
     # Coordinators.
 
+    def _leader_clock(self) -> Clock:
+        """All of them run on one machine: how long a step has taken is told by its clock."""
+        return Clock(-1000.0)
+
     def lead(self) -> Leader:
         leader = super().lead()
-        decisions, now = self.decisions, leader.clock.read(self.now)
-        core = None if decisions.rollout is None else RolloutCore(
-            dataclasses.replace(decisions.rollout, since=min(decisions.rollout.since, now))
-        )  # fmt: skip
+        decisions = self.decisions
+        core = None if decisions.rollout is None else RolloutCore(decisions.rollout)
         shell = Shell(Slots(Desk(self, leader)), decisions, core)  # type: ignore[arg-type]
         shell.slots.recovered = decisions.recovered
         self.shells[leader.key] = shell
@@ -380,7 +397,9 @@ class RolloutWorld(World):
     def _in_force(self, shell: Shell) -> Content:
         running = tuple((name, version.hash) for name, version in sorted(shell.decisions.running.items()))
         if running not in self._merged:
-            gateways = {name: GatewayState.model_construct(site=self.sites_of[name], active=hash_) for name, hash_ in running}
+            gateways = {
+                name: GatewayState.model_construct(site=self.sites_of[name], active=hash_) for name, hash_ in running
+            }
             content = in_force(State.model_construct(gateways=gateways), self.contents)
             assert content is not None
             self._merged[running] = content
@@ -421,11 +440,10 @@ class RolloutWorld(World):
         _at_once(shell.slots.keep_dark(running))
         if core.rollout.step in ENDED:
             return
-        site, held = core.rollout.site, frozenset(shell.slots.held())
         self.counts["waited"] += bool(shell.slots.refused)
         looked = Looked(
-            gateways=self._told(leader, shell), gate=self._gate(core.rollout), gate_why="as simulated", slot=site in held,
-            held=held, refused=shell.slots.refused,
+            gateways=self._told(leader, shell), gate=self._gate(core.rollout), gate_why="as simulated",
+            held=frozenset(shell.slots.held()), refused=shell.slots.refused,
         )  # fmt: skip
         self._take(leader, shell, core.handle(looked, now))
         if (deadline := core.deadline) is not None and now >= deadline:
@@ -447,6 +465,7 @@ class RolloutWorld(World):
             shell.decisions.rollout = rollout
             self.counts["done"] += rollout.step is Step.DONE
             self.counts["stopped"] += rollout.step is Step.STOPPED
+            self.counts["return_failed"] += any(page.reason is Reason.RETURN_FAILED for page in rollout.pages)
             if crash:
                 raise Fenced
         for action in actions:
@@ -471,7 +490,10 @@ class RolloutWorld(World):
                 self._tell(node, order)
                 self.orders.pop(number, None)
 
-            self._down(name, session, leader, arrive, functools.partial(self.orders.pop, number, None))
+            self._down(name, session, leader, arrive, functools.partial(self._forget, number))
+
+    def _forget(self, number: int) -> None:
+        self.orders.pop(number, None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -350,11 +350,14 @@ class World:
 
     # Coordinators.
 
+    def _leader_clock(self) -> Clock:
+        return Clock(-self.random.uniform(0, 1e6))
+
     def lead(self) -> Leader:
         """A new leader takes the store. Who led before does not know yet."""
         key = f"L{len(self.leaders)}x{self.random.getrandbits(32):08x}"
         self.store.leader = key
-        clock = Clock(-self.random.uniform(0, 1e6))
+        clock = self._leader_clock()
         ledger = Ledger(self.budget, self.store.entries.values())
         leader = Leader(key, Tokens(ledger, self.sites_of, leader=key, now=clock.read(self.now)), clock)
         self.leaders.append(leader)

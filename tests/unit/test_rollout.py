@@ -48,7 +48,10 @@ class World:
         for name in gateways:
             self.told[name] = dataclasses.replace(self.told[name], **changes)
 
-    def look(self, **seen: Any) -> list[Action]:
+    def look(self, *, slot: bool = False, **seen: Any) -> list[Action]:
+        """`slot`: the ledger holds one for the site that is to be changed."""
+        if slot:
+            seen["held"] = frozenset({self.core.rollout.site})
         return self.core.handle(Looked(gateways=dict(self.told), **seen), self.now)
 
     def expire(self) -> list[Action]:
@@ -227,6 +230,17 @@ def test_pause_holds_the_next_site_and_not_this_ones_judgement() -> None:
     world.look(gate=Verdict.PASSES)
     assert (world.look(slot=True), world.slots) == ([], frozenset())
     assert world.core.handle(Command("resume", "bob"), world.now) == [Activate("sin", NEW)]
+
+
+def test_a_resume_activates_nobody_by_a_slot_of_the_site_before() -> None:
+    """What it goes on with is the last look, which was at the site before."""
+    world = World()
+    world.to_baking()
+    world.now += BAKE_S
+    world.look(gate=Verdict.PASSES, slot=True)
+    assert (world.step, world.core.rollout.site) == (Step.WAITING, "sin")
+    assert world.core.handle(Command("resume", "bob"), world.now) == []
+    assert world.look(slot=True) == [Activate("sin", NEW)]
 
 
 def test_a_word_about_the_next_site_means_nothing_while_it_returns() -> None:
