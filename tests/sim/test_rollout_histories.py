@@ -217,7 +217,7 @@ MUTANTS: dict[str, tuple[type, str, str, str, int]] = {
         Slots, "keep", " and not (entry.kind in DARK_KINDS and site in running)", "", 1),
     "a slot keeps its word when the site has another": (
         Slots, "keep", "(slot.kind, slot.until) != (asked.kind, asked.until)", "False", 9),
-    "a lost slot is not given again": (Slots, "keep_dark", "if not self.recovered or in_force is None:", "if True:", 0),
+    "a lost slot is not given again": (Slots, "keep_dark", "if not self.recovered or in_force is None:", "if True:", 213),
 }  # fmt: skip
 """By what is broken: where, what stands there, what takes its place, and the seed of a history that finds it."""
 
