@@ -69,6 +69,11 @@ class RolloutChecker(Checker):
         return {node.site} if self.fleet.contents[version.hash].sites[node.site].intent.dark else set()
 
     def given(self, site: str) -> None:
+        """Or a site is to be changed that facts have dark: that darkens nobody, so only what is on purpose counts."""
         weakest, self.fleet.weakest = self.fleet.weakest, self._floor_now()
-        super().given(site)
+        if self.world.grants[-1][2] == "rollout" and not any(node.announced for node in self.world.of_site[site]):
+            on_purpose = self._dark_by_ledger() | self._may_become_dark() | {site}
+            assert len(on_purpose) <= self.allowed, self._say(f"{site} is changed; on purpose dark: {sorted(on_purpose)}")
+        else:
+            super().given(site)
         self.fleet.weakest = weakest
