@@ -153,6 +153,13 @@ class Rollout:
                 return frozenset()
 
 
+def taken_over(rollout: Rollout, now: float) -> Rollout:
+    """As a coordinator goes on with it that has just begun: nobody looked while there was none, for a second or a day, and
+    nobody has been heard yet. Else what was late by then would be stopped, and a return given up, before the fleet's first
+    word."""
+    return dataclasses.replace(rollout, since=now)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayTold:
     """What a gateway last reported of contents, as it was heard."""

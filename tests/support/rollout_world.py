@@ -37,6 +37,7 @@ from anycast.policy.rollout import (
     Step,
     Terms,
     Version,
+    taken_over,
 )
 from anycast.reasons import Reason
 from anycast.timer import TimerExpired
@@ -292,7 +293,8 @@ class RolloutWorld(World):
     def lead(self) -> Leader:
         leader = super().lead()
         decisions = self.decisions
-        core = None if decisions.rollout is None else RolloutCore(decisions.rollout)
+        now = leader.clock.read(self.now)
+        core = None if decisions.rollout is None else RolloutCore(taken_over(decisions.rollout, now))
         shell = Shell(Slots(Desk(self, leader)), decisions, core)  # type: ignore[arg-type]
         shell.slots.recovered = decisions.recovered
         self.shells[leader.key] = shell

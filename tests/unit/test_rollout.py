@@ -24,6 +24,7 @@ from anycast.policy.rollout import (
     Step,
     Terms,
     Version,
+    taken_over,
 )
 from anycast.reasons import Reason
 from anycast.timer import TimerExpired
@@ -241,6 +242,25 @@ def test_a_resume_activates_nobody_by_a_slot_of_the_site_before() -> None:
     assert (world.step, world.core.rollout.site) == (Step.WAITING, "sin")
     assert world.core.handle(Command("resume", "bob"), world.now) == []
     assert world.look(slot=True) == [Activate("sin", NEW)]
+
+
+@pytest.mark.parametrize("step", [Step.ACTIVATING, Step.BAKING, Step.RETURNING])
+def test_a_coordinator_that_was_away_for_a_day_hears_the_fleet_before_it_judges(step: Step) -> None:
+    left = World(blind=True)
+    left.to_baking()
+    stored = dataclasses.replace(left.core.rollout, step=step, since=5.0)
+    world = World()
+    world.core, world.now, heard = RolloutCore(taken_over(stored, 86_400.0)), 86_400.0, left.told
+    world.told = {}
+    world.look()
+    assert world.core.deadline is not None and world.now < world.core.deadline and not world.pages
+    assert world.step is step
+    world.told, world.now = heard, world.now + 30.0
+    said = world.look()
+    if step is Step.RETURNING:
+        assert said == [Stage(BACK, ("fra-gw1", "fra-gw2"))], "it goes on"
+    else:
+        assert world.step is Step.BAKING
 
 
 def test_a_word_about_the_next_site_means_nothing_while_it_returns() -> None:
