@@ -17,12 +17,14 @@ from typing import Annotated, Literal
 
 import pydantic
 import typer
+from rich.console import Console
 
 from anycast.cli import operator
 from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
 from anycast.cli.plan import Bake, Blind, Despite, PlanExit, Reason, known, rollouts_path, shown, too_much, wants_reason
 from anycast.cli.plan_table import lines
+from anycast.cli.progress import Wait, follow
 from anycast.content.content import LONGEST_MOVE_S, MOST_PREPEND, Because, Content, Intent, Moves
 from anycast.content.state import in_force
 from anycast.errors import ConfigError, PeerError, Problem
@@ -74,6 +76,7 @@ def drain(
     as_json: AsJson = False,
     bake: Bake = 60,
     blind: Blind = False,
+    wait: Wait = False,
     despite: Despite = False,
     unannounced: Unannounced = False,
     folder: operator.Keys = None,
@@ -88,7 +91,9 @@ def drain(
     a file cannot be used; 3 the coordinator does not answer.
     """
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, despite, unannounced)
+    how = _How(
+        name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, wait, despite, unannounced
+    )
     because = _because("drain", for_, reason)
     _change(target, site, _Wanted(Intent.DRAINED, "Drain", because, to, left, _limit(to, limit)), how)
 
@@ -106,6 +111,7 @@ def maintenance(
     as_json: AsJson = False,
     bake: Bake = 60,
     blind: Blind = False,
+    wait: Wait = False,
     despite: Despite = False,
     unannounced: Unannounced = False,
     folder: operator.Keys = None,
@@ -120,7 +126,9 @@ def maintenance(
     the rack is closed. `undrain` ends it. Exit status as of `drain`.
     """
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, despite, unannounced)
+    how = _How(
+        name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, wait, despite, unannounced
+    )
     because = _because("maintenance", for_, reason)
     _change(target, site, _Wanted(Intent.DRAINED, "Darken", because, to, left, _limit(to, limit)), how)
 
@@ -138,6 +146,7 @@ def degrade(
     as_json: AsJson = False,
     bake: Bake = 60,
     blind: Blind = False,
+    wait: Wait = False,
     despite: Despite = False,
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
@@ -151,7 +160,7 @@ def degrade(
     ends it. Exit status as of `drain`.
     """
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, despite)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, wait, despite)
     _change(target, site, _Wanted(Intent.DEGRADED, "Degrade", _because("degrade", for_, reason), prepend=prepend), how)
 
 
@@ -163,6 +172,7 @@ def undrain(
     as_json: AsJson = False,
     bake: Bake = 60,
     blind: Blind = False,
+    wait: Wait = False,
     reason: Reason = "",
     folder: operator.Keys = None,
     passphrase_file: operator.PassphraseFile = None,
@@ -172,7 +182,7 @@ def undrain(
 ) -> None:
     """Have a site attract traffic again, whatever of these three darkened it. Exit status as of `drain`."""
     target = Target(url, credential, root)
-    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason)
+    how = _How(name, folder, passphrase_file, dry_run, yes or as_json, as_json, bake, blind, reason, wait)
     _change(target, site, _Wanted(Intent.ANNOUNCED, "Undrain"), how)
 
 
@@ -202,6 +212,7 @@ class _How:
     bake: int
     blind: bool
     reason: str
+    wait: bool = False
     despite: bool = False
     unannounced: bool = False
 
@@ -270,6 +281,9 @@ def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
     path = rollouts_path(how.bake, how.blind, how.reason, despite=how.despite, unannounced=how.unannounced)
     begun = ask(target, "POST", path, submission.data)
     print(f"rollout {begun['id']} has begun; `anycast rollout` shows it", file=sys.stderr)
+    dark = site if wanted.intent is Intent.DRAINED else ""
+    if how.wait and not follow(target, begun["id"], Console(stderr=how.as_json), dark=dark):
+        raise typer.Exit(PlanExit.REFUSED)
 
 
 def foreseen(site: str, tunnels: int | None, moves: Moves | None) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from anycast.cli.coordinator import AsJson, Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
+from anycast.cli.progress import ENDED, Wait, bar, follow, headline
 from anycast.cli.screen import cleaned
 
 app = typer.Typer(help="The rollout under way, or the last one: show, pause, resume, abort, override.")
@@ -18,12 +19,22 @@ app = typer.Typer(help="The rollout under way, or the last one: show, pause, res
 
 @app.callback(invoke_without_command=True)
 def show(
-    context: typer.Context, url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False
+    context: typer.Context,
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
+    as_json: AsJson = False,
+    wait: Wait = False,
 ) -> None:
-    """Show it: which site is being changed, and what it waits for."""
+    """Show it: which site is being changed, how far it is, and what it waits for."""
     if context.invoked_subcommand is not None:
         return
-    found = ask(Target(url, credential, root), "GET", "/v1/status")
+    target = Target(url, credential, root)
+    found = ask(target, "GET", "/v1/status")
+    if wait and found["rollout"] is not None:
+        if not follow(target, found["rollout"]["id"], Console(stderr=as_json)):
+            raise typer.Exit(1)
+        found = ask(target, "GET", "/v1/status")
     rollout = found["rollout"]
     if as_json:
         print(json.dumps(rollout, indent=1))
@@ -70,13 +81,15 @@ def _command(word: str, target: Target, **more: str) -> None:
 
 def _print(rollout: dict[str, Any]) -> None:
     rollout = cleaned(rollout)
-    paused = ", paused" if rollout["paused"] else ""
-    print(f"rollout {rollout['id']} by {rollout['by']}: generation {rollout['generation']}, {rollout['step']}{paused}")
+    print(f"rollout {rollout['id']} by {rollout['by']}: generation {rollout['generation']}, {headline(rollout)}")
+    console = Console()
+    if console.is_terminal and rollout["step"] not in ENDED:
+        console.print(bar(rollout))
     table = Table("site", "", box=None, header_style="bold")
     for number, site in enumerate(rollout["sites"]):
-        now = number == rollout["done"] and rollout["step"] not in ("done", "stopped")
+        now = number == rollout["done"] and rollout["step"] not in ENDED
         table.add_row(site, "done" if number < rollout["done"] else rollout["step"] if now else "")
-    Console().print(table)
+    console.print(table)
     for each in dict.fromkeys((rollout["reason"], rollout["waits_for"])):
         if each:
             print(each)

@@ -118,6 +118,10 @@ class RolloutStatus(_Model):
     reason: str
     waits_for: str
     """Why the ledger has no slot for it now."""
+    for_s: float = 0.0
+    """How long it is at this step."""
+    bake_s: float = 0.0
+    """How long each changed site is watched."""
 
 
 class Status(_Model):
@@ -408,7 +412,8 @@ def _gateway_status(view: GatewayView) -> GatewayStatus:
     )
 
 
-def rollout_status(rollout: Rollout, refused: str) -> RolloutStatus:
+def rollout_status(rollout: Rollout, refused: str, now: float) -> RolloutStatus:
+    """`now`: by the coordinator's clock, which its steps are told by."""
     return RolloutStatus(
         id=rollout.id,
         by=rollout.by,
@@ -422,6 +427,8 @@ def rollout_status(rollout: Rollout, refused: str) -> RolloutStatus:
         paused=rollout.paused,
         reason=rollout.reason,
         waits_for=refused,
+        for_s=round(max(0.0, now - rollout.since), 1),
+        bake_s=rollout.bake_s,
     )
 
 

@@ -47,8 +47,9 @@ READ_LIMIT_S = 30.0
 """For the other end of a stream to take a status."""
 LATEST_MS = 7_258_118_400_000
 """The year 2200, in milliseconds of Unix time: no event is later, and not every larger number is a date."""
-REPEAT_S = 15.0
-"""A stream says at least that it lives, so that its other end notices when it does not."""
+REPEAT_S = 5.0
+"""A stream says at least that it lives, so that its other end notices when it does not: the command line takes one
+that is silent for 10 s for gone, and in a quiet fleet nothing else comes."""
 
 _log = logging.getLogger(__name__)
 

@@ -51,6 +51,7 @@ from anycast.policy.rollout import (
     Step,
     Terms,
     Version,
+    taken_over,
 )
 from anycast.policy.worst_case import WorstCase, worst_of_step
 from anycast.runtime import boottime
@@ -120,8 +121,7 @@ class Rollouts:
         open_ = [each for each in rollouts if each[0].step not in ENDED]
         if open_:
             rollout, self._before = open_[-1]
-            # Its spans are told by this machine's clock, which a boot begins anew.
-            self._core = RolloutCore(dataclasses.replace(rollout, since=min(rollout.since, boottime())))
+            self._core = RolloutCore(taken_over(rollout, boottime()))
         elif rollouts:
             self._core = RolloutCore(max(rollouts, key=lambda each: each[0].target.generation)[0])
         self._tell_ledger()
@@ -386,7 +386,7 @@ class Rollouts:
         held, refused = frozenset(self._slots.held()), self._slots.refused
         verdict, why = self._gate(core.rollout, site, now)
         told = self._told(now)
-        looked = Looked(gateways=told, gate=verdict, gate_why=why, slot=site in held, held=held, refused=refused)
+        looked = Looked(gateways=told, gate=verdict, gate_why=why, held=held, refused=refused)
         await self._take(core.handle(looked, now))
         if (deadline := core.deadline) is not None and now >= deadline:
             await self._take(core.handle(TimerExpired(), now))

@@ -109,6 +109,11 @@ class Heard:
             return Standing(Site.UNHEARD, "not heard of since this coordinator began")
         return Standing(Site.UNHEARD, f"not heard of for {now - last:.0f} s")
 
+    def silent(self, site: str, now: float) -> bool:
+        """Every gateway of the site has said lately that it does not announce: nothing that is done there moves anybody."""
+        told = [report for report, _ in self._fresh_reports(site, now)]
+        return 0 < len(self._of_site.get(site, ())) == len(told) and not any(report.announcing for report in told)
+
     def looks(self, site: str, now: float) -> dict[str, list[tuple[Look, float]]]:
         """By check: what the site's gateways say, each with the time as of which it does."""
         found: dict[str, list[tuple[Look, float]]] = {}

@@ -139,6 +139,17 @@ class Ledger:
         detail = f"{len(dark)} of {allowed(self.budget)} with {site}"
         return Decision(granted=True, cause=Cause(reason=Reason.WITHIN_BUDGET, detail=detail), dark=dark)
 
+    def may_change_dark(self, site: str, refused: Decision) -> Decision:
+        """May a site that facts alone have dark be changed, to attract as before, though others' have spent the budget?
+        It darkens nobody, and may mend it. Only what is dark on purpose counts, and this site with it: should it announce
+        before it is changed, that budget stands; and a change that mends nobody stops where its slots, which return by
+        announcing sites alone, have come to as many as may be dark."""
+        on_purpose = {entry.site for entry in self._entries.values()} | {site}
+        if broken_by(self.budget, on_purpose) is not None:
+            return refused
+        cause = Cause(reason=Reason.WITHIN_BUDGET, detail=f"{site} is dark by a fact: to change it darkens nobody")
+        return Decision(granted=True, cause=cause, dark=refused.dark)
+
     def overdue(self, wall: float) -> list[Entry]:
         """Entries of operators that were meant to end before `wall` (Unix time) and stand. That is an alarm and no more: a
         clock here ends nothing."""

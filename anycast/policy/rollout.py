@@ -153,6 +153,13 @@ class Rollout:
                 return frozenset()
 
 
+def taken_over(rollout: Rollout, now: float) -> Rollout:
+    """As a coordinator goes on with it that has just begun: nobody looked while there was none, for a second or a day, and
+    nobody has been heard yet. Else what was late by then would be stopped, and a return given up, before the fleet's first
+    word."""
+    return dataclasses.replace(rollout, since=now)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayTold:
     """What a gateway last reported of contents, as it was heard."""
@@ -171,12 +178,10 @@ class Looked:
     gate: Verdict = Verdict.UNKNOWN
     """Of the site that bakes, over the span since its activation."""
     gate_why: str = ""
-    slot: bool = False
-    """The ledger holds one for the site that is to be changed."""
     held: frozenset[str] = frozenset()
-    """Sites that it holds one for."""
+    """Sites that the ledger holds a slot for."""
     refused: str = ""
-    """Why the ledger has none."""
+    """Why it has none for one that needs it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -268,7 +273,8 @@ class RolloutCore:
         rollout = self.rollout
         if rollout.paused:
             return []
-        if not seen.slot and rollout.site not in rollout.same:
+        # By the site's name: a `resume` goes on with a look that was at the site before.
+        if rollout.site not in seen.held and rollout.site not in rollout.same:
             if seen.refused != rollout.reason:
                 self.rollout = dataclasses.replace(rollout, reason=seen.refused)
             return []

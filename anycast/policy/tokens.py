@@ -318,6 +318,8 @@ class Tokens:
             decision = Decision(granted=False, cause=new)
         else:
             decision = self.ledger.may_darken(wanted.site, self.standings(now))
+            if not decision.granted and wanted.kind == Kind.ROLLOUT and self._dark_by_facts(wanted.site, now):
+                decision = self.ledger.may_change_dark(wanted.site, decision)
         if not decision.granted:
             self._events.append(SlotRefused(wanted.site, wanted.kind, wanted.by, decision))
             return
@@ -333,6 +335,10 @@ class Tokens:
         )
         self._enter(entry)
         self._events.append(SlotTaken(entry, decision))
+
+    def _dark_by_facts(self, site: str, now: float) -> bool:
+        """And by nothing else: a token may end, and then its site would announce."""
+        return self.heard.silent(site, now) and not self.ledger.of_site(site)
 
     def _on_rename(self, wanted: RenameSlot) -> None:
         entry = self.ledger.entries.get(wanted.entry_id)

@@ -81,7 +81,7 @@ class World:
             self._ledger()
             site = self.core.rollout.site
             gateways = {name: gateway.told(self.now, self.broken) for name, gateway in self.gateways.items()}
-            looked = Looked(gateways=gateways, gate=self._gate(site), gate_why="as simulated", slot=site in self.slots)
+            looked = Looked(gateways=gateways, gate=self._gate(site), gate_why="as simulated", held=frozenset(self.slots))
             self._take(self.core.handle(looked, self.now))
             if (deadline := self.core.deadline) is not None and self.now >= deadline:
                 self._take(self.core.handle(TimerExpired(), self.now))

@@ -89,13 +89,17 @@ class Managed:
             Evidence(check=check, evidence_class=EvidenceClass.SHARED, status=status, reason=reason, at=boottime())
         )
 
+    def _lets(self, serving: bool) -> bool:
+        """Whether the route is out, where the verdict is `serving` or not."""
+        return serving
+
     async def _tick(self) -> None:
         while True:
             reason = Reason.HEALTHY if self.serves else Reason.CHARON_EXITED
             verdict = VerdictReached(serving=self.serves, causes=(Cause(reason=reason),), at=boottime())
             after = self.darkness.passed(verdict)
-            if after.serving != self.announced:
-                self.announced = after.serving
+            if (announced := self._lets(after.serving)) != self.announced:
+                self.announced = announced
                 self.link.changed()
             active = self.contents.active
             lost = active is not None and active.hash == self.broken_by

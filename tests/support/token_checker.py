@@ -16,11 +16,15 @@ class Checker:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.allowed = len(world.names) - world.budget.min_sites
         self.silent_since: dict[str, float] = {}
         self.most = 0
         """The most sites that were dark on purpose, at once, without an operator's hold."""
         world.watch, world.on_given = self.look, self.given
+
+    @property
+    def allowed(self) -> int:
+        """How many sites may be dark on purpose."""
+        return len(self.world.names) - self.world.budget.min_sites
 
     def look(self) -> None:
         world = self.world

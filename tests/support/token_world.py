@@ -99,6 +99,8 @@ class Leader:
 class World:
     """Call `run` with a span; change what goes wrong in between. `watch` is called after everything that happened."""
 
+    node_type: type[Node] = Node
+
     def __init__(self, seed: int, *, sites: int = 6, min_sites: int = 2, pairs: int = 2) -> None:
         self.random = random.Random(seed)
         self.seed, self.now = seed, 0.0
@@ -132,7 +134,7 @@ class World:
         for n, site in enumerate(self.names):
             for g in range(2 if n < pairs else 1):
                 name = f"{site}-gw{g + 1}"
-                self.nodes[name] = Node(name, site, Clock(-self.random.uniform(0, 1e6)))
+                self.nodes[name] = self.node_type(name, site, Clock(-self.random.uniform(0, 1e6)))
         self.of_site = {site: [node for node in self.nodes.values() if node.site == site] for site in self.names}
         self.sites_of = {name: node.site for name, node in self.nodes.items()}
         self.lead()
@@ -182,11 +184,15 @@ class World:
         if node.paused:
             node.paused = False
             waiting, node.inbox = node.inbox, []
-            self.random.shuffle(waiting)
+            self._disorder(waiting)
             for event in [*waiting, TimerExpired()]:
                 self._tell(node, event)
             for number in self.buffered.pop(node.name, ()):
                 self.flying.pop(number, None)
+
+    def _disorder(self, waiting: list[Any]) -> None:
+        """What waited while a process was stopped, worse than TCP would have it."""
+        self.random.shuffle(waiting)
 
     def set_fact(self, node: Node, good: bool) -> None:
         node.fact = good
@@ -200,7 +206,15 @@ class World:
         held = [Held(id=entry_id, kind=Kind.DRAIN) for entry_id in node.drained]
         held += [Held(id=node.hold, kind=Kind.HOLD)] if node.hold else []
         reason = Reason.HEALTHY if node.fact else Reason.CHARON_EXITED
-        return words.RouteStands(serving=node.fact, announcing=node.announced, reason=reason, held=tuple(held))
+        return words.RouteStands(serving=node.fact, announcing=self._announces(node), reason=reason, held=tuple(held))
+
+    def _announces(self, node: Node) -> bool:
+        """As the agent tells the ledger."""
+        return node.announced
+
+    def _lets(self, node: Node) -> bool:
+        """Nothing else that the agent goes by has the route withdrawn."""
+        return True
 
     def _look(self, node: Node) -> None:
         self._later(LOOK_S, lambda: self._look(node))
@@ -284,7 +298,7 @@ class World:
         verdict = VerdictReached(serving=node.fact, causes=(Cause(reason=Reason.HEALTHY),), at=clock)
         dark = node.holder.dark(clock)
         node.token_dark = dark is not None
-        announced = darkened(verdict, dark).serving and not node.hold and not node.drained
+        announced = darkened(verdict, dark).serving and not node.hold and not node.drained and self._lets(node)
         if announced != node.announced:
             node.announced = announced
             self._later(0.0, lambda: self._tell(node, self._stand(node)))
@@ -336,11 +350,14 @@ class World:
 
     # Coordinators.
 
+    def _leader_clock(self) -> Clock:
+        return Clock(-self.random.uniform(0, 1e6))
+
     def lead(self) -> Leader:
         """A new leader takes the store. Who led before does not know yet."""
         key = f"L{len(self.leaders)}x{self.random.getrandbits(32):08x}"
         self.store.leader = key
-        clock = Clock(-self.random.uniform(0, 1e6))
+        clock = self._leader_clock()
         ledger = Ledger(self.budget, self.store.entries.values())
         leader = Leader(key, Tokens(ledger, self.sites_of, leader=key, now=clock.read(self.now)), clock)
         self.leaders.append(leader)

@@ -24,6 +24,7 @@ from anycast.policy.rollout import (
     Step,
     Terms,
     Version,
+    taken_over,
 )
 from anycast.reasons import Reason
 from anycast.timer import TimerExpired
@@ -48,7 +49,10 @@ class World:
         for name in gateways:
             self.told[name] = dataclasses.replace(self.told[name], **changes)
 
-    def look(self, **seen: Any) -> list[Action]:
+    def look(self, *, slot: bool = False, **seen: Any) -> list[Action]:
+        """`slot`: the ledger holds one for the site that is to be changed."""
+        if slot:
+            seen["held"] = frozenset({self.core.rollout.site})
         return self.core.handle(Looked(gateways=dict(self.told), **seen), self.now)
 
     def expire(self) -> list[Action]:
@@ -227,6 +231,36 @@ def test_pause_holds_the_next_site_and_not_this_ones_judgement() -> None:
     world.look(gate=Verdict.PASSES)
     assert (world.look(slot=True), world.slots) == ([], frozenset())
     assert world.core.handle(Command("resume", "bob"), world.now) == [Activate("sin", NEW)]
+
+
+def test_a_resume_activates_nobody_by_a_slot_of_the_site_before() -> None:
+    """What it goes on with is the last look, which was at the site before."""
+    world = World()
+    world.to_baking()
+    world.now += BAKE_S
+    world.look(gate=Verdict.PASSES, slot=True)
+    assert (world.step, world.core.rollout.site) == (Step.WAITING, "sin")
+    assert world.core.handle(Command("resume", "bob"), world.now) == []
+    assert world.look(slot=True) == [Activate("sin", NEW)]
+
+
+@pytest.mark.parametrize("step", [Step.ACTIVATING, Step.BAKING, Step.RETURNING])
+def test_a_coordinator_that_was_away_for_a_day_hears_the_fleet_before_it_judges(step: Step) -> None:
+    left = World(blind=True)
+    left.to_baking()
+    stored = dataclasses.replace(left.core.rollout, step=step, since=5.0)
+    world = World()
+    world.core, world.now, heard = RolloutCore(taken_over(stored, 86_400.0)), 86_400.0, left.told
+    world.told = {}
+    world.look()
+    assert world.core.deadline is not None and world.now < world.core.deadline and not world.pages
+    assert world.step is step
+    world.told, world.now = heard, world.now + 30.0
+    said = world.look()
+    if step is Step.RETURNING:
+        assert said == [Stage(BACK, ("fra-gw1", "fra-gw2"))], "it goes on"
+    else:
+        assert world.step is Step.BAKING
 
 
 def test_a_word_about_the_next_site_means_nothing_while_it_returns() -> None:

@@ -33,6 +33,50 @@ from anycast.token_wire import Held, Look, Report
 from tests.support.token_coordinator import SITES, Coordinator, granted, hold_token, settled
 
 
+def fails(made: Coordinator, *gateways: str) -> None:
+    """A fact: they do not announce."""
+    for gateway in gateways:
+        made.fields[gateway] = {"announcing": False, "reason": "charon_exited"}
+    made.beat(2 * HEARTBEAT_S)
+
+
+def takes(made: Coordinator, site: str, kind: Kind = Kind.ROLLOUT) -> bool:
+    return any(isinstance(each, SlotTaken) for each in made.tell(TakeSlot(kind=kind, site=site, by="rollout r5")))
+
+
+def test_what_mends_a_site_that_is_dark_by_a_fact_is_not_kept_waiting_by_others_facts() -> None:
+    made = settled(min_sites=4)
+    fails(made, "fra-gw1", "sin-gw1", "nyc-gw1")
+    assert not takes(made, "ams"), "three of two are dark, and this one is not"
+    assert not takes(made, "fra", Kind.DRAIN), "it would stay dark when the fact is over"
+    assert takes(made, "fra")
+    assert takes(made, "sin")
+    assert not takes(made, "nyc"), "what mends nobody stops at as many as may be dark"
+    made.tell(EndSlot(made.given("fra")[0].id, "cause_gone"))
+    made.beat(2 * HEARTBEAT_S)
+    assert not takes(made, "nyc"), "not yet"
+    made.fields["fra-gw1"] = {"ended": (made.given("fra")[0].id,)}
+    made.beat(2 * HEARTBEAT_S)
+    assert not made.given("fra") and takes(made, "nyc"), "it was mended"
+
+
+def test_what_could_darken_somebody_waits_however_dark_the_fleet_is() -> None:
+    made = settled(min_sites=4, more=(("fra-gw2", "fra"),))
+    fails(made, "fra-gw1", "fra-gw2", "sin-gw1", "nyc-gw1")
+    made.silent.add("fra-gw2")
+    made.beat(FRESH_S + HEARTBEAT_S)
+    assert made.state("fra") is Site.DARK and not takes(made, "fra"), "its other gateway may announce"
+    made.silent.clear()
+    made.beat(2 * HEARTBEAT_S)
+    assert takes(made, "fra")
+
+    made = granted(min_sites=4)
+    made.tell(TakeSlot(kind=Kind.DRAIN, site="tyo", by="alice"))
+    fails(made, "sin-gw1", "nyc-gw1")
+    assert not takes(made, "fra"), "its token ends some day, and then it would announce"
+    assert not takes(made, "sin"), "two are dark on purpose, which is all that may be"
+
+
 def test_a_token_is_written_then_told_to_the_world_then_sent() -> None:
     made = settled()
     made.failing["fra-gw1"] = {"dns"}
