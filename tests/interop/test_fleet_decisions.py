@@ -148,9 +148,10 @@ def test_a_drain_is_shown_signed_and_rolled_out_and_nobody_else_goes_dark(tmp_pa
             assert "fra" in dry.stdout and "drained" in dry.stdout
             assert "clients  3 tunnels at fra: nobody is moved first" in dry.stdout
             assert made.agents["fra"].announced
-            waited = await made.run("drain", "fra", "--yes", "--bake", "1", "--wait")
-            assert waited.stdout.splitlines()[-1] == "rollout r3: done, 6 of 6 sites", "and it is dark"
-            assert state(await made.ask("status"), "fra") == "dark"
+            await made.run("drain", "fra", "--yes", "--bake", "1")
+            await made.becomes("dark", lambda s: state(s, "fra") == "dark" and s["rollout"]["step"] == "done")
+            waited = await made.run("rollout", "--wait")
+            assert waited.stdout.startswith("rollout r3: done, 6 of 6 sites\nrollout r3 by alice: generation 3"), waited
             assert {site for site, agent in made.agents.items() if not agent.announced} == {"fra"}
             status = await made.ask("status")
             assert "dark 1 of 2 allowed: fra drain" in status["ledger"], status["ledger"]

@@ -212,7 +212,7 @@ MUTANTS: dict[str, tuple[type, str, str, str, int]] = {
         Tokens, "_on_take", "decision = self.ledger.may_darken(wanted.site, self.standings(now))",
         "decision = Decision(granted=True, cause=Cause(reason=Reason.WITHIN_BUDGET))", 0),
     "hard failures do not count": (Ledger, "dark", "is not Site.ANNOUNCES", "is Site.UNHEARD", 0),
-    "silence does not count": (Ledger, "dark", "is not Site.ANNOUNCES", "is Site.DARK", 18),
+    "silence does not count": (Ledger, "dark", "is not Site.ANNOUNCES", "is Site.DARK", 22),
     "a drain's slot ends with its rollout": (
         Slots, "keep", " and not (entry.kind in DARK_KINDS and site in running)", "", 1),
     "a slot keeps its word when the site has another": (

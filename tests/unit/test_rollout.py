@@ -248,7 +248,7 @@ def test_a_resume_activates_nobody_by_a_slot_of_the_site_before() -> None:
 def test_a_coordinator_that_was_away_for_a_day_hears_the_fleet_before_it_judges(step: Step) -> None:
     left = World(blind=True)
     left.to_baking()
-    stored = dataclasses.replace(left.core.rollout, step=step, since=5.0)
+    stored = dataclasses.replace(left.core.rollout, step=step, since=5.0, left=1)
     world = World()
     world.core, world.now, heard = RolloutCore(taken_over(stored, 86_400.0)), 86_400.0, left.told
     world.told = {}
