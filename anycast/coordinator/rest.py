@@ -26,6 +26,7 @@ from anycast.coordinator.api import ENDPOINTS, Endpoint
 from anycast.coordinator.door import Door
 from anycast.coordinator.failures import Failures
 from anycast.coordinator.leases import DAYS_KEPT, Leases
+from anycast.coordinator.openapi import openapi
 from anycast.coordinator.refusal import ReadOnly, Refusal
 from anycast.coordinator.rollouts import BAKE_S
 from anycast.coordinator.service import Missing, Service, Taken
@@ -111,7 +112,7 @@ class Rest:
         return who
 
     async def _openapi(self, request: web.Request, who: Caller) -> web.StreamResponse:
-        return web.json_response(api.openapi(self._service.version))
+        return web.json_response(openapi(self._service.version))
 
     async def _status(self, request: web.Request, who: Caller) -> api.Status:
         return self._service.status()

@@ -37,6 +37,7 @@ from anycast.reasons import Reason
 from anycast.runtime import boottime
 from tests.support.contents import ALICE, SITES, TRUSTED, fleet_text
 from tests.support.coordinator import NAME, Coordinator
+from tests.support.fleet_looks import begun, slots, state
 from tests.support.managed import Managed, running
 from tests.support.sync_pair import FLEET
 
@@ -253,17 +254,6 @@ def test_maintenance_and_degrade_have_words_and_an_end_in_the_ledger(tmp_path: P
     asyncio.run(test())
 
 
-async def slots(made: Fleet) -> list[str]:
-    """Ids of what was entered for fra and has not returned, by history."""
-    open_: dict[str, None] = {}
-    for line in (await made.ask("history"))["lines"]:
-        if line["action"] == "slot.taken" and line["body"]["site"] == "fra":
-            open_[line["body"]["id"]] = None
-        elif line["action"] == "slot.returned":
-            open_.pop(line["body"]["id"], None)
-    return list(open_)
-
-
 def test_a_content_that_loses_clients_stops_at_the_canary_site_and_is_taken_back(tmp_path: Path) -> None:
     """Every check of the agents stays green; only what clients do tells."""
 
@@ -439,10 +429,6 @@ async def tunnels(made: Fleet, **counts: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def begun(made: Fleet) -> list[Any]:
-    return [line for line in (await made.ask("history"))["lines"] if line["action"] == "rollout.begin"]
-
-
 def test_a_coordinator_killed_in_the_middle_of_a_drain_breaks_nothing_and_its_successor_goes_on(tmp_path: Path) -> None:
     async def test() -> None:
         made = Fleet(tmp_path)
@@ -511,8 +497,3 @@ def test_dns_wrong_at_one_site_darkens_that_one_and_wrong_at_all_darkens_none(
                 looking.cancel()
 
     asyncio.run(test())
-
-
-def state(status: Any, site: str) -> str:
-    return str(next(each["state"] for each in status["sites"] if each["site"] == site))
-

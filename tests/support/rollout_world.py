@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from anycast.content.canonical import hash_of
@@ -41,7 +41,7 @@ from anycast.policy.rollout import (
 )
 from anycast.reasons import Reason
 from anycast.timer import TimerExpired
-from tests.support.contents import SITES, made
+from tests.support.rollout_base import at_once, base_content
 from tests.support.token_world import Clock, Leader, Node, World
 
 LOOK_S = 1.0
@@ -117,17 +117,6 @@ class Shell:
     sent: dict[tuple[str, Version, bool], float] = dataclasses.field(default_factory=dict)
 
 
-@functools.cache
-def _base(sites: int, pairs: int, min_sites: int) -> Content:
-    of = made(SITES[:sites], budget=f"{{min_sites: {min_sites}}}").content
-    named = {}
-    for n, name in enumerate(SITES[:sites]):
-        (gateway,) = of.sites[name].gateways.values()
-        gateways = {f"s{n}-gw{g + 1}": gateway for g in range(2 if n < pairs else 1)}
-        named[f"s{n}"] = of.sites[name].model_copy(update={"gateways": gateways})
-    return of.model_copy(update={"sites": named})
-
-
 class RolloutWorld(World):
     node_type = Gateway
     nodes: dict[str, Gateway]  # type: ignore[assignment]
@@ -156,7 +145,7 @@ class RolloutWorld(World):
         self._down_at: dict[tuple[str, int], float] = {}
         self._downwards: tuple[str, int] | None = None
         self._merged: dict[tuple[tuple[str, str], ...], Content] = {}
-        first = self.known(_base(sites, pairs, min_sites))
+        first = self.known(base_content(sites, pairs, min_sites))
         super().__init__(seed, sites=sites, min_sites=min_sites, pairs=pairs)
         for node in self.nodes.values():
             node.active = Version(FIRST, first)
@@ -433,13 +422,13 @@ class RolloutWorld(World):
     def _go_on(self, leader: Leader, shell: Shell) -> None:
         core, running = shell.core, self._in_force(shell)
         if core is None:
-            _at_once(shell.slots.keep_dark(running))
+            at_once(shell.slots.keep_dark(running))
             return
         now = leader.clock.read(self.now)
         returns = core.rollout.back if core.rollout.step is Step.RETURNING else None
         wanted = self.contents[(returns or core.rollout.target).hash]
-        _at_once(shell.slots.keep(core.rollout, wanted, running))
-        _at_once(shell.slots.keep_dark(running))
+        at_once(shell.slots.keep(core.rollout, wanted, running))
+        at_once(shell.slots.keep_dark(running))
         if core.rollout.step in ENDED:
             return
         self.counts["waited"] += bool(shell.slots.refused)
@@ -505,11 +494,3 @@ class Order:
     session: int
     version: Version
     activate: bool
-
-
-def _at_once(what: Coroutine[Any, Any, None]) -> None:
-    try:
-        what.send(None)
-    except StopIteration:
-        return
-    raise AssertionError("it waits for somebody")

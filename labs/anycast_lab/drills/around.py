@@ -1,13 +1,17 @@
-"""What a drill does to the machines around its victim: name servers and upstream routers."""
+"""What a drill does to what is around its victim: name servers, upstream routers, and who watches it."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
 from anycast.fleet.schema import Fleet
 from anycast.reasons import Reason
+from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.moments import VICI
+from anycast_lab.drills.site_watch import SiteWatch
+from anycast_lab.drills.witnesses import Probes
 from anycast_lab.machines import name_server
 from anycast_lab.machines.wiring import session_name
 from anycast_lab.runner import LabError, Runner
@@ -57,3 +61,12 @@ async def count_child_sas(runner: Runner, gateway: str) -> int | None:
     """None where charon does not answer."""
     done = await runner.exec(gateway, ("swanctl", "--list-sas", "--uri", f"unix://{VICI}"))
     return done.text.count("INSTALLED") if done.rc == 0 else None
+
+
+async def hush(site: SiteWatch | None, mirror: MirrorWatch | None, probes: Probes, fault_ns: int) -> None:
+    """End probes, captures and downloads: beside them each look of those that follow takes User Mode Linux seconds."""
+    ending = [site.hush()] if site is not None else []
+    if mirror is not None:
+        ending.append(mirror.hush(fault_ns))
+    await asyncio.gather(*ending)
+    await probes.stop()

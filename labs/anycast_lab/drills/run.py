@@ -6,7 +6,6 @@ is the first step that is not a wait; its time is the report's zero.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
@@ -173,7 +172,7 @@ class _DrillRun:
             await readiness.first_packets(self._fleet, self._witnesses, probes, time.monotonic() + bound, bound)
         for step in drill.steps:
             await self._step(step)
-        await self._hush()
+        await around.hush(self._site, self._mirror, self._probes, self._fault_ns)
         self._progress("reading what was captured")
         mirror = await self._mirror.end(self._fault_ns) if self._mirror is not None else None
         at_site, why = None, await whys.tell(runner, (drill.victim, self._peer if self._site else ""), self._fault_ns)
@@ -213,14 +212,6 @@ class _DrillRun:
             answers=self._answers,
             told=told,
         )
-
-    async def _hush(self) -> None:
-        """End probes, captures and downloads: beside them each look of those that follow takes User Mode Linux seconds."""
-        ending = [self._site.hush()] if self._site is not None else []
-        if self._mirror is not None:
-            ending.append(self._mirror.hush(self._fault_ns))
-        await asyncio.gather(*ending)
-        await self._probes.stop()
 
     def _judge(self, seen: Observation, notes: list[str]) -> list[Checked]:
         checked = []
