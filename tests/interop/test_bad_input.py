@@ -226,7 +226,7 @@ def test_however_many_strangers_stand_there_operators_and_gateways_come_in(world
 
         async def test() -> None:
             async with running(agent):
-                await until(lambda: agent.link.describe()["connected"], "a gateway comes in", within_s=5)
+                await until(lambda: agent.link.describe()["connected"], "a gateway comes in", within_s=20)
                 status, answer = await asyncio.to_thread(world.says, world.request("GET", "/v1/status"))
                 assert status == 200 and answer["fleet"] == FLEET
 

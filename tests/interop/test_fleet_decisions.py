@@ -352,6 +352,7 @@ def test_a_site_that_serves_nobody_already_stops_no_change_of_the_fleet(tmp_path
         async with fleet(tmp_path) as made:
             made.agents["fra"].serves = False
             await made.becomes("dark", lambda s: [x["site"] for x in s["sites"] if x["state"] == "dark"] == ["fra"])
+            await made.becomes("the first content's slots are back", lambda s: "rollout" not in s["ledger"])
             made.file.write_text(COORDINATED.replace("capacity: 1000", "capacity: 900"))
             await made.run("plan", str(made.file), "-o", str(tmp_path / "p2"), status=3)
             await made.run("apply", str(tmp_path / "p2"), "--bake", "1")
