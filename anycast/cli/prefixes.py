@@ -25,6 +25,7 @@ from anycast.fleet.schema import Fleet
 from anycast.pki import files
 from anycast.prefixes import renumber as moves
 from anycast.prefixes.advice import fills, notes
+from anycast.prefixes.allocation import site_of
 from anycast.prefixes.announcements import announcements
 from anycast.prefixes.forecast import Forecast
 from anycast.prefixes.lock import encode_lock
@@ -65,7 +66,7 @@ def _planned(file: Path, on: str | None) -> FilePlan:
 def _perhaps_renamed(made: FilePlan) -> str:
     """Whoever writes another name only gives up all that the site had, and seldom means it."""
     before, after = ({each.site for each in lock.held.values() if each.site} for lock in (made.before, made.after))
-    said = {site for each in made.changes if each.what == "renamed" for site in (_site(each.key), _site(each.before))}
+    said = {site for each in made.changes if each.what == "renamed" for site in (site_of(each.key), site_of(each.before))}
     gone, come = sorted(before - after - said), sorted(after - before - said)
     if not gone or not come:
         return ""
@@ -278,12 +279,6 @@ def renumber(
         return
     for line in prefixes_table.steps(steps):
         typer.echo(line)
-
-
-def _site(key: str) -> str:
-    """As `Allocation.site`."""
-    first, _, rest = key.partition(".")
-    return rest.partition(".")[0] if first == "sites" else ""
 
 
 def _hash(made: FilePlan) -> str:

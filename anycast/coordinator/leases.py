@@ -9,11 +9,11 @@ site.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Literal, NamedTuple
 
 import pydantic
 
+from anycast.content.canonical import is_prefix
 from anycast.link_wire import MOST_LEASED, Report
 
 HOUR_S, DAY_H = 3600, 24
@@ -104,11 +104,3 @@ class Collector:
         for each in samples:
             key = each.site, each.pool, each.hour
             self._most[key] = max(self._most.get(key, 0), each.most)
-
-
-def is_prefix(text: str) -> bool:
-    """As a document writes one."""
-    try:
-        return str(ipaddress.ip_network(text)) == text
-    except ValueError:
-        return False

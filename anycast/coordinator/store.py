@@ -199,8 +199,8 @@ class Store:
         return (0, "") if row is None else (row[0], row[1])
 
     def _append(self, deed: Deed) -> None:
-        row = self._db.execute("SELECT seq, hash FROM history ORDER BY seq DESC LIMIT 1").fetchone()
-        seq, before = (1, "") if row is None else (row[0] + 1, row[1])
+        last, before = self.last()
+        seq = last + 1
         text = _canonical(deed.body)
         chained = _chained(before, seq, deed.at, deed.who, deed.action, deed.reason, text)
         line = (seq, deed.at, deed.who, deed.action, deed.reason, text, chained)

@@ -43,6 +43,11 @@ ADDRESSES = frozenset({Kind.VIP, Kind.SERVICE_ADDRESS, Kind.TUNNEL, Kind.ADDRESS
 """Kinds whose value is a single address."""
 
 
+def site_of(key: str) -> str | None:
+    """The site that a key is of; None where it is the fleet's."""
+    return key.split(".")[1] if key.startswith("sites.") else None
+
+
 class Allocation(NamedTuple):
     """One value that is somebody's."""
 
@@ -69,7 +74,7 @@ class Allocation(NamedTuple):
     @property
     def site(self) -> str | None:
         """The site that it belongs to; None where it is the fleet's."""
-        return self.path[1] if self.key.startswith("sites.") else None
+        return site_of(self.key)
 
     @property
     def service(self) -> str | None:
@@ -93,7 +98,7 @@ class Resting(NamedTuple):
     @property
     def site(self) -> str | None:
         """The site whose it was; None where it was the fleet's."""
-        return self.key.split(".")[1] if self.key.startswith("sites.") else None
+        return site_of(self.key)
 
 
 class Lock(NamedTuple):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from anycast.coordinator import pager
 from anycast.link_wire import ContentsTold, VersionTold
 from tests.interop.test_coordinator import SERVING, Agent, running, until
 from tests.support import upstream
@@ -39,7 +40,7 @@ def test_somebody_is_called_once_for_what_somebody_must_look_at(tmp_path: Path) 
         agent.says = SERVING.model_copy(update={"contents": later})
         async with running(agent):
             await until(lambda: told.exists() and told.read_text().endswith("\n"), "somebody is called")
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(2.5 * pager.LOOK_S)  # not a second time
 
     try:
         asyncio.run(test())

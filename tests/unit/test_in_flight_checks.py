@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from anycast_lab.capture.frames import Address, Ike
+from anycast_lab.capture.frames import Address, Exchange, Ike
 from anycast_lab.drills.in_flight_checks import Cut, InFlight, in_flight, in_flight_recover
 
 MS = 1_000_000
@@ -58,7 +58,7 @@ def test_neither_a_gateways_own_requests_nor_other_exchanges_nor_other_clients_c
 
 
 ONE = tuple(InFlight(kind, (kind, 1), 1, answered=False, kept=kind != 35) for kind in (35, 36, 37))
-CUTS = (Cut(placed_by=35, after_ms=1.0, flying=ONE, recovered_ms=5000),) * 2
+CUTS = (Cut(placed_by=Exchange.IKE_AUTH, after_ms=1.0, flying=ONE, recovered_ms=5000),) * 2
 
 
 def test_two_of_each_kind_and_everybody_back() -> None:

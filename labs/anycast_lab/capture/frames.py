@@ -6,6 +6,7 @@ An observer's own reading: nothing of the product's codecs is used here, so that
 from __future__ import annotations
 
 import dataclasses
+import enum
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -111,6 +112,15 @@ class Sealed:
     in_udp: bool
 
 
+class Exchange(enum.IntEnum):
+    """RFC 7296, section 3.1."""
+
+    IKE_SA_INIT = 34
+    IKE_AUTH = 35
+    CREATE_CHILD_SA = 36
+    INFORMATIONAL = 37
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ike:
     """What is in the clear of an IKE message on port 4500 (RFC 7296, section 3.1), or of one of its fragments (RFC 7383)."""
@@ -121,7 +131,7 @@ class Ike:
     spis: tuple[int, int]
     """The initiator's and the responder's."""
     exchange: int
-    """34 IKE_SA_INIT, 35 IKE_AUTH, 36 CREATE_CHILD_SA, 37 INFORMATIONAL."""
+    """An `Exchange`, or one that is of no concern here."""
     response: bool
     message: int
     """Message ID."""

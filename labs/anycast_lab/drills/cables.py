@@ -1,4 +1,4 @@
-"""Which cable a gateway's link is, by its side."""
+"""Which cable a gateway's link is, by its side, and a client's."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def far_end(runner: Runner, fleet: Fleet, gateway: str, side: Side) -> tuple[str
             if (here.node, here.interface) == own:
                 return there.node, there.interface
     raise LabError(f"{gateway}'s {own[1]} is no link of this topology")
+
+
+def only_interface(runner: Runner, node: str) -> str:
+    """Of a machine with one cable, as clients are."""
+    return next(end.interface for link in runner.topology.links_of(node) for end in link.ends() if end.node == node)

@@ -12,12 +12,13 @@ import os
 import random
 import signal
 import time
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from anycast.fleet.schema import Fleet
 from anycast_lab.drills import crowd_steps as steps
 from anycast_lab.drills import pairs, processes
+from anycast_lab.drills.cables import only_interface
 from anycast_lab.drills.crowd_checks import COUNT, CrowdSeen, Look, Sa, Takeover, judge_probes, read_log, sas
 from anycast_lab.drills.in_flight_checks import Cut
 from anycast_lab.machines.client_profile import member_name
@@ -92,9 +93,14 @@ class Crowd:
 
     @property
     def interface(self) -> str:
-        """Its only one."""
-        links = self._runner.topology.links_of(self.node)
-        return next(end.interface for link in links for end in link.ends() if end.node == self.node)
+        return only_interface(self._runner, self.node)
+
+    @property
+    def outer(self) -> IPv4Address:
+        """Where all of them connect from."""
+        own = self._lab.crowds[self.node].ipv4
+        assert own is not None, "a crowd connects by IPv4"
+        return IPv4Address(str(own[1].ip))
 
     # Connecting
 
@@ -254,16 +260,13 @@ class Crowd:
 
     async def provoke(self, connecting: int, rekeying: int) -> None:
         """Others than last time connect, some rekey, all tell of an address; none of it is waited for."""
-        crowd, leaving = self._lab.crowds[self.node], self._guests
-        strangers = range(crowd.members - len(self._members))
+        leaving, strangers = self._guests, range(self._lab.crowds[self.node].members - len(self._members))
         picked = [strangers[(self._turn * connecting + n) % len(strangers)] for n in range(connecting)]
         self._guests = [member_name(self.node, len(self._members) + n + 1) for n in picked]
         rekey = [self._members[(self._turn * rekeying + n) % len(self._members)] for n in range(rekeying)]
         verb, self._turn = "del" if self._turn % 2 else "add", self._turn + 1
-        assert crowd.ipv4 is not None, "a crowd connects by IPv4"
-        own = crowd.ipv4[1]
         words = ["provoke", "--child", self._fleet.service.name]
-        words += ["--ip", f"address {verb} {own.ip + 1}/32 dev {self.interface}"]
+        words += ["--ip", f"address {verb} {self.outer + 1}/32 dev {self.interface}"]
         words += [word for name in rekey for word in ("--rekey", name)]
         words += [word for name in leaving for word in ("--leave", name)]
         await self._act(*words, *self._guests)

@@ -9,15 +9,14 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from ipaddress import ip_address
 
 from anycast.fleet.schema import Fleet
-from anycast_lab.capture.frames import Address, Ike
+from anycast_lab.capture.frames import Exchange, Ike
 from anycast_lab.drills import crowd_steps as steps
 from anycast_lab.drills import ike_ear, operator, pairs
 from anycast_lab.drills.cables import far_end
 from anycast_lab.drills.crowd import Crowd
-from anycast_lab.drills.in_flight_checks import EXCHANGES, Cut, count, in_flight
+from anycast_lab.drills.in_flight_checks import KINDS, Cut, count, in_flight
 from anycast_lab.drills.witnesses import Probes
 from anycast_lab.runner import LabError, Progress, Runner
 
@@ -59,30 +58,30 @@ class InFlight:
             await self._runner.exec(self._crowd.node, ("tc", "qdisc", "del", *qdisc))
 
     async def _lose_again_and_again(self, step: steps.LoseInFlight, bound_s: float) -> str:
-        found = dict.fromkeys(EXCHANGES, 0)
+        found = dict.fromkeys(KINDS, 0)
         for number in range(1, _ROUNDS * step.each + 1):
             if problem := await self._whole(_MIRRORED_S):
                 return f"before loss {number}: {problem}"
             cut = await self._lose(min(found, key=found.__getitem__), self._random.uniform(0, step.within_ms), bound_s)
             self._crowd.cuts.append(cut)
             found = count(self._crowd.cuts)
-            words = ", ".join(f"{found[kind]} {name}" for kind, name in EXCHANGES.items())
+            words = ", ".join(f"{number_of} {kind.name}" for kind, number_of in found.items())
             back = f"back after {cut.recovered_ms:.0f} ms" if cut.recovered_ms is not None else cut.missing
-            placed = f"{cut.after_ms:.1f} ms after {EXCHANGES[cut.placed_by]}"
+            placed = f"{cut.after_ms:.1f} ms after {cut.placed_by.name}"
             self._say(f"loss {number}, {placed}: {back}; so far {words}")
             if cut.recovered_ms is None or min(found.values()) >= step.each:
                 break
         return await self._whole(_MIRRORED_S)
 
-    async def _lose(self, kind: int, after_ms: float, bound_s: float) -> Cut:
+    async def _lose(self, kind: Exchange, after_ms: float, bound_s: float) -> Cut:
         active = pairs.actives(self._runner, self._fleet, self._site)
         if len(active) != 1:
             raise LabError(f"{', '.join(active) or 'nobody'} is Active")
         (victim,) = active
-        client, heard, cut_ns = self._outer(), list[Ike](), 0
+        client, heard, asked_ns, cut_ns = self._crowd.outer, list[Ike](), 0, 0
 
         async def moment() -> None:
-            nonlocal cut_ns
+            nonlocal asked_ns, cut_ns
             try:
                 async with asyncio.timeout(_BEGIN_S):
                     while True:
@@ -90,25 +89,24 @@ class InFlight:
                         if one.exchange == kind and one.source == client and not one.response:
                             break
             except TimeoutError:
-                raise LabError(f"no request of {EXCHANGES[kind]} passed") from None
+                raise LabError(f"no request of {kind.name} passed") from None
+            asked_ns = one.at_ns
             # Read on meanwhile: a message's time is when it was read.
-            heard.extend(await ike_ear.all_ike(ears[victim], max(0.0, after_ms / 1e3 - (time.time_ns() - one.at_ns) / 1e9)))
+            heard.extend(await ike_ear.all_ike(ears[victim], max(0.0, after_ms / 1e3 - (time.time_ns() - asked_ns) / 1e9)))
             cut_ns = time.time_ns()
 
         try:
             async with self._ears() as ears:
-                causing = asyncio.create_task(self._crowd.provoke(CONNECTING, REKEYING))
+                tasks = [causing := asyncio.create_task(self._crowd.provoke(CONNECTING, REKEYING))]
                 try:
                     await self._runner.power_off(victim, when=moment)
-                    asked_ns = next(one.at_ns for one in reversed(heard) if one.exchange == kind and one.source == client)
-                    reading = [asyncio.create_task(_read(ear, heard)) for ear in ears.values()]
+                    tasks += [asyncio.create_task(_read(ear, heard)) for ear in ears.values()]
                     await causing
                     missing = await self._recovered(cut_ns, bound_s)
                 finally:
-                    causing.cancel()
+                    for task in tasks:
+                        task.cancel()
                 back_ns = time.time_ns()
-                for task in reading:
-                    task.cancel()
         finally:  # also for the next drill, where this one is given up
             if not self._runner.power(victim):
                 await self._runner.power_on(victim)
@@ -137,13 +135,6 @@ class InFlight:
                 end = far_end(self._runner, self._fleet, gateway, "uplink")
                 ears[gateway] = stack.enter_context(ike_ear.open_ear(self._runner, *end))
             yield ears
-
-    def _outer(self) -> Address:
-        assert self._fleet.lab is not None
-        crowd = self._fleet.lab.crowds[self._crowd.node]
-        family = crowd.ipv4 if crowd.ipv4 is not None else crowd.ipv6
-        assert family is not None, "a crowd has an address"
-        return ip_address(str(family[1].ip))
 
 
 async def _read(ear: socket.socket, heard: list[Ike]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from anycast_lab.capture.frames import Address, Ike
+from anycast_lab.capture.frames import Address, Exchange, Ike
 from anycast_lab.drills.report import Checked
 
-EXCHANGES = {35: "IKE_AUTH", 36: "CREATE_CHILD_SA", 37: "INFORMATIONAL"}
+KINDS = (Exchange.IKE_AUTH, Exchange.CREATE_CHILD_SA, Exchange.INFORMATIONAL)
+"""Between a client and a gateway that know each other, or nearly: what the closed list of exceptions names."""
 ANSWERED_JUST_NOW_NS = 20_000_000
 """The plugin tells the other charon of an exchange after its answer has left: one that was answered within so long
 before the cut may be known to the client and to nobody else."""
@@ -31,7 +32,7 @@ class InFlight:
 class Cut:
     """One loss of power."""
 
-    placed_by: int
+    placed_by: Exchange
     """The exchange whose request it was placed by."""
     after_ms: float
     """So long after that request."""
@@ -43,36 +44,34 @@ class Cut:
 
 def in_flight(messages: Iterable[Ike], client: Address, cut_ns: int) -> tuple[InFlight, ...]:
     """What `client`'s machine had asked and was not answered, or only just, when the power was cut."""
-    asked, answered, spoken = (
-        dict[tuple[int, tuple[int, int], int], int](),
-        dict[tuple[int, tuple[int, int], int], int](),
-        set(),
-    )
+    asked: set[tuple[int, tuple[int, int], int]] = set()
+    answered: dict[tuple[int, tuple[int, int], int], int] = {}
+    spoken = set()
     for one in messages:
         key = one.exchange, one.spis, one.message
         if one.at_ns > cut_ns:
             if one.destination == client:
                 spoken.add(one.spis)
         elif one.source == client and not one.response:
-            asked.setdefault(key, one.at_ns)
+            asked.add(key)
         elif one.destination == client and one.response:
             answered[key] = one.at_ns
     return tuple(
         InFlight(*key, answered=key in answered, kept=key[1] in spoken)
-        for key in asked
-        if key[0] in EXCHANGES and answered.get(key, cut_ns) > cut_ns - ANSWERED_JUST_NOW_NS
+        for key in sorted(asked)
+        if key[0] in KINDS and answered.get(key, cut_ns) > cut_ns - ANSWERED_JUST_NOW_NS
     )
 
 
-def count(cuts: Sequence[Cut]) -> dict[int, int]:
+def count(cuts: Sequence[Cut]) -> dict[Exchange, int]:
     """How many exchanges of each kind were in flight."""
-    return {kind: sum(one.exchange == kind for cut in cuts for one in cut.flying) for kind in EXCHANGES}
+    return {kind: sum(one.exchange == kind for cut in cuts for one in cut.flying) for kind in KINDS}
 
 
 def in_flight_recover(cuts: Sequence[Cut], each: int, limit: float) -> Checked:
     """`limit` in milliseconds."""
     said, passed = [f"{len(cuts)} losses of power"], bool(cuts)
-    for kind, name in EXCHANGES.items():
+    for kind in KINDS:
         flying = [one for cut in cuts for one in cut.flying if one.exchange == kind]
         parts = []
         for word, group in (
@@ -81,7 +80,7 @@ def in_flight_recover(cuts: Sequence[Cut], each: int, limit: float) -> Checked:
         ):
             kept = sum(one.kept for one in group)
             parts.append(f"{len(group)} {word} ({kept} IKE_SAs went on, {len(group) - kept} were built anew)")
-        said.append(f"{name}: {', '.join(parts)}")
+        said.append(f"{kind.name}: {', '.join(parts)}")
         passed = passed and len(flying) >= each
     slowest = max((cut.recovered_ms for cut in cuts if cut.recovered_ms is not None), default=0.0)
     lost = [f"after loss {number}: {cut.missing}" for number, cut in enumerate(cuts, 1) if cut.recovered_ms is None]

@@ -136,18 +136,17 @@ class MirrorWatch:
 
     async def hush(self, fault_ns: int) -> None:
         """End downloads and captures."""
-        self._downloaded |= await self._end_downloads(fault_ns - _BEFORE_NS, time.time_ns())
+        self._downloaded = await self._end_downloads(fault_ns - _BEFORE_NS, time.time_ns())
         await self._taps.hush()
 
-    async def end(self, fault_ns: int) -> MirrorSeen:
-        """End everything and say what was seen."""
-        await self.hush(fault_ns)
+    async def seen(self, fault_ns: int) -> MirrorSeen:
+        """What was seen until it was hushed, and what there is now."""
         ike = {}
         for client in self._clients:
             built = ike_sas_built(self._log(client)[self._logged[client] :])
             ike[client] = IkeSeen(before=self._ike[client], after=await self._ike_of(client), built=built)
         crowd = await self.crowd.end(fault_ns)
-        captured = await self._taps.end()
+        captured = self._taps.read()
         sealed = {gateway: [s for s in one.seen if isinstance(s, Sealed)] for gateway, one in captured.items()}
         return MirrorSeen(
             ike=ike,

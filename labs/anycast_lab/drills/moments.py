@@ -13,7 +13,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from anycast.fleet.schema import Fleet
-from anycast_lab.capture.frames import Address, Ike, Sealed
+from anycast_lab.capture.frames import Address, Exchange, Ike, Sealed
 from anycast_lab.drills import ike_ear, operator, pairs, processes
 from anycast_lab.drills import moment_steps as steps
 from anycast_lab.drills.cables import far_end
@@ -24,8 +24,6 @@ from anycast_lab.drills.witnesses import Probes
 from anycast_lab.runner import LabError, Runner
 
 VICI, CLIENT_VICI = "/run/site-agent/charon.vici", "/run/charon.vici"
-EXCHANGES = {"ike_auth": 35, "create_child_sa": 36}
-INFORMATIONAL = 37
 _LOOK_S = 0.2
 _SHOWN = 4
 _BEGIN_S = 30.0
@@ -81,7 +79,7 @@ class Moments:
                 return await self._idle(seconds, asks)
 
     async def _power_off_when(self, step: steps.PowerOffWhen, bound_s: float) -> str:
-        client, exchange, response = self._outer(step.client), EXCHANGES[step.exchange], step.message == "response"
+        client, exchange, response = self._outer(step.client), Exchange[step.exchange.upper()], step.message == "response"
         late_ms = 0.0
 
         def wanted(ike: Ike) -> bool:
@@ -203,7 +201,7 @@ class Moments:
         problems = []
         for client in self._lab.clients:
             outer = self._outer(client)
-            asked = complete_exchanges(messages, INFORMATIONAL, outer)
+            asked = complete_exchanges(messages, Exchange.INFORMATIONAL, outer)
             if not asked[asks]:
                 said = f"{len([one for one in messages if outer in (one.source, one.destination)])} messages"
                 problems.append(f"the {asks} of {client}'s tunnel asked and was answered never ({said})")

@@ -8,36 +8,33 @@ from anycast_lab.drills.report import Checked
 from anycast_lab.drills.timeline import ROUTE_MOVES
 
 if TYPE_CHECKING:
-    from anycast_lab.drills.checks import Observation
+    from anycast_lab.drills.checks import Observation, Watched
 
 
 def moves_only(seen: Observation, sites: tuple[str, ...]) -> Checked:
     """BIRD's word of all sites but some."""
     text = f"no route of a site but {', '.join(sites)} comes, goes or changes at any router"
     routes = [route for site, found in seen.by_site.items() if site not in sites for route in found]
-    moved = [
-        f"{route} of {route.protocol} {m.event.removeprefix('route_')} after {(m.at_ns - seen.fault_ns) / 1e6:.0f} ms"
-        for route in routes
-        for m in route.moments(seen.moments)
-        if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns
-    ]
-    up = bool(routes) and all(route.present(seen.moments) for route in routes)
-    return Checked(text, "; ".join(moved) or ("none" if up else "routes missing"), "none", up and not moved)
+    return _stay(text, seen, routes, up=bool(routes) and all(route.present(seen.moments) for route in routes))
 
 
 def own_stays(seen: Observation, sites: tuple[str, ...]) -> Checked:
     """BIRD's word of the unicast prefixes; `sites` must have some."""
+    there = [bool(routes) and all(each.present(seen.moments) for each in routes)
+             for site in sites for routes in (seen.own_by_site.get(site, ()),)]  # fmt: skip
+    text = f"no site's own prefix comes, goes or changes at any router, and those of {', '.join(sites)} are there"
+    routes = [route for found in seen.own_by_site.values() for route in found]
+    return _stay(text, seen, routes, up=bool(there) and all(there))
+
+
+def _stay(text: str, seen: Observation, routes: list[Watched], *, up: bool) -> Checked:
+    """Whether nothing happened to them from the fault to the end. `up`: those that must be there at the end are."""
     moved = [
         f"{route} of {route.protocol} {m.event.removeprefix('route_')} after {(m.at_ns - seen.fault_ns) / 1e6:.0f} ms"
-        for routes in seen.own_by_site.values()
         for route in routes
         for m in route.moments(seen.moments)
         if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns
     ]
-    there = [bool(routes) and all(each.present(seen.moments) for each in routes)
-             for site in sites for routes in (seen.own_by_site.get(site, ()),)]  # fmt: skip
-    text = f"no site's own prefix comes, goes or changes at any router, and those of {', '.join(sites)} are there"
-    up = bool(there) and all(there)
     return Checked(text, "; ".join(moved) or ("none" if up else "routes missing"), "none", up and not moved)
 
 

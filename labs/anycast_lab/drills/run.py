@@ -174,11 +174,11 @@ class _DrillRun:
             await self._step(step)
         await around.hush(self._site, self._mirror, self._probes, self._fault_ns)
         self._progress("reading what was captured")
-        mirror = await self._mirror.end(self._fault_ns) if self._mirror is not None else None
+        mirror = await self._mirror.seen(self._fault_ns) if self._mirror is not None else None
         at_site, why = None, await whys.tell(runner, (drill.victim, self._peer if self._site else ""), self._fault_ns)
         if self._site is not None:
             reasons = {name: pair_checks.reasons_named(text, self._fault_ns) for name, text in why.items()}
-            at_site = await self._site.end(self._fault_ns, reasons)
+            at_site = self._site.seen(self._fault_ns, reasons)
         end_ns = time.time_ns()
         if self._mirror is not None:
             self._progress("looking for secrets in everything that was written")

@@ -153,12 +153,11 @@ class SiteWatch:
         """Linger, and end everything."""
         await self._taps.hush()
         await self._stop_looking()
-        self._records |= await self._probes.stop()
+        self._records = await self._probes.stop()
 
-    async def end(self, fault_ns: int, why: dict[str, tuple[str, ...]]) -> SiteSeen:
-        """End everything unless it has, and say what was seen. `why`: the reasons that each gateway's agent names."""
-        await self.hush()
-        captured, records = await self._taps.end(), self._records
+    def seen(self, fault_ns: int, why: dict[str, tuple[str, ...]]) -> SiteSeen:
+        """What was seen until it was hushed. `why`: the reasons that each gateway's agent names."""
+        captured = self._taps.read()
         nothing = Captured(seen=(), problems=("there was no such capture",))
         own = {str(a) for gateway in self._gateways for a in self._virtual[gateway]}
         transit = self._fleet.lab.transit if self._fleet.lab is not None else None
@@ -170,7 +169,7 @@ class SiteWatch:
             roles_before=self._before,
             roles_after=dict(self._roles),
             changes=tuple(self._changes),
-            probes={family: judge_packets(record, fault_ns - _BEFORE_NS) for family, record in records.items()},
+            probes={family: judge_packets(record, fault_ns - _BEFORE_NS) for family, record in self._records.items()},
             lan=captured.get("lan", nothing),
             transit=captured.get("transit", nothing),
             routers=self._macs,

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from anycast.fleet.schema import Fleet
 from anycast_lab.drills import mirrors, operator, pairs
 from anycast_lab.drills import tunnel_steps as steps
+from anycast_lab.drills.cables import only_interface
 from anycast_lab.drills.crowd import Crowd
 from anycast_lab.drills.crowd_steps import CrowdStep, FillKernel, LoseInFlight
 from anycast_lab.drills.in_flight import InFlight
@@ -194,9 +195,7 @@ class TunnelFaults:
         if client.ipv4 is None:
             raise LabError(f"{name} has no IPv4 address to move from")
         router, own = client.ipv4
-        interface = next(
-            end.interface for link in self._runner.topology.links_of(name) for end in link.ends() if end.node == name
-        )
+        interface = only_interface(self._runner, name)
         other = f"{own.ip + 1}/{own.network.prefixlen}"
         old, new = (other, str(own)) if back else (str(own), other)
         # One process: between two of them the client would have no address for as long as one takes to start.

@@ -85,9 +85,8 @@ class Wiretaps:
             await asyncio.wait_for(process.wait(), 30)
         self._processes.clear()
 
-    async def end(self) -> dict[str, Captured]:
-        """End them unless they have, and read. Empty where none was started."""
-        await self.hush()
+    def read(self) -> dict[str, Captured]:
+        """What was captured, once they are hushed. Empty where none was started."""
         captured = {}
         for name, died in self._died.items():
             read = decoded(self._file(name, "pcap").read_bytes() if self._file(name, "pcap").exists() else b"")
@@ -98,7 +97,6 @@ class Wiretaps:
             elif dropped[1] != "0":
                 problems.append(f"{dropped[1]} packets dropped by kernel")
             captured[name] = dataclasses.replace(read, problems=tuple(problems))
-        self._died.clear()
         return captured
 
     async def close(self) -> None:
