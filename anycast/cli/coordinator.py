@@ -1,13 +1,11 @@
-"""`anycast serve`, and what asks it: `status`, `watch`, `history`, `access` (docs/coordinator.md).
+"""`anycast serve`, and what asks it: `status` and `watch` (docs/coordinator.md).
 
-Where to ask is the same for all: `--coordinator`, `--credential` and `--root`, or ANYCAST_COORDINATOR, ANYCAST_CREDENTIAL
-and ANYCAST_ROOT. Without any, the unix socket of a coordinator on this machine, as root. Exit status: 0 done, 1 refused,
+Exit status: 0 done, 1 refused,
 2 the command line or a file cannot be used, 3 the coordinator does not answer, 4 (`status`) it is read-only.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 from pathlib import Path
@@ -15,32 +13,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask, stream
-from anycast.cli.screen import clean, cleaned
+from anycast.cli.options import AsJson, Credential, Root, Url
+from anycast.cli.screen import cleaned, moment
 from anycast.errors import ConfigError, Problem
-from anycast.policy.content_diff import Difference
-from anycast.policy.content_diff import line as diff_line
 
-history_app = typer.Typer(no_args_is_help=False, help="Who did what, when and why, each line hashed over the one before it.")
-access_app = typer.Typer(no_args_is_help=True, help="Credentials of operators and programs: add, list, remove.")
-
-Url = Annotated[
-    str,
-    typer.Option("--coordinator", envvar="ANYCAST_COORDINATOR", metavar="URL", help="unix:PATH, or https://HOST:PORT."),
-]
-Credential = Annotated[
-    Path | None, typer.Option(envvar="ANYCAST_CREDENTIAL", metavar="FILE", help="File with what `access add` printed.")
-]
-Root = Annotated[
-    Path | None, typer.Option(envvar="ANYCAST_ROOT", metavar="FILE", help="root.pem of the management root; for https.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 EXIT_READ_ONLY = 4
-SHOWN_DIFFERENCES = 4
-"""Of one line of history; `--json` has 100, `anycast diff` all."""
 COLOURS = {"announcing": "green", "dark": "red", "unknown": "yellow"}
 
 
@@ -121,121 +102,6 @@ def watch(url: Url = DEFAULT, credential: Credential = None, root: Root = None, 
             live.update(status_view(found), refresh=True)
 
 
-@history_app.callback(invoke_without_command=True)
-def history(
-    context: typer.Context,
-    url: Url = DEFAULT,
-    credential: Credential = None,
-    root: Root = None,
-    as_json: AsJson = False,
-    after: Annotated[int, typer.Option(min=0, help="Only lines behind this one.")] = 0,
-) -> None:
-    """Who did what, when and why, and what each rollout changed (`anycast diff` has all of it); oldest first."""
-    if context.invoked_subcommand is not None:
-        return
-    target, lines = Target(url, credential, root), list[dict[str, Any]]()
-    while page := ask(target, "GET", f"/v1/history?diff=1&after={lines[-1]['seq'] if lines else after}")["lines"]:
-        lines += page
-    if as_json:
-        print(json.dumps({"v": 1, "lines": lines}, indent=1))
-        return
-    Console().print(history_view(lines))
-
-
-def history_view(lines: list[dict[str, Any]]) -> RenderableType:
-    """A screen of /v1/history."""
-    # A moment that is cut off is none, on however narrow a screen.
-    head = (Column("#", no_wrap=True), Column("when", no_wrap=True, min_width=20), "who", "what", "reason", "with")
-    table = Table(*head, box=None, header_style="bold")
-    for line in cleaned(lines):
-        words = (line["who"], line["action"], line["reason"], _with(line))
-        table.add_row(str(line["seq"]), _when(line["at"]), *map(Text, words))
-    return table
-
-
-def _with(line: dict[str, Any]) -> str:
-    body = ", ".join(f"{key} {value}" for key, value in line["body"].items() if value is not None)
-    diff = [diff_line(Difference.model_validate(each)) for each in (line.get("diff") or ())[:SHOWN_DIFFERENCES]]
-    more = line.get("differences", 0) - len(diff)
-    return "\n".join([body, *diff, *([f"and {more} differences more: `anycast diff`"] if more else [])])
-
-
-@history_app.command("verify")
-def history_verify(
-    kept: Annotated[
-        str,
-        typer.Option(
-            metavar="N:HASH", help="What an earlier `verify` said of the last line: also that it is there still, as it was."
-        ),
-    ] = "",
-    url: Url = DEFAULT,
-    credential: Credential = None,
-    root: Root = None,
-) -> None:
-    """Check that no line was changed, taken out or put in since it was written. Exit status 1 where one was.
-
-    Lines that are missing at the end leave a whole chain: keep elsewhere what this says of the last one, for --kept.
-    """
-    number, hash_ = _kept_line(kept) if kept else (0, "")
-    target = Target(url, credential, root)
-    found = ask(target, "GET", f"/v1/history?limit=1&verify=1&after={max(0, number - 1)}")
-    if (broken := found["first_broken"]) is not None:
-        print(f"history is not whole from line {broken} on", file=sys.stderr)
-        raise typer.Exit(1)
-    if kept and [(line["seq"], line["hash"]) for line in found["lines"]] != [(number, hash_)]:
-        print(f"line {number} is not there, or is another one: history was replaced, or lost its end", file=sys.stderr)
-        raise typer.Exit(1)
-    last = f"; the last line is {found['last']}:{found['last_hash']}" if found.get("last") else ""
-    print(f"history is whole{last}")
-
-
-def _kept_line(text: str) -> tuple[int, str]:
-    """Raises ConfigError."""
-    number, _, hash_ = text.partition(":")
-    if not number.isascii() or not number.isdigit() or not 0 < int(number) < 2**53 or len(hash_) != 64:
-        raise ConfigError([Problem("--kept", f"{clean(text[:80])!r} is no N:HASH as `anycast history verify` prints it")])
-    return int(number), hash_
-
-
-@access_app.command("add")
-def access_add(
-    name: Annotated[str, typer.Argument(help="Whose it is.")],
-    role: Annotated[str, typer.Option(help="viewer, operator, admin or observer.")] = "viewer",
-    sites: Annotated[str | None, typer.Option(help="Sites that it may act on, with commas between; all without.")] = None,
-    url: Url = DEFAULT,
-    credential: Credential = None,
-    root: Root = None,
-) -> None:
-    """Make a credential and print it, this once: `anycast access add alice --role operator > alice.credential`."""
-    body = {"name": name, "role": role, "sites": None if sites is None else sites.split(",")}
-    print(ask(Target(url, credential, root), "POST", "/v1/access", body)["token"])
-    if sys.stdout.isatty():
-        print("keep it in a file that only its owner reads; it is not shown again", file=sys.stderr)
-
-
-@access_app.command("list")
-def access_list(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
-    """All credentials; their secrets are known to their owners only."""
-    found = ask(Target(url, credential, root), "GET", "/v1/access")
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    table = Table("name", "role", "sites", "made", "by", box=None, header_style="bold")
-    for each in found["credentials"]:
-        sites = "all" if each["sites"] is None else ", ".join(each["sites"]) or "none"
-        table.add_row(each["name"], each["role"], sites, _when(each["made_at"]), each["made_by"])
-    Console().print(table)
-
-
-@access_app.command("remove")
-def access_remove(
-    name: Annotated[str, typer.Argument(help="Whose.")], url: Url = DEFAULT, credential: Credential = None, root: Root = None
-) -> None:
-    """Take a credential back; its next request is refused."""
-    ask(Target(url, credential, root), "DELETE", f"/v1/access/{name}")
-    print(f"{name} may ask nothing any more")
-
-
 def status_view(found: dict[str, Any]) -> RenderableType:
     """A screen of /v1/status."""
     found = cleaned(found)
@@ -291,10 +157,4 @@ def _one_line(found: dict[str, Any]) -> str:
     found = cleaned(found)
     sites = ", ".join(f"{s['site']} {s['state']}{' (' + s['why'] + ')' if s['why'] else ''}" for s in found["sites"])
     sites = f"read-only; {sites}" if found.get("read_only") else sites
-    return f"{_when(found['at'])} {sites or 'no gateway has been heard yet'}"
-
-
-def _when(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
+    return f"{moment(found['at'])} {sites or 'no gateway has been heard yet'}"

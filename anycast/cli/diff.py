@@ -9,8 +9,8 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
+from anycast.cli.options import Credential, Root, Url
 from anycast.cli.plan import known
 from anycast.content.content import Content, decode_content
 from anycast.content.state import in_force

@@ -20,8 +20,8 @@ import typer
 from rich.console import Console
 
 from anycast.cli import operator
-from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
+from anycast.cli.options import Credential, Root, Url
 from anycast.cli.plan import Bake, Blind, Despite, PlanExit, Reason, known, rollouts_path, shown, too_much, wants_reason
 from anycast.cli.plan_table import lines
 from anycast.cli.progress import Wait, follow

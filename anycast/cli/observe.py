@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
 from anycast.cli.fleet import FleetFile
+from anycast.cli.options import Credential, Root, Url
 from anycast.errors import ConfigError, Problem
 from anycast.fleet.loading import load
 from anycast.fleet.schema import Fleet

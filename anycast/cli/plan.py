@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 import typer
 
 from anycast.cli import operator
-from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask, fetch
 from anycast.cli.fleet import FleetFile
+from anycast.cli.options import Credential, Root, Url
 from anycast.cli.origins import Vrps, refusals
 from anycast.cli.plan_table import lines
 from anycast.content.content import Content, decode_content

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from anycast.cli import prefixes_leases, prefixes_table
-from anycast.cli.coordinator import Credential, Root
 from anycast.cli.fleet import FleetFile
+from anycast.cli.options import Credential, Root
 from anycast.cli.origins import Vrps, judged_by, refusals
 from anycast.cli.prefixes_day import On, day_of
 from anycast.cli.prefixes_leases import Asked, LeasesFile

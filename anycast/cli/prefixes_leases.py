@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from anycast.cli.coordinator import Credential, Root
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
 from anycast.cli.fleet import FleetFile
+from anycast.cli.options import Credential, Root
 from anycast.cli.prefixes_day import On, day_of
 from anycast.cli.prefixes_table import table
 from anycast.cli.text_file import text_of

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from anycast.cli.coordinator import AsJson, Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
+from anycast.cli.options import AsJson, Credential, Root, Url
 
 
 def recover(

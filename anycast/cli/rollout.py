@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from anycast.cli.coordinator import AsJson, Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
+from anycast.cli.options import AsJson, Credential, Root, Url
 from anycast.cli.progress import ENDED, Wait, bar, follow, headline
 from anycast.cli.screen import cleaned
 

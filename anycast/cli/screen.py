@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 
@@ -19,3 +20,8 @@ def cleaned(found: Any) -> Any:
     if isinstance(found, dict):
         return {clean(key): cleaned(value) for key, value in found.items()}
     return found
+
+
+def moment(at: float) -> str:
+    """Seconds since 1970 as UTC, to the second."""
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from anycast.cli.coordinator import Credential, Root, Url
 from anycast.cli.coordinator_client import DEFAULT, Target, Unreachable, ask
+from anycast.cli.options import Credential, Root, Url
 from anycast.cli.plan import Against, known
 from anycast.cli.prefixes_table import table
 from anycast.content.state import in_force

@@ -11,8 +11,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from anycast.cli.coordinator import COLOURS, AsJson, Credential, Root, Url
+from anycast.cli.coordinator import COLOURS
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
+from anycast.cli.options import AsJson, Credential, Root, Url
 from anycast.cli.screen import clean
 from anycast.errors import ConfigError, Problem
 from anycast.history import parse_moment

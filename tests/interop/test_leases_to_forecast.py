@@ -80,7 +80,7 @@ def asked(coordinator: Coordinator, word: str, *more: str) -> str:
     """What `anycast prefixes WORD` prints; in this process, which has imported everything already."""
     socket = f"unix:{coordinator.base}/run/coordinator.sock"
     known = {"ANYCAST_COORDINATOR": socket, "COLUMNS": "200"}
-    done = CliRunner().invoke(app, ["prefixes", word, str(coordinator.base / "fleet.yaml"), *more], env=known)
+    done = CliRunner().invoke(app(), ["prefixes", word, str(coordinator.base / "fleet.yaml"), *more], env=known)
     assert done.exit_code == 0, (word, done.output)
     return done.stdout
 

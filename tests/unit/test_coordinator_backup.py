@@ -286,9 +286,9 @@ def test_a_backup_has_no_events_and_says_so(folder: Path) -> None:
     events.add([Seen("fra-gw1", "fra", 1.0, {"event": "GatewayHeard", "at": "-", "stream": "-", "seq": 0})])
     events.close()
     assert b"GatewayHeard" in b"".join(path.read_bytes() for path in folder.glob("events.db*"))
-    said = CliRunner().invoke(app, ["backup", str(folder / "one"), "--state", str(folder)])
+    said = CliRunner().invoke(app(), ["backup", str(folder / "one"), "--state", str(folder)])
     assert said.exit_code == 0 and f"not in it: gateways' events ({folder / 'events.db'})" in said.stdout
-    shown = CliRunner().invoke(app, ["backup", str(folder / "two"), "--state", str(folder), "--json"])
+    shown = CliRunner().invoke(app(), ["backup", str(folder / "two"), "--state", str(folder), "--json"])
     assert json.loads(shown.stdout)["left_out"] == ["events.db"]
     assert b"GatewayHeard" not in (folder / "one").read_bytes()
 

@@ -35,7 +35,7 @@ def test_every_shape_is_a_lab(tmp_path: Path, sites: int, pairs: bool, upstreams
     addresses = [address for plan in plans.values() for _, address in plan.addresses if address.startswith("198.51.100.")]
     assert len(addresses) == len(set(addresses)), "each outside has one owner"
     assert {link.mtu for link in topology.links} == {1500}
-    checked = CliRunner().invoke(anycast, ["check", str(tmp_path / "mine.fleet.yaml")])
+    checked = CliRunner().invoke(anycast(), ["check", str(tmp_path / "mine.fleet.yaml")])
     assert checked.exit_code == 0, checked.output
 
 

@@ -33,7 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     (tmp_path / "secret").chmod(0o600)
 
     def typed(*words: str, given: str = "", fails: bool = False) -> Result:
-        done = CliRunner().invoke(app, ["operator", *words], input=given)
+        done = CliRunner().invoke(app(), ["operator", *words], input=given)
         assert (done.exception is not None and not isinstance(done.exception, SystemExit)) == fails, done
         return done
 

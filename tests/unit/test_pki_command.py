@@ -31,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     os.umask(0)
 
     def typed(*words: str, given: str = "", fails: bool = False) -> Result:
-        done = CliRunner().invoke(app, ["pki", *words], input=given)
+        done = CliRunner().invoke(app(), ["pki", *words], input=given)
         assert (done.exception is not None and not isinstance(done.exception, SystemExit)) == fails, done
         return done
 

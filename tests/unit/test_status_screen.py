@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from anycast.cli import coordinator_client, rollout
-from anycast.cli.coordinator import _one_line, history_view, status_view
+from anycast.cli.coordinator import _one_line, status_view
+from anycast.cli.history import history_view
 from anycast.cli.plan_table import lines
 from anycast.policy.plan import make
 from anycast.policy.worst_case import worst_case

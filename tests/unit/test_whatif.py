@@ -123,7 +123,7 @@ def state_file(tmp_path: Path) -> Path:
 
 
 def typed(*words: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, words)))
+    return CliRunner().invoke(app(), list(map(str, words)))
 
 
 def test_as_an_operator_types_it(state_file: Path, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_the_guard_says_what_simulate_says(
 
 
 def typed(*words: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, words)))
+    return CliRunner().invoke(app(), list(map(str, words)))
 
 
 def test_plan_and_apply_refuse_it_and_say_how_to_do_it_all_the_same(tmp_path: Path) -> None:
