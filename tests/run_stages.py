@@ -2,16 +2,16 @@
 
 A stage is either a checker (one command, counted as one test) or pytest with a marker expression. Which tests belong to
 which stage is said by their markers (`pyproject.toml`), never by their folder, so a new test needs no change here. Tests
-without `root` and `lab` share nothing but the processor; they run behind those with `root`, which wait for daemons most of
-the time, and give way to them. Those run two at a time, in namespaces of their own names; those that measure fractions of a
-second run after them, alone; labs run two at a time, and a lab that several tests share is one `xdist_group`. Labs that
-probe every millisecond run after them, alone.
+that only compute share nothing but the processor; they run behind those with `root` or `daemons`, which wait for processes
+most of the time, and give way to them. Those run three at a time, in namespaces and folders of their own; those that measure
+fractions of a second run after them, alone; labs run two at a time, and a lab that several tests share is one
+`xdist_group`. Labs that probe every millisecond run after them, alone.
 
 What counts is read from pytest's JUnit files, so a stage whose pytest died without one is a failure, and so is a run
 that found no test at all. Where CI=true nothing may be skipped. A stage may take twice its budget before it is ended.
 
-What failed runs once more, alone, where that is all in one or two files: on a shared machine of two
-cores a witness can be late. What then passes is neither hidden nor free: the table counts it as `again`, each is named with
+What failed runs once more, alone, where that is all in a few files (`FILES_AGAIN`): on a shared machine of two cores a
+witness can be late. What then passes is neither hidden nor free: the table counts it as `again`, each is named with
 what it said the first time, and `out/test.json` keeps both. A defect that shows itself every time fails twice.
 """
 
@@ -69,13 +69,12 @@ STEAL = ("--dist", "worksteal")
 """Who is done takes what another one has not begun: many of these tests wait for processes, some for seconds."""
 TWO_LABS = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
 """Groups keep their order, in which those that take longest come first."""
+SHORT = "not alone and not lab and not long"
 STAGES = (
     Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
     Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
-    pytest_stage(
-        "pure", 600, "not root and not alone and not lab and not long", "-q", "-n", "2", *STEAL, again=True, behind=True
-    ),
-    pytest_stage("native", 420, "root and not alone and not lab and not long", "-v", "-n", "2", *STEAL, again=True),
+    pytest_stage("pure", 600, f"not root and not daemons and {SHORT}", "-q", "-n", "2", *STEAL, again=True, behind=True),
+    pytest_stage("native", 420, f"(root or daemons) and {SHORT}", "-v", "-n", "3", *STEAL, again=True),
     pytest_stage("alone", 360, "alone and not long", "-v", again=True),
     pytest_stage("labs", 720, "lab and not pairs and not long", "-v", *TWO_LABS, again=True),
     pytest_stage("pairs", 540, "pairs and not long", "-v", again=True),

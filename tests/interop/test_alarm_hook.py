@@ -30,6 +30,8 @@ from site_agent.alarms.targets import Command, Target, Webhook
 from site_agent.procfs import read_stat
 from tests.support.documents import document
 
+pytestmark = pytest.mark.daemons
+
 LIMIT_S = 0.5
 ALARM = AlarmRaised(reason=Reason.MEMORY_LOW, detail="7 MiB")
 
@@ -318,6 +320,7 @@ def test_one_target_tells_of_the_other_and_neither_waits_for_it(tmp_path: Path) 
     assert "exit status 1" in server.got[1][1].decode()
 
 
+@pytest.mark.alone
 def test_ten_thousand_alarms_at_once_delay_no_timer_and_take_no_memory(tmp_path: Path) -> None:
     """Behind a hook that hangs. A third of a lease is what a verdict may be late."""
     path = program(tmp_path, "exec sleep 1000")

@@ -33,6 +33,8 @@ from tests.support.contents import ALICE, MALLORY, TRUSTED, made
 from tests.support.coordinator import Coordinator, digest, kill
 from tests.support.sync_pair import FLEET, Root, now
 
+pytestmark = pytest.mark.daemons
+
 DAY = datetime.timedelta(days=1)
 
 

@@ -375,13 +375,14 @@ def test_a_virtual_router_and_bfd_share_one_process() -> None:
             backup.role("active")
             active.role("backup")
         assert has_stayed_up(router, begun), "mastership is another matter than the route"
-        before = one.status
-        one = successor(lan, one)
-        assert before is not None and one.role(before.role) and one.wait("goes on", both_up)
+        one = successor(lan, one)  # where it comes later than its peer waits, that one is Active, and BFD up all the same
+        one.wait("goes on", both_up)
+        wait(lambda: {p.status.role for p in (one, two) if p.status} == {"active", "backup"}, "an Active and a Backup")
         assert has_stayed_up(router, begun)
+        before = one.status
         one.priority, one.attracting = 100, False
         wait(lambda: router.states() == {"Down"}, "the route's end alone", 2.0)
-        assert one.status is not None and one.status.role == before.role
+        assert one.status is not None and before is not None and one.status.role == before.role
 
 
 @in_namespace

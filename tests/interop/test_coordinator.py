@@ -37,6 +37,8 @@ from tests.support.documents import document
 from tests.support.sync_pair import FLEET, Root
 from tests.support.tree import TREE
 
+pytestmark = pytest.mark.daemons
+
 SERVING = Report(number=1, document="d", generation=0, serving=True, announced=2, routes=2, role="none", tunnels=3)
 
 

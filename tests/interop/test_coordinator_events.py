@@ -26,6 +26,8 @@ from anycast.pki.names import Identity, Role
 from tests.support.coordinator import NAME, Coordinator
 from tests.support.sync_pair import FLEET
 
+pytestmark = pytest.mark.daemons
+
 REPORT = Report(number=1, document="d", generation=0, serving=True, announced=2, routes=2, role="none")
 
 

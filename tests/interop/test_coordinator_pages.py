@@ -18,6 +18,8 @@ from tests.support import upstream
 from tests.support.coordinator import Coordinator, kill
 from tests.support.sync_pair import FLEET
 
+pytestmark = pytest.mark.daemons
+
 
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Iterator[Coordinator]:

@@ -28,6 +28,8 @@ from tests.interop.test_fleet_decisions import Fleet, fleet, quick
 from tests.support.contents import fleet_text
 from tests.support.managed import Managed
 
+pytestmark = pytest.mark.daemons
+
 __all__ = ["quick"]
 
 OWN, ADDRESS = "2001:db8:f::/56", "2001:db8:f::1"

@@ -19,6 +19,8 @@ from anycast_lab.drills.mirror_checks import judge_download
 from anycast_lab.drills.stream import content
 from tests.support.tree import TREE
 
+pytestmark = pytest.mark.daemons
+
 RATE = 2_000_000
 PATIENCE_S = 20.0
 

@@ -41,6 +41,8 @@ from tests.support.fleet_looks import begun, slots, state
 from tests.support.managed import Managed, running
 from tests.support.sync_pair import FLEET
 
+pytestmark = pytest.mark.daemons
+
 COORDINATED = fleet_text() + """coordinator:
   name: coord
   addresses: {ipv4: 192.0.2.10}

@@ -34,6 +34,8 @@ from site_agent.contents import Contents
 from site_agent.paths import Paths
 from tests.support.contents import TRUSTED, activation, envelope, made, me, offered
 
+pytestmark = pytest.mark.daemons
+
 FIRST = made()
 SECOND = made(after=[FIRST.content], sin="drained")
 STEPS = (

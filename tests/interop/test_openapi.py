@@ -22,6 +22,8 @@ from tests.support.coordinator import Coordinator, kill
 from tests.support.gateway import ENVIRONMENT
 from tests.support.tree import TREE
 
+pytestmark = pytest.mark.daemons
+
 STREAM = "/v1/watch"
 """Never ends."""
 SIGNED = """

@@ -11,6 +11,8 @@ import pytest
 from anycast.coordinator import porch
 from anycast.coordinator.porch import Porch, listening
 
+pytestmark = pytest.mark.daemons
+
 
 class Guest(asyncio.Protocol):
     """Who says a word is known."""

@@ -35,6 +35,8 @@ from tests.support.coordinator import kill
 from tests.support.sync_pair import FLEET
 from tests.support.token_coordinator import settled
 
+pytestmark = pytest.mark.daemons
+
 FIRST = made()
 HASH = hash_of(FIRST.content.text)
 

@@ -28,6 +28,8 @@ from tests.support.upstream import until
 
 SERVE = """
 import os, signal, sys, threading
+
+pytestmark = pytest.mark.daemons
 begun = False
 steps = iter(())
 

@@ -30,6 +30,8 @@ from tests.interop.test_fleet_decisions import Fleet
 from tests.support.contents import MALLORY, SITES
 from tests.support.managed import Managed, running
 
+pytestmark = pytest.mark.daemons
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,8 @@ from tests.support.sync_pair import (
 )
 from tests.support.sync_world import VERSIONS, hello, message
 
+pytestmark = pytest.mark.daemons
+
 GREETING = hello() + wire.encode_resume(((0, 0), (0, 0))) + message(1, b"a lie")
 
 

@@ -25,6 +25,8 @@ from tests.support.contents import envelope
 from tests.support.coordinator import NAME
 from tests.support.sync_pair import FLEET, Root
 
+pytestmark = pytest.mark.daemons
+
 SIZE = 12 << 20
 """Of a frame: more than the kernel keeps of a connection that nobody reads."""
 COUNT = 5
