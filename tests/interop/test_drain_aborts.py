@@ -23,9 +23,9 @@ from site_agent.content_brief import Brief
 from site_agent.coordination import drain_plan
 from site_agent.coordinator_link import Sent
 from site_agent.drainer import Around, Drainer
-from tests.interop import test_fleet_decisions as decisions
-from tests.interop.test_fleet_decisions import Fleet, fleet, quick
+from tests.support import deciding_fleet as decisions
 from tests.support.contents import fleet_text
+from tests.support.deciding_fleet import Fleet, fleet, quick
 from tests.support.managed import Managed
 
 pytestmark = pytest.mark.daemons

@@ -83,7 +83,7 @@ def holds(coordinator: Coordinator, *options: str, limit_s: float) -> None:
 
 
 def test_every_answer_is_as_it_is_described(coordinator: Coordinator) -> None:
-    holds(coordinator, "--max-examples", "8", "--seed", "1", "--phases", "examples,coverage,fuzzing", limit_s=200)
+    holds(coordinator, "--max-examples", "8", "--seed", "1", "--phases", "examples,coverage", limit_s=200)
 
 
 @pytest.mark.long

@@ -19,9 +19,9 @@ from anycast.fleet.compile_content import compile_content
 from anycast.fleet.loading import loads
 from anycast.pki import files
 from site_agent import content_store, coordinator_link
-from tests.interop.test_fleet_decisions import COORDINATED
 from tests.support.contents import ALICE, SITES, TRUSTED
 from tests.support.coordinator import Coordinator, kill
+from tests.support.deciding_fleet import COORDINATED
 from tests.support.managed import Managed, running
 from tests.support.sync_pair import FLEET
 from tests.support.upstream import until

@@ -26,8 +26,8 @@ from anycast.policy import token_holder, tokens
 from anycast.runtime import boottime
 from site_agent import content_store, coordinator_link
 from site_agent.content_brief import known
-from tests.interop.test_fleet_decisions import Fleet
 from tests.support.contents import MALLORY, SITES
+from tests.support.deciding_fleet import Fleet
 from tests.support.managed import Managed, running
 
 pytestmark = pytest.mark.daemons

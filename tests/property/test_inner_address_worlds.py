@@ -18,7 +18,7 @@ from tests.support.addresses_world import GivenTwice, run
 SEEDS = range(60)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [*range(20), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(20, 200))])
 def test_no_address_is_given_twice_whatever_happens(seed: int) -> None:
     world = run(seed)
     assert world.given > 20, "nothing was tried"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -93,7 +94,13 @@ THAW: Steps = [
 CASES = {name.lower(): value for name, value in list(globals().items()) if name.isupper() and isinstance(value, list)}
 
 
-@settings(max_examples=200, deadline=None)
+def holds(steps: Steps) -> None:
+    world = run(steps)
+    world.recover()
+    assert world.upstream == {route.key for route in ROUTES}, "health does not come back"
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.lists(STEPS, max_size=25))
 @example(QUEUED_WHILE_STOPPED)
 @example(BRIDGE_KILLED_ALONE)
@@ -109,6 +116,11 @@ CASES = {name.lower(): value for name, value in list(globals().items()) if name.
 @example(FLAP_THEN_SILENCE)
 @example(THAW)
 def test_no_route_outlives_its_right_and_recovery_brings_it_back(steps: Steps) -> None:
-    world = run(steps)
-    world.recover()
-    assert world.upstream == {route.key for route in ROUTES}, "health does not come back"
+    holds(steps)
+
+
+@pytest.mark.long
+@settings(max_examples=2000, deadline=None)
+@given(st.lists(STEPS, max_size=25))
+def test_no_route_outlives_its_right_at_length(steps: Steps) -> None:
+    holds(steps)
