@@ -81,13 +81,20 @@ def _exchange(
     if target.credential is not None:
         headers["Authorization"] = f"Bearer {_secret(target.credential)}"
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    connected = False
     try:
+        connection.connect()
+        connected = True
         connection.request(method, path, data, headers)
         yield connection.getresponse()
     except ssl.SSLCertVerificationError as exc:
         raise Unreachable(target.url, f"its certificate is not believed: {exc.verify_message} (--root)") from exc
     except (OSError, http.client.HTTPException) as exc:
-        hint = "run as root" if isinstance(exc, PermissionError) else "is `anycast serve` running? Gateways go on without it"
+        hint = "is `anycast serve` running? Gateways go on without it"
+        if isinstance(exc, PermissionError):
+            hint = "run as root"
+        elif connected and method != "GET":
+            hint = "it may have done what it was asked for: see `anycast history` before you ask again"
         raise Unreachable(target.url, f"{getattr(exc, 'strerror', None) or exc or 'no answer'}; {hint}") from exc
     finally:
         connection.close()

@@ -16,7 +16,8 @@ from anycast_lab.runner import LabError, Runner
 
 RUN_S = 60.0
 KILL_LOOK_S = 0.02
-"""A rollout stays at each step for one look of its coordinator at least, half a second."""
+"""A rollout stays at each step for one look of its coordinator, half a second; at the first one for the rest of one."""
+KILL_IN_RUN_S = 20.0
 
 
 async def cause(
@@ -35,15 +36,20 @@ async def cause(
         case steps.CoordinatorStart():
             await _must(runner, node, start_command(runner, node))
         case steps.CoordinatorKillAt(step=word):
-            await _rollout_at(runner, node, word, limit_s)
-            os.kill(processes.by_pid_file(runner, node, coordinators.PID_FILE), signal.SIGKILL)
-            await _gone(runner, node)
+            await _kill_at(runner, node, word, limit_s)
         case steps.CutOff(sites=sites) | steps.Rejoin(sites=sites):
             act = runner.link_mute if isinstance(step, steps.CutOff) else runner.link_unmute
             for gateway, interface in _management(fleet, sites):
                 await act(gateway, interface)
-        case steps.Run(name=name, command=command, at=at):
-            done = await runner.exec(at or node, command, timeout=RUN_S)
+        case steps.Run(name=name, command=command, at=at, kill_at=word):
+            killing = asyncio.ensure_future(_kill_at(runner, node, word, KILL_IN_RUN_S)) if word is not None else None
+            try:
+                done = await runner.exec(at or node, command, timeout=RUN_S)
+                if killing is not None:
+                    await killing
+            finally:
+                if killing is not None:
+                    killing.cancel()
             answers[name] = Answer(done.rc, done.text + done.stderr.decode(errors="replace"))
         case steps.WaitStatus() | steps.WaitRollout() | steps.WaitLedger():
             raise LabError(f"{step.do} is waited for by the drill itself")
@@ -56,8 +62,9 @@ def words(step: steps.CoordinatorStep) -> str:
             return f"SIG{name} → coordinator"
         case steps.CoordinatorKillAt(step=word):
             return f"SIGKILL → coordinator as soon as its rollout is {word}"
-        case steps.Run(command=command):
-            return f"`{' '.join(command)}`"
+        case steps.Run(command=command, kill_at=word):
+            killed = "" if word is None else f", and SIGKILL → coordinator as soon as its rollout is {word}"
+            return f"`{' '.join(command)}`{killed}"
         case steps.CutOff(sites=sites) | steps.Rejoin(sites=sites):
             return f"{step.do.replace('_', ' ')} {', '.join(sites)}"
         case _:
@@ -85,6 +92,12 @@ def _runs(runner: Runner, node: str) -> bool:
         processes.by_pid_file(runner, node, coordinators.PID_FILE)
         return True
     return False
+
+
+async def _kill_at(runner: Runner, node: str, step: str, limit_s: float) -> None:
+    await _rollout_at(runner, node, step, limit_s)
+    os.kill(processes.by_pid_file(runner, node, coordinators.PID_FILE), signal.SIGKILL)
+    await _gone(runner, node)
 
 
 async def _rollout_at(runner: Runner, node: str, step: str, limit_s: float) -> None:

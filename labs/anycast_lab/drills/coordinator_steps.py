@@ -37,6 +37,9 @@ class Rejoin(Strict):
     sites: tuple[str, ...] = pydantic.Field(min_length=1)
 
 
+RolloutStep = Literal["staging", "waiting", "activating", "baking", "returning", "done", "stopped"]
+
+
 class Run(Strict):
     """Run a command in a machine, the coordinator's unless `at` says another, and keep its answer by `name` (`said`)."""
 
@@ -44,6 +47,8 @@ class Run(Strict):
     name: str
     command: tuple[str, ...] = pydantic.Field(min_length=1)
     at: str = ""
+    kill_at: RolloutStep | None = None
+    """As of `coordinator_kill_at`, for a step that is over as soon as the command is; its answer may be lost by that."""
 
 
 class WaitStatus(Strict):
@@ -53,9 +58,6 @@ class WaitStatus(Strict):
     state: State
     sites: tuple[str, ...] = ()
     limit: str
-
-
-RolloutStep = Literal["staging", "waiting", "activating", "baking", "returning", "done", "stopped"]
 
 
 class CoordinatorKillAt(Strict):
