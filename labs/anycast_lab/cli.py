@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import enum
 import json
@@ -11,9 +12,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.console import Console
@@ -206,6 +206,46 @@ def impair(
         client.ask("impair", node=node, interface=interface, impairment=wanted if any(wanted.values()) else None)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def capture(
+    node: Annotated[str, typer.Argument(help="A node of the topology.")],
+    interface: Annotated[str, typer.Argument(help="One of its interfaces; any: all of them.")],
+    expression: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILTER]...", help="As of tcpdump: esp or udp port 4500.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", "-w", metavar="FILE", help="A capture file, not text; - is standard output.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="For so long; until interrupted without.")] = 0,
+    packets: Annotated[int, typer.Option(min=0, help="Until there are so many.")] = 0,
+    topology: TopologyOption = _DEFAULT,
+    name: NameOption = "",
+) -> None:
+    """Show what a node's interface carries, or write it: `anycast lab capture transit any -w - | wireshark -k -i -`."""
+    with _client(topology, name) as client, contextlib.ExitStack() as stack:
+        packets_to = sys.stdout.buffer
+        if write is not None and str(write) != "-":
+            packets_to = stack.enter_context(_new_file(write))
+
+        def output(fd: int, data: bytes) -> None:
+            stream = packets_to if fd == 1 else sys.stderr.buffer
+            stream.write(data)
+            stream.flush()
+
+        wanted: dict[str, Any] = {"seconds": seconds, "packets": packets, "decoded": write is None}
+        wanted |= {"node": node, "interface": interface, "expression": expression or []}
+        rc = client.ask("capture", output=output, **wanted)["rc"]
+    if rc:
+        raise typer.Exit(EXIT_DRILL_FAILED)
+
+
+def _new_file(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb")
+    except OSError as exc:
+        raise typer.BadParameter(f"{path}: {exc.strerror}", param_hint="--write") from exc
+
+
 @app.command()
 def drills(json_: JsonFlag = False) -> None:
     """What can be rehearsed."""
@@ -349,7 +389,7 @@ def _up(
     return status
 
 
-@contextmanager
+@contextlib.contextmanager
 def _borrowed(
     topology: Topology, name: str, progress: Progress, *, native: bool = False, runner: str = "embedded"
 ) -> Iterator[Client]:
@@ -370,7 +410,7 @@ def _borrowed(
             launch.stop(name)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _client(topology: Path, name: str) -> Iterator[Client]:
     client = Client.connect(name or load(topology).name)
     try:

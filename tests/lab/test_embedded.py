@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from anycast_lab.capture import pcap
 from anycast_lab.control import launch
 from anycast_lab.control.client import Client
 from anycast_lab.embedded import kernel
@@ -193,6 +194,54 @@ def test_tcp_has_its_checksums(lab: Lab) -> None:
     dump = lab.run("router", "cat", "/tmp/dump")
     assert "(correct)" in dump
     assert "incorrect" not in dump
+
+
+def test_a_capture_is_shown_or_written(lab: Lab, tmp_path: Path) -> None:
+    command = [ANYCAST, "lab", "capture", "-n", lab.client.name, "router", "eth1", "icmp"]
+    lab.sh("left", "setsid ping -i 0.05 192.0.2.18 >/dev/null 2>&1 </dev/null &")
+    try:
+        shown = subprocess.run([*command, "--packets", "4"], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        assert shown.returncode == 0, shown.stderr
+        assert len(re.findall(r"IP 192\.0\.2\.\d+ > 192\.0\.2\.\d+: ICMP echo", shown.stdout)) == 4, shown.stdout
+        written = [*command, "--seconds", "1", "-w", str(tmp_path / "pcap")]
+        subprocess.run(written, capture_output=True, timeout=DEADLINE_S, check=True)
+        assert len(pcap.read((tmp_path / "pcap").read_bytes())) > 10
+    finally:
+        lab.run("left", "pkill", "ping")
+    nowhere = [*command[:-2], "eth7"]
+    refused = subprocess.run(nowhere, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert refused.returncode == 1 and "eth7" in refused.stderr, refused
+    until(lambda: lab.state("router")["processes"] == 1)  # its own sleep
+
+
+def test_what_a_node_sends_is_late_or_lost_until_it_is_said_otherwise(lab: Lab) -> None:
+    def impair(*options: str) -> subprocess.CompletedProcess[str]:
+        words = [ANYCAST, "lab", "impair", "-n", lab.client.name, "left", "eth1", *options]
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+
+    def pinged() -> tuple[int, float]:
+        """Percent lost, and the shortest round trip in ms."""
+        said = lab.sh("left", "ping -c 10 -i 0.02 -W 1 192.0.2.18 || :")
+        lost, times = re.search(r"([\d.]+)% packet loss", said), re.search(r"= ([\d.]+)/", said)
+        assert lost is not None, said
+        return round(float(lost[1])), float(times[1]) if times is not None else 0.0
+
+    assert pinged()[0] == 0
+    impaired = impair("--delay-ms", "150")
+    if lab.kernel == "native" and impaired.returncode:  # not every machine's own has it
+        assert impaired.stderr == (
+            "anycast: left:eth1: this kernel has no netem (sch_netem); a lab with LAB_KERNEL=uml has\n"
+        )
+        assert (impair().returncode, pinged()[0]) == (0, 0)
+        return
+    assert impaired.returncode == 0, impaired.stderr
+    lost, shortest = pinged()
+    assert lost == 0 and shortest >= 150
+    assert impair("--loss", "100").returncode == 0
+    assert pinged()[0] == 100
+    assert (impair().returncode, impair().returncode) == (0, 0), "a second time it changes nothing"
+    lost, shortest = pinged()
+    assert lost == 0 and shortest < 150
 
 
 def test_links_down_and_mute(lab: Lab) -> None:

@@ -20,12 +20,13 @@ import socket
 import sys
 import traceback
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from anycast.errors import AnycastError, DecodeError
 from anycast.fleet.schema import Fleet
+from anycast_lab.capture import live
 from anycast_lab.containerlab.lab import FOLDER, ContainerlabRunner
 from anycast_lab.control import wire
 from anycast_lab.control.children import Children
@@ -193,9 +194,38 @@ class Connection:
                 return await getattr(runner, verb)(node, interface)
             case {"verb": "impair", "node": node, "interface": interface, "impairment": impairment}:
                 return await runner.impair(node, interface, Impairment(**impairment) if impairment is not None else None)
+            case {"verb": "capture", "node": node, "interface": interface, "expression": [*words]}:
+                command = live.command(interface, words, packets=request["packets"], decoded=request["decoded"])
+                return {"rc": await capture(runner, node, command, request["seconds"], output)}
             case {"verb": "drill", "names": [*names]}:
                 return await self.lab.drill(names, progress)
         raise LabError(f"the lab does not understand `{request.get('verb')}` with {', '.join(sorted(request))}")
+
+
+Output = Callable[[int, bytes], None]
+"""Takes 1 (standard output) or 2, and what came there."""
+
+
+async def capture(
+    runner: EmbeddedRunner | ContainerlabRunner, node: str, argv: Sequence[str], seconds: float, output: Output
+) -> int:
+    """Its exit status; 0 where it had to be ended, `seconds` after it began to listen (0: never)."""
+    listens = asyncio.Event()
+
+    def hear(fd: int, data: bytes) -> None:
+        if fd == 2 and live.LISTENS in data:
+            listens.set()
+        output(fd, data)
+
+    running = asyncio.ensure_future(runner.stream(node, argv, hear))
+    listening = asyncio.ensure_future(listens.wait())
+    try:
+        await asyncio.wait([running, listening], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([running], timeout=seconds or None)
+        return running.result() if done else 0
+    finally:
+        listening.cancel()
+        running.cancel()
 
 
 async def serve_socket(lab: Lab, listener: socket.socket) -> None:

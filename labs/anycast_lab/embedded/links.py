@@ -29,7 +29,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from anycast.errors import KernelError
 from anycast_lab.embedded import syscalls
-from anycast_lab.runner import Impairment
+from anycast_lab.runner import Impairment, LabError
 from anycast_lab.topology import Dummy, Endpoint, Link
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
@@ -153,14 +153,23 @@ def isolate(endpoint: Endpoint, namespace: int, *, isolated: bool) -> None:
 
 
 def impair(endpoint: Endpoint, namespace: int, impairment: Impairment | None) -> None:
-    """Needs a kernel with netem."""
+    """Raises LabError where the kernel has no netem."""
     with inside(namespace), _netlink(f"impair {endpoint}") as ipr:
         index = _index(ipr, endpoint)
         if impairment is None:
-            ipr.tc("del", index=index, handle="1:", root=True)
+            try:
+                ipr.tc("del", index=index, handle="1:", root=True)
+            except NetlinkError as exc:
+                if exc.code not in (errno.ENOENT, errno.EINVAL):  # there is none, or there was never any
+                    raise
             return
         microseconds = {"delay": round(impairment.delay_ms * 1e3), "jitter": round(impairment.jitter_ms * 1e3)}
-        ipr.tc("replace", "netem", index, handle="1:", limit=10_000, loss=impairment.loss_percent, **microseconds)
+        try:
+            ipr.tc("replace", "netem", index, handle="1:", limit=10_000, loss=impairment.loss_percent, **microseconds)
+        except NetlinkError as exc:
+            if exc.code == errno.ENOENT:
+                raise LabError(f"{endpoint}: this kernel has no netem (sch_netem); a lab with LAB_KERNEL=uml has") from exc
+            raise
 
 
 def _attributes(endpoint: Endpoint, mtu: int) -> dict[str, Any]:
