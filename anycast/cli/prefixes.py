@@ -132,7 +132,8 @@ def show(
     site: Annotated[str | None, typer.Option("--site", "-s", help="Only this site.")] = None,
     announced: Annotated[bool, typer.Option("--announcements", help="Who announces what to whom.")] = False,
     svg: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a picture of the address space there; only `--announcements` prints beside it.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a picture of the address space there; only `--announcements` prints then."),
     ] = None,
     leases: LeasesFile = None,
     url: Asked = None,
