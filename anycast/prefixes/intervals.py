@@ -33,8 +33,8 @@ class Intervals:
     def of_records(cls, records: Iterable[Allocation | Resting], held: Collection[str]) -> Self:
         """Of what is somebody's or rests. What lies in a prefix that is `held` is taken with it."""
         label = Kind.SPI_LABEL
-        apart = [each for each in records if each.source not in held and each.kind is not label]
-        return cls(found for each in apart if (found := read(each.value)) is not None)
+        apart = (each.value for each in records if each.source not in held and each.kind is not label)
+        return cls(found for value in apart if (found := read(value)) is not None)
 
     @property
     def disjoint(self) -> bool:

@@ -372,8 +372,8 @@ class _Planner:
         used: dict[str, set[int]] = {lan: set() for lan in lans}
         resting: dict[str, set[int]] = {lan: set() for lan in lans}
         records, parents = self._records() if lans else [], {want.parent for want in new}
-        near = [each for each in records if each.source in parents]
-        near += [each for each in records if ".management." in each.key] if "management" in lans else []
+        shared = "management" in lans
+        near = [each for each in records if each.source in parents or (shared and ".management." in each.key)]
         for record in near:
             lan = "management" if ".management." in record.key else record.source
             if lan in lans and (found := read(record.value)) is not None and found.single:

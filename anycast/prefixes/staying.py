@@ -26,7 +26,7 @@ def stays(
     elif source == parent and (record := held.get(parent)) is not None:
         around = read(record.value)
     else:
-        return False
+        return not family  # a number lies nowhere
     found = read(value)
     if around is None or found is None:
         return False
