@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import gzip
 import json
@@ -170,3 +171,15 @@ def test_the_announcements_are_shown_beside_the_picture(typed: Typed) -> None:
     assert typed("show", "fleet.yaml", "--announcements", "--svg", "a.svg") == alone and alone[0] == 0
     assert typed("show", "fleet.yaml", "--svg", "b.svg") == (0, "", "")
     assert Path("a.svg").read_bytes() == Path("b.svg").read_bytes()
+
+
+def test_a_key_that_is_not_there_is_said_where_the_zone_names_it(typed: Typed) -> None:
+    zones = "dns:\n  domain: vpn.example.org\n  zones:\n    main: {name: example.org, server: 198.51.100.53, key: other}\n"
+    Path("named.yaml").write_text(TEXT + zones)
+    Path("named.lock").write_bytes(Path("fleet.lock").read_bytes())
+    secret = base64.b64encode(bytes(32)).decode()
+    Path("keys").write_text(f'key "mine" {{\n algorithm hmac-sha256;\n secret "{secret}";\n}};\n')
+    os.chmod("keys", 0o600)
+    line = TEXT.count("\n") + 4
+    said = f"named.yaml:{line}:59: dns.zones.main.key: other is none of the keys in keys (mine)\n"
+    assert typed("dns", "plan", "named.yaml", "--key-file", "keys") == (2, "", said)
