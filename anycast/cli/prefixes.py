@@ -132,7 +132,8 @@ def show(
     site: Annotated[str | None, typer.Option("--site", "-s", help="Only this site.")] = None,
     announced: Annotated[bool, typer.Option("--announcements", help="Who announces what to whom.")] = False,
     svg: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a picture of the address space there, and print nothing.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a picture of the address space there; only `--announcements` prints then."),
     ] = None,
     leases: LeasesFile = None,
     url: Asked = None,
@@ -171,7 +172,7 @@ def show(
             _known(site, made.fleet.sites, file)
             if svg is not None:
                 files.write(svg, picture(made.fleet, lock).encode(), files.PUBLIC)
-            else:
+            if announced:
                 _announcements(made.fleet, site, as_json)
             return
         if leases is not None or url is not None:

@@ -17,7 +17,9 @@ from anycast.cli.prefixes_table import table
 from anycast.cli.text_file import alone, text_of
 from anycast.content.canonical import hash_of
 from anycast.errors import ConfigError, PeerError, Problem
-from anycast.fleet.loading import load
+from anycast.fleet import yaml_text
+from anycast.fleet.finding import Finding
+from anycast.fleet.loading import load, located
 from anycast.fleet.name_zones import Dns, Zone
 from anycast.fleet.schema import Fleet
 from anycast.pki import files
@@ -80,7 +82,7 @@ def plan(
     as it should, 2 a file or the command line cannot be used.
     """
     fleet, dns = _fleet(file)
-    looked = _look(file, fleet, dns, _keys(key_file, dns), replace)
+    looked = _look(file, fleet, dns, _keys(key_file, dns, file), replace)
     if as_json:
         typer.echo(json.dumps(_shown(looked, dns), indent=2, sort_keys=True))
     else:
@@ -105,7 +107,7 @@ def apply(
     written; 2 a file or the command line cannot be used.
     """
     fleet, dns = _fleet(file)
-    keys = _keys(key_file, dns)
+    keys = _keys(key_file, dns, file)
     with alone(file):
         looked = _look(file, fleet, dns, keys, replace)
         if expect is not None and expect != _hash(looked, dns):
@@ -139,7 +141,7 @@ def rollback(
     as it should; 2 a file or the command line cannot be used.
     """
     fleet, dns = _fleet(file)
-    keys = _keys(key_file, dns)
+    keys = _keys(key_file, dns, file)
     with alone(file):
         journal = _journal(file, fleet)
         by_name = {zone.name: key for key, zone in dns.zones.items()}
@@ -180,7 +182,7 @@ def _fleet(file: Path) -> tuple[Fleet, Dns]:
     return fleet, fleet.dns
 
 
-def _keys(path: Path, dns: Dns) -> dict[str, TsigKey]:
+def _keys(path: Path, dns: Dns, file: Path) -> dict[str, TsigKey]:
     """Of each zone."""
     data = files.read(path, "make one with tsig-keygen, and let the server know it", secret=True)
     try:
@@ -191,18 +193,18 @@ def _keys(path: Path, dns: Dns) -> dict[str, TsigKey]:
         raise ConfigError([Problem("", str(exc), str(path))]) from exc
     named = {key: zone.key.lower() if zone.key else next(iter(found)) for key, zone in dns.zones.items()}
     problems = [
-        Problem(f"dns.zones.{key}.key", f"{name} is none of the keys in {path} ({', '.join(found)})")
+        Finding(("dns", "zones", key, "key"), f"{name} is none of the keys in {path} ({', '.join(found)})")
         for key, name in named.items()
         if name not in found
     ]
     if len(found) > 1:
         problems += [
-            Problem(f"dns.zones.{key}", f"says no key, and {path} has {len(found)}: write which ({', '.join(found)})")
+            Finding(("dns", "zones", key), f"says no key, and {path} has {len(found)}: write which ({', '.join(found)})")
             for key, zone in dns.zones.items()
             if zone.key is None
         ]
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(located(problems, yaml_text.parse(text_of(file), file=str(file)), str(file)))
     return {key: found[name] for key, name in named.items()}
 
 

@@ -136,7 +136,8 @@ def every_prefix_is_announced_everywhere(fleet: Fleet) -> Iterator[Finding]:
             if site.upstreams and all(upstream.address.of(family) is None for upstream in site.upstreams.values()):
                 yield Finding(
                     ("sites", name, "upstreams"),
-                    f"no upstream has an {family} address, so {prefix} would not be announced here",
+                    f"no upstream has an {family} address, so {prefix} would not be announced here: give one such an address"
+                    f" (where it is planned, the site's `uplink` such a subnet), or the service no {family} prefix",
                     judged=(("service", "prefixes", family),),
                 )
 

@@ -7,10 +7,10 @@ They judge a fleet whose file and lock file have been put together. What the pla
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from anycast.fleet.address_checks import is_documentation, overlaps
-from anycast.fleet.addressing import Addressing
+from anycast.fleet.addressing import Block
 from anycast.fleet.finding import Finding
 from anycast.fleet.schema import Fleet
 from anycast.fleet.section import DualStack
@@ -55,15 +55,15 @@ _SPECIAL: tuple[Network, ...] = (
 def blocks_are_used_once(fleet: Fleet) -> Iterator[Finding]:
     """An address in two blocks could be given out twice."""
     if fleet.addressing is not None:
-        yield from blocks_overlap(fleet.addressing)
+        yield from blocks_overlap(fleet.addressing.blocks)
 
 
-def blocks_overlap(addressing: Addressing) -> Iterator[Finding]:
+def blocks_overlap(blocks: Mapping[str, Block]) -> Iterator[Finding]:
     """Also asked before anything is planned from them."""
-    blocks: list[tuple[Network, Path]] = [
-        (block.prefix, ("addressing", "blocks", name, "prefix")) for name, block in addressing.blocks.items()
+    found: list[tuple[Network, Path]] = [
+        (block.prefix, ("addressing", "blocks", name, "prefix")) for name, block in blocks.items()
     ]
-    yield from overlaps(blocks, [])
+    yield from overlaps(found, [])
 
 
 def blocks_fit_their_use(fleet: Fleet) -> Iterator[Finding]:

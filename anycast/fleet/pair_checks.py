@@ -218,7 +218,7 @@ def management_is_between_two(fleet: Fleet) -> Iterator[Finding]:
             path: Path = (*here, "gateways", gateway_name, "management")
             if len(site.gateways) == 1:
                 if fleet.coordinator is None:
-                    what = "leads to nobody: the site has one gateway, and the fleet no coordinator"
+                    what = "leads to nobody: the site has one gateway, and the fleet no coordinator; take it out"
                     yield Finding(path, what, at_key=True, judged=((*here, "gateways"), ("coordinator",)))
             elif len(having) == 1:
                 other = next(gateway for gateway in site.gateways if gateway != gateway_name)

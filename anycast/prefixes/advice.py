@@ -14,6 +14,7 @@ from anycast.fleet.addressing import Addressing
 from anycast.fleet.schema import Fleet
 from anycast.prefixes.allocation import PREFIXES, Allocation, Kind, Lock, Resting
 from anycast.prefixes.blocks import Blocks
+from anycast.prefixes.intervals import Intervals
 from anycast.prefixes.numbers import WIDTH, Range, read
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -146,7 +147,7 @@ def fills(addressing: Addressing, inside: Iterable[Range], lock: Lock) -> list[F
         alone = Blocks(addressing.model_copy(update={"blocks": {name: block}}))
         found = read(str(block.prefix))
         assert found is not None
-        spaces = list(alone.spaces(_within(taken, found), _within(reached, found)).values())
+        spaces = list(alone.spaces(Intervals(_within(taken, found)), (), _within(reached, found)).values())
         size = 1 << (WIDTH[found.family] - found.length)
         free = sum(space.free() for space in spaces)
         largest = min((length for space in spaces if (length := space.largest()) is not None), default=None)

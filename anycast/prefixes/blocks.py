@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from anycast.fleet.addressing import Addressing
 from anycast.fleet.finding import Finding
+from anycast.prefixes.intervals import Intervals
 from anycast.prefixes.numbers import WIDTH, Range, meet, prefix, read
-from anycast.prefixes.space import Interval, Space, free_pieces
+from anycast.prefixes.space import Space
 from anycast.prefixes.wants import Want
 
 Spaces = dict[tuple[str, frozenset[str]], Space]
@@ -38,7 +38,8 @@ class Blocks:
         self._foreign = [
             space for many in addressing.foreign.values() for each in many if (space := read(str(each))) is not None
         ]
-        self._named = {block.name: block for block in found}
+        self.of_use = {(block.name, use): block.space for block in found for use in block.uses}
+        """By name and use."""
         self._starts = {family: [block.space.start for block in blocks] for family, blocks in self._of.items()}
 
     def of(self, found: Range, use: str) -> str:
@@ -51,23 +52,22 @@ class Blocks:
 
     def still(self, name: str, found: Range, use: str) -> bool:
         """Whether the block of that name is one for `use` that holds `found`."""
-        block = self._named.get(name)
-        return block is not None and use in block.uses and block.space.holds(found)
+        space = self.of_use.get((name, use))
+        return space is not None and space.holds(found)
 
-    def spaces(self, taken: Iterable[Range], reached: Iterable[Range]) -> Spaces:
-        """What `taken` leaves of the blocks. Of what clients reach through their tunnels (`reached`), inside LANs only are
-        taken, whatever else the block is for: a client could not tell what is there from what it reaches inside."""
-        taken, reached = list(taken), list(reached)
-        everything = [block for blocks in self._of.values() for block in blocks]
+    def spaces(self, taken: Intervals, others: Iterable[Range], reached: Sequence[Range]) -> Spaces:
+        """What `taken` and the few `others` leave of the blocks. Of what clients reach through their tunnels (`reached`),
+        inside LANs only are taken, whatever else the block is for: a client could not tell what is there from what it
+        reaches inside."""
+        others = list(others)
         pieces: Pieces = defaultdict(list)
-        for block in everything:
-            pieces[block.space.family, block.uses] = []
-        _cut(taken, [block for block in everything if block.uses == INSIDE], pieces)
-        _cut([*taken, *reached], [block for block in everything if block.uses != INSIDE], pieces)
-        for block in everything if reached else ():
-            if block.uses > INSIDE:
-                outside = [Range(block.space.family, *piece) for piece in left_of(block.space, reached)]
-                _cut([*taken, *outside], [block._replace(uses=INSIDE)], pieces)
+        for block in (block for blocks in self._of.values() for block in blocks):
+            space, family = block.space, block.space.family
+            hidden = () if block.uses == INSIDE else reached
+            pieces[family, block.uses] += taken.left_of(space, others, hidden)
+            if reached and block.uses > INSIDE:
+                outside = [Range(family, *piece) for piece in left_of(space, reached)]
+                pieces[family, INSIDE] += taken.left_of(space, others, outside)
         return {key: Space(WIDTH[key[0]], found) for key, found in pieces.items()}
 
     def fitting(self, spaces: Spaces, family: str, use: str) -> list[Space]:
@@ -145,22 +145,4 @@ class Blocks:
 
 def left_of(space: Range, taken: Iterable[Range]) -> list[tuple[int, int]]:
     """Starts and lengths of what `taken` leaves of it."""
-    rows = sorted((each.start, each.behind) for each in taken if each.family == space.family)
-    return free_pieces(space.start, space.behind, rows, WIDTH[space.family])
-
-
-def _cut(taken: Iterable[Range], blocks: Sequence[Block], pieces: Pieces) -> None:
-    intervals: dict[str, list[Interval]] = {family: [] for family in WIDTH}
-    for each in taken if blocks else ():
-        intervals[each.family].append((each.start, each.behind))
-    for family, rows in intervals.items():
-        rows.sort()
-        # How far what begins before each row reaches: it may be all of a block.
-        reach = [0, *itertools.accumulate((behind for _, behind in rows), max)]
-        for block in blocks:
-            if block.space.family != family:
-                continue
-            first, behind = block.space.start, block.space.behind
-            begin, end = bisect.bisect_left(rows, (first, 0)), bisect.bisect_left(rows, (behind, 0))
-            start = max(first, min(reach[begin], behind))
-            pieces[family, block.uses] += free_pieces(start, behind, rows[begin:end], WIDTH[family])
+    return Intervals(taken).left_of(space)

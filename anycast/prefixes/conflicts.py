@@ -10,16 +10,21 @@ from collections.abc import Iterable, Iterator
 
 from anycast.fleet.finding import Finding
 from anycast.prefixes.allocation import ADDRESSES, Allocation, Kind, Resting
+from anycast.prefixes.intervals import Intervals
 from anycast.prefixes.numbers import Range, Ranges, plain, prefix, read
 
 ALONE = frozenset({Kind.COVERING, Kind.UNICAST_PREFIX, Kind.POOL, Kind.SUBNET, Kind.TUNNEL})
 """Kinds that share their space with nobody, where they are not taken from a prefix of one's own."""
 
+_SINGLE = ADDRESSES | {Kind.SPI_LABEL}
 
-def conflicts(held: Iterable[Allocation], resting: Iterable[Resting]) -> Iterator[Finding]:
-    """What two of them have. Where both are written in the file, reading it judges them."""
+
+def conflicts(held: Iterable[Allocation], resting: Iterable[Resting], taken: Intervals) -> Iterator[Finding]:
+    """What two of them have. Where both are written in the file, reading it judges them. `taken`: what lies in none that is
+    held, and everything that may overlap another is among it."""
     held, resting = list(held), list(resting)
-    yield from _overlaps([*held, *resting])
+    if not taken.disjoint:
+        yield from _overlaps([*held, *resting])
     yield from _doubles(held)
     yield from _rested(held, resting)
 
@@ -86,10 +91,11 @@ def _judge(one: Allocation | Resting, other: Allocation | Resting) -> Finding | 
 
 def _doubles(held: Iterable[Allocation]) -> Iterator[Finding]:
     """Addresses of one prefix, and labels, that two have. What the file writes twice is judged when it is read."""
+    single = [each for each in held if each.kind in _SINGLE]
+    if len({each.value for each in single}) == len(single):
+        return
     seen: dict[tuple[str, str], Allocation] = {}
-    for each in held:
-        if each.kind is not Kind.SPI_LABEL and each.kind not in ADDRESSES:
-            continue
+    for each in single:
         other = seen.setdefault((each.source, each.value), each)
         if other is not each and not (each.pinned and other.pinned):
             first, second = sorted((each, other), key=lambda one: (one.pinned, one.key))  # what is written is at fault

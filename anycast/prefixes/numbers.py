@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import functools
 import ipaddress
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 WIDTH = {"ipv4": 32, "ipv6": 128}
@@ -64,9 +63,7 @@ class Ranges:
         return self.meeting(other) is not None
 
 
-@functools.lru_cache(maxsize=1 << 18)
-def read(text: str) -> Range | None:
-    """The range that `text` names, an address or a prefix; None where it is neither, or has bits beyond its length."""
+def _read(text: str) -> Range | None:
     address, slash, length = text.partition("/")
     if address.count(".") == 3 and (found := _read_ipv4(address)) is not None:
         family, start = "ipv4", found
@@ -86,6 +83,22 @@ def read(text: str) -> Range | None:
     if start & ((1 << (width - int(length))) - 1):
         return None
     return Range(family, start, int(length))
+
+
+class _Known(dict[str, Range | None]):
+    """What was read once: a plan asks for each of its values several times. No cache that orders its entries by their use:
+    that costs as much again at each look."""
+
+    def __missing__(self, text: str) -> Range | None:
+        if len(self) >= _MOST_KNOWN:
+            self.clear()
+        found = self[text] = _read(text)
+        return found
+
+
+_MOST_KNOWN = 1 << 18
+read: Callable[[str], Range | None] = _Known().__getitem__
+"""The range that a text names, an address or a prefix; None where it is neither, or has bits beyond its length."""
 
 
 def _read_ipv4(text: str) -> int | None:

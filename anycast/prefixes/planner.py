@@ -19,11 +19,13 @@ from anycast.prefixes.allocation import Allocation, Kind, Lock, Resting
 from anycast.prefixes.blocks import Blocks
 from anycast.prefixes.conflicts import conflicts, of_others
 from anycast.prefixes.filling import of_another_fleet
+from anycast.prefixes.intervals import Intervals
 from anycast.prefixes.numbers import WIDTH, Range, Ranges, address, plain, prefix, read
 from anycast.prefixes.renames import under_new_names
 from anycast.prefixes.sizes import given_out, length_for
 from anycast.prefixes.space import Space
 from anycast.prefixes.spi import LABELS
+from anycast.prefixes.staying import stays
 from anycast.prefixes.wants import Declared, Want, unserved, unsized
 
 PIN = "written in the fleet file"
@@ -73,6 +75,8 @@ class _Planner:
         self._displaced: list[Allocation] = []
         """What a site had whose name is another one's now."""
         self._held: dict[str, Allocation] = {}
+        self._touched: dict[str, Allocation] = {}
+        """What was held and is not certain to go on as it was."""
         self._resting: dict[str, list[Resting]] = {}
         """By key, the last one given up at the end."""
         self._pending: list[Want] = []
@@ -85,13 +89,11 @@ class _Planner:
         self._keep()
         self._free()
         self._findings += unserved(self._wanted)
-        self._findings += conflicts(self._held.values(), self._all_resting())
+        taken = Intervals.of_records(self._records(), self._held)
+        self._findings += conflicts(self._held.values(), self._all_resting(), taken)
         self._findings += of_others(self._held.values(), self._foreign, self._wanted.written)
-        # What lies in what is held is taken with it.
-        apart = [each for each in self._records() if each.source not in self._held]
-        taken = [found for each in apart if (found := _range(each)) is not None]
-        taken += (*(found for _, found in self._foreign), *self._wanted.written)
-        spaces = self._blocks.spaces(taken, self._wanted.reached)
+        foreign = [found for _, found in self._foreign]
+        spaces = self._blocks.spaces(taken, [*foreign, *self._wanted.written], self._wanted.reached)
         second = self._grow(spaces)
         self._take(spaces, second)
         self._lay_inside()
@@ -117,42 +119,29 @@ class _Planner:
 
     def _keep(self) -> None:
         """What is written in the file, and what is held and asked for, in the order of the wants: parents first."""
-        before, held = self._before, self._held
-        limits: dict[str, tuple[int, int]] = {}
-        for key, want in self._wanted.wants.items():
-            old = before.get(key)
-            if want.pin:
-                self._pin(want, old)
-            elif old is None:
-                if want.at is None:
-                    self._pending.append(want)
-                else:
-                    self._at(want)
-            elif (
-                # What lies in a prefix as it did: nearly all of a plan, nearly every time, so it costs no call.
-                (parent := want.parent)
-                and (around := held.get(parent)) is not None
-                and around is before.get(parent)
-                and old.source == parent
-                and old.why == want.why
-                and not old.pinned
-                and want.kind is not Kind.ROUTER_ID
-                and (lying := read(old.value)) is not None
-                and (ends := limits.get(parent) or limits.setdefault(parent, _ends(around)))[0] <= lying[1] < ends[1]
-                and lying[0] == want.family
-            ):
-                held[key] = old
-            elif (kept := self._kept(want, old)) is not None:
-                held[key] = kept
-            elif want.at is not None:
-                self._at(want)
-            else:
-                self._pending.append(want)
-        for key, old in self._before.items():
+        before, held, wants = self._before, self._held, self._wanted.wants
+        held.update(before)
+        for key in [key for key in before if key not in wants]:
             # A second pool that was planned stays with the first; one that the file wrote was asked for by the file alone.
-            asked = key in self._wanted.wants or _first_pool(key) not in self._wanted.wants
-            if ".more_pools." in key and not old.pinned and not asked:
-                self._held[key] = old
+            if ".more_pools." not in key or before[key].pinned or _first_pool(key) not in wants:
+                self._touched[key] = held.pop(key)
+        blocks = self._blocks.of_use
+        for want, old in zip(wants.values(), map(before.get, wants), strict=True):
+            if old is None:
+                self._renew(want, None)
+            elif not stays(want, old, held, blocks):
+                self._touched[want.key] = held.pop(want.key)
+                self._renew(want, old)
+
+    def _renew(self, want: Want, old: Allocation | None) -> None:
+        if want.pin:
+            self._pin(want, old)
+        elif old is not None and (kept := self._kept(want, old)) is not None:
+            self._held[want.key] = kept
+        elif want.at is not None:
+            self._at(want)
+        else:
+            self._pending.append(want)
 
     def _at(self, want: Want) -> None:
         """Take the prefix around an address that the file writes."""
@@ -224,7 +213,7 @@ class _Planner:
     def _free(self) -> None:
         """What nobody asks for any more, and what was replaced, rests. What rested long enough is forgotten."""
         before, held = self._before, self._held
-        other = [(old, new) for key, old in before.items() if (new := held.get(key)) is not old]
+        other = [(old, new) for key, old in sorted(self._touched.items()) if (new := held.get(key)) is not old]
         gone = [old for old, new in other if new is None or new.value != old.value]
         gone = [old for old in gone if old.kind is not Kind.ROUTER_ID or old.key not in self._wanted.wants]  # they follow
         written, shared = set(), set()
@@ -282,14 +271,19 @@ class _Planner:
     def _grow(self, spaces: dict[tuple[str, frozenset[str]], Space]) -> list[Want]:
         """Pools that became too small: in their place where the neighbour is free; otherwise a second one is wanted."""
         second = []
+        pool = Kind.POOL
+        pools = sorted(each.key for each in self._held.values() if each.kind is pool)
         more = defaultdict(list)
-        for key in self._held:
+        for key in pools:
             if ".more_pools." in key:
                 more[_first_pool(key)].append(key)
-        for key in sorted(key for key, want in self._wanted.wants.items() if want.need is not None and key in self._held):
-            want = self._wanted.wants[key]
-            assert want.need is not None
-            keys = [key, *sorted(more[key])]
+        for key in pools:
+            want = self._wanted.wants.get(key)
+            if want is None or want.need is None:
+                continue
+            if (found := _range(self._held[key])) is not None and found.length <= want.length:
+                continue  # alone it is large enough
+            keys = [key, *more[key]]
             lengths = {each: found.length for each in keys if (found := _range(self._held[each])) is not None}
             lacking = want.need.addresses - sum(map(given_out, lengths.values()))
             if lacking <= 0:
@@ -377,11 +371,12 @@ class _Planner:
         lans = {"management" if ".management." in want.key else want.parent for want in new}
         used: dict[str, set[int]] = {lan: set() for lan in lans}
         resting: dict[str, set[int]] = {lan: set() for lan in lans}
-        for record in self._records() if lans else ():
-            lan = record.source
-            if "management" in lans and ".management." in record.key:
-                lan = "management"
-            if lan in lans and (found := _range(record)) is not None and found.single:
+        records, parents = self._records() if lans else [], {want.parent for want in new}
+        shared = "management" in lans
+        near = [each for each in records if each.source in parents or (shared and ".management." in each.key)]
+        for record in near:
+            lan = "management" if ".management." in record.key else record.source
+            if lan in lans and (found := read(record.value)) is not None and found.single:
                 (resting if isinstance(record, Resting) else used)[lan].add(found.start)
         written: dict[str, set[int]] = {family: set() for family in WIDTH}
         for each in self._wanted.written:
@@ -449,8 +444,10 @@ class _Planner:
         """SPI labels: the lowest that is nobody's and rests for nobody."""
         if not any(want.kind is Kind.SPI_LABEL for want in self._pending):
             return
-        used = {int(each.value) for each in self._records() if each.kind is Kind.SPI_LABEL}
-        held = {each.value for each in self._held.values() if each.kind is Kind.SPI_LABEL}
+        label = Kind.SPI_LABEL
+        held = {each.value for each in self._held.values() if each.kind is label}
+        rests = {each.value for each in self._all_resting() if each.kind is label}
+        used = set(map(int, held | rests))
         free = iter(LABELS)
         for want in self._pending:
             if want.kind is not Kind.SPI_LABEL:

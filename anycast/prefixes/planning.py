@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 from collections.abc import Iterable
+from typing import Any
 
 import pydantic
 
 from anycast.errors import ConfigError, Problem
 from anycast.fleet import yaml_text
-from anycast.fleet.addressing import Addressing
+from anycast.fleet.addressing import Addressing, Block
 from anycast.fleet.addressing_checks import blocks_overlap
 from anycast.fleet.loading import in_order, located, plannable, read_tree
 from anycast.fleet.schema import Fleet
@@ -48,10 +50,12 @@ def plan_file(text: str, lock: Lock | None, today: datetime.date, *, file: str =
         raise ConfigError([Problem("", what, file, 1, 1)])
     try:
         addressing = Addressing.model_validate(section)
-    except pydantic.ValidationError:
-        read_tree(tree, file, unmet=plannable(tree))
+    except pydantic.ValidationError as exc:
+        twice = located(blocks_overlap(_readable_blocks(section)), tree, file)
+        if others := _read(tree, file, plannable(tree))[1]:
+            raise ConfigError(in_order({*twice, *others})) from exc
         raise
-    if twice := located(blocks_overlap(addressing), tree, file):
+    if twice := located(blocks_overlap(addressing.blocks), tree, file):
         raise ConfigError(in_order([*twice, *_read(tree, file, plannable(tree))[1]]))
     wanted = declared(tree.value, addressing)
     before = nothing(wanted.fleet) if lock is None else lock
@@ -64,6 +68,16 @@ def plan_file(text: str, lock: Lock | None, today: datetime.date, *, file: str =
     if problems or fleet is None:
         raise ConfigError(in_order(set(problems)))
     return FilePlan(fleet, wanted, before, planned.lock, planned.changes)
+
+
+def _readable_blocks(section: Any) -> dict[str, Block]:
+    """Of a section in which something cannot be read: what is wrong between the others is said in the same run."""
+    found = {}
+    blocks = section.get("blocks") if isinstance(section, dict) else None
+    for name, block in blocks.items() if isinstance(blocks, dict) else ():
+        with contextlib.suppress(pydantic.ValidationError):
+            found[name] = Block.model_validate(block)
+    return found
 
 
 def records_of(text: str, lock: Lock | None, *, file: str = "fleet.yaml") -> tuple[Declared, Lock]:

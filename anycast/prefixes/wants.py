@@ -220,23 +220,23 @@ class _Reader:
                 if text := _text(_mapping(holder).get(family)):
                     self._add(Want(f"{here}.more_pools.{extra}.{family}", Kind.POOL, family, "pools", 0, "", text, ""))
 
-    def _lan(self, here: str, side: str, site: dict[str, Any]) -> list[str]:
-        """Ask for the site's subnets on one side; the families that it has there."""
+    def _lan(self, here: str, side: str, site: dict[str, Any]) -> dict[str, str]:
+        """Ask for the site's subnets on one side; their keys, by family."""
         holder, gateways = _mapping(site.get(side)), _sorted(site.get("gateways"))
         attached = [each for _, gateway in gateways if isinstance(each := _mapping(gateway).get(side), dict)]
-        families: list[str] = []
+        keys: dict[str, str] = {}
         for family in FAMILIES:
             children = {str(i): each.get(family) for i, each in enumerate(attached)}
             if side == "management" and not attached and family not in holder:
                 continue  # nobody stands there
             name = here.removeprefix("sites.")
             length = LAN[side][family]
-            why = f"{name}: its {side} LAN"
-            if self._prefix(f"{here}.{side}.{family}", Kind.SUBNET, family, side, length, holder, children, why):
-                families.append(family)
-        return families
+            key, why = f"{here}.{side}.{family}", f"{name}: its {side} LAN"
+            if self._prefix(key, Kind.SUBNET, family, side, length, holder, children, why):
+                keys[family] = key
+        return keys
 
-    def _machines(self, here: str, site: dict[str, Any], lans: dict[str, list[str]]) -> None:
+    def _machines(self, here: str, site: dict[str, Any], lans: dict[str, dict[str, str]]) -> None:
         """Ask for the addresses of what stands in the site's LANs: first what is a way out for others there, which inside is
         what moves, and outside the routers."""
         self._moving(here, site, "inside", "inside", lans)
@@ -244,35 +244,35 @@ class _Reader:
             for router, settings in _sorted(site.get(kind)):
                 if not isinstance(settings, dict):
                     continue
-                holder = settings.get("address")
-                for family in lans[side]:
+                holder, why = settings.get("address"), f"of {router}"
+                for family, lan in lans[side].items():
                     if holder is None or family in _mapping(holder):  # where one is written, that is all it has
                         key = f"{here}.{kind}.{router}.address.{family}"
-                        self._address(key, Kind.ADDRESS, family, f"{here}.{side}.{family}", _mapping(holder), f"of {router}")
+                        self._address(key, Kind.ADDRESS, family, lan, _mapping(holder), why)
         for gateway, settings in _sorted(site.get("gateways")):
+            why = f"of {gateway}"
             for side in SIDES:
                 attachment = _mapping(settings).get(side)
                 if not isinstance(attachment, dict):
                     continue
                 links = _mapping(attachment.get("subnet"))
-                for family in lans[side]:
+                for family, lan in lans[side].items():
                     key = f"{here}.gateways.{gateway}.{side}.{family}"
-                    lan = _text(links.get(family)) or f"{here}.{side}.{family}"
-                    self._address(key, Kind.ADDRESS, family, lan, attachment, f"of {gateway}")
+                    self._address(key, Kind.ADDRESS, family, _text(links.get(family)) or lan, attachment, why)
             if (site.get("upstreams") or site.get("inside_routers")) and isinstance(settings, dict):
                 key, pin = f"{here}.gateways.{gateway}.router_id", _text(settings.get("router_id"))
                 own = f"{here}.gateways.{gateway}.uplink.ipv4"
                 if pin or own in self._wants:
-                    self._add(Want(key, Kind.ROUTER_ID, "ipv4", "", 32, own, pin, f"of {gateway}: its IPv4 address outside"))
+                    self._add(Want(key, Kind.ROUTER_ID, "ipv4", "", 32, own, pin, f"{why}: its IPv4 address outside"))
         vrrp = _mapping(site.get("vrrp"))
         if "outside" in vrrp or (site.get("upstreams") and _text(vrrp.get("uplink")) != "routed"):
             self._moving(here, site, "uplink", "outside", lans)
 
-    def _moving(self, here: str, site: dict[str, Any], side: str, name: str, lans: dict[str, list[str]]) -> None:
+    def _moving(self, here: str, site: dict[str, Any], side: str, name: str, lans: dict[str, dict[str, str]]) -> None:
         if isinstance(vrrp := site.get("vrrp"), dict):
-            for family in lans[side]:
-                key, why = f"{here}.vrrp.{name}.{family}", f"moves between the gateways {name}"
-                self._address(key, Kind.VRRP, family, f"{here}.{side}.{family}", _mapping(vrrp.get(name)), why)
+            why = f"moves between the gateways {name}"
+            for family, lan in lans[side].items():
+                self._address(f"{here}.vrrp.{name}.{family}", Kind.VRRP, family, lan, _mapping(vrrp.get(name)), why)
 
     def _prefix(
         self,

@@ -183,7 +183,7 @@ CASES: list[tuple[str, list[Change], list[str]]] = [
      ["sites.home.vrrp.keys: is of no use: keepalived knows no seal"]),
     (KEEPALIVED, [("    pools:", "    management: {ipv4: 192.0.2.64/29}\n    pools:"),
                   ("gw1: {", "gw1: {management: {interface: eth3, ipv4: 192.0.2.65}, ")],
-     ["sites.home.gateways.gw1.management: leads to nobody: the site has one gateway, and the fleet no coordinator"]),
+     ["sites.home.gateways.gw1.management: leads to nobody: the site has one gateway, and the fleet no coordinator; take it out"]),
     # The mirror
     (WITHOUT_BGP, [("    gateways:\n", "    sync: {}\n    gateways:\n")],
      ["sites.home.sync: needs management at gw1 and gw2: tunnels' secrets cross a link between the two gateways only"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import gzip
 import json
@@ -150,3 +151,35 @@ def test_a_file_that_is_something_else_altogether_fills_no_screen_for_minutes(
         raise ConfigError([Problem("", "x")] * 3)
     assert main._first(caught.value) == "x\nx\nx"
     assert len(said) == 4 and said[3].startswith("and ") and said[3].endswith(" more problems")
+
+
+def test_a_block_used_twice_is_said_beside_one_that_cannot_be_read(typed: Typed) -> None:
+    added = 'again: {prefix: 203.0.113.0/25, use: [pools]}\n    six: {prefix: "2001:db8:2000::1/40", use: [pools]}'
+    Path("twice.yaml").write_text(TEXT.replace("    private4: {", f"    {added}\n    private4: {{"))
+    status, out, said = typed("plan", "twice.yaml")
+    assert (status, out) == (2, "") and [line.split(": ", 2)[1:] for line in said.splitlines()] == [
+        ["addressing.blocks.again.prefix", "203.0.113.0/25 overlaps addressing.blocks.public4.prefix 203.0.113.0/24"],
+        [
+            "addressing.blocks.six.prefix",
+            '"2001:db8:2000::1/40" has bits set beyond its length; its prefix is 2001:db8:2000::/40',
+        ],
+    ]
+
+
+def test_the_announcements_are_shown_beside_the_picture(typed: Typed) -> None:
+    alone = typed("show", "fleet.yaml", "--announcements")
+    assert typed("show", "fleet.yaml", "--announcements", "--svg", "a.svg") == alone and alone[0] == 0
+    assert typed("show", "fleet.yaml", "--svg", "b.svg") == (0, "", "")
+    assert Path("a.svg").read_bytes() == Path("b.svg").read_bytes()
+
+
+def test_a_key_that_is_not_there_is_said_where_the_zone_names_it(typed: Typed) -> None:
+    zones = "dns:\n  domain: vpn.example.org\n  zones:\n    main: {name: example.org, server: 198.51.100.53, key: other}\n"
+    Path("named.yaml").write_text(TEXT + zones)
+    Path("named.lock").write_bytes(Path("fleet.lock").read_bytes())
+    secret = base64.b64encode(bytes(32)).decode()
+    Path("keys").write_text(f'key "mine" {{\n algorithm hmac-sha256;\n secret "{secret}";\n}};\n')
+    os.chmod("keys", 0o600)
+    line = TEXT.count("\n") + 4
+    said = f"named.yaml:{line}:59: dns.zones.main.key: other is none of the keys in keys (mine)\n"
+    assert typed("dns", "plan", "named.yaml", "--key-file", "keys") == (2, "", said)
