@@ -26,10 +26,10 @@ from tests.support.managed import Managed, running
 from tests.support.sync_pair import FLEET
 from tests.support.upstream import until
 
+pytestmark = pytest.mark.daemons
+
 SERVE = """
 import os, signal, sys, threading
-
-pytestmark = pytest.mark.daemons
 begun = False
 steps = iter(())
 

@@ -22,7 +22,7 @@ from anycast_lab.runner import LabError, Progress, Runner
 
 CONNECTING, REKEYING = 12, 8
 """Clients at a time; all who are there tell of an address."""
-_BURST = "50ms"
+_BURST = "250ms"
 """What the clients send comes in bursts, so many exchanges are open at once: one by one each is answered within a
 millisecond, and a cut in the middle of one is rare."""
 _BEGIN_S = 60.0
