@@ -51,10 +51,12 @@ def disturb(world: RolloutWorld) -> None:
                 bake_s = rng.choice([10.0, 60.0])
                 world.submit(leader, running.with_intent(rng.choice(dark), Intent.ANNOUNCED), bake_s=bake_s, blind=True)
         case "change" | "broken":
-            changed = change(world, running, rng.sample(world.names, rng.randint(1, 3)))
+            names = rng.sample(world.names, rng.randint(1, 3))
+            changed = change(world, running, names)
             if world.submit(leader, changed, bake_s=5.0) and what == "broken":
                 spoilt = rng.choice([world.broken, world.mute])
-                spoilt.add((world.known(changed), node.site))
+                if node.site in names:  # where it changes nothing it breaks nothing, and needs no slot
+                    spoilt.add((world.known(changed), node.site))
         case "floor":
             budget = running.budget.model_copy(update={"min_sites": rng.choice([2, 3, 4])})
             world.submit(leader, running.model_copy(update={"budget": budget}))

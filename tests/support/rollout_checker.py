@@ -35,10 +35,14 @@ class RolloutChecker(Checker):
 
     def settled(self) -> None:
         """Nothing is under way any more: who is dark by a content has a slot, which stands, by a word for it. Where a return
-        did not end somebody was called, and what came late has a slot that cannot return before it announces."""
+        did not end somebody was called, and what came late has a slot that cannot return before it announces. So has who was
+        left by a recovery with another content than its neighbour, by which the site attracts."""
         world, late = self.fleet, self.fleet.counts["return_failed"] > 0
-        stand = {(e.site, "" if late else e.kind) for e in world.store.entries.values() if late or not e.ending}
         meant = {(node.site, world.intent(node)) for node in world.nodes.values()}
+        split = {site for site, intent in meant if intent not in KINDS}
+        stand = {
+            (e.site, "" if late else e.kind) for e in world.store.entries.values() if late or e.site in split or not e.ending
+        }
         dark = {(site, "" if late else KINDS[intent]) for site, intent in meant if intent in KINDS}
         assert dark <= stand, self._say(f"dark by contents: {sorted(dark)}, by the ledger: {world.store.entries}")
 

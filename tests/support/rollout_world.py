@@ -335,7 +335,8 @@ class RolloutWorld(World):
         under_way = shell.core is not None and shell.core.rollout.step not in ENDED
         ledger = {entry.site for entry in leader.core.ledger.entries.values()}
         dark_now = {name for name, site in before.sites.items() if site.intent.dark}
-        if under_way or content == before or shortfalls(before, content, ledger | dark_now):
+        nothing = all(self.contents[each.hash] == content for each in shell.decisions.running.values())
+        if under_way or nothing or shortfalls(before, content, ledger | dark_now):
             self.counts["refused"] += 1
             return False
         used = {each.hash for each in shell.decisions.running.values()}
