@@ -199,9 +199,9 @@ def test_a_kill_at_a_write_of_a_rollout_or_of_a_slot_leaves_a_store_that_goes_on
             watched = asyncio.create_task(only_fra_is_dark(fleet))
             drained = False
             for step in steps:
-                if what == "slot.returned" and not drained:
-                    await ended(fleet, await begun(fleet, "drain"), drained=True)
-                    drained = True
+                if (first := DRAINED_BEFORE.get(what, drained)) != drained:
+                    await ended(fleet, await begun(fleet, "drain" if first else "undrain"), drained=first)
+                    drained = first
                 fleet.arm(what, step)
                 said = await fleet.run(*COMMANDS["undrain" if drained else "drain"])
                 assert said.returncode in (0, 3), said
@@ -225,6 +225,8 @@ def test_a_kill_at_a_write_of_a_rollout_or_of_a_slot_leaves_a_store_that_goes_on
         kill(fleet.files.process)
 
 
+DRAINED_BEFORE = {"slot.taken": False, "slot.returned": True}
+"""A site that is dark has its slot: only a drain takes one, only an undrain gives one back."""
 COMMANDS = {
     "drain": ("drain", "fra", "--yes", "--bake", "1"),
     "undrain": ("undrain", "fra", "--yes", "--bake", "1", "--without-evidence"),
