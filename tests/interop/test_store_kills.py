@@ -119,7 +119,16 @@ class Fleet:
         return done
 
     async def becomes(self, what: str, condition: Callable[[dict[str, Any]], bool], *, within_s: float = 60) -> None:
-        await asyncio.to_thread(until, lambda: condition(self.files.status()), what, within_s=within_s)
+        seen: dict[str, Any] = {}
+
+        def is_so() -> bool:
+            seen.update(self.files.status())
+            return condition(seen)
+
+        try:
+            await asyncio.to_thread(until, is_so, what, within_s=within_s)
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}: {seen['rollout']}, {seen['ledger']}, {seen['alarms']}") from exc
 
     async def heard(self, *, behind: bool) -> None:
         """All six, and the store knows less than they do, or as much."""
