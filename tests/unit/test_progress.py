@@ -149,7 +149,8 @@ def test_a_coordinator_that_goes_while_somebody_watches_is_waited_for(
 ) -> None:
     """Its death ends the stream without an error, as a unix socket's end has none."""
     first, second = ({"at": float(n), "sites": [], "rollout": None} for n in (1, 2))
-    lives: list[Any] = [[first], Unreachable("unix", "no answer"), Unreachable("unix", "no answer"), [second], KeyboardInterrupt()]
+    silent = Unreachable("unix", "no answer")
+    lives: list[Any] = [[first], silent, silent, [second], KeyboardInterrupt()]
 
     def stream(target: Target, path: str) -> Iterator[dict[str, Any]]:
         if isinstance(life := lives.pop(0), BaseException):
