@@ -77,6 +77,8 @@ def test_history_that_lost_its_end_is_told_by_who_kept_what_the_last_line_was(co
     assert coordinator.run("history", "verify").returncode == 0, "no chain tells that by itself"
     lost = coordinator.run("history", "verify", "--kept", kept)
     assert (lost.returncode, "line 3 is not there" in lost.stderr) == (1, True)
+    told = json.loads(coordinator.run("history", "verify", "--kept", kept, "--json").stdout)
+    assert (told["whole"], told["first_broken"], told["kept_is_gone"], told["last"]) == (False, None, True, 2)
     coordinator.run("access", "add", "erin")
     other = coordinator.run("history", "verify", "--kept", kept)
     assert (other.returncode, "line 3 is not there, or is another one" in other.stderr) == (1, True)

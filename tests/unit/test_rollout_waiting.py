@@ -27,9 +27,10 @@ ROLLOUT = Rollout(
     [
         ((TAKEN, TAKEN, TAKEN, UNTRUSTED), 101.0, ""),
         ((TAKEN, TAKEN, TAKEN, UNTRUSTED), 102.0, f"not taken yet by tyo-gw1 ({UNTRUSTED.refused})"),
-        ((TAKEN, MISSING, None, TAKEN), 102.0, "not taken yet by sin-gw1, nyc-gw1 (it is not heard)"),
+        ((TAKEN, MISSING, None, TAKEN), 102.0, "not taken yet by sin-gw1; by nyc-gw1 (it is not heard)"),
         ((SILENT, TAKEN, TAKEN, TAKEN), 102.0, "not taken yet by fra-gw1 (it is not heard)"),
-        ((MISSING,) * 4, 102.0, "not taken yet by fra-gw1, sin-gw1, nyc-gw1, and 1 more"),
+        ((UNTRUSTED,) * 4, 102.0, f"not taken yet by fra-gw1, sin-gw1, nyc-gw1 and 1 more ({UNTRUSTED.refused})"),
+        ((MISSING,) * 4, 102.0, "not taken yet by fra-gw1, sin-gw1, nyc-gw1 and 1 more"),
         ((TAKEN, dataclasses.replace(MISSING, active=NEW), TAKEN, TAKEN), 102.0, ""),
     ],
 )

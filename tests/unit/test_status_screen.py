@@ -61,6 +61,7 @@ def test_a_line_of_history_has_its_moment_on_a_narrow_screen() -> None:
     line = {"seq": 123456, "at": 0.0, "who": "w" * 60, "action": "a" * 60, "reason": "r" * 60, "body": {"kind": "k" * 60}}
     text = shown(history_view([line]), 80)
     assert "123456" in text and "1970-01-01T00:00:00Z" in text, text
+    assert "rollout.command " in shown(history_view([line | {"action": "rollout.command"}]), 80)
 
 
 def test_nothing_of_a_slot_steers_who_plans() -> None:
