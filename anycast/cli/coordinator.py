@@ -117,7 +117,9 @@ def watch(url: Url = DEFAULT, credential: Credential = None, root: Root = None, 
 def status_view(found: dict[str, Any]) -> RenderableType:
     """A screen of /v1/status."""
     found = cleaned(found)
-    sites = found["sites"]
+    # As "unknown" as one that has fallen silent: a coordinator that has just begun has heard few, and knows of all.
+    never = [{"site": name, "state": "unknown", "why": "", "seen": "", "gateways": []} for name in found.get("unheard", ())]
+    sites = sorted((*found["sites"], *never), key=lambda site: str(site["site"]))
     counts = {state: sum(site["state"] == state for site in sites) for state in COLOURS}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no gateway has been heard yet"
     head = Text.assemble((f"fleet {found['fleet']}", "bold"), f": {summary}; {found['ledger']}")

@@ -175,6 +175,11 @@ class Rollouts:
         state = self.state()
         return in_force(state, {hash_: self._contents[hash_].content for hash_ in state.contents})
 
+    @property
+    def sites(self) -> set[str]:
+        """Those that contents in use name."""
+        return {site for sites in self._sites.values() for site in sites}
+
     def may_be_at(self, gateway: str, site: str) -> bool:
         """Whether a gateway may speak for that site: a content in use says so, or none says anything of the gateway."""
         return site in self._sites.get(gateway, {site})

@@ -40,6 +40,16 @@ def test_nothing_of_a_gateway_steers_an_operators_terminal() -> None:
     assert "\n" not in _one_line(found())
 
 
+def test_a_site_that_was_not_heard_yet_stands_among_the_others() -> None:
+    """A coordinator that has just begun knows its fleet from its store."""
+    told = found() | {"unheard": ["ams", "sin"]}
+    rows = [line.split() for line in shown(status_view(told)).splitlines()]
+    assert [row[:2] for row in rows if row[:1] in (["ams"], ["fra"], ["sin"])] == [
+        ["ams", "unknown"], ["fra", "dark"], ["sin", "unknown"],
+    ]  # fmt: skip
+    assert "1 dark, 2 unknown" in shown(status_view(told))
+
+
 def steers(text: str) -> list[str]:
     return [letter for letter in text if not letter.isprintable() and letter != "\n"]
 
