@@ -117,9 +117,7 @@ def watch(url: Url = DEFAULT, credential: Credential = None, root: Root = None, 
 def status_view(found: dict[str, Any]) -> RenderableType:
     """A screen of /v1/status."""
     found = cleaned(found)
-    # As "unknown" as one that has fallen silent: a coordinator that has just begun has heard few, and knows of all.
-    never = [{"site": name, "state": "unknown", "why": "", "seen": "", "gateways": []} for name in found.get("unheard", ())]
-    sites = sorted((*found["sites"], *never), key=lambda site: str(site["site"]))
+    sites = _sites(found)
     counts = {state: sum(site["state"] == state for site in sites) for state in COLOURS}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no gateway has been heard yet"
     head = Text.assemble((f"fleet {found['fleet']}", "bold"), f": {summary}; {found['ledger']}")
@@ -141,6 +139,13 @@ def status_view(found: dict[str, Any]) -> RenderableType:
         words = f"rollout {rollout['id']} by {rollout['by']}: {headline(rollout)}{waits}"
         under_way = [Text(words, "yellow")]
     return Group(head, *alarms, *under_way, *_observers(found["observers"]), table)
+
+
+def _sites(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Also those that were not heard yet, which are as unknown as one that has fallen silent: a coordinator that has just
+    begun has heard few of its fleet, and knows of all."""
+    never = [{"site": name, "state": "unknown", "why": "", "seen": "", "gateways": []} for name in found.get("unheard", ())]
+    return sorted((*found["sites"], *never), key=lambda site: str(site["site"]))
 
 
 def _observers(found: list[dict[str, Any]]) -> list[Text]:
@@ -169,7 +174,7 @@ def _gateway_cells(gateway: dict[str, Any] | None) -> tuple[str, ...]:
 
 def _one_line(found: dict[str, Any]) -> str:
     found = cleaned(found)
-    sites = ", ".join(f"{s['site']} {s['state']}{' (' + s['why'] + ')' if s['why'] else ''}" for s in found["sites"])
+    sites = ", ".join(f"{s['site']} {s['state']}{' (' + s['why'] + ')' if s['why'] else ''}" for s in _sites(found))
     sites = f"read-only; {sites}" if found.get("read_only") else sites
     rollout, under_way = found["rollout"], ""
     if rollout is not None and rollout["step"] not in ENDED:

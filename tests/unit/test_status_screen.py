@@ -48,6 +48,7 @@ def test_a_site_that_was_not_heard_yet_stands_among_the_others() -> None:
         ["ams", "unknown"], ["fra", "dark"], ["sin", "unknown"],
     ]  # fmt: skip
     assert "1 dark, 2 unknown" in shown(status_view(told))
+    assert "ams unknown, fra dark" in _one_line(told)
 
 
 def steers(text: str) -> list[str]:
