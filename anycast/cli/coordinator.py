@@ -7,6 +7,7 @@ Exit status: 0 done, 1 refused,
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +17,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask, stream
+from anycast.cli.coordinator_client import DEFAULT, PORT, Target, ask
 from anycast.cli.options import AsJson, Credential, Root, Url
+from anycast.cli.progress import ENDED, headline, looks, on_stderr, steady
 from anycast.cli.screen import cleaned, moment
 from anycast.errors import ConfigError, Problem
 
@@ -89,23 +91,33 @@ def status(url: Url = DEFAULT, credential: Credential = None, root: Root = None,
 
 
 def watch(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
-    """The same, live, until interrupted; with --json one object a line whenever something changes."""
+    """The same, live, until interrupted; with --json one object a line whenever something changes.
+
+    A coordinator that goes away meanwhile is waited for, for as long as it takes. Exit status: 130 interrupted, 3 it did not
+    answer to begin with.
+    """
     target = Target(url, credential, root)
     if as_json or not sys.stdout.isatty():
-        for found in stream(target, "/v1/watch"):
+        for found in looks(target, on_stderr, first_s=0, limit_s=math.inf):
             print(json.dumps(found) if as_json else _one_line(found), flush=True)
         return
     from rich.live import Live
 
+    last: RenderableType = ""
     with Live(auto_refresh=False, screen=True) as live:
-        for found in stream(target, "/v1/watch"):
-            live.update(status_view(found), refresh=True)
+
+        def away(words: str) -> None:
+            # What it said last is shown still, and is not news any more.
+            live.update(Group(Text(f"{words}; this is what it said last", "red"), last), refresh=True)
+
+        for found in looks(target, away, first_s=0, limit_s=math.inf):
+            live.update(last := status_view(found), refresh=True)
 
 
 def status_view(found: dict[str, Any]) -> RenderableType:
     """A screen of /v1/status."""
     found = cleaned(found)
-    sites = found["sites"]
+    sites = _sites(found)
     counts = {state: sum(site["state"] == state for site in sites) for state in COLOURS}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no gateway has been heard yet"
     head = Text.assemble((f"fleet {found['fleet']}", "bold"), f": {summary}; {found['ledger']}")
@@ -122,11 +134,18 @@ def status_view(found: dict[str, Any]) -> RenderableType:
             first = False
     alarms = [Text(alarm, "red") for alarm in found["alarms"]]
     rollout, under_way = found["rollout"], []
-    if rollout is not None and rollout["step"] not in ("done", "stopped"):
+    if rollout is not None and rollout["step"] not in ENDED:
         waits = f", waits: {rollout['waits_for']}" if rollout["waits_for"] else ""
-        words = f"rollout {rollout['id']} by {rollout['by']}: {rollout['step']} {rollout['site']}{waits}"
+        words = f"rollout {rollout['id']} by {rollout['by']}: {headline(rollout)}{waits}"
         under_way = [Text(words, "yellow")]
     return Group(head, *alarms, *under_way, *_observers(found["observers"]), table)
+
+
+def _sites(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Also those that were not heard yet, which are as unknown as one that has fallen silent: a coordinator that has just
+    begun has heard few of its fleet, and knows of all."""
+    never = [{"site": name, "state": "unknown", "why": "", "seen": "", "gateways": []} for name in found.get("unheard", ())]
+    return sorted((*found["sites"], *never), key=lambda site: str(site["site"]))
 
 
 def _observers(found: list[dict[str, Any]]) -> list[Text]:
@@ -155,6 +174,9 @@ def _gateway_cells(gateway: dict[str, Any] | None) -> tuple[str, ...]:
 
 def _one_line(found: dict[str, Any]) -> str:
     found = cleaned(found)
-    sites = ", ".join(f"{s['site']} {s['state']}{' (' + s['why'] + ')' if s['why'] else ''}" for s in found["sites"])
+    sites = ", ".join(f"{s['site']} {s['state']}{' (' + s['why'] + ')' if s['why'] else ''}" for s in _sites(found))
     sites = f"read-only; {sites}" if found.get("read_only") else sites
-    return f"{moment(found['at'])} {sites or 'no gateway has been heard yet'}"
+    rollout, under_way = found["rollout"], ""
+    if rollout is not None and rollout["step"] not in ENDED:
+        under_way = f"; rollout {rollout['id']}: {steady(rollout)}"
+    return f"{moment(found['at'])} {sites or 'no gateway has been heard yet'}{under_way}"

@@ -246,6 +246,8 @@ def _change(target: Target, site: str, wanted: _Wanted, how: _How) -> None:
     wants_reason(how.reason, despite=how.despite, unannounced=how.unannounced)
     if not how.dry_run and not how.name:
         raise ConfigError([Problem("--operator", "whose key is to sign? or ANYCAST_OPERATOR_NAME; --dry-run needs none")])
+    if not how.dry_run:
+        operator.has_key(how.folder, how.name)
     state, contents = known(None, target, "")
     running = in_force(state, contents)
     if running is None:

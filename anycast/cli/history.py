@@ -47,8 +47,9 @@ def history(
 
 def history_view(lines: list[dict[str, Any]]) -> RenderableType:
     """A screen of /v1/history."""
-    # A moment that is cut off is none, on however narrow a screen.
-    head = (Column("#", no_wrap=True), Column("when", no_wrap=True, min_width=20), "who", "what", "reason", "with")
+    # A moment or a word of ours that is cut off is none, on however narrow a screen.
+    when, what = Column("when", no_wrap=True, min_width=20), Column("what", min_width=16)
+    head = (Column("#", no_wrap=True), when, "who", what, "reason", "with")
     table = Table(*head, box=None, header_style="bold")
     for line in cleaned(lines):
         words = (line["who"], line["action"], line["reason"], _with(line))
@@ -74,6 +75,7 @@ def history_verify(
     url: Url = DEFAULT,
     credential: Credential = None,
     root: Root = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check that no line was changed, taken out or put in since it was written. Exit status 1 where one was.
 
@@ -82,12 +84,20 @@ def history_verify(
     number, hash_ = _kept_line(kept) if kept else (0, "")
     target = Target(url, credential, root)
     found = ask(target, "GET", f"/v1/history?limit=1&verify=1&after={max(0, number - 1)}")
-    if (broken := found["first_broken"]) is not None:
+    broken, gone = found["first_broken"], False
+    if kept and broken is None:
+        gone = [(line["seq"], line["hash"]) for line in found["lines"]] != [(number, hash_)]
+    if as_json:
+        said = {"whole": broken is None and not gone, "first_broken": broken, "kept_is_gone": gone}
+        print(json.dumps({"v": 1, **said, "last": found.get("last"), "last_hash": found.get("last_hash")}, indent=1))
+    if broken is not None:
         print(f"history is not whole from line {broken} on", file=sys.stderr)
         raise typer.Exit(1)
-    if kept and [(line["seq"], line["hash"]) for line in found["lines"]] != [(number, hash_)]:
+    if gone:
         print(f"line {number} is not there, or is another one: history was replaced, or lost its end", file=sys.stderr)
         raise typer.Exit(1)
+    if as_json:
+        return
     last = f"; the last line is {found['last']}:{found['last_hash']}" if found.get("last") else ""
     print(f"history is whole{last}")
 

@@ -151,10 +151,19 @@ def key_file(folder: Path | None, name: str) -> Path:
     return (folder or Path.home() / ".config" / "anycast") / f"{name}.key"
 
 
+def has_key(folder: Path | None, name: str) -> None:
+    """That an operator has a key, before anything else is asked. Raises ConfigError."""
+    _key_text(folder, name)
+
+
+def _key_text(folder: Path | None, name: str) -> tuple[Path, bytes]:
+    place = key_file(folder, name)
+    return place, files.read(place, f"`anycast operator new {name}` makes one", secret=True)
+
+
 def open_key(folder: Path | None, name: str, passphrase_file: Path | None) -> Ed25519PrivateKey:
     """An operator's own key. Raises ConfigError."""
-    place = key_file(folder, name)
-    pem = files.read(place, f"`anycast operator new {name}` makes one", secret=True)
+    place, pem = _key_text(folder, name)
     secret = passphrase.of_key(f"{name}'s", place, passphrase_file, encrypted=b"ENCRYPTED" in pem)
     try:
         return signature.read_key(pem, secret)

@@ -27,7 +27,10 @@ def of_key(whose: str, key: Path, file: Path | None, *, encrypted: bool) -> byte
 
 
 def new(whose: str) -> bytes:
-    """For a key that is about to be made, asked for twice."""
+    """For a key that is about to be made, asked for twice. Raises ConfigError."""
+    if not _may_ask():
+        what = "there is no terminal to ask at; --passphrase-file names a file with it; nothing was made"
+        raise ConfigError([Problem("passphrase", what)])
     first = _ask(f"New passphrase of {whose} key: ")
     if len(first) < SHORTEST or first != _ask("Again: "):
         what = f"the two differ, or it is shorter than {SHORTEST} characters; nothing was made"
@@ -40,6 +43,14 @@ def from_file(path: Path) -> bytes:
     if not lines or not lines[0]:
         raise ConfigError([Problem("", "holds no passphrase in its first line", str(path))])
     return lines[0]
+
+
+def _may_ask() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _ask(prompt: str) -> bytes:

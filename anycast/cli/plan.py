@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import typer
 
 from anycast.cli import operator
-from anycast.cli.coordinator_client import DEFAULT, Target, ask, fetch
+from anycast.cli.coordinator_client import DEFAULT, Target, Unreachable, ask, fetch
 from anycast.cli.fleet import FleetFile
 from anycast.cli.options import Credential, Root, Url
 from anycast.cli.origins import Vrps, refusals
@@ -42,6 +42,8 @@ class PlanExit(enum.IntEnum):
     REFUSED = 1
     UNUSABLE = 2
     CHANGES = 3
+    UNREACHABLE = 4
+    """3 everywhere else; here a program would take that for a plan."""
 
 
 Bake = Annotated[int, typer.Option(min=1, metavar="SECONDS", help="How long a changed site is watched before the next one.")]
@@ -51,6 +53,10 @@ Blind = Annotated[
 Despite = Annotated[
     bool,
     typer.Option(DESPITE, help="Also where a step could be too much for another site (docs/what-if.md); say why: --reason."),
+]
+DespiteShown = Annotated[
+    bool,
+    typer.Option(DESPITE, help="Also where a step could be too much for another site (docs/what-if.md), as for `apply`."),
 ]
 Reason = Annotated[
     str, typer.Option(metavar="TEXT", help="Why, for whoever reads `history` and `why` tomorrow.", show_default=False)
@@ -70,13 +76,13 @@ def plan(
     credential: Credential = None,
     root: Root = None,
     vrps: Vrps = None,
-    despite: Despite = False,
+    despite: DespiteShown = False,
 ) -> None:
     """Show what follows from a fleet file: announcements, tunnels that move, capacity with a site lost, the ledger.
 
     Changes nothing. Exit status: 0 nothing to do (P is not written), 3 there is something to do and nothing is against it,
     1 refused (every reason is said, P is not written): the budget does not allow it, or a step could be too much for another
-    site; 2 the fleet file, the state or the command line cannot be used.
+    site; 2 the fleet file, the state or the command line cannot be used; 4 the coordinator does not answer.
     """
     fleet = load(file)
     documents = compile_fleet(fleet)
@@ -85,7 +91,11 @@ def plan(
     except ConfigError as exc:
         raise ConfigError([Problem(each.where, each.what, str(file)) for each in exc.problems]) from exc
     asked = None if fleet.coordinator is None else Target(url, credential, root)
-    state, contents = known(against, asked, fleet.fleet)
+    try:
+        state, contents = known(against, asked, fleet.fleet)
+    except Unreachable as exc:
+        typer.echo(f"anycast: {exc}", err=True)
+        raise typer.Exit(PlanExit.UNREACHABLE) from exc
     made = make(state, contents, wanted, {name: each.canonical().decode() for name, each in documents.items()})
     worst = worst_case(in_force(state, contents), wanted, state)
     refused = [*made.problems, *too_much(worst, despite=despite), *refusals(vrps, told_outside(documents.values()))]

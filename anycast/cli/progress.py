@@ -78,15 +78,14 @@ def _follow(
     target: Target, rollout_id: str, shown: Callable[[dict[str, Any], str], None], say: Callable[[str], None], dark: str
 ) -> bool:
     said = ""
-    for found in _looks(target):
+    for found in looks(target, on_stderr):
         status = cleaned(found)
         rollout = status["rollout"]
         if rollout is None or rollout["id"] != rollout_id:
             raise Denied(f"coordinator: rollout {rollout_id} is not the last one any more")
         line = headline(rollout)
         reasons = dict.fromkeys((rollout["reason"], rollout["waits_for"]))
-        # Without what only the clock changes: whoever reads lines wants one for each thing that happens.
-        now = f"{_steady(rollout)}{''.join(f': {each}' for each in reasons if each)}"
+        now = f"{steady(rollout)}{''.join(f': {each}' for each in reasons if each)}"
         left = _still(status, dark) if rollout["step"] == "done" else ""
         if (now := f"{now}{left}") != said:
             say(f"rollout {rollout_id}: {now}")
@@ -97,8 +96,10 @@ def _follow(
     return False
 
 
-def _steady(rollout: dict[str, Any]) -> str:
-    return headline({**rollout, "bake_s": 0.0})
+def steady(rollout: dict[str, Any]) -> str:
+    """The same without what only the clock changes: whoever reads lines wants one for each thing that happens."""
+    waits = ", waits for evidence" if rollout["step"] == "baking" and _left(rollout) == 0 else ""
+    return headline({**rollout, "bake_s": 0.0}) + waits
 
 
 def _still(status: dict[str, Any], dark: str) -> str:
@@ -110,16 +111,26 @@ def _still(status: dict[str, Any], dark: str) -> str:
     return ""
 
 
-def _looks(target: Target) -> Iterator[dict[str, Any]]:
-    """The coordinator's word whenever it has one, over its restarts."""
-    until = time.monotonic() + AWAY_LIMIT_S
+def looks(
+    target: Target, tell: Callable[[str], None], *, first_s: float = AWAY_LIMIT_S, limit_s: float = AWAY_LIMIT_S
+) -> Iterator[dict[str, Any]]:
+    """The coordinator's word whenever it has one, over its restarts. `tell` is given one sentence for each absence; one of
+    more than `limit_s`, or of `first_s` before the first word, is Unreachable."""
+    until, told = time.monotonic() + first_s, ""
     while True:
         try:
             for found in stream(target, "/v1/watch"):
-                until = time.monotonic() + AWAY_LIMIT_S
+                until, told = time.monotonic() + limit_s, ""
                 yield found
+            said = f"{target.url}: the coordinator has gone"
         except Unreachable as exc:
             if time.monotonic() >= until:
                 raise
-            print(f"{exc}; waiting for it", file=sys.stderr)
+            said = str(exc)
+        if not told:
+            tell(told := f"{said}; waiting for it")
         time.sleep(1.0)
+
+
+def on_stderr(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)

@@ -135,6 +135,8 @@ class Status(_Model):
     at: float
     """Unix time."""
     sites: tuple[SiteStatus, ...]
+    unheard: tuple[str, ...] = ()
+    """Sites of contents in use of which no gateway was heard since this process began; they are in none of `sites`."""
     observers: tuple[ObserverStatus, ...] = ()
     ledger: str
     """``dark 2 of 4 allowed: fra drain by alice, sin token dns``."""

@@ -71,6 +71,13 @@ class Rest:
         self.app = web.Application(client_max_size=api.LONGEST_SUBMISSION, middlewares=[_one_sentence])
         for each in ENDPOINTS:
             self.app.router.add_route(each.method, each.path, self._handler(each))
+        self._streams: set[asyncio.Task[object]] = set()
+        self.app.on_shutdown.append(self._end_streams)
+
+    async def _end_streams(self, app: web.Application) -> None:
+        """They have no end of their own: who watches would keep a coordinator that is told to stop for seconds."""
+        for task in self._streams:
+            task.cancel()
 
     def _handler(self, endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         answer = getattr(self, f"_{endpoint.name}")
@@ -121,14 +128,20 @@ class Rest:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
         known = self._service.removals
-        # Whoever's credential is taken back sees no more from then on: the stream would else last as long as they like.
-        with contextlib.suppress(ConnectionResetError, TimeoutError, Refused, PeerError):
-            async for status in self._service.watch(REPEAT_S):
-                if known != self._service.removals:
-                    known = self._service.removals
-                    await self._caller(request)
-                async with asyncio.timeout(READ_LIMIT_S):
-                    await response.write(b"event: status\ndata: " + status + b"\n\n")
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            # Whoever's credential is taken back sees no more from then on: the stream would else last as long as they like.
+            with contextlib.suppress(ConnectionResetError, TimeoutError, Refused, PeerError):
+                async for status in self._service.watch(REPEAT_S):
+                    if known != self._service.removals:
+                        known = self._service.removals
+                        await self._caller(request)
+                    async with asyncio.timeout(READ_LIMIT_S):
+                        await response.write(b"event: status\ndata: " + status + b"\n\n")
+        finally:
+            self._streams.discard(task)
         return response
 
     async def _history(self, request: web.Request, who: Caller) -> api.History:

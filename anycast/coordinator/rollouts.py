@@ -30,6 +30,7 @@ from anycast.coordinator.rights import may_override, only_its_sites
 from anycast.coordinator.slots import Slots
 from anycast.coordinator.store import Body, Deed, Entry, Key
 from anycast.coordinator.traffic_log import TrafficLog
+from anycast.coordinator.waiting import waits_for
 from anycast.link_offer import OfferFrames
 from anycast.link_wire import ActivationSent, Message
 from anycast.policy import gates
@@ -105,6 +106,8 @@ class Rollouts:
         self._stored: Body | None = None
         """Of the rollout, as it was written last."""
         self._lock = asyncio.Lock()
+        self._judged = Verdict.UNKNOWN, ""
+        """By the gate, at the last look."""
 
     def start(self, kept_: Mapping[str, Mapping[str, Entry]]) -> None:
         """What the store has of `CONTENT`, `GENERATION`, `GIVEN`, `GATEWAY` and `ROLLOUT`. Raises DecodeError."""
@@ -136,9 +139,12 @@ class Rollouts:
         return self._core is not None and self._core.rollout.step not in ENDED
 
     @property
-    def refused(self) -> str:
-        """Why the ledger has no slot for it now."""
-        return self._slots.refused
+    def waits_for(self) -> str:
+        """Why the ledger has no slot for it now, or what else keeps it where it is."""
+        if self._core is None or self._slots.refused:
+            return self._slots.refused
+        now = boottime()
+        return waits_for(self._core.rollout, lambda: self._told(now), self._judged, now)
 
     @property
     def pages(self) -> tuple[Page, ...]:
@@ -168,6 +174,11 @@ class Rollouts:
         """What gateways run by, put together."""
         state = self.state()
         return in_force(state, {hash_: self._contents[hash_].content for hash_ in state.contents})
+
+    @property
+    def sites(self) -> set[str]:
+        """Those that contents in use name."""
+        return {site for sites in self._sites.values() for site in sites}
 
     def may_be_at(self, gateway: str, site: str) -> bool:
         """Whether a gateway may speak for that site: a content in use says so, or none says anything of the gateway."""
@@ -384,7 +395,7 @@ class Rollouts:
             return
         site = core.rollout.site
         held, refused = frozenset(self._slots.held()), self._slots.refused
-        verdict, why = self._gate(core.rollout, site, now)
+        self._judged = verdict, why = self._gate(core.rollout, site, now)
         told = self._told(now)
         looked = Looked(gateways=told, gate=verdict, gate_why=why, held=held, refused=refused)
         await self._take(core.handle(looked, now))
@@ -401,6 +412,7 @@ class Rollouts:
                     active=None if contents is None else kept.version_told(contents.active),
                     announcing=site.state is SiteState.ANNOUNCING,
                     fresh=each.fresh,
+                    refused="" if contents is None else contents.refused,
                 )
         return found
 

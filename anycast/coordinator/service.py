@@ -177,6 +177,7 @@ class Service:
 
     def status(self) -> api.Status:
         rollout, read_only, now = self._rollouts.rollout, self._behind.read_only, boottime()
+        sites = self._view.sites(now)
         return api.Status(
             fleet=self._me.fleet,
             coordinator=self._instance,
@@ -185,11 +186,12 @@ class Service:
             at=time.time(),
             sites=tuple(
                 api.site_status(each, self._observed.seen(each.site, now), self._darkness.words_of(each.site))
-                for each in self._view.sites(now)
+                for each in sites
             ),
+            unheard=tuple(sorted(self._rollouts.sites - {each.site for each in sites})),
             observers=tuple(api.observer_status(name, word, now) for name, word in self._observed.words().items()),
             ledger=self._darkness.summary(),
-            rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.refused, now),
+            rollout=None if rollout is None else api.rollout_status(rollout, self._rollouts.waits_for, now),
             read_only=read_only,
             alarms=(
                 *(each for each in (read_only, self._agents.problem) if each),
@@ -246,7 +248,7 @@ class Service:
 
     async def command(self, who: Caller, word: str, reason: str) -> api.RolloutStatus:
         """``pause``, ``resume``, ``abort``, ``override``. Raises Refusal."""
-        return api.rollout_status(await self._rollouts.command(who, word, reason), self._rollouts.refused, boottime())
+        return api.rollout_status(await self._rollouts.command(who, word, reason), self._rollouts.waits_for, boottime())
 
     async def recover(self, who: Caller, wanted: api.Recover) -> api.Recovered:
         """Take what gateways have that the store has not. Raises Refusal, ConfigError."""

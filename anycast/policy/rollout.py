@@ -168,6 +168,8 @@ class GatewayTold:
     active: Version | None
     announcing: bool
     fresh: bool
+    refused: str = ""
+    """Why it has not taken what it refused last; for people."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

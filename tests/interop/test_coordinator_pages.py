@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import json
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from anycast.coordinator import pager
+from anycast.coordinator import pager, process
 from anycast.link_wire import ContentsTold, VersionTold
 from tests.interop.test_coordinator import SERVING, Agent, running, until
 from tests.support import upstream
 from tests.support.coordinator import Coordinator, kill
+from tests.support.gateway import ENVIRONMENT
 from tests.support.sync_pair import FLEET
 
 pytestmark = pytest.mark.daemons
@@ -77,8 +81,27 @@ def test_history_that_lost_its_end_is_told_by_who_kept_what_the_last_line_was(co
     assert coordinator.run("history", "verify").returncode == 0, "no chain tells that by itself"
     lost = coordinator.run("history", "verify", "--kept", kept)
     assert (lost.returncode, "line 3 is not there" in lost.stderr) == (1, True)
+    told = json.loads(coordinator.run("history", "verify", "--kept", kept, "--json").stdout)
+    assert (told["whole"], told["first_broken"], told["kept_is_gone"], told["last"]) == (False, None, True, 2)
     coordinator.run("access", "add", "erin")
     other = coordinator.run("history", "verify", "--kept", kept)
     assert (other.returncode, "line 3 is not there, or is another one" in other.stderr) == (1, True)
     for wrong in ("3", "x:" + "0" * 64, "0:" + "0" * 64, "3:\x1b[2J"):
         assert coordinator.run("history", "verify", "--kept", wrong).returncode == 2, wrong
+
+
+def test_who_watches_neither_keeps_a_coordinator_nor_ends_with_it(coordinator: Coordinator) -> None:
+    told = {**ENVIRONMENT, "ANYCAST_COORDINATOR": f"unix:{coordinator.base}/run/coordinator.sock"}
+    command = [sys.executable, "-m", "anycast.cli.main", "watch", "--json"]
+    with subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None and watching.stderr is not None
+        try:
+            first = json.loads(watching.stdout.readline())
+            began = time.monotonic()
+            assert coordinator.stop() == 0
+            assert time.monotonic() - began < process.STOP_LIMIT_S
+            assert "the coordinator has gone; waiting for it" in watching.stderr.readline()
+            coordinator.start()
+            assert json.loads(watching.stdout.readline())["coordinator"] != first["coordinator"]
+        finally:
+            watching.kill()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from anycast.cli import operator, passphrase
+from anycast.cli import drain, operator, passphrase
 from anycast.cli.main import app
 from anycast.content.operators import decode_operators
 from anycast.content.signature import is_signed, sign
@@ -71,6 +71,9 @@ def test_a_passphrase_is_asked_for_unless_told_otherwise(run: Run, tmp_path: Pat
     asked: list[str] = []
     answers = iter([b"long enough", b"long enough", b"short", b"long enough", b"different"])
     monkeypatch.setattr(passphrase, "_ask", lambda prompt: asked.append(prompt) or next(answers))
+    monkeypatch.setattr(passphrase, "_may_ask", lambda: False)
+    assert "there is no terminal to ask at" in said(run("new", "alice", "--dir", "keys", fails=True)) and not asked
+    monkeypatch.setattr(passphrase, "_may_ask", lambda: True)
     run("new", "alice", "--dir", "keys")
     assert asked == ["New passphrase of alice's key: ", "Again: "]
     assert "ENCRYPTED" in (tmp_path / "keys" / "alice.key").read_text()
@@ -160,3 +163,9 @@ def test_what_is_no_list_or_no_key_changes_nothing(run: Run, tmp_path: Path) -> 
     assert (tmp_path / "gateway.json").read_bytes() == before
     (tmp_path / "gateway.json").chmod(0o666)
     assert "not believed" in said(run("show", "--list", "gateway.json", fails=True))
+
+
+def test_a_drain_looks_for_its_key_before_anybody_is_asked(tmp_path: Path) -> None:
+    """Else somebody says yes to what cannot be signed."""
+    with pytest.raises(ConfigError, match="`anycast operator new nobody` makes one"):
+        drain.drain("fra", name="nobody", folder=tmp_path, url=f"unix:{tmp_path / 'nobody-listens'}")

@@ -166,6 +166,16 @@ def test_the_exit_statuses_are_documented(run: Run) -> None:
     help_ = " ".join(run("plan", "--help").stdout.split())
     documented = (TREE / "docs" / "content.md").read_text()
     said = {"NOTHING": "0 nothing to do", "REFUSED": "1 refused", "UNUSABLE": "2 the fleet file", "CHANGES": "3 there is"}
+    said["UNREACHABLE"] = "4 the coordinator does not answer"
     for status in PlanExit:
         assert said[status.name] in help_ and said[status.name].startswith(str(status.value))
         assert f"| {status.value} |" in documented
+
+
+def test_a_coordinator_that_is_not_there_is_no_plan(run: Run, tmp_path: Path) -> None:
+    """3, which says so everywhere else, would be "there is something to do" here."""
+    named = "coordinator: {name: coord, addresses: {ipv4: 192.0.2.10}}\n"
+    fleet = write(tmp_path / "fleet.yaml", fleet_text() + named)
+    done = run("plan", fleet, "-o", "P", "--coordinator", f"unix:{tmp_path / 'nobody'}")
+    assert (done.returncode, done.stdout) == (PlanExit.UNREACHABLE, ""), done.stderr
+    assert "is `anycast serve` running?" in done.stderr and not (tmp_path / "P").exists()

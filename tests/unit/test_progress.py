@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from anycast.cli import coordinator_client, progress
+from anycast.cli import coordinator, coordinator_client, progress
 from anycast.cli.coordinator_client import Target, Unreachable
 from anycast.coordinator import rest
 
@@ -117,7 +117,7 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word(tmp_path: Path) ->
         with connection:
             connection.recv(65536)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
-            status = json.dumps({"at": 0.0, "sites": []}).encode()
+            status = json.dumps({"at": 0.0, "sites": [], "rollout": None}).encode()
             try:
                 while True:
                     connection.sendall(b"event: status\ndata: " + status + b"\n\n")
@@ -142,3 +142,30 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word(tmp_path: Path) ->
 
 def test_a_stream_to_which_nothing_new_comes_outlives_a_watchers_patience() -> None:
     assert 2 * rest.REPEAT_S <= coordinator_client.PATIENCE_S
+
+
+def test_a_coordinator_that_goes_while_somebody_watches_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its death ends the stream without an error, as a unix socket's end has none."""
+    first, second = ({"at": float(n), "sites": [], "rollout": None} for n in (1, 2))
+    silent = Unreachable("unix", "no answer")
+    lives: list[Any] = [[first], silent, silent, [second], KeyboardInterrupt()]
+
+    def stream(target: Target, path: str) -> Iterator[dict[str, Any]]:
+        if isinstance(life := lives.pop(0), BaseException):
+            raise life
+        yield from life
+
+    monkeypatch.setattr(progress, "stream", stream)
+    monkeypatch.setattr(progress.time, "sleep", lambda seconds: None)
+    with pytest.raises(KeyboardInterrupt):
+        coordinator.watch("unix:there")
+    out, err = capsys.readouterr()
+    assert [line[:20] for line in out.splitlines()] == ["1970-01-01T00:00:01Z", "1970-01-01T00:00:02Z"]
+    assert err.splitlines() == ["unix:there: the coordinator has gone; waiting for it"] * 2
+
+
+def test_a_watcher_of_nobody_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(Unreachable):
+        coordinator.watch(f"unix:{tmp_path / 'nobody'}")

@@ -40,6 +40,17 @@ def test_nothing_of_a_gateway_steers_an_operators_terminal() -> None:
     assert "\n" not in _one_line(found())
 
 
+def test_a_site_that_was_not_heard_yet_stands_among_the_others() -> None:
+    """A coordinator that has just begun knows its fleet from its store."""
+    told = found() | {"unheard": ["ams", "sin"]}
+    rows = [line.split() for line in shown(status_view(told)).splitlines()]
+    assert [row[:2] for row in rows if row[:1] in (["ams"], ["fra"], ["sin"])] == [
+        ["ams", "unknown"], ["fra", "dark"], ["sin", "unknown"],
+    ]  # fmt: skip
+    assert "1 dark, 2 unknown" in shown(status_view(told))
+    assert "ams unknown, fra dark" in _one_line(told)
+
+
 def steers(text: str) -> list[str]:
     return [letter for letter in text if not letter.isprintable() and letter != "\n"]
 
@@ -61,6 +72,7 @@ def test_a_line_of_history_has_its_moment_on_a_narrow_screen() -> None:
     line = {"seq": 123456, "at": 0.0, "who": "w" * 60, "action": "a" * 60, "reason": "r" * 60, "body": {"kind": "k" * 60}}
     text = shown(history_view([line]), 80)
     assert "123456" in text and "1970-01-01T00:00:00Z" in text, text
+    assert "rollout.command " in shown(history_view([line | {"action": "rollout.command"}]), 80)
 
 
 def test_nothing_of_a_slot_steers_who_plans() -> None:
