@@ -13,6 +13,7 @@ from rich.table import Table
 from anycast.cli.coordinator_client import DEFAULT, Target, ask
 from anycast.cli.options import AsJson, Credential, Root, Url
 from anycast.cli.screen import moment
+from anycast.coordinator.access import Role
 
 app = typer.Typer(no_args_is_help=True, help="Credentials of operators and programs: add, list, remove.")
 
@@ -20,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Credentials of operators and progr
 @app.command("add")
 def access_add(
     name: Annotated[str, typer.Argument(help="Whose it is.")],
-    role: Annotated[str, typer.Option(help="viewer, operator, admin or observer.")] = "viewer",
+    role: Annotated[Role, typer.Option(metavar="ROLE", help="viewer, operator, admin or observer.")] = Role.VIEWER,
     sites: Annotated[str | None, typer.Option(help="Sites that it may act on, with commas between; all without.")] = None,
     url: Url = DEFAULT,
     credential: Credential = None,

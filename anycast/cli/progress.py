@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ ENDED = ("done", "stopped")
 AWAY_LIMIT_S = 60.0
 """A coordinator that is started anew goes on with its rollout; who waits for it does, too."""
 BAR_WIDTH = 40
+COUNTED_DOWN = re.compile(r"\bfor \d+ s more\b")
+"""In a reason: with each second another text, and nothing has happened."""
 
 
 def headline(rollout: dict[str, Any]) -> str:
@@ -87,9 +90,9 @@ def _follow(
         reasons = dict.fromkeys((rollout["reason"], rollout["waits_for"]))
         now = f"{steady(rollout)}{''.join(f': {each}' for each in reasons if each)}"
         left = _still(status, dark) if rollout["step"] == "done" else ""
-        if (now := f"{now}{left}") != said:
+        if (happened := COUNTED_DOWN.sub("", now := f"{now}{left}")) != said:
             say(f"rollout {rollout_id}: {now}")
-            said = now
+            said = happened
         shown(rollout, f"rollout {rollout_id}: {line}{left}")
         if rollout["step"] in ENDED and not left:
             return bool(rollout["step"] == "done")

@@ -85,6 +85,15 @@ def test_lines_say_what_happens_once_each(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
+def test_a_reason_that_counts_down_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = [{"step": "waiting", "site": "sin", "waits_for": f"sin: leader_new: for {left} s more"} for left in (12, 11, 9)]
+    _, text = follow(monkeypatch, *told(*waits, {"step": "done", "done": 3}))
+    assert [line.partition(": ")[2] for line in text.splitlines()] == [
+        "waiting sin, site 1 of 3: sin: leader_new: for 12 s more",
+        "done, 3 of 3 sites",
+    ]
+
+
 def test_a_terminal_has_the_seconds_and_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     done, text = follow(monkeypatch, *told({}, {"step": "done", "done": 3}), terminal=True)
     assert done and "42 s of its 60 s left" in text and "━" in text
