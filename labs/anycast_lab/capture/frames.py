@@ -110,6 +110,8 @@ class Sealed:
     iv: bytes
     """8 bytes: the explicit IV of AES-GCM (RFC 4106 section 3.1) and of ChaCha20-Poly1305 (RFC 7634 section 2)."""
     in_udp: bool
+    ports: tuple[int, int] = (0, 0)
+    """UDP's, source first; zeros where there is none."""
 
 
 class Exchange(enum.IntEnum):
@@ -135,6 +137,8 @@ class Ike:
     response: bool
     message: int
     """Message ID."""
+    ports: tuple[int, int] = (0, 0)
+    """UDP's, source first."""
 
 
 Seen = Arp | NeighbourAdvertisement | Advertisement | Segment | Sealed | Ike
@@ -226,18 +230,18 @@ def _payload(
 
 def _udp(at_ns: int, source: Address, destination: Address, body: bytes) -> Sealed | Ike | None:
     _need(body, 0, _UDP_BYTES, "udp")
-    source_port, destination_port, length = struct.unpack_from("!HHH", body)
-    content = body[_UDP_BYTES:]
-    if _ESP_IN_UDP not in (source_port, destination_port) or length <= _UDP_BYTES + 1:
+    *ends, length = struct.unpack_from("!HHH", body)
+    content, ports = body[_UDP_BYTES:], (ends[0], ends[1])
+    if _ESP_IN_UDP not in ports or length <= _UDP_BYTES + 1:
         return None  # one byte, 0xFF, is a keepalive (RFC 3948 section 2.3)
     if not any(content[:4]) and len(content) >= 4:  # the marker before IKE (RFC 3948 section 2.2)
         _need(content, 4, _IKE.size, "ike")
         initiator, responder, exchange, flags, message, _length = _IKE.unpack_from(content, 4)
         return Ike(
             at_ns=at_ns, source=source, destination=destination, spis=(initiator, responder), exchange=exchange,
-            response=bool(flags & _IKE_RESPONSE), message=message,
+            response=bool(flags & _IKE_RESPONSE), message=message, ports=ports,
         )  # fmt: skip
-    return _sealed(at_ns, source, destination, content, in_udp=True)
+    return dataclasses.replace(_sealed(at_ns, source, destination, content, in_udp=True), ports=ports)
 
 
 def _sealed(at_ns: int, source: Address, destination: Address, body: bytes, *, in_udp: bool) -> Sealed:

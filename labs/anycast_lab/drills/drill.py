@@ -32,6 +32,7 @@ from anycast_lab.drills.operator_steps import MendFleet as MendFleet
 from anycast_lab.drills.operator_steps import SameWord as SameWord
 from anycast_lab.drills.operator_steps import Screens as Screens
 from anycast_lab.drills.pair_steps import PairCheck, PairStep, Where
+from anycast_lab.drills.path_steps import PathCheck, PathStep
 from anycast_lab.drills.tunnel_steps import TunnelStep
 from anycast_lab.flood.packets import Kind
 
@@ -238,6 +239,7 @@ Step = Annotated[
     | TunnelStep
     | CoordinatorStep
     | ClientStep
+    | PathStep
     | StartAgent
     | StopClients
     | StartClients
@@ -413,7 +415,8 @@ Check = Annotated[
     | PairCheck
     | MirrorCheck
     | CoordinatorCheck
-    | ClientCheck,
+    | ClientCheck
+    | PathCheck,
     pydantic.Field(discriminator="check"),
 ]
 
@@ -447,6 +450,11 @@ class Drill(Strict):
     def watches_clients(self) -> bool:
         """Where clients' tunnels end is looked at as `client_sites` does it."""
         return any(isinstance(part, ClientStep | ClientCheck) for part in (*self.steps, *self.checks))
+
+    @property
+    def watches_paths(self) -> bool:
+        """What comes to clients is watched as `path_watch` does it."""
+        return any(isinstance(part, PathStep | PathCheck) for part in (*self.steps, *self.checks))
 
     @property
     def watches_tunnels(self) -> bool:

@@ -1,0 +1,123 @@
+"""What was seen on clients' ways to the service and at the clients themselves. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from anycast_lab.capture.frames import Ike, Sealed, Seen
+from anycast_lab.drills.limits import Limit
+from anycast_lab.drills.path_steps import NobodyElses, PathCheck, PortsMoved, SameTunnels
+from anycast_lab.drills.report import Checked
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """What one client's kernel and charon have at one moment."""
+
+    ike: tuple[tuple[str, str], ...]
+    """The SPIs of each IKE_SA that is established, the initiator's first."""
+    spis_in: frozenset[int]
+    """Of the ESP that it takes."""
+    spis_out: frozenset[int]
+    """Of the ESP that it sends."""
+    inner: tuple[str, ...]
+    """Its addresses from sites' pools, sorted."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PathSeen:
+    """By client, or by the node that was captured."""
+
+    before: Mapping[str, Ends]
+    after: Mapping[str, Ends]
+    came: Mapping[str, tuple[Seen, ...]]
+    """What came to each client."""
+    outside: tuple[Seen, ...] = ()
+    """What passed outside their NAT, both ways."""
+    problems: tuple[str, ...] = ()
+    """Why captures cannot be trusted."""
+
+
+def judge(check: PathCheck, seen: PathSeen | None, fault_ns: int, kernel: str, limits: Mapping[str, Limit]) -> Checked:
+    if seen is None:
+        return Checked(f"{check.check} is watched", "nobody looked", "kernel: esp", False)
+    match check:
+        case SameTunnels():
+            return _same_tunnels(seen)
+        case PortsMoved(clients=clients, swapped=swapped):
+            return _ports_moved(seen, clients, fault_ns, swapped=swapped)
+        case NobodyElses(limit=name):
+            return _nobody_elses(seen, fault_ns, None if name is None else limits[name].on(kernel))
+
+
+def _same_tunnels(seen: PathSeen) -> Checked:
+    text, told = "each client has the IKE_SA and the inner addresses that it had", []
+    for client, before in seen.before.items():
+        after = seen.after.get(client)
+        if not before.ike or not before.inner:
+            told.append(f"{client} had none before")
+        elif after is None or after.ike != before.ike:
+            told.append(f"{client} has another IKE_SA")
+        elif after.inner != before.inner:
+            told.append(f"{client} has {', '.join(after.inner) or 'no inner address'} instead of {', '.join(before.inner)}")
+    said = "; ".join(told) or f"the same at {', '.join(seen.before)}"
+    return Checked(text, said, "the same", bool(seen.before) and not told)
+
+
+def _ports(seen: PathSeen, client: str, from_ns: int, to_ns: int) -> tuple[int, ...]:
+    """Outside the NAT, the ports that the client's ESP came from, in order."""
+    own = seen.before[client].spis_out
+    packets = (one for one in seen.outside if isinstance(one, Sealed) and from_ns < one.at_ns <= to_ns and one.spi in own)
+    return tuple(dict.fromkeys(one.ports[0] for one in packets))
+
+
+def _ports_moved(seen: PathSeen, clients: tuple[str, ...], fault_ns: int, *, swapped: bool) -> Checked:
+    last = max((one.at_ns for one in seen.outside), default=0)
+    before = {client: _ports(seen, client, 0, fault_ns) for client in seen.before}
+    after = {client: _ports(seen, client, fault_ns, last)[-1:] for client in seen.before}
+    told = [f"{client} {_words(before[client])} → {_words(after[client])}" for client in before]
+    others = [client for client in before if client not in clients]
+    right = all(len(before[c]) == 1 == len(after[c]) for c in before) and set(clients) <= before.keys()
+    right = right and all(before[c] == after[c] for c in others)
+    if swapped:
+        one, other = clients
+        right = right and after[one] == before[other] != before[one] and after[other] == before[one]
+    else:
+        right = right and all(after[c] != before[c] for c in clients)
+    text = f"the NAT {'swaps the ports' if swapped else 'changes the port'} of {' and '.join(clients)}, and no other's"
+    told += seen.problems
+    return Checked(text, ", ".join(told), "swapped" if swapped else "changed", right and not seen.problems)
+
+
+def _words(ports: tuple[int, ...]) -> str:
+    return " and ".join(map(str, ports)) or "nothing"
+
+
+def _foreign(seen: PathSeen, client: str) -> Iterator[Seen]:
+    """What came to a client that neither its kernel nor its charon had an SA for, before or after."""
+    ends = [each[client] for each in (seen.before, seen.after) if client in each]
+    spis = frozenset[int]().union(*(one.spis_in for one in ends))
+    initiators = {int(spis[0], 16) for one in ends for spis in one.ike}
+    for packet in seen.came.get(client, ()):
+        foreign_esp = isinstance(packet, Sealed) and packet.spi not in spis
+        if foreign_esp or (isinstance(packet, Ike) and packet.spis[0] not in initiators):
+            yield packet
+
+
+def _nobody_elses(seen: PathSeen, fault_ns: int, limit_ms: float | None) -> Checked:
+    text = "no client is sent another's packets"
+    told, right = list[str](), not seen.problems and bool(seen.before)
+    for client in seen.before:
+        came, foreign = len(seen.came.get(client, ())), [one.at_ns for one in _foreign(seen, client)]
+        until = (max(foreign) - fault_ns) / 1e6 if foreign else 0.0
+        told.append(f"{client} {len(foreign)} of {came}" + (f", until {until:.0f} ms" if foreign else ""))
+        right = right and came > 0
+        if limit_ms is None:
+            right = right and not foreign
+        else:
+            right = right and until <= limit_ms and all(at >= fault_ns for at in foreign)
+    if limit_ms is not None:
+        text += ", but for the moment of the change"
+    limit = "none" if limit_ms is None else f"none before it, none later than {limit_ms:g} ms"
+    return Checked(text, "; ".join((*told, *seen.problems)), limit, right)
