@@ -5,11 +5,24 @@ from __future__ import annotations
 import dataclasses
 from ipaddress import ip_address
 
+from anycast_lab.capture import frames
 from anycast_lab.capture.frames import Ike, Sealed
+from anycast_lab.capture.pcap import Frame
+from anycast_lab.capture.too_big import TooBig
 from anycast_lab.drills import path_checks
 from anycast_lab.drills.drill import Limit
-from anycast_lab.drills.path_checks import Ends, PathSeen
-from anycast_lab.drills.path_steps import NobodyElses, PathCheck, PortsMoved, SameTunnels
+from anycast_lab.drills.path_checks import ECHOES, AtGateway, Ends, Fetched, PathSeen
+from anycast_lab.drills.path_steps import (
+    Echoed,
+    Hangs,
+    HasFetched,
+    NobodyElses,
+    PathCheck,
+    PortsMoved,
+    SameTunnels,
+    TooBigAt,
+    TooBigCounted,
+)
 from anycast_lab.flood import mappings
 from anycast_lab.flood.conntrack import NESTED, TUPLE_ORIG, TUPLE_REPLY, attribute, tuple_of
 
@@ -88,6 +101,87 @@ def test_whose_port_has_changed() -> None:
     assert judged(swapped, outside(*before, esp(1, 11, 5000), esp(1, 12, 4500)))
     assert not judged(swapped, outside(*before, esp(1, 11, 5000), esp(1, 12, 6000)))
     assert not judged(swapped, outside(*before, esp(1, 11, 4500), esp(1, 12, 5000)))
+
+
+def fetched(**by_client: Fetched) -> PathSeen:
+    return dataclasses.replace(QUIET, fetched=by_client)
+
+
+ALL = Fetched(connected=True, bytes=9, wrong=False, took_ms=400)
+
+
+def test_what_was_fetched() -> None:
+    check = HasFetched(check="fetched", clients=("ann",), limit="soon")
+    assert judged(check, fetched(ann=ALL))
+    assert not judged(check, fetched(bob=ALL))
+    assert not judged(check, fetched(ann=dataclasses.replace(ALL, took_ms=600)))
+    assert not judged(check, fetched(ann=dataclasses.replace(ALL, took_ms=None)))
+    assert not judged(check, fetched(ann=dataclasses.replace(ALL, wrong=True)))
+    clamped = HasFetched(check="fetched", clients=("ann",), limit="soon", clamped=True)
+    assert not judged(clamped, fetched(ann=ALL))
+    assert judged(clamped, fetched(**{"ann clamped": ALL}))
+
+
+def test_what_hangs_has_connected_and_nothing_came() -> None:
+    check, hung = Hangs(check="hangs", clients=("ann",)), Fetched(connected=True, bytes=0, wrong=False, took_ms=None)
+    assert judged(check, fetched(ann=hung))
+    assert not judged(check, fetched(ann=dataclasses.replace(hung, connected=False)))
+    assert not judged(check, fetched(ann=dataclasses.replace(hung, bytes=1)))
+    assert not judged(check, fetched())
+
+
+def test_every_big_echo_comes_back() -> None:
+    check = Echoed(check="echoed", clients=("ann",))
+    assert judged(check, dataclasses.replace(QUIET, echoed={"ann": ECHOES}))
+    assert not judged(check, dataclasses.replace(QUIET, echoed={"ann": ECHOES - 1}))
+    assert not judged(check, QUIET)
+
+
+def too_big(spi: int) -> TooBig:
+    return TooBig(at_ns=FAULT, router=VIP, about=NAT, spi=spi, mtu=1280)
+
+
+def at(*spis: int, sends: tuple[int, ...] = (), counted: float | None = 0.0) -> AtGateway:
+    return AtGateway(came=tuple(map(too_big, spis)), spis=frozenset(sends), counted=counted)
+
+
+def test_where_too_big_comes_to() -> None:
+    check = TooBigAt(check="too_big_at", client="ann", gateway="fra-gw1")
+    assert judged(check, dataclasses.replace(QUIET, at_gateways={"fra-gw1": at(1, 1), "sin-gw1": at(2)}))
+    assert not judged(check, dataclasses.replace(QUIET, at_gateways={"fra-gw1": at(1), "sin-gw1": at(1)}))
+    assert not judged(check, dataclasses.replace(QUIET, at_gateways={"fra-gw1": at(2), "sin-gw1": at()}))
+
+
+def test_the_gateway_counts_what_was_captured() -> None:
+    some = TooBigCounted(check="too_big_counted", gateway="fra-gw1", astray=True)
+    none = TooBigCounted(check="too_big_counted", gateway="fra-gw1", astray=False)
+
+    def seen(one: AtGateway) -> PathSeen:
+        return dataclasses.replace(QUIET, at_gateways={"fra-gw1": one})
+
+    assert judged(some, seen(at(1, 2, 2, sends=(1,), counted=2.0)))
+    assert not judged(some, seen(at(1, 2, 2, sends=(1,), counted=1.0)))
+    assert not judged(some, seen(at(1, sends=(1,), counted=0.0)))
+    assert judged(none, seen(at(1, sends=(1,), counted=0.0)))
+    assert not judged(none, seen(at(2, sends=(1,), counted=1.0)))
+    assert not judged(none, seen(at(counted=None))) and not judged(none, QUIET)
+
+
+def test_too_big_in_a_frame() -> None:
+    """About ESP in UDP with SPI 0xc0ffee, in ICMP and in ICMPv6, as Linux sends it."""
+    behind = bytes.fromhex("1194119405c8000000c0ffee00000001")
+    quoted = bytes.fromhex("450005dc0000400040110000") + VIP.packed + NAT.packed + behind
+    icmp = bytes.fromhex("0304000000000500") + quoted
+    header = bytes.fromhex("45000000000000004001") + bytes(2) + ip_address("198.51.100.45").packed + VIP.packed
+    header = header[:2] + (20 + len(icmp)).to_bytes(2) + header[4:]
+    seen = frames.decode(Frame(at_ns=5, data=bytes(12) + b"\x08\x00" + header + icmp, cut=0))
+    assert seen == TooBig(at_ns=5, router=ip_address("198.51.100.45"), about=NAT, spi=0xC0FFEE, mtu=1280)
+    router, vip, client = (ip_address(f"2001:db8::{n}") for n in (1, 2, 3))
+    quoted = bytes.fromhex("6000000005c01140") + vip.packed + client.packed + behind
+    icmp = bytes.fromhex("0200000000000500") + quoted
+    header = bytes.fromhex("60000000") + len(icmp).to_bytes(2) + b"\x3a\x40" + router.packed + vip.packed
+    seen = frames.decode(Frame(at_ns=5, data=bytes(12) + b"\x86\xdd" + header + icmp, cut=0))
+    assert seen == TooBig(at_ns=5, router=router, about=client, spi=0xC0FFEE, mtu=1280)
 
 
 def ctnetlink(port: int, *, protocol: int = 17) -> bytes:

@@ -11,7 +11,9 @@ import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from anycast.errors import DecodeError
+from anycast_lab.capture import too_big
 from anycast_lab.capture.pcap import Frame
+from anycast_lab.capture.too_big import TooBig
 
 Address = IPv4Address | IPv6Address
 
@@ -141,7 +143,7 @@ class Ike:
     """UDP's, source first."""
 
 
-Seen = Arp | NeighbourAdvertisement | Advertisement | Segment | Sealed | Ike
+Seen = Arp | NeighbourAdvertisement | Advertisement | Segment | Sealed | Ike | TooBig
 
 
 def decode(frame: Frame) -> Seen | None:
@@ -212,6 +214,8 @@ def _payload(
         return _sealed(frame.at_ns, source, destination, body, in_udp=False)
     if protocol == _UDP:
         return _udp(frame.at_ns, source, destination, body)
+    if tuple(body[:2]) == too_big.KINDS.get(protocol):
+        return too_big.read(frame.at_ns, source, protocol, body)
     if short and protocol in (_VRRP, _ICMPV6):
         raise DecodeError("payload", len(frame.data), f"truncated, {end} bytes wanted")
     if protocol == _VRRP:

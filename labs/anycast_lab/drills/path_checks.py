@@ -6,9 +6,23 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from anycast_lab.capture.frames import Ike, Sealed, Seen
+from anycast_lab.capture.too_big import TooBig
 from anycast_lab.drills.limits import Limit
-from anycast_lab.drills.path_steps import NobodyElses, PathCheck, PortsMoved, SameTunnels
+from anycast_lab.drills.path_steps import (
+    Echoed,
+    Hangs,
+    HasFetched,
+    NobodyElses,
+    PathCheck,
+    PortsMoved,
+    SameTunnels,
+    TooBigAt,
+    TooBigCounted,
+)
 from anycast_lab.drills.report import Checked
+
+ECHOES = 5
+"""Of each client, at one `echo_big`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +40,28 @@ class Ends:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What one client has fetched by TCP."""
+
+    connected: bool
+    bytes: int
+    wrong: bool
+    took_ms: float | None
+    """Until it had all; None where it never had."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AtGateway:
+    """About packets that were too big for their way, at one gateway."""
+
+    came: tuple[TooBig, ...]
+    spis: frozenset[int]
+    """Of the ESP that it sends, before and after."""
+    counted: float | None
+    """By how much its /metrics say that those about other sites' tunnels grew; None where they do not say."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PathSeen:
     """By client, or by the node that was captured."""
 
@@ -35,6 +71,10 @@ class PathSeen:
     """What came to each client."""
     outside: tuple[Seen, ...] = ()
     """What passed outside their NAT, both ways."""
+    fetched: Mapping[str, Fetched] = dataclasses.field(default_factory=dict)
+    """By client, with ` clamped` behind its name where it was."""
+    echoed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    at_gateways: Mapping[str, AtGateway] = dataclasses.field(default_factory=dict)
     problems: tuple[str, ...] = ()
     """Why captures cannot be trusted."""
 
@@ -49,6 +89,21 @@ def judge(check: PathCheck, seen: PathSeen | None, fault_ns: int, kernel: str, l
             return _ports_moved(seen, clients, fault_ns, swapped=swapped)
         case NobodyElses(limit=name):
             return _nobody_elses(seen, fault_ns, None if name is None else limits[name].on(kernel))
+        case HasFetched(clients=clients, clamped=clamped, limit=name):
+            return _fetched(seen, clients, limits[name].on(kernel), clamped=clamped)
+        case Hangs(clients=clients):
+            told = {client: seen.fetched.get(client) for client in clients}
+            said = ", ".join(f"{client} {_words_of(one)}" for client, one in told.items())
+            right = all(one is not None and one.connected and not one.bytes for one in told.values())
+            return Checked(f"TCP of {' and '.join(clients)} hangs", said, "connected, 0 bytes", right)
+        case Echoed(clients=clients):
+            said = ", ".join(f"{client} {seen.echoed.get(client, 0)} of {ECHOES}" for client in clients)
+            right = all(seen.echoed.get(client) == ECHOES for client in clients)
+            return Checked("what may be fragmented comes back", said, "all", right)
+        case TooBigAt(client=client, gateway=gateway):
+            return _too_big_at(seen, client, gateway)
+        case TooBigCounted(gateway=gateway, astray=astray):
+            return _too_big_counted(seen, gateway, astray=astray)
 
 
 def _same_tunnels(seen: PathSeen) -> Checked:
@@ -121,3 +176,46 @@ def _nobody_elses(seen: PathSeen, fault_ns: int, limit_ms: float | None) -> Chec
         text += ", but for the moment of the change"
     limit = "none" if limit_ms is None else f"none before it, none later than {limit_ms:g} ms"
     return Checked(text, "; ".join((*told, *seen.problems)), limit, right)
+
+
+def _words_of(one: Fetched | None) -> str:
+    if one is None:
+        return "has fetched nothing"
+    if not one.connected:
+        return "has not connected"
+    return f"{one.bytes} bytes{' (wrong ones)' if one.wrong else ''}, " + (
+        "never all" if one.took_ms is None else f"all after {one.took_ms:.0f} ms"
+    )
+
+
+def _fetched(seen: PathSeen, clients: tuple[str, ...], limit_ms: float, *, clamped: bool) -> Checked:
+    found = {client: seen.fetched.get(f"{client} clamped" if clamped else client) for client in clients}
+    right = all(o is not None and o.took_ms is not None and o.took_ms <= limit_ms and not o.wrong for o in found.values())
+    text = "TCP through the tunnel carries all" + (", with its MSS clamped" if clamped else "")
+    return Checked(text, ", ".join(f"{c} {_words_of(one)}" for c, one in found.items()), f"{limit_ms:g} ms", right)
+
+
+def _too_big_at(seen: PathSeen, client: str, gateway: str) -> Checked:
+    """A tunnel's SPI is known from the client, whichever gateway its other end is at."""
+    ends = [each[client] for each in (seen.before, seen.after) if client in each]
+    spis = frozenset[int]().union(*(one.spis_in for one in ends))
+    came = {name: [one for one in at.came if one.spi in spis] for name, at in seen.at_gateways.items()}
+    said = [f"{len(found)} at {name}" + _sizes(found) for name, found in came.items()]
+    right = bool(came.get(gateway)) and not any(found for name, found in came.items() if name != gateway)
+    text = f"routers' \"too big\" about {client}'s tunnel comes to {gateway} alone"
+    return Checked(text, ", ".join((*said, *seen.problems)), gateway, right and not seen.problems)
+
+
+def _sizes(found: list[TooBig]) -> str:
+    return f" ({' and '.join(str(mtu) for mtu in sorted({one.mtu for one in found}))} bytes)" if found else ""
+
+
+def _too_big_counted(seen: PathSeen, gateway: str, *, astray: bool) -> Checked:
+    text = f"{gateway} counts what is \"too big\" in other sites' tunnels"
+    at = seen.at_gateways.get(gateway)
+    if at is None or at.counted is None:
+        return Checked(text, "it says nothing", "what was captured", False)
+    captured = sum(one.spi not in at.spis for one in at.came)
+    right = at.counted == captured and bool(captured) is astray and not seen.problems
+    said = f"it counts {at.counted:g}, {captured} of {len(at.came)} captured are such"
+    return Checked(text, ", ".join((said, *seen.problems)), "as many, at least one" if astray else "none", right)

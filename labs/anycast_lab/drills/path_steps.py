@@ -20,8 +20,26 @@ class RebindClients(Strict):
     clients: tuple[str, ...] = pydantic.Field(min_length=1, max_length=2)
 
 
-PathStep = RebindClients
-FAULTS = RebindClients
+class Fetch(Strict):
+    """These clients fetch by TCP from the server behind their tunnel. It goes on when each has so much, or at the limit."""
+
+    do: Literal["fetch"]
+    clients: tuple[str, ...] = pydantic.Field(min_length=1)
+    bytes: int = pydantic.Field(gt=0)
+    limit: str
+    clamped: bool = False
+    """With the MSS that the gateways' rules would have clamped, where the kernel has them."""
+
+
+class EchoBig(Strict):
+    """These clients ask the server behind their tunnel for echoes of this size, which may be fragmented on the way."""
+
+    do: Literal["echo_big"]
+    clients: tuple[str, ...] = pydantic.Field(min_length=1)
+    size: int = pydantic.Field(gt=0, le=60000)
+
+
+PathStep = RebindClients | Fetch | EchoBig
 
 
 class SameTunnels(Strict):
@@ -51,4 +69,44 @@ class NobodyElses(Strict):
     limit: str | None = None
 
 
-PathCheck = SameTunnels | PortsMoved | NobodyElses
+class HasFetched(Strict):
+    """Each of these clients has fetched all that it wanted within the limit, every byte right."""
+
+    check: Literal["fetched"]
+    clients: tuple[str, ...] = pydantic.Field(min_length=1)
+    clamped: bool = False
+    limit: str
+
+
+class Hangs(Strict):
+    """Each of these clients has connected, and received nothing at all after that."""
+
+    check: Literal["hangs"]
+    clients: tuple[str, ...] = pydantic.Field(min_length=1)
+
+
+class Echoed(Strict):
+    """Every big echo of each of these clients has come back."""
+
+    check: Literal["echoed"]
+    clients: tuple[str, ...] = pydantic.Field(min_length=1)
+
+
+class TooBigAt(Strict):
+    """By captures at all gateways: "packet too big" about the client's tunnel came to this gateway and to no other."""
+
+    check: Literal["too_big_at"]
+    client: str
+    gateway: str
+
+
+class TooBigCounted(Strict):
+    """The gateway's /metrics counts exactly those "packet too big" about other sites' tunnels that were captured there."""
+
+    check: Literal["too_big_counted"]
+    gateway: str
+    astray: bool
+    """Whether there were any."""
+
+
+PathCheck = SameTunnels | PortsMoved | NobodyElses | HasFetched | Hangs | Echoed | TooBigAt | TooBigCounted

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from anycast.fleet.compile import compile_gateway
 from anycast.fleet.schema import Fleet
 from anycast_lab.capture.frames import Seen
+from anycast_lab.capture.too_big import TooBig
 from anycast_lab.drills import pairs
+from anycast_lab.drills.big_packets import BigPackets
 from anycast_lab.drills.cables import only_interface
 from anycast_lab.drills.mirror_checks import ike_sas
 from anycast_lab.drills.nat_faults import NatFaults
-from anycast_lab.drills.path_checks import Ends, PathSeen
-from anycast_lab.drills.path_steps import PathStep, RebindClients
-from anycast_lab.drills.wiretaps import ESP, Place, Wiretaps
+from anycast_lab.drills.path_checks import AtGateway, Ends, PathSeen
+from anycast_lab.drills.path_steps import EchoBig, Fetch, PathStep, RebindClients
+from anycast_lab.drills.wiretaps import ESP, TOO_BIG, Place, Wiretaps
 from anycast_lab.drills.witnesses import Witnesses
 from anycast_lab.runner import LabError, Runner
 
 _SNAPSHOT = 128
-_OUTSIDE = "outside-{}"
+_OUTSIDE, _AT = "outside-{}", "too-big-{}"
+_COUNTED = re.compile(r'^anycast_check_value\{check="too_big"\} (\S+)$', re.MULTILINE)
 _SA = re.compile(r"^src (\S+) dst (\S+)\n\s+proto esp spi (0x[0-9a-f]+)", re.MULTILINE)
 
 
@@ -35,7 +39,12 @@ class PathWatch:
             for nat in fleet.lab.nat:
                 interface = self._towards(nat, transit.node)
                 places[_OUTSIDE.format(nat)] = Place(node=nat, interface=interface, what=ESP, snapshot=_SNAPSHOT)
+        self._gateways = dict(self._uplinks(fleet))
+        for gateway, interface in self._gateways.items():
+            places[_AT.format(gateway)] = Place(node=gateway, interface=interface, what=TOO_BIG, inbound=True)
         self._taps = Wiretaps(runner, places)
+        self._fleet, self._big = fleet, BigPackets(runner, fleet.lab)
+        self._spis, self._counted = dict[str, frozenset[int]](), dict[str, float | None]()
         self._before: dict[str, Ends] = {}
 
     def _place(self, client: str) -> Place:
@@ -53,7 +62,26 @@ class PathWatch:
     async def start(self) -> None:
         """Return when all is captured and each client's SAs are known. Raises LabError."""
         self._before = {client: await self._ends(client) for client in self._clients}
+        for gateway in self._gateways:
+            self._spis[gateway], self._counted[gateway] = await self._sends(gateway), await self._count(gateway)
         await self._taps.start()
+
+    @staticmethod
+    def _uplinks(fleet: Fleet) -> Iterator[tuple[str, str]]:
+        for site in fleet.sites.values():
+            yield from ((name, gateway.uplink.interface) for name, gateway in site.gateways.items())
+
+    async def _sends(self, gateway: str) -> frozenset[int]:
+        """The SPIs of the ESP that it sends."""
+        states = (await self._runner.exec(gateway, ("ip", "xfrm", "state", "list"))).text
+        here = pairs.local_addresses(self._runner.pid(gateway))
+        return frozenset(int(spi, 16) for _source, destination, spi in _SA.findall(states) if destination not in here)
+
+    async def _count(self, gateway: str) -> float | None:
+        listen = compile_gateway(self._fleet, gateway).agent.metrics_listen
+        words = ("python", "-m", "anycast_lab.drills.scrape", listen, "/metrics")
+        found = _COUNTED.search((await self._runner.exec(gateway, words)).text)
+        return None if found is None else float(found[1])
 
     async def _ends(self, client: str) -> Ends:
         listed = (await self._runner.exec(client, ("swanctl", "--list-sas"))).text
@@ -66,12 +94,18 @@ class PathWatch:
         ike = tuple(one.spis for one in ike_sas(listed) if one.state == "ESTABLISHED")
         return Ends(ike=ike, spis_in=frozenset(spis[True]), spis_out=frozenset(spis[False]), inner=tuple(inner))
 
-    async def take(self, step: PathStep, note: Callable[[str], None]) -> None:
+    async def take(self, step: PathStep, bound_s: float, note: Callable[[str], None]) -> None:
         """Do it. Raises LabError."""
         match step:
             case RebindClients(clients=clients):
                 note(f"the NAT forgets {' and '.join(clients)}")
                 await self._nat.rebind(clients)
+            case Fetch(clients=clients, bytes=wanted, clamped=clamped):
+                note(f"{' and '.join(clients)} fetch {wanted} bytes by TCP{', clamped' if clamped else ''}")
+                await self._big.fetch(clients, wanted, bound_s, clamped=clamped)
+            case EchoBig(clients=clients, size=size):
+                note(f"{' and '.join(clients)} ask for echoes of {size} bytes")
+                await self._big.echo(clients, size)
 
     async def hush(self) -> None:
         """End the captures."""
@@ -83,7 +117,18 @@ class PathWatch:
         outside: list[Seen] = []
         for nat in self._lab.nat:
             outside += captured[_OUTSIDE.format(nat)].seen
+        at_gateways = {}
+        for gateway, spis in self._spis.items():
+            before, after = self._counted[gateway], await self._count(gateway)
+            at_gateways[gateway] = AtGateway(
+                came=tuple(one for one in captured[_AT.format(gateway)].seen if isinstance(one, TooBig)),
+                spis=spis | await self._sends(gateway),
+                counted=None if after is None else after - (before or 0),
+            )
         return PathSeen(
+            fetched=self._big.fetched,
+            echoed=self._big.echoed,
+            at_gateways=at_gateways,
             before=self._before,
             after={client: await self._ends(client) for client in self._clients},
             came={client: captured[client].seen for client in self._clients},
@@ -95,3 +140,4 @@ class PathWatch:
         """Undo what a drill has left."""
         await self._taps.close()
         await self._nat.close()
+        await self._big.close()

@@ -44,7 +44,7 @@ from anycast_lab.drills.client_sites import ClientSites
 from anycast_lab.drills.coordinator_checks import Answer
 from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.moments import Moments
-from anycast_lab.drills.path_steps import PathStep
+from anycast_lab.drills.path_steps import Fetch, PathStep
 from anycast_lab.drills.path_watch import PathWatch
 from anycast_lab.drills.report import Checked, Report, story
 from anycast_lab.drills.screens import SCREENS, ScreensSeen
@@ -272,7 +272,8 @@ class _DrillRun:
                 self._failed_waits += await self._client_sites.take(step, self._probes, bound, self._progress, note)
             case _ if isinstance(step, PathStep):
                 assert self._paths is not None, "a drill with this step watches paths"
-                await self._paths.take(step, functools.partial(self._note, step))
+                bound = self._bound(step.limit) if isinstance(step, Fetch) else 0.0
+                await self._paths.take(step, bound, functools.partial(self._note, step))
             case pair_steps.WaitRole():
                 await self._wait_role(step)
             case _ if isinstance(step, pair_steps.PairStep):

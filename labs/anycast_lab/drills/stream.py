@@ -76,14 +76,14 @@ def _send(client: socket.socket, piece: int) -> None:
             time.sleep(max(0.0, due - time.monotonic()))
 
 
-def fetch(host: str, port: int, out: Path, live: Path) -> None:
+def fetch(host: str, port: int, out: Path, live: Path, mss: int | None = None) -> None:
     """Receive until SIGTERM or the connection's end, then write the record."""
     ending = Ending()
     received, ended, ends = Received(), "", ["", ""]
     _write(live, json.dumps({"bytes": 0}))
     while not ending.told:
         try:
-            sock = socket.create_connection((host, port), timeout=_CONNECT_S)
+            sock = _connect(host, port, mss)
         except OSError:
             ending.wait(INTERVAL_S)
             continue
@@ -101,6 +101,22 @@ def fetch(host: str, port: int, out: Path, live: Path) -> None:
         "arrivals": received.arrivals,
     }
     _write(out, json.dumps(record))
+
+
+def _connect(host: str, port: int, mss: int | None) -> socket.socket:
+    """`mss`: what our SYN says, as if a router on the way had clamped it. Raises OSError."""
+    if mss is None:
+        return socket.create_connection((host, port), timeout=_CONNECT_S)
+    (family, kind, protocol, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
+        sock.settimeout(_CONNECT_S)
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _receive(sock: socket.socket, received: Received, ending: Ending, live: Path) -> str:
@@ -167,11 +183,12 @@ def main(argv: list[str] | None = None) -> None:
     client.add_argument("--from", dest="host", required=True)
     client.add_argument("--out", type=Path, required=True)
     client.add_argument("--live", type=Path, required=True)
+    client.add_argument("--mss", type=int)
     options = parser.parse_args(argv)
     if options.verb == "serve":
         serve(options.port, options.bits_per_second)
     else:
-        fetch(options.host, options.port, options.out, options.live)
+        fetch(options.host, options.port, options.out, options.live, options.mss)
 
 
 if __name__ == "__main__":

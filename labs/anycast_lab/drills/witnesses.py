@@ -57,9 +57,8 @@ class Witnesses:
         if fleet.lab is None:
             raise LabError("the fleet file has no lab section")
         self._runner, self._fleet, self._lab = runner, fleet, fleet.lab
-        transit = () if fleet.lab.transit is None else (fleet.lab.transit.node,)
         upstreams = (self._lab.machine_of(router) for site in fleet.sites.values() for router in site.upstreams)
-        self._routers = list(dict.fromkeys([*transit, *upstreams]))
+        self._routers = list(dict.fromkeys([*self._lab.carriers, *upstreams]))
         self._birds = {name: _Tail(self.out(name) / "bird.log") for name in self._routers}
         self._agents: dict[str, _Tail] = {}
         self.moments: list[Moment] = []
@@ -92,11 +91,11 @@ class Witnesses:
         return at
 
     def routes_of(self, gateway: str) -> tuple[Watched, ...]:
-        """A gateway's routes, where upstream and transit see them; none where its site speaks no BGP."""
+        """A gateway's routes, where its upstreams and their carriers see them; none where its site speaks no BGP."""
         return self._watched(gateway, self._fleet.service.prefixes)
 
     def _watched(self, gateway: str, prefixes: Prefixes) -> tuple[Watched, ...]:
-        site, transit = self._fleet.sites[self._fleet.site_of(gateway)], self._lab.transit
+        site = self._fleet.sites[self._fleet.site_of(gateway)]
         watched = []
         for router, upstream in site.upstreams.items():
             for family in prefixes.families:
@@ -104,8 +103,9 @@ class Witnesses:
                     prefix = str(prefixes.of(family))
                     node = self._lab.machine_of(router)
                     watched.append(Watched(node=node, protocol=session_name(gateway, family), prefix=prefix))
-                    if transit is not None and node == router and family in transit.links[router].families:
-                        watched.append(Watched(node=transit.node, protocol=session_name(router, family), prefix=prefix))
+                    for carrier in self._lab.carriers_of(router) if node == router else ():
+                        if family in self._lab.carriers[carrier].links[router].families:
+                            watched.append(Watched(node=carrier, protocol=session_name(router, family), prefix=prefix))
         return tuple(watched)
 
     def routes_by_site(self) -> dict[str, tuple[Watched, ...]]:

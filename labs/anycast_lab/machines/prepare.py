@@ -110,6 +110,8 @@ def _write_common(etc: Path, plan: wiring.NodePlan, topology: Topology) -> None:
         "net.ipv6.conf.all.accept_dad = 0",
         "net.ipv6.conf.default.accept_dad = 0",
     ]
+    if plan.ecmp:  # by addresses, protocol and ports, as carriers do
+        sysctls += ["net.ipv4.fib_multipath_hash_policy = 1", "net.ipv6.fib_multipath_hash_policy = 1"]
     if plan.role == "gateway":
         sysctls += ["net.ipv4.conf.all.arp_ignore = 1", "net.ipv4.conf.all.arp_announce = 2"]
         for interface in dict.fromkeys(interface for interface, _ in plan.addresses if interface != "lo"):
