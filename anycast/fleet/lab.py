@@ -143,6 +143,8 @@ class Lab(Section):
     nat: dict[Name, Nat] = pydantic.Field(default_factory=dict)
     clients: dict[Name, Client] = pydantic.Field(default_factory=dict)
     crowds: dict[Name, Crowd] = pydantic.Field(default_factory=dict)
+    guests: dict[Name, Client] = pydantic.Field(default_factory=dict)
+    """As clients, but none of them connects by itself, and no lab waits for one: a drill says when."""
 
     @property
     def carriers(self) -> dict[str, Carrier]:
@@ -156,7 +158,7 @@ class Lab(Section):
     @property
     def connected(self) -> dict[str, Client]:
         """Every machine that VPN clients are on, by name."""
-        return {**self.clients, **self.crowds}
+        return {**self.clients, **self.crowds, **self.guests}
 
     def machine_of(self, upstream: str) -> str:
         """The node that is the upstream router of that name."""

@@ -30,6 +30,8 @@ def _clients(lab: Lab) -> Iterator[tuple[Path, Client]]:
         yield ("lab", "clients", name), client
     for name, crowd in lab.crowds.items():
         yield ("lab", "crowds", name), crowd
+    for name, guest in lab.guests.items():
+        yield ("lab", "guests", name), guest
 
 
 def _links(lab: Lab) -> Iterator[tuple[Path, Link | Client]]:
@@ -215,7 +217,7 @@ def _machines_once(fleet: Fleet, lab: Lab) -> Iterator[Finding]:
         machines.append((lab.transit.node, ("lab", "transit", "node")))
     if lab.coordinator is not None:
         machines.append((lab.coordinator.node, ("lab", "coordinator", "node")))
-    for kind in ("peers", "routers", "switches", "servers", "nat", "clients", "crowds"):
+    for kind in ("peers", "routers", "switches", "servers", "nat", "clients", "crowds", "guests"):
         machines += [(name, ("lab", kind, name)) for name in getattr(lab, kind)]
     for name, path in machines:
         if name in seen:

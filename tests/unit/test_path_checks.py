@@ -10,25 +10,34 @@ from anycast_lab.capture.frames import Ike, Sealed
 from anycast_lab.capture.pcap import Frame
 from anycast_lab.capture.too_big import TooBig
 from anycast_lab.drills import path_checks
-from anycast_lab.drills.drill import Limit
-from anycast_lab.drills.path_checks import ECHOES, AtGateway, Ends, Fetched, PathSeen
+from anycast_lab.drills.checks import Observation, Watched
+from anycast_lab.drills.drill import Limit, load_drills
+from anycast_lab.drills.path_checks import ECHOES, AtGateway, Ends, Fetched, Guest, PathSeen
 from anycast_lab.drills.path_steps import (
+    Balanced,
+    Connects,
     Echoed,
+    FamilyGone,
+    Fetch,
     Hangs,
     HasFetched,
     NobodyElses,
     PathCheck,
     PortsMoved,
     SameTunnels,
+    SplitsApart,
     TooBigAt,
     TooBigCounted,
 )
+from anycast_lab.drills.timeline import Moment
 from anycast_lab.flood import mappings
 from anycast_lab.flood.conntrack import NESTED, TUPLE_ORIG, TUPLE_REPLY, attribute, tuple_of
+from site_agent.render.nftables import clamped_mss
 
 SECOND = 1_000_000_000
 FAULT = 100 * SECOND
 LIMITS = {"soon": Limit(ms=500, reason="a test's")}
+PREFIXES = {"ipv4": "203.0.113.0/28", "ipv6": "2001:db8:a::/56"}
 VIP, NAT = ip_address("203.0.113.1"), ip_address("198.51.100.82")
 ANN = Ends(ike=(("0000000000000a01", "0000000000000b01"),), spis_in=frozenset({1}), spis_out=frozenset({11}), inner=("x",))
 BOB = Ends(ike=(("0000000000000a02", "0000000000000b02"),), spis_in=frozenset({2}), spis_out=frozenset({12}), inner=("y",))
@@ -45,8 +54,17 @@ def ike(second: float, initiator: int) -> Ike:
     return Ike(at_ns=at, source=VIP, destination=NAT, spis=spis, exchange=37, response=False, message=1)
 
 
+def observed(paths: PathSeen | None, *moments: Moment) -> Observation:
+    routes = tuple(Watched(node="transit", protocol=f"fra_rtr_{f}", prefix=p) for f, p in PREFIXES.items())
+    return Observation(
+        victim="fra-gw1", site="fra", kernel="native", esp=True, fault_ns=FAULT, heal_ns=0, end_ns=FAULT + 90 * SECOND,
+        moments=moments, routes=routes, withdraws=0, first_reason="", clients={}, child_sas_at_announcement=None,
+        paths=paths,
+    )  # fmt: skip
+
+
 def judged(check: PathCheck, seen: PathSeen | None) -> bool:
-    return path_checks.judge(check, seen, FAULT, "native", LIMITS).passed
+    return path_checks.judge(check, observed(seen), LIMITS).passed
 
 
 QUIET = PathSeen(before=BOTH, after=BOTH, came={"ann": (esp(1, 1), ike(1, 0xA01)), "bob": (esp(1, 2),)})
@@ -130,6 +148,11 @@ def test_what_hangs_has_connected_and_nothing_came() -> None:
     assert not judged(check, fetched())
 
 
+def test_the_drill_clamps_as_the_gateways_rule_does() -> None:
+    steps = load_drills()["small-mtu-astray"].steps
+    assert [step.mss for step in steps if isinstance(step, Fetch)] == [None, clamped_mss("ipv4")]
+
+
 def test_every_big_echo_comes_back() -> None:
     check = Echoed(check="echoed", clients=("ann",))
     assert judged(check, dataclasses.replace(QUIET, echoed={"ann": ECHOES}))
@@ -207,3 +230,72 @@ def test_rules_are_for_these_clients_only() -> None:
     assert "-d 198.51.100.82 -p udp --dport 4500 -j DROP" in text
     assert "-s 192.0.2.130 -p udp -j SNAT --to-source 198.51.100.82:5000" in text
     assert "DROP" not in mappings.rules("198.51.100.82", {"192.0.2.130": "5000"}, ())
+
+
+def went(second: float, family: str, event: str = "route_removed", node: str = "transit") -> Moment:
+    return Moment(FAULT + int(second * SECOND), node, event, PREFIXES[family], f"fra_rtr_{family}")
+
+
+def test_one_family_goes_and_the_other_stays() -> None:
+    def judged(*moments: Moment) -> bool:
+        check = FamilyGone(check="family_gone", family="ipv6", limit="soon")
+        return path_checks.judge(check, observed(None, *moments), LIMITS).passed
+
+    assert judged(went(0.4, "ipv6"))
+    assert judged(went(-1, "ipv4", "route_added"), went(0.4, "ipv6"))
+    assert not judged()
+    assert not judged(went(0.6, "ipv6"))
+    assert not judged(went(0.4, "ipv6"), went(1, "ipv4"))
+    assert not judged(went(0.4, "ipv6"), went(1, "ipv4", "route_updated", "fra-rtr"))
+    assert not judged(went(-1, "ipv6"))
+
+
+def test_by_how_many_paths_a_carrier_sends() -> None:
+    check = Balanced(check="balanced", at="west", paths=2)
+    assert judged(check, dataclasses.replace(QUIET, paths={"west": 2}))
+    assert not judged(check, dataclasses.replace(QUIET, paths={"west": 1, "east": 2}))
+
+
+def asked(address: str, exchange: int, *, response: bool = False) -> Ike:
+    one = ike(0, 1)
+    return dataclasses.replace(one, source=ip_address(address), exchange=exchange, response=response)
+
+
+INIT, AUTH = asked("198.51.100.82", 34), asked("198.51.100.82", 35)
+
+
+def visit(up: bool, **came: tuple[Ike, ...]) -> PathSeen:
+    """`came`: by gateway."""
+    return dataclasses.replace(QUIET, guests={"plain": Guest(up=up, address="198.51.100.82")}, asked=came)
+
+
+def test_a_guest_whose_flow_is_one_connects() -> None:
+    check = Connects(check="connects", client="plain")
+    assert judged(check, visit(True, fra=(INIT, AUTH), ams=()))
+    assert judged(check, visit(True, fra=(INIT, AUTH), ams=(asked("198.51.100.99", 34),))), "somebody else's"
+    assert not judged(check, visit(False, fra=(INIT, AUTH), ams=()))
+    assert not judged(check, visit(True, fra=(INIT,), ams=(AUTH,)))
+    assert not judged(check, visit(True)), "no message was seen"
+    assert not judged(check, QUIET)
+
+
+def test_a_guest_whose_flows_are_two_is_split_apart() -> None:
+    check = SplitsApart(check="splits_apart", client="plain")
+    assert judged(check, visit(False, fra=(INIT,), ams=(AUTH, AUTH)))
+    assert not judged(check, visit(True, fra=(INIT,), ams=(AUTH,)))
+    assert not judged(check, visit(False, fra=(INIT, AUTH), ams=()))
+    assert not judged(check, visit(False, fra=(INIT, AUTH), ams=(AUTH,)))
+    assert not judged(check, visit(False, fra=(INIT,), ams=(asked("198.51.100.82", 35, response=True),)))
+    assert not judged(check, visit(False, fra=(INIT,), ams=()))
+
+
+def test_ike_on_port_500_has_no_marker() -> None:
+    ike = bytes.fromhex("01020304050607080000000000000000212022080000000000000120")
+    udp = bytes.fromhex("01f401f40024") + bytes(2) + ike
+    header = bytes.fromhex("45000000000000004011") + bytes(2) + NAT.packed + VIP.packed
+    header = header[:2] + (20 + len(udp)).to_bytes(2) + header[4:]
+    seen = frames.decode(Frame(at_ns=5, data=bytes(12) + b"\x08\x00" + header + udp, cut=0))
+    spis = (0x0102030405060708, 0)
+    assert seen == Ike(
+        at_ns=5, source=NAT, destination=VIP, spis=spis, exchange=34, response=False, message=0, ports=(500, 500)
+    )

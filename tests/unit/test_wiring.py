@@ -189,7 +189,7 @@ def test_both_gateways_of_a_site_have_the_same_seal_and_no_other_site_has_it(tmp
 def test_birds_own_parser_accepts_every_router(path: Path, tmp_path: Path) -> None:
     prepare.prepare(topology.load(path), tmp_path)
     routers = [plan.node for plan in planned(path).values() if plan.sessions]
-    others = {"pair": 0, "six-site": 1, "three-site": 1, "site-pair": 2, "cgnat": 2, "small-mtu": 4}
+    others = {"pair": 0, "six-site": 1, "three-site": 1, "site-pair": 2, "cgnat": 2, "small-mtu": 4, "four-site": 6}
     assert len(routers) == others.get(path.name.partition(".")[0], 3)
     for node in routers:
         config = tmp_path / node / "etc" / "bird.conf"
@@ -286,3 +286,20 @@ def test_paths_of_equal_cost_are_all_in_the_kernel(tmp_path: Path) -> None:
     fleet = load(tmp_path / "small-mtu.fleet.yaml")
     transit = wiring.plan(fleet, prepare.cables(topology.load(tmp_path / "small-mtu.clab.yml")))["transit"]
     assert {s.preference for s in transit.sessions if s.peer_asn == 64511} == {100}
+
+
+def test_routers_without_ipv4_have_ids_of_their_own() -> None:
+    ids = [plan.router_id for plan in planned(TOPOLOGIES / "ipv6-only.clab.yml").values() if plan.sessions]
+    assert len(set(ids)) == len(ids) == 3
+    assert all(int(ipaddress.IPv4Address(text)) for text in ids)
+    again = [plan.router_id for plan in planned(TOPOLOGIES / "ipv6-only.clab.yml").values() if plan.sessions]
+    assert again == ids
+
+
+def test_a_guest_has_a_clients_files_and_does_not_start(tmp_path: Path) -> None:
+    prepare.prepare(topology.load(TOPOLOGIES / "four-site.clab.yml"), tmp_path)
+    guest, client = (tmp_path / node / "etc" for node in ("plain", "anna"))
+    assert "exec sh $here/start-client" in (client / "boot").read_text()
+    assert "start-client" not in (guest / "boot").read_text() and (guest / "start-client").exists()
+    assert "local_port" not in (guest / "swanctl/swanctl.conf").read_text(), "it begins on port 500"
+    assert "merge paths on" in (tmp_path / "west/etc/bird.conf").read_text()

@@ -20,7 +20,7 @@ Address = IPv4Address | IPv6Address
 _ETHERNET_BYTES = 14
 _ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD
 _TCP, _UDP, _ESP, _VRRP, _ICMPV6, _FRAGMENT = 6, 17, 50, 112, 58, 44
-_ESP_IN_UDP = 4500
+_ESP_IN_UDP, _IKE_ALONE = 4500, 500
 _UDP_BYTES = 8
 _SEALED_BYTES = 16
 _NEIGHBOUR_ADVERTISEMENT = 136
@@ -127,7 +127,7 @@ class Exchange(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ike:
-    """What is in the clear of an IKE message on port 4500 (RFC 7296, section 3.1), or of one of its fragments (RFC 7383)."""
+    """What is in the clear of an IKE message (RFC 7296, section 3.1), or of one of its fragments (RFC 7383)."""
 
     at_ns: int
     source: Address
@@ -236,16 +236,22 @@ def _udp(at_ns: int, source: Address, destination: Address, body: bytes) -> Seal
     _need(body, 0, _UDP_BYTES, "udp")
     *ends, length = struct.unpack_from("!HHH", body)
     content, ports = body[_UDP_BYTES:], (ends[0], ends[1])
+    if _IKE_ALONE in ports:
+        return _ike(at_ns, source, destination, content, ports)
     if _ESP_IN_UDP not in ports or length <= _UDP_BYTES + 1:
         return None  # one byte, 0xFF, is a keepalive (RFC 3948 section 2.3)
     if not any(content[:4]) and len(content) >= 4:  # the marker before IKE (RFC 3948 section 2.2)
-        _need(content, 4, _IKE.size, "ike")
-        initiator, responder, exchange, flags, message, _length = _IKE.unpack_from(content, 4)
-        return Ike(
-            at_ns=at_ns, source=source, destination=destination, spis=(initiator, responder), exchange=exchange,
-            response=bool(flags & _IKE_RESPONSE), message=message, ports=ports,
-        )  # fmt: skip
+        return _ike(at_ns, source, destination, content[4:], ports)
     return dataclasses.replace(_sealed(at_ns, source, destination, content, in_udp=True), ports=ports)
+
+
+def _ike(at_ns: int, source: Address, destination: Address, content: bytes, ports: tuple[int, int]) -> Ike:
+    _need(content, 0, _IKE.size, "ike")
+    initiator, responder, exchange, flags, message, _length = _IKE.unpack_from(content)
+    return Ike(
+        at_ns=at_ns, source=source, destination=destination, spis=(initiator, responder), exchange=exchange,
+        response=bool(flags & _IKE_RESPONSE), message=message, ports=ports,
+    )  # fmt: skip
 
 
 def _sealed(at_ns: int, source: Address, destination: Address, body: bytes, *, in_udp: bool) -> Sealed:

@@ -12,7 +12,6 @@ from pathlib import Path
 from anycast.fleet.lab import Lab
 from anycast_lab.drills.path_checks import ECHOES, Fetched
 from anycast_lab.runner import LabError, Process, Runner
-from site_agent.render.nftables import clamped_mss
 
 _PORT = 5003
 _BITS_PER_SECOND = 2_000_000
@@ -24,7 +23,7 @@ class BigPackets:
 
     def __init__(self, runner: Runner, lab: Lab) -> None:
         self._runner, self._lab = runner, lab
-        self._target = next(str(server.ipv4) for server in lab.servers.values() if server.ipv4 is not None)
+        self._target = next((str(server.ipv4) for server in lab.servers.values() if server.ipv4 is not None), "")
         self._running: list[Process] = []
         self.fetched: dict[str, Fetched] = {}
         """By client; with ` clamped` behind its name what it fetched so."""
@@ -33,15 +32,17 @@ class BigPackets:
     def _out(self, client: str, name: str) -> Path:
         return self._runner.lab_dir / client / "etc" / "out" / name
 
-    async def fetch(self, clients: tuple[str, ...], wanted: int, bound_s: float, *, clamped: bool) -> None:
+    async def fetch(self, clients: tuple[str, ...], wanted: int, bound_s: float, mss: int | None) -> None:
         """Goes on when each has so many bytes, or after the bound. Raises LabError."""
+        if not self._target:
+            raise LabError("there is no server with an IPv4 address to fetch from")
         await self._serve()
         processes, began, took = dict[str, Process](), time.monotonic(), dict[str, float]()
         for client in clients:
             for name in ("fetch.json", "fetch.live"):
                 self._out(client, name).unlink(missing_ok=True)
             words = ["python", "-m", "anycast_lab.drills.stream", "fetch", "--from", self._target, "--port", str(_PORT)]
-            words += ["--mss", str(clamped_mss("ipv4"))] if clamped else []
+            words += ["--mss", str(mss)] if mss is not None else []
             files = ("--out", "/etc/anycast/out/fetch.json", "--live", "/etc/anycast/out/fetch.live")
             processes[client] = await self._runner.spawn(client, (*words, *files))
         self._running += processes.values()
@@ -57,7 +58,7 @@ class BigPackets:
                 record = json.loads(self._out(client, "fetch.json").read_text())
             except (OSError, ValueError) as error:
                 raise LabError(f"{client} has left no record of what it fetched") from error
-            self.fetched[f"{client} clamped" if clamped else client] = Fetched(
+            self.fetched[f"{client} clamped" if mss is not None else client] = Fetched(
                 connected=all(record["connection"]),
                 bytes=record["bytes"],
                 wrong=record["wrong_at"] is not None,

@@ -134,17 +134,23 @@ def with_packets(
         client: ClientSeen(
             packets=judge_packets(record, seen.fault_ns - 1_000_000_000, seen.end_ns),
             first_good_ns=first_good_ns(record, seen.fault_ns),
-            site_before=before[client],
-            site_after=after[client],
+            site_before=before[machine_of(client)],
+            site_after=after[machine_of(client)],
         )
         for client, record in records.items()
     }
     return dataclasses.replace(seen, clients=clients, records=dict(records))
 
 
+def machine_of(probe: str) -> str:
+    """The client that a probe runs at: ``six`` of ``six ipv6``, too."""
+    return probe.partition(" ")[0]
+
+
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
     """Judge one check of a drill file."""
-    if isinstance(check, drill.ClientsStay | mirror_steps.SameIkeSa | mirror_steps.BuiltOnce) and check.clients:
+    some = drill.ClientsStay | drill.ClientsMove | mirror_steps.SameIkeSa | mirror_steps.BuiltOnce
+    if isinstance(check, some) and check.clients:
         seen = _of(seen, check.clients)
     match check:
         case drill.RouteGone(limit=name):
@@ -225,7 +231,7 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
         case _ if isinstance(check, client_steps.ClientCheck):
             return client_checks.judge(check, seen, limits)
         case _ if isinstance(check, path_steps.PathCheck):
-            return path_checks.judge(check, seen.paths, seen.fault_ns, seen.kernel, limits)
+            return path_checks.judge(check, seen, limits)
         case mirror_steps.NoSecretTold(at=at) if seen.told is not None:
             return mirror_checks.no_secret_told(seen.told, at)
         case mirror_steps.NoCore() if seen.told is not None:

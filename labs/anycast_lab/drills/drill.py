@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from anycast.errors import ConfigError, Problem
+from anycast.fleet.values import Family
 from anycast.reasons import Reason
 from anycast_lab.drills.client_steps import ClientCheck, ClientStep
 from anycast_lab.drills.coordinator_steps import CoordinatorCheck, CoordinatorStep, DarkAtMost, MovesOnly, OwnStays
@@ -323,6 +324,8 @@ class ClientsMove(Strict):
 
     check: Literal["clients_move"]
     limit: str
+    clients: tuple[str, ...] = ()
+    """Only these; all where none is named."""
 
 
 class ClientsStay(Strict):
@@ -436,6 +439,9 @@ class Drill(Strict):
     probe_ms: float = pydantic.Field(default=5, ge=1, le=100)
     """Between two probes of a client. More where seconds are asserted: 400 a second take half of User Mode Linux's one
     CPU, and machines that need it for their routes have the other half."""
+    probe_inner: tuple[Family, ...] = ()
+    """Each client probes from its inner addresses of these families: the second one's packets have its name with the family
+    behind it. Where none is named, from the first one that pools and servers have."""
     must_fail: bool = False
     """Right only when every check is red: it shows that these assertions can fail."""
     steps: tuple[Step, ...]

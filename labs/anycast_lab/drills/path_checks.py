@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from anycast_lab.capture.frames import Ike, Sealed, Seen
+from anycast_lab.capture.frames import Exchange, Ike, Sealed, Seen
 from anycast_lab.capture.too_big import TooBig
 from anycast_lab.drills.limits import Limit
 from anycast_lab.drills.path_steps import (
+    Balanced,
+    Connects,
     Echoed,
+    FamilyGone,
     Hangs,
     HasFetched,
     NobodyElses,
     PathCheck,
     PortsMoved,
     SameTunnels,
+    SplitsApart,
     TooBigAt,
     TooBigCounted,
 )
 from anycast_lab.drills.report import Checked
+from anycast_lab.drills.timeline import ROUTE_MOVES
+
+if TYPE_CHECKING:
+    from anycast.fleet.values import Family
+    from anycast_lab.drills.checks import Observation
 
 ECHOES = 5
 """Of each client, at one `echo_big`."""
@@ -62,6 +72,16 @@ class AtGateway:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """One that connected when the drill said so, or did not."""
+
+    up: bool
+    """It has a tunnel."""
+    address: str
+    """That it came from."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PathSeen:
     """By client, or by the node that was captured."""
 
@@ -71,6 +91,11 @@ class PathSeen:
     """What came to each client."""
     outside: tuple[Seen, ...] = ()
     """What passed outside their NAT, both ways."""
+    paths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """By carrier: by how many it sent to the service when the drill began."""
+    guests: Mapping[str, Guest] = dataclasses.field(default_factory=dict)
+    asked: Mapping[str, tuple[Ike, ...]] = dataclasses.field(default_factory=dict)
+    """The IKE that came to each gateway."""
     fetched: Mapping[str, Fetched] = dataclasses.field(default_factory=dict)
     """By client, with ` clamped` behind its name where it was."""
     echoed: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -79,10 +104,20 @@ class PathSeen:
     """Why captures cannot be trusted."""
 
 
-def judge(check: PathCheck, seen: PathSeen | None, fault_ns: int, kernel: str, limits: Mapping[str, Limit]) -> Checked:
+def judge(check: PathCheck, observed: Observation, limits: Mapping[str, Limit]) -> Checked:
+    seen, fault_ns, kernel = observed.paths, observed.fault_ns, observed.kernel
+    if isinstance(check, FamilyGone):
+        return _family_gone(observed, check.family, limits[check.limit].on(kernel))
     if seen is None:
         return Checked(f"{check.check} is watched", "nobody looked", "kernel: esp", False)
     match check:
+        case Balanced(at=node, paths=paths):
+            found = seen.paths.get(node, 0)
+            return Checked(f"{node} balances over paths to the service", str(found), str(paths), found == paths)
+        case Connects(client=client):
+            return _guest(seen, client, split=False)
+        case SplitsApart(client=client):
+            return _guest(seen, client, split=True)
         case SameTunnels():
             return _same_tunnels(seen)
         case PortsMoved(clients=clients, swapped=swapped):
@@ -219,3 +254,44 @@ def _too_big_counted(seen: PathSeen, gateway: str, *, astray: bool) -> Checked:
     right = at.counted == captured and bool(captured) is astray and not seen.problems
     said = f"it counts {at.counted:g}, {captured} of {len(at.came)} captured are such"
     return Checked(text, ", ".join((said, *seen.problems)), "as many, at least one" if astray else "none", right)
+
+
+def _family_gone(seen: Observation, family: Family, limit_ms: float) -> Checked:
+    """By BIRD's word, as all of routes."""
+    text = f"{seen.victim}'s {family} routes go, and no other family's anywhere"
+    mine = [route for route in seen.routes if (":" in route.prefix) == (family == "ipv6")]
+    told, worst = list[str](), 0.0
+    for route in mine:
+        gone = [m.at_ns for m in route.moments(seen.moments) if m.event == "route_removed" and m.at_ns >= seen.fault_ns]
+        if not gone:
+            told.append(f"{route} never went")
+        else:
+            worst = max(worst, (gone[0] - seen.fault_ns) / 1e6)
+    told += [
+        f"{m.subject} {m.event.removeprefix('route_')} at {m.source}"
+        for m in seen.moments
+        if m.event in ROUTE_MOVES and seen.fault_ns <= m.at_ns <= seen.end_ns
+        and (":" in m.subject) != (family == "ipv6")
+    ]  # fmt: skip
+    said = "; ".join(told) or f"gone after {worst:.0f} ms, nothing else moved"
+    return Checked(text, said, f"{limit_ms:g} ms", bool(mine) and not told and worst <= limit_ms)
+
+
+def _guest(seen: PathSeen, client: str, *, split: bool) -> Checked:
+    """Where its IKE_SA_INIT and what followed came to, by the address that it was given."""
+    where = "two gateways, and it has no tunnel" if split else "one gateway, and it has a tunnel"
+    text = f"{client}'s first message and those after it come to {where}"
+    limit, guest = "no tunnel" if split else "a tunnel", seen.guests.get(client)
+    if guest is None:
+        return Checked(text, "it has not connected", limit, False)
+    first, later = dict[str, int](), dict[str, int]()
+    for gateway, messages in seen.asked.items():
+        for one in messages:
+            if str(one.source) == guest.address and not one.response:
+                into = first if one.exchange == Exchange.IKE_SA_INIT else later
+                into[gateway] = into.get(gateway, 0) + 1
+    told = [f"{what} at {', '.join(found) or 'none'}" for what, found in (("IKE_SA_INIT", first), ("the rest", later))]
+    apart = len(first) == 1 == len(later) and first.keys() != later.keys()
+    right = (apart and not guest.up) if split else (len(first) == 1 and first.keys() == later.keys() and guest.up)
+    said = f"{'; '.join(told)}; {'a tunnel' if guest.up else 'no tunnel'}"
+    return Checked(text, "; ".join((said, *seen.problems)), limit, right and not seen.problems)

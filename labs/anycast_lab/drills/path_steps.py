@@ -6,6 +6,7 @@ from typing import Literal
 
 import pydantic
 
+from anycast.fleet.values import Family
 from anycast_lab.drills.limits import Strict
 
 
@@ -27,8 +28,8 @@ class Fetch(Strict):
     clients: tuple[str, ...] = pydantic.Field(min_length=1)
     bytes: int = pydantic.Field(gt=0)
     limit: str
-    clamped: bool = False
-    """With the MSS that the gateways' rules would have clamped, where the kernel has them."""
+    mss: int | None = pydantic.Field(default=None, ge=536, le=1460)
+    """As if a router on the way had clamped it."""
 
 
 class EchoBig(Strict):
@@ -39,7 +40,32 @@ class EchoBig(Strict):
     size: int = pydantic.Field(gt=0, le=60000)
 
 
-PathStep = RebindClients | Fetch | EchoBig
+class MuteFamily(Strict):
+    """The router on the victim's uplink drops every packet of one address family from there and to there."""
+
+    do: Literal["mute_family"]
+    family: Family
+
+
+class UnmuteFamily(Strict):
+    do: Literal["unmute_family"]
+    family: Family
+
+
+class Connect(Strict):
+    """A guest gets an address of its own subnet, and connects. It goes on when it has a tunnel, or at the limit.
+
+    `split`: for that address the router before it sends IKE on port 500 one way and IKE on 4500 another one, by its own
+    kernel's word; without it, both the same way.
+    """
+
+    do: Literal["connect"]
+    client: str
+    split: bool
+    limit: str
+
+
+PathStep = Connect | RebindClients | Fetch | EchoBig | MuteFamily | UnmuteFamily
 
 
 class SameTunnels(Strict):
@@ -109,4 +135,35 @@ class TooBigCounted(Strict):
     """Whether there were any."""
 
 
-PathCheck = SameTunnels | PortsMoved | NobodyElses | HasFetched | Hangs | Echoed | TooBigAt | TooBigCounted
+class FamilyGone(Strict):
+    """The victim's routes of one address family go within the limit of the fault, and no route of the other one anywhere."""
+
+    check: Literal["family_gone"]
+    family: Family
+    limit: str
+
+
+class Balanced(Strict):
+    """When the drill began, this router sent to the service by so many paths."""
+
+    check: Literal["balanced"]
+    at: str
+    paths: int = pydantic.Field(ge=2)
+
+
+class Connects(Strict):
+    """The guest has its tunnel; by captures at all gateways every message of its IKE came to one of them."""
+
+    check: Literal["connects"]
+    client: str
+
+
+class SplitsApart(Strict):
+    """The guest has no tunnel: by captures its IKE_SA_INIT came to one gateway, and what it sent after that to another."""
+
+    check: Literal["splits_apart"]
+    client: str
+
+
+_Ways = Balanced | Connects | SplitsApart | FamilyGone
+PathCheck = _Ways | SameTunnels | PortsMoved | NobodyElses | HasFetched | Hangs | Echoed | TooBigAt | TooBigCounted

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator
 
 from anycast.fleet.compile import compile_gateway
 from anycast.fleet.schema import Fleet
-from anycast_lab.capture.frames import Seen
+from anycast_lab.capture.frames import Ike, Seen
 from anycast_lab.capture.too_big import TooBig
-from anycast_lab.drills import pairs
+from anycast_lab.drills import operator, pairs
 from anycast_lab.drills.big_packets import BigPackets
 from anycast_lab.drills.cables import only_interface
+from anycast_lab.drills.family_faults import FamilyFaults
+from anycast_lab.drills.guests import Guests
 from anycast_lab.drills.mirror_checks import ike_sas
 from anycast_lab.drills.nat_faults import NatFaults
-from anycast_lab.drills.path_checks import AtGateway, Ends, PathSeen
-from anycast_lab.drills.path_steps import EchoBig, Fetch, PathStep, RebindClients
-from anycast_lab.drills.wiretaps import ESP, TOO_BIG, Place, Wiretaps
+from anycast_lab.drills.path_checks import AtGateway, Ends, Guest, PathSeen
+from anycast_lab.drills.path_steps import Connect, EchoBig, Fetch, MuteFamily, PathStep, RebindClients, UnmuteFamily
+from anycast_lab.drills.wiretaps import ESP, IKE, TOO_BIG, Place, Wiretaps
 from anycast_lab.drills.witnesses import Witnesses
 from anycast_lab.runner import LabError, Runner
 
@@ -29,11 +31,12 @@ _SA = re.compile(r"^src (\S+) dst (\S+)\n\s+proto esp spi (0x[0-9a-f]+)", re.MUL
 class PathWatch:
     """One drill's. `close` at the end, whatever happened."""
 
-    def __init__(self, runner: Runner, fleet: Fleet, witnesses: Witnesses) -> None:
+    def __init__(self, runner: Runner, fleet: Fleet, victim: str, witnesses: Witnesses) -> None:
         assert fleet.lab is not None
         self._runner, self._lab, self._witnesses = runner, fleet.lab, witnesses
         self._clients = tuple(fleet.lab.clients)
-        self._nat = NatFaults(runner, fleet.lab)
+        self._victim = victim
+        self._nat, self._families = NatFaults(runner, fleet.lab), FamilyFaults(runner, fleet)
         places = {client: self._place(client) for client in self._clients}
         if (transit := fleet.lab.transit) is not None:
             for nat in fleet.lab.nat:
@@ -41,9 +44,11 @@ class PathWatch:
                 places[_OUTSIDE.format(nat)] = Place(node=nat, interface=interface, what=ESP, snapshot=_SNAPSHOT)
         self._gateways = dict(self._uplinks(fleet))
         for gateway, interface in self._gateways.items():
-            places[_AT.format(gateway)] = Place(node=gateway, interface=interface, what=TOO_BIG, inbound=True)
+            what = f"{TOO_BIG} or {IKE}"
+            places[_AT.format(gateway)] = Place(node=gateway, interface=interface, what=what, inbound=True)
         self._taps = Wiretaps(runner, places)
-        self._fleet, self._big = fleet, BigPackets(runner, fleet.lab)
+        self._fleet, self._big, self._guests = fleet, BigPackets(runner, fleet.lab), Guests(runner, fleet)
+        self._paths: dict[str, int] = {}
         self._spis, self._counted = dict[str, frozenset[int]](), dict[str, float | None]()
         self._before: dict[str, Ends] = {}
 
@@ -64,6 +69,11 @@ class PathWatch:
         self._before = {client: await self._ends(client) for client in self._clients}
         for gateway in self._gateways:
             self._spis[gateway], self._counted[gateway] = await self._sends(gateway), await self._count(gateway)
+        for node in (*self._gateways, *self._lab.servers):  # a path's MTU is known for ten minutes
+            for family in ("-4", "-6"):
+                await operator.say(self._runner, node, "ip", family, "route", "flush", "cache")
+        for node in self._lab.carriers if self._fleet.service.prefixes.ipv4 is not None else ():
+            self._paths[node] = await self._guests.nexthops(node)
         await self._taps.start()
 
     @staticmethod
@@ -100,9 +110,18 @@ class PathWatch:
             case RebindClients(clients=clients):
                 note(f"the NAT forgets {' and '.join(clients)}")
                 await self._nat.rebind(clients)
-            case Fetch(clients=clients, bytes=wanted, clamped=clamped):
-                note(f"{' and '.join(clients)} fetch {wanted} bytes by TCP{', clamped' if clamped else ''}")
-                await self._big.fetch(clients, wanted, bound_s, clamped=clamped)
+            case Connect(client=client, split=split):
+                note(f"{client} connects, from an address whose ports {'two ways' if split else 'one way'} lead")
+                await self._guests.connect(step, bound_s)
+            case MuteFamily(family=family):
+                note(f"{family} is dropped beside {self._victim}")
+                await self._families.mute(self._victim, family)
+            case UnmuteFamily(family=family):
+                note(f"{family} is no longer dropped beside {self._victim}")
+                await self._families.unmute(self._victim, family)
+            case Fetch(clients=clients, bytes=wanted, mss=mss):
+                note(f"{' and '.join(clients)} fetch {wanted} bytes by TCP{'' if mss is None else f', MSS {mss}'}")
+                await self._big.fetch(clients, wanted, bound_s, mss)
             case EchoBig(clients=clients, size=size):
                 note(f"{' and '.join(clients)} ask for echoes of {size} bytes")
                 await self._big.echo(clients, size)
@@ -126,6 +145,12 @@ class PathWatch:
                 counted=None if after is None else after - (before or 0),
             )
         return PathSeen(
+            paths=self._paths,
+            guests={name: Guest(up=up, address=self._guests.addresses[name]) for name, up in self._guests.connected.items()},
+            asked={
+                gateway: tuple(one for one in captured[_AT.format(gateway)].seen if isinstance(one, Ike))
+                for gateway in self._gateways
+            },
             fetched=self._big.fetched,
             echoed=self._big.echoed,
             at_gateways=at_gateways,
@@ -141,3 +166,5 @@ class PathWatch:
         await self._taps.close()
         await self._nat.close()
         await self._big.close()
+        await self._families.close()
+        await self._guests.close()

@@ -44,7 +44,7 @@ from anycast_lab.drills.client_sites import ClientSites
 from anycast_lab.drills.coordinator_checks import Answer
 from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.moments import Moments
-from anycast_lab.drills.path_steps import Fetch, PathStep
+from anycast_lab.drills.path_steps import Connect, Fetch, PathStep, UnmuteFamily
 from anycast_lab.drills.path_watch import PathWatch
 from anycast_lab.drills.report import Checked, Report, story
 from anycast_lab.drills.screens import SCREENS, ScreensSeen
@@ -59,7 +59,7 @@ START_AGENT = ("site-agent", "run", "--detach", "--fleet", "/etc/anycast/fleet.y
 _HEALS = (
     *(d.Thaw, d.PowerOn, d.AddVips, steps.LinkUp, steps.UnmuteClients),
     *(d.StartAgent, d.StartClients, d.DnsRight, d.SessionUp, d.CanaryRight, d.FlapClear),
-    *(d.EndFlood, d.EmptyConntrack, d.FreeVici),
+    *(d.EndFlood, d.EmptyConntrack, d.FreeVici, UnmuteFamily),
     *(pair_steps.ContinueAll, pair_steps.UnmuteLink, pair_steps.Join, *coordinator_steps.HEALS),
 )
 
@@ -79,7 +79,7 @@ class _DrillRun:
     def __init__(self, runner: Runner, fleet: Fleet, drill: d.Drill, limits: dict[str, d.Limit], progress: Progress) -> None:
         self._runner, self._fleet, self._drill, self._limits, self._progress = runner, fleet, drill, limits, progress
         self._witnesses = Witnesses(runner, fleet)
-        self._probes = Probes(runner, self._witnesses, fleet, drill.probe_ms)
+        self._probes = Probes(runner, self._witnesses, fleet, drill.probe_ms, drill.probe_inner)
         self._vici = StuckVici(runner, drill.victim)
         self._strain = Strain(runner, self._witnesses, fleet, drill.victim)
         self._peer = peer_of(fleet, drill.victim) if drill.victim in runner.topology.nodes else ""
@@ -87,7 +87,7 @@ class _DrillRun:
         self._site = SiteWatch(runner, fleet, drill.victim) if drill.watches_site and known else None
         self._mirror = MirrorWatch(runner, fleet, drill.victim) if drill.watches_tunnels and known else None
         self._client_sites = ClientSites(runner, fleet, self._witnesses) if drill.watches_clients else None
-        self._paths = PathWatch(runner, fleet, self._witnesses) if drill.watches_paths else None
+        self._paths = PathWatch(runner, fleet, drill.victim, self._witnesses) if drill.watches_paths else None
         moments = Moments(runner, fleet, drill.victim, self._peer, self._probes, self._note)
         self._tunnels = None
         if (mirror := self._mirror) is not None:
@@ -272,7 +272,7 @@ class _DrillRun:
                 self._failed_waits += await self._client_sites.take(step, self._probes, bound, self._progress, note)
             case _ if isinstance(step, PathStep):
                 assert self._paths is not None, "a drill with this step watches paths"
-                bound = self._bound(step.limit) if isinstance(step, Fetch) else 0.0
+                bound = self._bound(step.limit) if isinstance(step, Fetch | Connect) else 0.0
                 await self._paths.take(step, bound, functools.partial(self._note, step))
             case pair_steps.WaitRole():
                 await self._wait_role(step)

@@ -10,6 +10,8 @@ What shares one of a site's subnets is cabled to the subnet's switch where the f
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from anycast.errors import ConfigError, Problem
@@ -59,7 +61,7 @@ class NodePlan:
 
     node: str
     role: str
-    """gateway, router, switch, nat, server, client, crowd or coordinator."""
+    """gateway, router, switch, nat, server, client, guest, crowd or coordinator."""
     bridge: tuple[str, ...] = ()
     """Interfaces that are ports of the bridge `br0`."""
     addresses: tuple[tuple[str, str], ...] = ()
@@ -253,7 +255,7 @@ class _Planner:
             bridge=bridge,
             addresses=tuple(addresses),
             routes=tuple(routes),
-            router_id=str(upstream.address.ipv4),
+            router_id=_router_id(name, [str(upstream.address.ipv4)] if upstream.address.ipv4 is not None else []),
             asn=upstream.asn,
             sessions=tuple(sessions),
         )
@@ -308,7 +310,7 @@ class _Planner:
             role="router",
             addresses=tuple(addresses),
             routes=tuple((_default(f), str(peer.peering.of(f)[0].ip)) for f in peer.peering.families),
-            router_id=_router_id(sessions),
+            router_id=_router_id(name, _locals(sessions)),
             asn=peer.asn,
             sessions=tuple(sessions),
             ecmp=bool(peer.ecmp),
@@ -338,7 +340,7 @@ class _Planner:
             role="router",
             addresses=tuple(addresses),
             routes=tuple(routes),
-            router_id=_router_id(sessions),
+            router_id=_router_id(transit.node, _locals(sessions)),
             asn=transit.asn,
             sessions=tuple(sessions),
             ecmp=bool(transit.ecmp),
@@ -405,14 +407,20 @@ class _Planner:
         port = self._port(name, client.behind)
         return NodePlan(
             node=name,
-            role="crowd" if isinstance(client, Crowd) else "client",
+            role="crowd" if isinstance(client, Crowd) else "guest" if name in self._lab.guests else "client",
             addresses=tuple((port, str(client.of(f)[1])) for f in client.families),
             routes=tuple((_default(f), str(client.of(f)[0].ip)) for f in client.families),
         )
 
 
-def _router_id(sessions: Iterable[BirdSession]) -> str:
-    return next((session.local for session in sessions if "." in session.local), "")
+def _locals(sessions: Iterable[BirdSession]) -> list[str]:
+    return [session.local for session in sessions]
+
+
+def _router_id(node: str, addresses: Iterable[str]) -> str:
+    """The first IPv4 address; where there is none, a number of its own (RFC 6286), the same at every start."""
+    number = zlib.crc32(node.encode()) or 1
+    return next((address for address in addresses if "." in address), str(ipaddress.IPv4Address(number)))
 
 
 def _with_gateways(site: Site, upstream: Upstream) -> Iterator[BirdSession]:

@@ -64,7 +64,7 @@ class _Picture:
 
     def _clients(self) -> list[str]:
         lab = self.fleet.lab
-        return [] if lab is None else [name for name in (*lab.clients, *lab.crowds) if name in self.topology.nodes]
+        return [] if lab is None else [name for name in lab.connected if name in self.topology.nodes]
 
     def _heads(self) -> list[str]:
         """What the clients' side hangs on: the transit, or the plain routers where no site speaks BGP."""
