@@ -158,6 +158,10 @@ def test_every_big_echo_comes_back() -> None:
     assert judged(check, dataclasses.replace(QUIET, echoed={"ann": ECHOES}))
     assert not judged(check, dataclasses.replace(QUIET, echoed={"ann": ECHOES - 1}))
     assert not judged(check, QUIET)
+    lost = Echoed(check="echoed", clients=("ann",), none=True)
+    assert judged(lost, dataclasses.replace(QUIET, echoed={"ann": 0}))
+    assert not judged(lost, dataclasses.replace(QUIET, echoed={"ann": 1}))
+    assert not judged(lost, QUIET), "nobody asked"
 
 
 def too_big(spi: int) -> TooBig:

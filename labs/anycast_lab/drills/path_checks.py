@@ -131,10 +131,11 @@ def judge(check: PathCheck, observed: Observation, limits: Mapping[str, Limit]) 
             said = ", ".join(f"{client} {_words_of(one)}" for client, one in told.items())
             right = all(one is not None and one.connected and not one.bytes for one in told.values())
             return Checked(f"TCP of {' and '.join(clients)} hangs", said, "connected, 0 bytes", right)
-        case Echoed(clients=clients):
+        case Echoed(clients=clients, none=none):
             said = ", ".join(f"{client} {seen.echoed.get(client, 0)} of {ECHOES}" for client in clients)
-            right = all(seen.echoed.get(client) == ECHOES for client in clients)
-            return Checked("what may be fragmented comes back", said, "all", right)
+            right = all(seen.echoed.get(client) == (0 if none else ECHOES) for client in clients)
+            text = f"what may be fragmented inside the tunnel {'is lost' if none else 'comes back'}"
+            return Checked(text, said, "none comes back" if none else "all", right)
         case TooBigAt(client=client, gateway=gateway):
             return _too_big_at(seen, client, gateway)
         case TooBigCounted(gateway=gateway, astray=astray):

@@ -112,10 +112,11 @@ class Hangs(Strict):
 
 
 class Echoed(Strict):
-    """Every big echo of each of these clients has come back."""
+    """Every big echo of each of these clients has come back; `none`: not a single one."""
 
     check: Literal["echoed"]
     clients: tuple[str, ...] = pydantic.Field(min_length=1)
+    none: bool = False
 
 
 class TooBigAt(Strict):

@@ -111,7 +111,7 @@ class PathWatch:
                 note(f"the NAT forgets {' and '.join(clients)}")
                 await self._nat.rebind(clients)
             case Connect(client=client, split=split):
-                note(f"{client} connects, from an address whose ports {'two ways' if split else 'one way'} lead")
+                note(f"{client} connects, from an address whose ports lead {'two ways' if split else 'one way'}")
                 await self._guests.connect(step, bound_s)
             case MuteFamily(family=family):
                 note(f"{family} is dropped beside {self._victim}")
