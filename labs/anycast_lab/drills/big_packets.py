@@ -68,7 +68,8 @@ class BigPackets:
     async def _serve(self) -> None:
         if self._running:
             return
-        serve = ("python", "-m", "anycast_lab.drills.stream", "serve", "--port", str(_PORT))
+        # What a drill has left hanging would have routers say "too big" in the next one.
+        serve = ("python", "-m", "anycast_lab.drills.stream", "serve", "--reset", "--port", str(_PORT))
         for server in self._lab.servers:
             self._running.append(await self._runner.spawn(server, (*serve, "--bits-per-second", str(_BITS_PER_SECOND))))
 

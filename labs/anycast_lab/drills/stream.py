@@ -54,13 +54,18 @@ class Received:
         self.arrivals.append((at_ns, self.total))
 
 
-def serve(port: int, bits_per_second: int) -> None:
-    """Send the stream to whoever connects, at this pace, until SIGTERM."""
+def serve(port: int, bits_per_second: int, *, reset: bool = False) -> None:
+    """Send the stream to whoever connects, at this pace, until SIGTERM.
+
+    `reset`: a connection ends with us. Else the kernel goes on to send what nobody has acknowledged, for minutes.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     piece = int(bits_per_second / 8 * INTERVAL_S)
     with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         while True:
             client, _ = listener.accept()
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             threading.Thread(target=_send, args=(client, piece), daemon=True).start()
 
 
@@ -180,13 +185,14 @@ def main(argv: list[str] | None = None) -> None:
     for verb in (server, client):
         verb.add_argument("--port", type=int, required=True)
     server.add_argument("--bits-per-second", type=int, required=True)
+    server.add_argument("--reset", action="store_true")
     client.add_argument("--from", dest="host", required=True)
     client.add_argument("--out", type=Path, required=True)
     client.add_argument("--live", type=Path, required=True)
     client.add_argument("--mss", type=int)
     options = parser.parse_args(argv)
     if options.verb == "serve":
-        serve(options.port, options.bits_per_second)
+        serve(options.port, options.bits_per_second, reset=options.reset)
     else:
         fetch(options.host, options.port, options.out, options.live, options.mss)
 
