@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 
@@ -23,6 +24,7 @@ from anycast_lab.drills.witnesses import Witnesses
 from anycast_lab.runner import LabError, Runner
 
 _SNAPSHOT = 128
+_NEXT_LOOK_S = 3.0
 _OUTSIDE, _AT = "outside-{}", "too-big-{}"
 _COUNTED = re.compile(r'^anycast_check_value\{check="too_big"\} (\S+)$', re.MULTILINE)
 _SA = re.compile(r"^src (\S+) dst (\S+)\n\s+proto esp spi (0x[0-9a-f]+)", re.MULTILINE)
@@ -127,11 +129,14 @@ class PathWatch:
                 await self._big.echo(clients, size)
 
     async def hush(self) -> None:
-        """End the captures."""
+        """End what makes routers say anything, then the captures."""
+        await self._big.close()
         await self._taps.hush()
 
     async def seen(self) -> PathSeen:
         """What was seen until it was hushed, and what there is now."""
+        if self._big.fetched:  # what was captured last is counted by the agents' next look
+            await asyncio.sleep(_NEXT_LOOK_S)
         captured = self._taps.read()
         outside: list[Seen] = []
         for nat in self._lab.nat:
