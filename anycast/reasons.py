@@ -86,6 +86,8 @@ class Reason(enum.StrEnum):
     """New flows get no entry in the connection tracking table."""
     XFRM_ERRORS = "xfrm_errors"
     """The kernel discards IPsec packets, faster than a rekey or a moving client explains."""
+    TOO_BIG_ASTRAY = "too_big_astray"
+    """Routers' "packet too big" about other sites' tunnels came here: those sites never hear it, and TCP hangs."""
     HALF_OPEN_HIGH = "half_open_high"
     """So many unfinished handshakes that charon demands cookies."""
     CPU_PRESSURE = "cpu_pressure"

@@ -280,8 +280,11 @@ def _asns(fleet: Fleet) -> Iterator[tuple[Path, int]]:
         yield ("observers", name, "asn"), observer.asn
         for i, peer in enumerate(observer.peers):
             yield ("observers", name, "peers", i, "asn"), peer.asn
-    if fleet.lab is not None and fleet.lab.transit is not None and fleet.environment == "lab":
-        yield ("lab", "transit", "asn"), fleet.lab.transit.asn
+    if fleet.lab is not None and fleet.environment == "lab":
+        if fleet.lab.transit is not None:
+            yield ("lab", "transit", "asn"), fleet.lab.transit.asn
+        for name, carrier in fleet.lab.peers.items():
+            yield ("lab", "peers", name, "asn"), carrier.asn
 
 
 def asns_fit_the_environment(fleet: Fleet) -> Iterator[Finding]:

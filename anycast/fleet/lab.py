@@ -27,18 +27,32 @@ class OwnAddresses(DualStack):
     ipv6: Interface6 | None = None
 
 
-class Transit(Section):
+class Carrier(Section):
+    """A network that carries clients' packets to sites."""
+
+    asn: Asn
+    links: dict[Name, Link] = pydantic.Field(default_factory=dict)
+    """By upstream router: the carrier's side first."""
+    prefer: Name | None = None
+    """The upstream router whose path wins while it announces: a fixed preference makes every drill start alike. Required
+    with `links` and without `ecmp`; without any the lowest `router_id` wins, as BGP has it (RFC 4271, section 9.1.2)."""
+    ecmp: Flag | None = None
+    """Paths by all `links` are of equal cost: each flow takes one of them, by addresses, protocol and ports."""
+
+
+class Transit(Carrier):
     """The router that hears the service from every site."""
 
     node: Name
-    asn: Asn
-    links: dict[Name, Link] = pydantic.Field(default_factory=dict)
-    """By upstream router: the transit's side first."""
     upstreams: tuple[Name, ...] = ()
     """Upstream routers that are no machines of their own: the transit is on their sites' uplinks itself."""
-    prefer: Name | None = None
-    """The upstream router whose path wins while it announces: a fixed preference makes every drill start alike. Required
-    with `links`; without any the lowest `router_id` wins, as BGP has it (RFC 4271, section 9.1.2)."""
+
+
+class Peer(Carrier):
+    """Another carrier, with customers of its own. It and the transit tell each other what their customers announce."""
+
+    peering: Link
+    """The transit's side first."""
 
 
 class Router(DualStack):
@@ -90,7 +104,7 @@ class Client(DualStack):
     """A VPN client machine."""
 
     behind: Name
-    """The transit's node, a NAT router, or a plain router."""
+    """The transit's node, a peer, a NAT router, or a plain router."""
     ipv4: tuple[Interface4, Interface4] | None = None
     """The router's side first."""
     ipv6: tuple[Interface6, Interface6] | None = None
@@ -118,6 +132,7 @@ class Lab(Section):
 
     transit: Transit | None = None
     """Required where a site has upstreams."""
+    peers: dict[Name, Peer] = pydantic.Field(default_factory=dict)
     routers: dict[Name, Router] = pydantic.Field(default_factory=dict)
     """One for each site without upstreams."""
     switches: dict[Name, Switch] = pydantic.Field(default_factory=dict)
@@ -128,11 +143,22 @@ class Lab(Section):
     nat: dict[Name, Nat] = pydantic.Field(default_factory=dict)
     clients: dict[Name, Client] = pydantic.Field(default_factory=dict)
     crowds: dict[Name, Crowd] = pydantic.Field(default_factory=dict)
+    guests: dict[Name, Client] = pydantic.Field(default_factory=dict)
+    """As clients, but none of them connects by itself, and no lab waits for one: a drill says when."""
+
+    @property
+    def carriers(self) -> dict[str, Carrier]:
+        """The transit, and its peers, by node."""
+        return {**({} if self.transit is None else {self.transit.node: self.transit}), **self.peers}
+
+    def carriers_of(self, upstream: str) -> tuple[str, ...]:
+        """The nodes of those that an upstream router is linked to; the first one is its way out."""
+        return tuple(node for node, carrier in self.carriers.items() if upstream in carrier.links)
 
     @property
     def connected(self) -> dict[str, Client]:
         """Every machine that VPN clients are on, by name."""
-        return {**self.clients, **self.crowds}
+        return {**self.clients, **self.crowds, **self.guests}
 
     def machine_of(self, upstream: str) -> str:
         """The node that is the upstream router of that name."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from anycast.fleet.address_checks import Network, in_subnet, overlaps
 from anycast.fleet.finding import Finding
-from anycast.fleet.lab import Client, Lab, Link
+from anycast.fleet.lab import Carrier, Client, Lab, Link
 from anycast.fleet.schema import Fleet
 from anycast.fleet.section import Prefixes
 from anycast.fleet.yaml_text import Path, where
@@ -18,16 +18,28 @@ def lab_only_in_a_lab(fleet: Fleet) -> Iterator[Finding]:
         yield Finding(("lab",), f"is only read where environment is lab, not {fleet.environment}", at_key=True)
 
 
+def _carriers(lab: Lab) -> Iterator[tuple[Path, Carrier]]:
+    if lab.transit is not None:
+        yield ("lab", "transit"), lab.transit
+    for name, peer in lab.peers.items():
+        yield ("lab", "peers", name), peer
+
+
 def _clients(lab: Lab) -> Iterator[tuple[Path, Client]]:
     for name, client in lab.clients.items():
         yield ("lab", "clients", name), client
     for name, crowd in lab.crowds.items():
         yield ("lab", "crowds", name), crowd
+    for name, guest in lab.guests.items():
+        yield ("lab", "guests", name), guest
 
 
 def _links(lab: Lab) -> Iterator[tuple[Path, Link | Client]]:
-    for name, link in lab.transit.links.items() if lab.transit else ():
-        yield ("lab", "transit", "links", name), link
+    for path, carrier in _carriers(lab):
+        for name, link in carrier.links.items():
+            yield (*path, "links", name), link
+    for name, peer in lab.peers.items():
+        yield ("lab", "peers", name, "peering"), peer.peering
     for name, nat in lab.nat.items():
         yield ("lab", "nat", name, "outside"), nat.outside
     yield from _clients(lab)
@@ -57,10 +69,11 @@ def lab_names_fit(fleet: Fleet) -> Iterator[Finding]:
                 yield Finding(("lab", kind, name, "site"), f"{machine.site} is no site", judged=sites)
     transit = () if lab.transit is None else (lab.transit.node,)
     for place, client in _clients(lab):
-        if client.behind not in (*transit, *lab.nat, *lab.routers):
+        if client.behind not in (*transit, *lab.peers, *lab.nat, *lab.routers):
             path: Path = (*place, "behind")
-            judged: tuple[Path, ...] = (("lab", "nat"), ("lab", "routers"), ("lab", "transit"))
-            yield Finding(path, f"{client.behind} is neither the transit nor a NAT router nor a plain router", judged=judged)
+            judged: tuple[Path, ...] = (("lab", "nat"), ("lab", "routers"), ("lab", "transit"), ("lab", "peers"))
+            what = f"{client.behind} is neither the transit nor a peer nor a NAT router nor a plain router"
+            yield Finding(path, what, judged=judged)
     yield from _machines_once(fleet, lab)
 
 
@@ -70,30 +83,40 @@ def _transit_fits(lab: Lab, upstreams: set[str]) -> Iterator[Finding]:
         for name in sorted(upstreams):
             what = f"has no transit that the upstream {name} would be linked to"
             yield Finding(("lab",), what, at_key=True, judged=(*sites, *unread))
-        for name in lab.nat:
-            yield Finding(("lab", "nat", name), "has no transit to be linked to", at_key=True, judged=unread)
+        for kind, names in (("nat", lab.nat), ("peers", lab.peers)):
+            for name in names:
+                yield Finding(("lab", kind, name), "has no transit to be linked to", at_key=True, judged=unread)
         return
-    for name in lab.transit.links:
-        if name not in upstreams:
-            path: Path = ("lab", "transit", "links", name)
-            yield Finding(path, "is no upstream of any site", at_key=True, judged=sites)
-    itself = lab.transit.upstreams
+    itself, linked = lab.transit.upstreams, {name for carrier in lab.carriers.values() for name in carrier.links}
     for i, name in enumerate(itself):
-        path = ("lab", "transit", "upstreams", i)
+        path: Path = ("lab", "transit", "upstreams", i)
         if name not in upstreams:
             yield Finding(path, f"{name} is no upstream of any site", judged=sites)
-        elif name in lab.transit.links:
+        elif name in linked:
             yield Finding(path, f"{name} has a link in transit.links, so it is a machine of its own")
     links: Path = ("lab", "transit", "links")
-    for name in sorted(upstreams - lab.transit.links.keys() - set(itself)):
+    for name in sorted(upstreams - linked - set(itself)):
         where_to = links if lab.transit.links else ("lab", "transit")
-        yield Finding(where_to, f"has no link to the upstream {name}", at_key=not lab.transit.links, judged=sites)
-    if lab.transit.prefer is not None and lab.transit.prefer not in lab.transit.links:
-        yield Finding(("lab", "transit", "prefer"), f"{lab.transit.prefer} is none of transit.links", judged=(links,))
-    elif lab.transit.prefer is None and lab.transit.links:
-        yield Finding(
-            ("lab", "transit"), "has links and no prefer, which says whose path wins", at_key=True, judged=(links,)
-        )
+        judged = (*sites, ("lab", "peers"))
+        yield Finding(where_to, f"has no link to the upstream {name}", at_key=not lab.transit.links, judged=judged)
+    for path, carrier in _carriers(lab):
+        yield from _carrier_fits(path, carrier, upstreams)
+
+
+def _carrier_fits(path: Path, carrier: Carrier, upstreams: set[str]) -> Iterator[Finding]:
+    links: Path = (*path, "links")
+    for name in carrier.links:
+        if name not in upstreams:
+            yield Finding((*links, name), "is no upstream of any site", at_key=True, judged=(("sites",),))
+    if carrier.ecmp:
+        if carrier.prefer is not None:
+            yield Finding((*path, "prefer"), "names one path, and with ecmp all are equal", judged=((*path, "ecmp"),))
+        if len(carrier.links) < 2:
+            yield Finding((*path, "ecmp"), "needs two links that could be equal", judged=(links,))
+    elif carrier.prefer is not None and carrier.prefer not in carrier.links:
+        yield Finding((*path, "prefer"), f"{carrier.prefer} is none of {path[-1]}.links", judged=(links,))
+    elif carrier.prefer is None and carrier.links:
+        yield Finding(path, "has links and no prefer, which says whose path wins", at_key=True, judged=(links,))
 
 
 def the_transit_is_of_one_as(fleet: Fleet) -> Iterator[Finding]:
@@ -194,7 +217,7 @@ def _machines_once(fleet: Fleet, lab: Lab) -> Iterator[Finding]:
         machines.append((lab.transit.node, ("lab", "transit", "node")))
     if lab.coordinator is not None:
         machines.append((lab.coordinator.node, ("lab", "coordinator", "node")))
-    for kind in ("routers", "switches", "servers", "nat", "clients", "crowds"):
+    for kind in ("peers", "routers", "switches", "servers", "nat", "clients", "crowds", "guests"):
         machines += [(name, ("lab", kind, name)) for name in getattr(lab, kind)]
     for name, path in machines:
         if name in seen:

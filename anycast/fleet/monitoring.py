@@ -14,6 +14,7 @@ from anycast.fleet.values import Account, Address, Argument, Count, Domain, Dura
 TIMED_CHECKS = frozenset(
     {
         *("conntrack", "xfrm_stat", "cpu_pressure", "memory", "vici", "ike_probe", "packet_filter"),
+        "too_big",
         *("dns", "reachability", "canary", "upstreams", "bfd"),
     }
 )

@@ -20,6 +20,7 @@ import secrets
 import signal
 import time
 from importlib import metadata
+from ipaddress import ip_address
 from typing import Any
 
 from anycast.document import Document
@@ -65,6 +66,7 @@ from site_agent.checks.packet_filter import PacketFilterCheck
 from site_agent.checks.runner import CheckRunner
 from site_agent.checks.shared import shared_checks
 from site_agent.checks.silence import NAME as CHARON_ANSWERS
+from site_agent.checks.too_big import TooBigCheck
 from site_agent.checks.upstreams import UpstreamsCheck
 from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck, present_addresses
@@ -163,6 +165,7 @@ class Agent:
             canary=self._canary.identity if self._canary else None,
         )
         self._lost_tunnels = LostTunnels(vici, self._child_sas_check.lost, self._happened, self._around_repair)
+        self._too_big = TooBigCheck(map(ip_address, ends))
         self._prober = Prober(vips, present_addresses)
         self._upstreams = UpstreamsCheck(document.bgp.neighbors, lambda: self._holder.lease.sessions)
         self._packet_filter = PacketFilterCheck(paths.nftables_conf, document)
@@ -172,7 +175,7 @@ class Agent:
                 CharonAnswersCheck(self._charon, vici.path, self._prober, record=paths.charon_heard),
                 ViciCheck(vici, (document.service.name,)),
                 IkeProbeCheck(self._prober),
-                *load_checks(),
+                *(*load_checks(), self._too_big),
                 self._packet_filter,
                 *shared_checks(document, self._upstreams, lambda: self._site.bfd),
                 *([CanaryCheck(self._canary, document, active=lambda: self._site.active)] if self._canary else []),
@@ -272,6 +275,7 @@ class Agent:
             stack.callback(self._charon.process.release)
             stack.callback(self._lost_tunnels.close)
             stack.callback(self._prober.close)
+            stack.callback(self._too_big.close)
             self._listen_for_metrics(stack)
             for check in (*self._own_vips, self._links_check, self._child_sas_check):
                 stack.callback(check.watch(functools.partial(self._runner.look_now, check)).close)

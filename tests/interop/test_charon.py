@@ -303,7 +303,7 @@ def test_the_codec_reads_and_removes_what_the_kernel_has() -> None:
         assert [str(sa.daddr) for sa in await kernel_sas()] == ["192.0.2.9"], "an operator's own tunnel stays"
         assert _policies() == 1
         with pytest.raises(KernelError):
-            await request(NETLINK_XFRM, xfrm.XFRM_MSG_DELSA, xfrm.encode_delete_sa(removed))
+            await request(NETLINK_XFRM, xfrm.XFRM_MSG_DELSA, xfrm.encode_sa_id(removed))
 
     asyncio.run(run())
 

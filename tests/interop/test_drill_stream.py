@@ -35,10 +35,10 @@ def until(condition: Callable[[], object]) -> None:
 class Fetch:
     """`stream fetch` as a client of the lab runs it."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, *more: str) -> None:
         self._out, self._live = folder / "stream.json", folder / "stream.live"
         words = ("fetch", "--from", "127.0.0.1", "--port", str(port), "--out", str(self._out), "--live", str(self._live))
-        self.process = started(*words)
+        self.process = started(*words, *more)
 
     def bytes(self) -> int:
         return int(json.loads(self._live.read_text())["bytes"]) if self._live.exists() else 0
@@ -62,6 +62,15 @@ def started(*words: str) -> subprocess.Popen[bytes]:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
+
+
+def connectable(port: int) -> str:
+    """Empty, or why not."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture
@@ -93,6 +102,34 @@ def test_who_connects_before_the_server_is_there_waits(tmp_path: Path) -> None:
     server.wait()
     assert fetch.process.wait(PATIENCE_S) == 0, "the connection has ended, and no second one is made"
     assert fetch.record()["ended"] in ("closed by the server", "Connection reset by peer")
+
+
+def test_a_connection_that_is_reset_leaves_nothing_to_send_again() -> None:
+    """The client takes nothing, so that the server has much that is not acknowledged when it is killed."""
+    number = free_port()
+    server = started("serve", "--reset", "--port", str(number), "--bits-per-second", "200000000")
+    until(lambda: not connectable(number))
+    with socket.create_connection(("127.0.0.1", number)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(PATIENCE_S)
+        time.sleep(0.5)
+        server.kill()
+        server.wait()
+        with pytest.raises(ConnectionResetError):
+            while client.recv(1 << 16):
+                pass
+
+
+def test_a_clamped_client_says_a_smaller_mss(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        fetch = Fetch(tmp_path, port, "--mss", "1158")
+        client, _ = listener.accept()
+        with client:
+            client.sendall(content(0, 5000))
+            until(lambda: fetch.bytes() == 5000)
+            assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 1158
+            assert fetch.record()["wrong_at"] is None
 
 
 def test_another_connections_bytes_are_wrong_bytes(tmp_path: Path) -> None:

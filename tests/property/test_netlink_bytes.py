@@ -72,7 +72,7 @@ def test_what_was_decoded_names_the_same_sa_when_it_is_deleted(data: bytes, fami
     whole = bytearray(data)
     whole[212:214] = struct.pack("=H", family)
     sa = xfrm.decode_sa(memoryview(whole))
-    named = xfrm.encode_delete_sa(sa)
+    named = xfrm.encode_sa_id(sa)
     length = 4 if family == 2 else 16
     assert named[:length] == whole[56 : 56 + length]
     assert named[16:20] == whole[72:76], "the SPI stays in network order"

@@ -41,6 +41,7 @@ from site_agent.checks.links import LinksCheck
 from site_agent.checks.machine import load_checks
 from site_agent.checks.packet_filter import PacketFilterCheck
 from site_agent.checks.reachability import ReachabilityCheck
+from site_agent.checks.too_big import TooBigCheck
 from site_agent.checks.upstreams import UpstreamsCheck
 from site_agent.checks.vici import ViciCheck
 from site_agent.checks.vip import VipCheck
@@ -51,7 +52,7 @@ LEASE_S = 1.0
 OBJECTORS = frozenset({*ChildSaCheck.reports, *CharonAnswersCheck.reports})
 CHECKS = [
     *(CharonCheck, VipCheck, LinksCheck, ChildSaCheck, CharonAnswersCheck),
-    *(ViciCheck, IkeProbeCheck, PacketFilterCheck, *map(type, load_checks())),
+    *(ViciCheck, IkeProbeCheck, PacketFilterCheck, TooBigCheck, *map(type, load_checks())),
     *(DnsCheck, ReachabilityCheck, UpstreamsCheck, BfdCheck, CanaryCheck),
 ]
 

@@ -163,7 +163,7 @@ def test_ike_as_scapy_makes_it() -> None:
     seen = decode(_scapy(packet / s.Raw(bytes(4) + isakmp), 5))
     assert seen == Ike(
         at_ns=5, source=ip_address("203.0.113.1"), destination=ip_address("198.51.100.66"),
-        spis=(0x0102030405060708, 0x1112131415161718), exchange=36, response=True, message=7,
+        spis=(0x0102030405060708, 0x1112131415161718), exchange=36, response=True, message=7, ports=(4500, 40000),
     )  # fmt: skip
     asked = decode(_scapy(packet / s.Raw(bytes(4) + isakmp[:19] + b"\x08" + isakmp[20:])))
     assert isinstance(asked, Ike) and not asked.response

@@ -113,6 +113,13 @@ def test_the_way_of_a_packet(hops: dict[str, Hop], dead: str, way: Way | None) -
     assert not found.arrived if way is None else found == way
 
 
+def test_a_router_that_bridges_a_sites_subnet_routes_by_its_bridge() -> None:
+    cables = [cable("client:eth1", "router:eth9"), cable("router:eth1", "gw1:eth1"), cable("router:eth2", "gw2:eth1")]
+    hops = HOPS | {"router": Hop("br0", "192.0.2.4")}
+    assert follow("client", hops, ADDRESSES, cables, frozenset()) == Way(tuple(cables[:2]), "gw1", True)
+    assert follow("client", hops, ADDRESSES, [cables[0], cables[2]], frozenset()) == Way((cables[0],), "router", False)
+
+
 def test_a_live_picture_says_states_roles_dead_cables_and_ways() -> None:
     topology, fleet = both(next(file for file in TOPOLOGIES if file.name.startswith("two-site-pairs")))
     taken = tuple(topology.links_of("direct"))

@@ -53,7 +53,7 @@ def test_an_sa_is_read_at_its_fixed_offsets() -> None:
 
 
 def test_deleting_an_sa_names_it_as_the_kernel_does() -> None:
-    payload = xfrm.encode_delete_sa(xfrm.decode_sa(memoryview(usersa())))
+    payload = xfrm.encode_sa_id(xfrm.decode_sa(memoryview(usersa())))
     assert payload == packed(CLIENT) + bytes.fromhex("c1234567") + struct.pack("=HBx", 2, 50), "struct xfrm_usersa_id"
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "traps.md").read_text()
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith(("| what", "| ---"))]
 _TEST = re.compile(r"`(\w+/\w+\.py)::(\w+)`")
-_DRILL = re.compile(r"`((?:mirror|red|coordinator)-[a-z0-9-]+)`")
+_DRILL = re.compile(r"`((?:mirror|red|coordinator|small-mtu|four-site|cgnat)-[a-z0-9-]+)`")
 
 
 def test_every_test_that_is_named_exists() -> None:

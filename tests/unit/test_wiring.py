@@ -189,8 +189,8 @@ def test_both_gateways_of_a_site_have_the_same_seal_and_no_other_site_has_it(tmp
 def test_birds_own_parser_accepts_every_router(path: Path, tmp_path: Path) -> None:
     prepare.prepare(topology.load(path), tmp_path)
     routers = [plan.node for plan in planned(path).values() if plan.sessions]
-    fewer = {"pair.clab.yml": 0, "six-site.clab.yml": 1, "three-site.clab.yml": 1, "site-pair.clab.yml": 2}
-    assert len(routers) == fewer.get(path.name, 3)
+    others = {"pair": 0, "six-site": 1, "three-site": 1, "site-pair": 2, "cgnat": 2, "small-mtu": 4, "four-site": 6}
+    assert len(routers) == others.get(path.name.partition(".")[0], 3)
     for node in routers:
         config = tmp_path / node / "etc" / "bird.conf"
         done = subprocess.run(["bird", "-p", "-c", config], capture_output=True, text=True, check=False)
@@ -256,3 +256,50 @@ def test_a_gateway_that_has_no_cable_to_the_coordinator_is_named() -> None:
         "links.tyo-gw1:eth1: is no link, but the fleet file gives it addresses",
         "links.transit: has no link to tyo-gw1, which the fleet file asks for",
     ]
+
+
+def test_carriers_that_peer_tell_each_other_what_their_customers_announce(tmp_path: Path) -> None:
+    path = TOPOLOGIES / "small-mtu.clab.yml"
+    plans = planned(path)
+    sessions = {
+        node: {s.peer_asn: s for s in plans[node].sessions if s.families == ("ipv4",)} for node in ("transit", "second")
+    }
+    assert sessions["transit"][64499].peering and sessions["second"][64500].peering
+    assert sessions["transit"][64499].preference < sessions["second"][64511].preference, "a customer's path comes first"
+    assert ("198.51.100.96/28", "198.51.100.46") in plans["transit"].routes, "to the client behind the other one"
+    assert plans["second"].routes == (("0.0.0.0/0", "198.51.100.45"), ("::/0", "2001:db8:f:4::1"))
+    assert [via for prefix, via in plans["sin-rtr"].routes if prefix == "0.0.0.0/0"] == ["198.51.100.37"], "by the transit"
+    prepare.prepare(topology.load(path), tmp_path)
+    text = (tmp_path / "second" / "etc" / "bird.conf").read_text()
+    assert "export where source = RTS_BGP && preference > 50;" in text
+    assert "merge paths off" in text
+
+
+def test_paths_of_equal_cost_are_all_in_the_kernel(tmp_path: Path) -> None:
+    for name in ("small-mtu.clab.yml", "small-mtu.fleet.yaml"):
+        text = (TOPOLOGIES / name).read_text()
+        (tmp_path / name).write_text(text.replace("    prefer: fra-rtr\n", "    ecmp: yes\n"))
+    prepare.prepare(topology.load(tmp_path / "small-mtu.clab.yml"), tmp_path / "lab")
+    etc = tmp_path / "lab" / "transit" / "etc"
+    assert "merge paths on" in (etc / "bird.conf").read_text()
+    assert "net.ipv4.fib_multipath_hash_policy = 1" in (etc / "sysctl.conf").read_text()
+    fleet = load(tmp_path / "small-mtu.fleet.yaml")
+    transit = wiring.plan(fleet, prepare.cables(topology.load(tmp_path / "small-mtu.clab.yml")))["transit"]
+    assert {s.preference for s in transit.sessions if s.peer_asn == 64511} == {100}
+
+
+def test_routers_without_ipv4_have_ids_of_their_own() -> None:
+    ids = [plan.router_id for plan in planned(TOPOLOGIES / "ipv6-only.clab.yml").values() if plan.sessions]
+    assert len(set(ids)) == len(ids) == 3
+    assert all(int(ipaddress.IPv4Address(text)) for text in ids)
+    again = [plan.router_id for plan in planned(TOPOLOGIES / "ipv6-only.clab.yml").values() if plan.sessions]
+    assert again == ids
+
+
+def test_a_guest_has_a_clients_files_and_does_not_start(tmp_path: Path) -> None:
+    prepare.prepare(topology.load(TOPOLOGIES / "four-site.clab.yml"), tmp_path)
+    guest, client = (tmp_path / node / "etc" for node in ("plain", "anna"))
+    assert "exec sh $here/start-client" in (client / "boot").read_text()
+    assert "start-client" not in (guest / "boot").read_text() and (guest / "start-client").exists()
+    assert "local_port" not in (guest / "swanctl/swanctl.conf").read_text(), "it begins on port 500"
+    assert "merge paths on" in (tmp_path / "west/etc/bird.conf").read_text()

@@ -11,14 +11,16 @@ import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from anycast.errors import DecodeError
+from anycast_lab.capture import too_big
 from anycast_lab.capture.pcap import Frame
+from anycast_lab.capture.too_big import TooBig
 
 Address = IPv4Address | IPv6Address
 
 _ETHERNET_BYTES = 14
 _ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD
 _TCP, _UDP, _ESP, _VRRP, _ICMPV6, _FRAGMENT = 6, 17, 50, 112, 58, 44
-_ESP_IN_UDP = 4500
+_ESP_IN_UDP, _IKE_ALONE = 4500, 500
 _UDP_BYTES = 8
 _SEALED_BYTES = 16
 _NEIGHBOUR_ADVERTISEMENT = 136
@@ -110,6 +112,8 @@ class Sealed:
     iv: bytes
     """8 bytes: the explicit IV of AES-GCM (RFC 4106 section 3.1) and of ChaCha20-Poly1305 (RFC 7634 section 2)."""
     in_udp: bool
+    ports: tuple[int, int] = (0, 0)
+    """UDP's, source first; zeros where there is none."""
 
 
 class Exchange(enum.IntEnum):
@@ -123,7 +127,7 @@ class Exchange(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ike:
-    """What is in the clear of an IKE message on port 4500 (RFC 7296, section 3.1), or of one of its fragments (RFC 7383)."""
+    """What is in the clear of an IKE message (RFC 7296, section 3.1), or of one of its fragments (RFC 7383)."""
 
     at_ns: int
     source: Address
@@ -135,9 +139,11 @@ class Ike:
     response: bool
     message: int
     """Message ID."""
+    ports: tuple[int, int] = (0, 0)
+    """UDP's, source first."""
 
 
-Seen = Arp | NeighbourAdvertisement | Advertisement | Segment | Sealed | Ike
+Seen = Arp | NeighbourAdvertisement | Advertisement | Segment | Sealed | Ike | TooBig
 
 
 def decode(frame: Frame) -> Seen | None:
@@ -208,6 +214,8 @@ def _payload(
         return _sealed(frame.at_ns, source, destination, body, in_udp=False)
     if protocol == _UDP:
         return _udp(frame.at_ns, source, destination, body)
+    if tuple(body[:2]) == too_big.KINDS.get(protocol):
+        return too_big.read(frame.at_ns, source, protocol, body)
     if short and protocol in (_VRRP, _ICMPV6):
         raise DecodeError("payload", len(frame.data), f"truncated, {end} bytes wanted")
     if protocol == _VRRP:
@@ -226,18 +234,24 @@ def _payload(
 
 def _udp(at_ns: int, source: Address, destination: Address, body: bytes) -> Sealed | Ike | None:
     _need(body, 0, _UDP_BYTES, "udp")
-    source_port, destination_port, length = struct.unpack_from("!HHH", body)
-    content = body[_UDP_BYTES:]
-    if _ESP_IN_UDP not in (source_port, destination_port) or length <= _UDP_BYTES + 1:
+    *ends, length = struct.unpack_from("!HHH", body)
+    content, ports = body[_UDP_BYTES:], (ends[0], ends[1])
+    if _IKE_ALONE in ports:
+        return _ike(at_ns, source, destination, content, ports)
+    if _ESP_IN_UDP not in ports or length <= _UDP_BYTES + 1:
         return None  # one byte, 0xFF, is a keepalive (RFC 3948 section 2.3)
     if not any(content[:4]) and len(content) >= 4:  # the marker before IKE (RFC 3948 section 2.2)
-        _need(content, 4, _IKE.size, "ike")
-        initiator, responder, exchange, flags, message, _length = _IKE.unpack_from(content, 4)
-        return Ike(
-            at_ns=at_ns, source=source, destination=destination, spis=(initiator, responder), exchange=exchange,
-            response=bool(flags & _IKE_RESPONSE), message=message,
-        )  # fmt: skip
-    return _sealed(at_ns, source, destination, content, in_udp=True)
+        return _ike(at_ns, source, destination, content[4:], ports)
+    return dataclasses.replace(_sealed(at_ns, source, destination, content, in_udp=True), ports=ports)
+
+
+def _ike(at_ns: int, source: Address, destination: Address, content: bytes, ports: tuple[int, int]) -> Ike:
+    _need(content, 0, _IKE.size, "ike")
+    initiator, responder, exchange, flags, message, _length = _IKE.unpack_from(content)
+    return Ike(
+        at_ns=at_ns, source=source, destination=destination, spis=(initiator, responder), exchange=exchange,
+        response=bool(flags & _IKE_RESPONSE), message=message, ports=ports,
+    )  # fmt: skip
 
 
 def _sealed(at_ns: int, source: Address, destination: Address, body: bytes, *, in_udp: bool) -> Sealed:

@@ -10,6 +10,7 @@ from anycast.fleet.schema import Fleet
 from anycast.reasons import Reason
 from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.moments import VICI
+from anycast_lab.drills.path_watch import PathWatch
 from anycast_lab.drills.site_watch import SiteWatch
 from anycast_lab.drills.witnesses import Probes
 from anycast_lab.machines import name_server
@@ -63,9 +64,11 @@ async def count_child_sas(runner: Runner, gateway: str) -> int | None:
     return done.text.count("INSTALLED") if done.rc == 0 else None
 
 
-async def hush(site: SiteWatch | None, mirror: MirrorWatch | None, probes: Probes, fault_ns: int) -> None:
+async def hush(
+    site: SiteWatch | None, mirror: MirrorWatch | None, paths: PathWatch | None, probes: Probes, fault_ns: int
+) -> None:
     """End probes, captures and downloads: beside them each look of those that follow takes User Mode Linux seconds."""
-    ending = [site.hush()] if site is not None else []
+    ending = [one.hush() for one in (site, paths) if one is not None]
     if mirror is not None:
         ending.append(mirror.hush(fault_ns))
     await asyncio.gather(*ending)

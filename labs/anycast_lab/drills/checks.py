@@ -7,7 +7,6 @@ The observers are BIRD at the upstream and at the transit, and the clients' pack
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -26,6 +25,8 @@ from anycast_lab.drills import (
     mirror_steps,
     pair_checks,
     pair_steps,
+    path_checks,
+    path_steps,
     route_checks,
     screens,
 )
@@ -112,6 +113,8 @@ class Observation:
     """All of the fleet."""
     answers: dict[str, coordinator_checks.Answer] = dataclasses.field(default_factory=dict)
     """What the `run` steps said, by name."""
+    paths: path_checks.PathSeen | None = None
+    """What was seen on clients' ways; None where the drill did not look."""
     told: mirror_checks.Told | None = None
     """Secrets that were found where none must be; None where the drill did not look."""
 
@@ -131,17 +134,23 @@ def with_packets(
         client: ClientSeen(
             packets=judge_packets(record, seen.fault_ns - 1_000_000_000, seen.end_ns),
             first_good_ns=first_good_ns(record, seen.fault_ns),
-            site_before=before[client],
-            site_after=after[client],
+            site_before=before[machine_of(client)],
+            site_after=after[machine_of(client)],
         )
         for client, record in records.items()
     }
     return dataclasses.replace(seen, clients=clients, records=dict(records))
 
 
+def machine_of(probe: str) -> str:
+    """The client that a probe runs at: ``six`` of ``six ipv6``, too."""
+    return probe.partition(" ")[0]
+
+
 def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Checked:
     """Judge one check of a drill file."""
-    if isinstance(check, drill.ClientsStay | mirror_steps.SameIkeSa | mirror_steps.BuiltOnce) and check.clients:
+    some = drill.ClientsStay | drill.ClientsMove | mirror_steps.SameIkeSa | mirror_steps.BuiltOnce
+    if isinstance(check, some) and check.clients:
         seen = _of(seen, check.clients)
     match check:
         case drill.RouteGone(limit=name):
@@ -161,9 +170,9 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
         case drill.SameWord(reason=word, says=says):
             return screens.judge(seen.screens, word, says)
         case drill.AwayFor(seconds=seconds):
-            return _away_for(seen, seconds)
+            return route_checks.away_for(seen, seconds)
         case drill.EveryKill(limit=name):
-            return _every_kill(seen, limits[name].on(seen.kernel))
+            return route_checks.every_kill(seen, limits[name].on(seen.kernel))
         case drill.Alarm(reason=reason, at=gateways, limit=name):
             return alarms.judge(
                 seen.moments,
@@ -221,6 +230,8 @@ def judge(check: drill.Check, seen: Observation, limits: dict[str, Limit]) -> Ch
             )
         case _ if isinstance(check, client_steps.ClientCheck):
             return client_checks.judge(check, seen, limits)
+        case _ if isinstance(check, path_steps.PathCheck):
+            return path_checks.judge(check, seen, limits)
         case mirror_steps.NoSecretTold(at=at) if seen.told is not None:
             return mirror_checks.no_secret_told(seen.told, at)
         case mirror_steps.NoCore() if seen.told is not None:
@@ -388,30 +399,6 @@ def _route_back(seen: Observation, limit: float) -> Checked:
             return Checked(text, f"{route} is not back", f"{limit:g} ms", False)
         worst = max(worst, _ms(start, added[-1].at_ns))
     return Checked(text, f"{worst:.0f} ms", f"{limit:g} ms", bool(seen.routes) and worst <= limit)
-
-
-def _away_for(seen: Observation, seconds: float) -> Checked:
-    text, shortest = f"{seen.victim}'s routes stay away", math.inf
-    for route in seen.routes:
-        since = [m for m in route.moments(seen.moments) if m.at_ns >= seen.fault_ns]
-        gone = next((m.at_ns for m in since if m.event == "route_removed"), None)
-        if gone is None:
-            return Checked(text, f"{route} never went", f"≥ {seconds:g} s", False)
-        back = next((m.at_ns for m in since if m.event == "route_added" and m.at_ns > gone), seen.end_ns)
-        shortest = min(shortest, _ms(gone, back) / 1000)
-    return Checked(text, f"{shortest:.1f} s", f"≥ {seconds:g} s", bool(seen.routes) and shortest >= seconds)
-
-
-def _every_kill(seen: Observation, limit: float) -> Checked:
-    text, worst = f"{seen.victim}'s routes go at each kill", 0.0
-    kills = [m.at_ns for m in seen.moments if m.source == "drill" and m.event == "signal" and "SIGKILL" in m.detail]
-    for number, kill in enumerate(kills, 1):
-        for route in seen.routes:
-            gone = (m.at_ns for m in route.moments(seen.moments) if m.event == "route_removed" and m.at_ns >= kill)
-            worst = max(worst, _ms(kill, next(gone, seen.end_ns)))
-        if worst > limit:
-            return Checked(text, f"kill {number} of {len(kills)}: {worst:.1f} ms", f"{limit:g} ms", False)
-    return Checked(text, f"{len(kills)} kills, at most {worst:.1f} ms", f"{limit:g} ms", bool(kills and seen.routes))
 
 
 def _moved(seen: Observation, nodes: set[str] | None = None) -> list[str]:

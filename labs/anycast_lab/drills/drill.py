@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from anycast.errors import ConfigError, Problem
+from anycast.fleet.values import Family
 from anycast.reasons import Reason
 from anycast_lab.drills.client_steps import ClientCheck, ClientStep
 from anycast_lab.drills.coordinator_steps import CoordinatorCheck, CoordinatorStep, DarkAtMost, MovesOnly, OwnStays
@@ -32,6 +33,7 @@ from anycast_lab.drills.operator_steps import MendFleet as MendFleet
 from anycast_lab.drills.operator_steps import SameWord as SameWord
 from anycast_lab.drills.operator_steps import Screens as Screens
 from anycast_lab.drills.pair_steps import PairCheck, PairStep, Where
+from anycast_lab.drills.path_steps import PathCheck, PathStep
 from anycast_lab.drills.tunnel_steps import TunnelStep
 from anycast_lab.flood.packets import Kind
 
@@ -238,6 +240,7 @@ Step = Annotated[
     | TunnelStep
     | CoordinatorStep
     | ClientStep
+    | PathStep
     | StartAgent
     | StopClients
     | StartClients
@@ -321,6 +324,8 @@ class ClientsMove(Strict):
 
     check: Literal["clients_move"]
     limit: str
+    clients: tuple[str, ...] = ()
+    """Only these; all where none is named."""
 
 
 class ClientsStay(Strict):
@@ -413,7 +418,8 @@ Check = Annotated[
     | PairCheck
     | MirrorCheck
     | CoordinatorCheck
-    | ClientCheck,
+    | ClientCheck
+    | PathCheck,
     pydantic.Field(discriminator="check"),
 ]
 
@@ -433,6 +439,9 @@ class Drill(Strict):
     probe_ms: float = pydantic.Field(default=5, ge=1, le=100)
     """Between two probes of a client. More where seconds are asserted: 400 a second take half of User Mode Linux's one
     CPU, and machines that need it for their routes have the other half."""
+    probe_inner: tuple[Family, ...] = ()
+    """Each client probes from its inner addresses of these families: the second one's packets have its name with the family
+    behind it. Where none is named, from the first one that pools and servers have."""
     must_fail: bool = False
     """Right only when every check is red: it shows that these assertions can fail."""
     steps: tuple[Step, ...]
@@ -447,6 +456,11 @@ class Drill(Strict):
     def watches_clients(self) -> bool:
         """Where clients' tunnels end is looked at as `client_sites` does it."""
         return any(isinstance(part, ClientStep | ClientCheck) for part in (*self.steps, *self.checks))
+
+    @property
+    def watches_paths(self) -> bool:
+        """What comes to clients is watched as `path_watch` does it."""
+        return any(isinstance(part, PathStep | PathCheck) for part in (*self.steps, *self.checks))
 
     @property
     def watches_tunnels(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from anycast_lab.drills.report import Checked
@@ -51,3 +52,29 @@ def dark_at_most(seen: Observation, most: int) -> Checked:
         worst = max(worst, [site for site, routes in missing.items() if routes], key=len)
     text, told = "at most so many sites are without a route at once", f"{len(worst)}{': ' * bool(worst)}{', '.join(worst)}"
     return Checked(text, told, str(most), bool(seen.by_site) and len(worst) <= most)
+
+
+def away_for(seen: Observation, seconds: float) -> Checked:
+    """BIRD's word of how long the victim's routes were away."""
+    text, shortest = f"{seen.victim}'s routes stay away", math.inf
+    for route in seen.routes:
+        since = [m for m in route.moments(seen.moments) if m.at_ns >= seen.fault_ns]
+        gone = next((m.at_ns for m in since if m.event == "route_removed"), None)
+        if gone is None:
+            return Checked(text, f"{route} never went", f"≥ {seconds:g} s", False)
+        back = next((m.at_ns for m in since if m.event == "route_added" and m.at_ns > gone), seen.end_ns)
+        shortest = min(shortest, (back - gone) / 1e9)
+    return Checked(text, f"{shortest:.1f} s", f"≥ {seconds:g} s", bool(seen.routes) and shortest >= seconds)
+
+
+def every_kill(seen: Observation, limit: float) -> Checked:
+    """BIRD's word of what each of several kills did."""
+    text, worst = f"{seen.victim}'s routes go at each kill", 0.0
+    kills = [m.at_ns for m in seen.moments if m.source == "drill" and m.event == "signal" and "SIGKILL" in m.detail]
+    for number, kill in enumerate(kills, 1):
+        for route in seen.routes:
+            gone = (m.at_ns for m in route.moments(seen.moments) if m.event == "route_removed" and m.at_ns >= kill)
+            worst = max(worst, (next(gone, seen.end_ns) - kill) / 1e6)
+        if worst > limit:
+            return Checked(text, f"kill {number} of {len(kills)}: {worst:.1f} ms", f"{limit:g} ms", False)
+    return Checked(text, f"{len(kills)} kills, at most {worst:.1f} ms", f"{limit:g} ms", bool(kills and seen.routes))

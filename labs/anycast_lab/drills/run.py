@@ -18,7 +18,7 @@ from anycast.fleet.compile import compile_gateway
 from anycast.fleet.schema import Fleet
 from anycast.runtime import boottime_ns
 from anycast_lab.drills import (
-    alarms,
+    alarm_wait,
     around,
     canaries,
     client_steps,
@@ -44,6 +44,8 @@ from anycast_lab.drills.client_sites import ClientSites
 from anycast_lab.drills.coordinator_checks import Answer
 from anycast_lab.drills.mirror_watch import MirrorWatch
 from anycast_lab.drills.moments import Moments
+from anycast_lab.drills.path_steps import Connect, Fetch, PathStep, UnmuteFamily
+from anycast_lab.drills.path_watch import PathWatch
 from anycast_lab.drills.report import Checked, Report, story
 from anycast_lab.drills.screens import SCREENS, ScreensSeen
 from anycast_lab.drills.site_watch import SiteWatch, names_a_role, peer_of, resolve
@@ -54,11 +56,10 @@ from anycast_lab.drills.witnesses import Probes, Witnesses, gap_moments
 from anycast_lab.runner import LabError, Progress, Runner
 
 START_AGENT = ("site-agent", "run", "--detach", "--fleet", "/etc/anycast/fleet.yaml")
-ALARM_POLL_S = 0.5
 _HEALS = (
     *(d.Thaw, d.PowerOn, d.AddVips, steps.LinkUp, steps.UnmuteClients),
     *(d.StartAgent, d.StartClients, d.DnsRight, d.SessionUp, d.CanaryRight, d.FlapClear),
-    *(d.EndFlood, d.EmptyConntrack, d.FreeVici),
+    *(d.EndFlood, d.EmptyConntrack, d.FreeVici, UnmuteFamily),
     *(pair_steps.ContinueAll, pair_steps.UnmuteLink, pair_steps.Join, *coordinator_steps.HEALS),
 )
 
@@ -78,7 +79,7 @@ class _DrillRun:
     def __init__(self, runner: Runner, fleet: Fleet, drill: d.Drill, limits: dict[str, d.Limit], progress: Progress) -> None:
         self._runner, self._fleet, self._drill, self._limits, self._progress = runner, fleet, drill, limits, progress
         self._witnesses = Witnesses(runner, fleet)
-        self._probes = Probes(runner, self._witnesses, fleet, drill.probe_ms)
+        self._probes = Probes(runner, self._witnesses, fleet, drill.probe_ms, drill.probe_inner)
         self._vici = StuckVici(runner, drill.victim)
         self._strain = Strain(runner, self._witnesses, fleet, drill.victim)
         self._peer = peer_of(fleet, drill.victim) if drill.victim in runner.topology.nodes else ""
@@ -86,6 +87,7 @@ class _DrillRun:
         self._site = SiteWatch(runner, fleet, drill.victim) if drill.watches_site and known else None
         self._mirror = MirrorWatch(runner, fleet, drill.victim) if drill.watches_tunnels and known else None
         self._client_sites = ClientSites(runner, fleet, self._witnesses) if drill.watches_clients else None
+        self._paths = PathWatch(runner, fleet, drill.victim, self._witnesses) if drill.watches_paths else None
         moments = Moments(runner, fleet, drill.victim, self._peer, self._probes, self._note)
         self._tunnels = None
         if (mirror := self._mirror) is not None:
@@ -121,6 +123,8 @@ class _DrillRun:
                 await self._site.close()
             if self._mirror is not None:
                 await self._mirror.close()
+            if self._paths is not None:
+                await self._paths.close()
             records = await self._probes.stop()
             await self._mend_fleet()
         self._witnesses.read()
@@ -166,13 +170,15 @@ class _DrillRun:
             await self._site.start()
         if self._mirror is not None:
             await self._mirror.start()
+        if self._paths is not None:
+            await self._paths.start()
         if probes is not None:
             probes.signal(signal.SIGCONT)
             bound = self._bound("lab_ready")
             await readiness.first_packets(self._fleet, self._witnesses, probes, time.monotonic() + bound, bound)
         for step in drill.steps:
             await self._step(step)
-        await around.hush(self._site, self._mirror, self._probes, self._fault_ns)
+        await around.hush(self._site, self._mirror, self._paths, self._probes, self._fault_ns)
         self._progress("reading what was captured")
         mirror = await self._mirror.seen(self._fault_ns) if self._mirror is not None else None
         at_site, why = None, await whys.tell(runner, (drill.victim, self._peer if self._site else ""), self._fault_ns)
@@ -208,6 +214,7 @@ class _DrillRun:
             strangers=self._strain.strangers,
             at_site=at_site,
             mirror=mirror,
+            paths=await self._paths.seen() if self._paths is not None else None,
             sites=tuple(self._fleet.sites),
             answers=self._answers,
             told=told,
@@ -263,6 +270,10 @@ class _DrillRun:
                 bound = self._bound(step.limit) if isinstance(step, client_steps.WaitClient) else 0.0
                 note = functools.partial(self._note, step)
                 self._failed_waits += await self._client_sites.take(step, self._probes, bound, self._progress, note)
+            case _ if isinstance(step, PathStep):
+                assert self._paths is not None, "a drill with this step watches paths"
+                bound = self._bound(step.limit) if isinstance(step, Fetch | Connect) else 0.0
+                await self._paths.take(step, bound, functools.partial(self._note, step))
             case pair_steps.WaitRole():
                 await self._wait_role(step)
             case _ if isinstance(step, pair_steps.PairStep):
@@ -359,7 +370,10 @@ class _DrillRun:
                     self._note(step, f"the canary's {'wrong' if wrong else 'own'} certificate at {gateway}")
                     await canaries.set_certificate(runner, self._fleet, gateway, wrong=wrong)
             case d.WaitAlarm():
-                await self._wait_alarm(step)
+                gateways, bound = step.at or (victim,), self._bound(step.limit)
+                self._failed_waits += await alarm_wait.wait(
+                    step, gateways, bound, runner, self._witnesses, self._progress
+                )
             case d.Wait(until=what, limit=limit):
                 await self._wait(what, limit)
             case d.Pass(seconds=seconds):
@@ -466,28 +480,6 @@ class _DrillRun:
             self._screens.append(seen)
             if set(seen.found_on) == set(SCREENS) or time.monotonic() >= end:
                 return
-
-    async def _wait_alarm(self, step: d.WaitAlarm) -> None:
-        bound, gateways, stands = self._bound(step.limit), step.at or (self._drill.victim,), step.until == "raised"
-        self._progress(f"waiting for alarm {step.reason} {step.until} (at most {bound:g} s)")
-
-        def so() -> bool:
-            return all(alarms.stands(self._witnesses.moments, g, step.reason) is stands for g in gateways)
-
-        ends = time.monotonic() + 2 * bound
-        while True:
-            told = await self._witnesses.until(so, max(0.0, ends - time.monotonic()))
-            shown = [await around.alarm_in_status(self._runner, gateway, step.reason) for gateway in gateways]
-            if (told and all(one is stands for one in shown)) or time.monotonic() >= ends:
-                break
-            # The stream may still tell of the agent before this one, whose end has not been read yet.
-            await self._witnesses.until(lambda: False, ALARM_POLL_S)
-        if not told or any(one is not stands for one in shown):
-            text = f"alarm {step.reason} is {step.until} in events and status"
-            status = ", ".join(
-                f"{g} {'shows' if one else 'does not show'} it" for g, one in zip(gateways, shown, strict=True)
-            )
-            self._failed_waits.append(Checked(text, f"events: {'yes' if told else 'no'}; {status}", step.until, False))
 
     async def _forget_flaps(self) -> None:
         """The drills before this one withdrew routes within minutes, and flap control would rightly keep them away."""

@@ -54,13 +54,18 @@ class Received:
         self.arrivals.append((at_ns, self.total))
 
 
-def serve(port: int, bits_per_second: int) -> None:
-    """Send the stream to whoever connects, at this pace, until SIGTERM."""
+def serve(port: int, bits_per_second: int, *, reset: bool = False) -> None:
+    """Send the stream to whoever connects, at this pace, until SIGTERM.
+
+    `reset`: a connection ends with us. Else the kernel goes on to send what nobody has acknowledged, for minutes.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     piece = int(bits_per_second / 8 * INTERVAL_S)
     with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         while True:
             client, _ = listener.accept()
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             threading.Thread(target=_send, args=(client, piece), daemon=True).start()
 
 
@@ -76,14 +81,14 @@ def _send(client: socket.socket, piece: int) -> None:
             time.sleep(max(0.0, due - time.monotonic()))
 
 
-def fetch(host: str, port: int, out: Path, live: Path) -> None:
+def fetch(host: str, port: int, out: Path, live: Path, mss: int | None = None) -> None:
     """Receive until SIGTERM or the connection's end, then write the record."""
     ending = Ending()
     received, ended, ends = Received(), "", ["", ""]
     _write(live, json.dumps({"bytes": 0}))
     while not ending.told:
         try:
-            sock = socket.create_connection((host, port), timeout=_CONNECT_S)
+            sock = _connect(host, port, mss)
         except OSError:
             ending.wait(INTERVAL_S)
             continue
@@ -101,6 +106,22 @@ def fetch(host: str, port: int, out: Path, live: Path) -> None:
         "arrivals": received.arrivals,
     }
     _write(out, json.dumps(record))
+
+
+def _connect(host: str, port: int, mss: int | None) -> socket.socket:
+    """`mss`: what our SYN says, as if a router on the way had clamped it. Raises OSError."""
+    if mss is None:
+        return socket.create_connection((host, port), timeout=_CONNECT_S)
+    (family, kind, protocol, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
+        sock.settimeout(_CONNECT_S)
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _receive(sock: socket.socket, received: Received, ending: Ending, live: Path) -> str:
@@ -164,14 +185,16 @@ def main(argv: list[str] | None = None) -> None:
     for verb in (server, client):
         verb.add_argument("--port", type=int, required=True)
     server.add_argument("--bits-per-second", type=int, required=True)
+    server.add_argument("--reset", action="store_true")
     client.add_argument("--from", dest="host", required=True)
     client.add_argument("--out", type=Path, required=True)
     client.add_argument("--live", type=Path, required=True)
+    client.add_argument("--mss", type=int)
     options = parser.parse_args(argv)
     if options.verb == "serve":
-        serve(options.port, options.bits_per_second)
+        serve(options.port, options.bits_per_second, reset=options.reset)
     else:
-        fetch(options.host, options.port, options.out, options.live)
+        fetch(options.host, options.port, options.out, options.live, options.mss)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ LAN = "arp or (icmp6 and ip6[40] == 136) or ip proto 112 or ip6 proto 112 or tcp
 BGP = "tcp port 179"
 ESP = "esp or ip6 proto 44 or udp port 4500"
 """Fragments of IPv4 are found by the protocol that their first one has; a later one holds no number."""
+TOO_BIG = "(icmp[0] == 3 and icmp[1] == 4) or (icmp6 and ip6[40] == 2)"
+IKE = "udp port 500 or (udp port 4500 and udp[8:4] == 0)"
+"""Over IPv4, and with the marker that tells it from ESP (RFC 3948 section 2.2)."""
 LINGER_S = 2.0
 _START_S = 20.0
 _DROPPED = re.compile(r"(\d+) packets? dropped by kernel")

@@ -18,7 +18,7 @@ from typing import Any
 
 from anycast.fleet.schema import Fleet
 from anycast.fleet.section import Prefixes
-from anycast.fleet.values import FAMILIES
+from anycast.fleet.values import FAMILIES, Family
 from anycast_lab.drills.checks import Watched
 from anycast_lab.drills.timeline import Moment, from_bird_log, from_event_log, judge_packets
 from anycast_lab.machines.wiring import on_link, session_name
@@ -57,9 +57,8 @@ class Witnesses:
         if fleet.lab is None:
             raise LabError("the fleet file has no lab section")
         self._runner, self._fleet, self._lab = runner, fleet, fleet.lab
-        transit = () if fleet.lab.transit is None else (fleet.lab.transit.node,)
         upstreams = (self._lab.machine_of(router) for site in fleet.sites.values() for router in site.upstreams)
-        self._routers = list(dict.fromkeys([*transit, *upstreams]))
+        self._routers = list(dict.fromkeys([*self._lab.carriers, *upstreams]))
         self._birds = {name: _Tail(self.out(name) / "bird.log") for name in self._routers}
         self._agents: dict[str, _Tail] = {}
         self.moments: list[Moment] = []
@@ -92,11 +91,11 @@ class Witnesses:
         return at
 
     def routes_of(self, gateway: str) -> tuple[Watched, ...]:
-        """A gateway's routes, where upstream and transit see them; none where its site speaks no BGP."""
+        """A gateway's routes, where its upstreams and their carriers see them; none where its site speaks no BGP."""
         return self._watched(gateway, self._fleet.service.prefixes)
 
     def _watched(self, gateway: str, prefixes: Prefixes) -> tuple[Watched, ...]:
-        site, transit = self._fleet.sites[self._fleet.site_of(gateway)], self._lab.transit
+        site = self._fleet.sites[self._fleet.site_of(gateway)]
         watched = []
         for router, upstream in site.upstreams.items():
             for family in prefixes.families:
@@ -104,8 +103,9 @@ class Witnesses:
                     prefix = str(prefixes.of(family))
                     node = self._lab.machine_of(router)
                     watched.append(Watched(node=node, protocol=session_name(gateway, family), prefix=prefix))
-                    if transit is not None and node == router and family in transit.links[router].families:
-                        watched.append(Watched(node=transit.node, protocol=session_name(router, family), prefix=prefix))
+                    for carrier in self._lab.carriers_of(router) if node == router else ():
+                        if family in self._lab.carriers[carrier].links[router].families:
+                            watched.append(Watched(node=carrier, protocol=session_name(router, family), prefix=prefix))
         return tuple(watched)
 
     def routes_by_site(self) -> dict[str, tuple[Watched, ...]]:
@@ -163,14 +163,16 @@ class Witnesses:
     async def site_of_client(self, client: str) -> str:
         """Where a client's tunnel ends, by its inner address as its own kernel has it.
 
-        The last one: while a client moves it has the old one, too, and the kernel lists IPv4 addresses as they came.
+        The youngest: while a client moves it has the old one, too. The kernel lists IPv4 addresses as they came, and IPv6
+        addresses the other way round.
         """
-        done = await self._runner.exec(client, ("ip", "-json", "-4", "address", "show"))
-        sites = [""]
-        with contextlib.suppress(ValueError):
-            listed = [info["local"] for link in json.loads(done.text) for info in link.get("addr_info", ())]
-            sites += filter(None, map(self.site_of_address, listed))
-        return sites[-1]
+        for family in ("-4", "-6"):
+            done = await self._runner.exec(client, ("ip", "-json", family, "address", "show"))
+            with contextlib.suppress(ValueError):
+                listed = [info["local"] for link in json.loads(done.text) for info in link.get("addr_info", ())]
+                if sites := list(filter(None, map(self.site_of_address, listed))):
+                    return sites[-1 if family == "-4" else 0]
+        return ""
 
 
 def import_withdraws(text: str) -> dict[str, int]:
@@ -186,36 +188,49 @@ def import_withdraws(text: str) -> dict[str, int]:
 
 
 class Probes:
-    """A probe on each client, towards the server behind the tunnel."""
+    """A probe on each client, towards the server behind the tunnel; one for each inner family that is asked for."""
 
-    def __init__(self, runner: Runner, witnesses: Witnesses, fleet: Fleet, every_ms: float) -> None:
+    def __init__(
+        self, runner: Runner, witnesses: Witnesses, fleet: Fleet, every_ms: float, inner: tuple[Family, ...] = ()
+    ) -> None:
+        """`inner`: families of clients' inner addresses; the first one that pools and servers have where none is named."""
         assert fleet.lab is not None
         self._runner, self._witnesses, self._every_ms = runner, witnesses, every_ms
-        self._clients = tuple(fleet.lab.clients)
-        self._target = str(next(s.ipv4 for s in fleet.lab.servers.values() if s.ipv4 is not None))
+        pools = {family for site in fleet.sites.values() for family in site.pools.families}
+        servers = fleet.lab.servers.values()
+        targets = {f: next((str(s.of(f)) for s in servers if f in s.families), "") for f in FAMILIES if f in pools}
+        found = [family for family in inner or FAMILIES if targets.get(family)]
+        self._probes: dict[str, tuple[str, str, str]] = {}
+        """By name: the client, the target, and what its files are called."""
+        for client in fleet.lab.clients:
+            for family in found[: len(inner) or 1]:
+                first = family == found[0]
+                name, files = (client, "probe") if first else (f"{client} {family}", f"probe-{family}")
+                self._probes[name] = (client, targets[family], files)
         self._processes: dict[str, Process] = {}
         self._records: dict[str, dict[str, Any]] = {}
 
     async def start(self) -> None:
         """Unless they run already."""
-        for client in self._clients if not self._processes else ():
+        for name, (client, target, files) in self._probes.items() if not self._processes else ():
             out = self._witnesses.out(client)
-            for name in ("probe.json", "probe.live"):
-                (out / name).unlink(missing_ok=True)
-            argv = ("python", "-m", "anycast_lab.drills.probe", "--to", self._target, "--interval-ms", str(self._every_ms))
-            files = ("--out", "/etc/anycast/out/probe.json", "--live", "/etc/anycast/out/probe.live")
-            self._processes[client] = await self._runner.spawn(client, argv + files)
+            for suffix in ("json", "live"):
+                (out / f"{files}.{suffix}").unlink(missing_ok=True)
+            argv = ("python", "-m", "anycast_lab.drills.probe", "--to", target, "--interval-ms", str(self._every_ms))
+            paths = ("--out", f"/etc/anycast/out/{files}.json", "--live", f"/etc/anycast/out/{files}.live")
+            self._processes[name] = await self._runner.spawn(client, argv + paths)
 
-    def last_good_ns(self, client: str) -> int:
-        """When the client's last good packet came; 0 before the first."""
+    def last_good_ns(self, name: str) -> int:
+        """When a client's last good packet came; 0 before the first."""
+        client, _target, files = self._probes[name]
         try:
-            return int(json.loads((self._witnesses.out(client) / "probe.live").read_text())["last_good_ns"])
+            return int(json.loads((self._witnesses.out(client) / f"{files}.live").read_text())["last_good_ns"])
         except (OSError, ValueError):
             return 0
 
     def all_good_since(self, since_ns: int) -> bool:
         """Whether every client has had a good packet after `since_ns`."""
-        return all(self.last_good_ns(client) > since_ns for client in self._clients)
+        return all(self.last_good_ns(name) > since_ns for name in self._probes)
 
     def signal(self, number: int) -> None:
         """To all of them."""
@@ -226,9 +241,10 @@ class Probes:
         """End the probes and return their records by client; the same ones again where they have ended already."""
         for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
-        for client, process in self._processes.items():
+        for name, process in self._processes.items():
+            client, _target, files = self._probes[name]
             await asyncio.wait_for(process.wait(), 30)
-            self._records[client] = json.loads((self._witnesses.out(client) / "probe.json").read_text())
+            self._records[name] = json.loads((self._witnesses.out(client) / f"{files}.json").read_text())
         self._processes.clear()
         return self._records
 

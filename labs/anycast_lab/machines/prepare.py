@@ -89,7 +89,7 @@ def prepare(topology: Topology, lab_dir: Path) -> Fleet:
             _write_gateway(etc, plan, fleet, fleet_path, keys, gateways, clients)
             if (vrrp := compile_gateway(fleet, plan.node).vrrp) is not None and vrrp.keys_file is not None:
                 pki.write_secret(_inside(etc, vrrp.keys_file), seals[plan.site])
-        if plan.role == "client":
+        if plan.role in ("client", "guest"):
             _write_client(etc, plan, fleet, gateways, clients)
         if plan.role == "crowd":
             _write_crowd(etc, plan, fleet, gateways, clients)
@@ -110,6 +110,8 @@ def _write_common(etc: Path, plan: wiring.NodePlan, topology: Topology) -> None:
         "net.ipv6.conf.all.accept_dad = 0",
         "net.ipv6.conf.default.accept_dad = 0",
     ]
+    if plan.ecmp:  # by addresses, protocol and ports, as carriers do
+        sysctls += ["net.ipv4.fib_multipath_hash_policy = 1", "net.ipv6.fib_multipath_hash_policy = 1"]
     if plan.role == "gateway":
         sysctls += ["net.ipv4.conf.all.arp_ignore = 1", "net.ipv4.conf.all.arp_announce = 2"]
         for interface in dict.fromkeys(interface for interface, _ in plan.addresses if interface != "lo"):
@@ -167,7 +169,7 @@ def _write_gateway(
 
 def _write_client(etc: Path, plan: wiring.NodePlan, fleet: Fleet, gateways: pki.Root, clients: pki.Root) -> None:
     assert fleet.lab is not None
-    client = fleet.lab.clients[plan.node]
+    client = fleet.lab.connected[plan.node]
     identity = f"{plan.node}.clients.{fleet.service.identity}"
     issued = clients.issue(identity)
     pki.write_secret(etc / "secrets" / "client.crt", issued.certificate)

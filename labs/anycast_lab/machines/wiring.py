@@ -10,10 +10,12 @@ What shares one of a site's subnets is cabled to the subnet's switch where the f
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from anycast.errors import ConfigError, Problem
-from anycast.fleet.lab import Client, Crowd, Nat, Router, Server, Switch, Transit
+from anycast.fleet.lab import Carrier, Client, Crowd, Link, Nat, Peer, Router, Server, Switch, Transit
 from anycast.fleet.pair import Attachment, Bfd
 from anycast.fleet.schema import Fleet, Gateway, Site, Upstream
 from anycast.fleet.section import Prefixes
@@ -23,6 +25,8 @@ Cables = Mapping[str, Mapping[str, str]]
 """node -> interface -> the node at its other end."""
 
 BRIDGE = "br0"
+_PREFERRED, _CUSTOMER, _PEER = 200, 100, 50
+"""A carrier's routes: of the customer that is preferred, of any other, of another carrier."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,8 @@ class BirdSession:
     own: tuple[str, ...] = ()
     """The unicast prefixes of the site behind it, of its families."""
     preference: int = 100
+    peering: bool = False
+    """With another carrier: only what customers announce is told."""
     bfd: Bfd | None = None
     """As the gateway's end is told: BFD beside the session, which ends with it."""
 
@@ -55,7 +61,7 @@ class NodePlan:
 
     node: str
     role: str
-    """gateway, router, switch, nat, server, client, crowd or coordinator."""
+    """gateway, router, switch, nat, server, client, guest, crowd or coordinator."""
     bridge: tuple[str, ...] = ()
     """Interfaces that are ports of the bridge `br0`."""
     addresses: tuple[tuple[str, str], ...] = ()
@@ -65,6 +71,8 @@ class NodePlan:
     router_id: str = ""
     asn: int = 0
     sessions: tuple[BirdSession, ...] = ()
+    ecmp: bool = False
+    """The kernel gets all paths of equal cost, and sends each flow by one."""
     masquerade: tuple[str, str, str] | None = None
     """(inside prefix, outside interface, outside address)."""
     name_server: str = ""
@@ -94,6 +102,8 @@ class _Planner:
                     plans[router] = self._router(router, name, site)
         if (transit := self._lab.transit) is not None:
             plans[transit.node] = self._transit(transit)
+        for name, peer in self._lab.peers.items():
+            plans[name] = self._peer(name, peer)
         for name, plain in self._lab.routers.items():
             plans[name] = self._plain_router(name, plain)
         for name, switch in self._lab.switches.items():
@@ -211,27 +221,30 @@ class _Planner:
                 yield from ((port, str(client.of(family)[0])) for family in client.families)
 
     def _router(self, name: str, site_name: str, site: Site) -> NodePlan:
-        upstream, transit = site.upstreams[name], self._lab.transit
+        upstream = site.upstreams[name]
         port, bridge = self._lan(name, site_name, "uplink", site.gateways)
         addresses = [(port, f"{upstream.address.of(f)}/{site.uplink.of(f).prefixlen}") for f in upstream.address.families]
         routes = list(_to_service_address(site))
         sessions = list(_with_gateways(site, upstream))
-        if transit is None or name not in transit.links:
+        ways_out = set[str]()
+        if not (carriers := self._lab.carriers_of(name)):
             self._problems.append(Problem(f"lab.transit.links.{name}", "is missing: the router has no way to the transit"))
-        else:
-            uplink = self._port(name, transit.node)
-            link = transit.links[name]
+        for node in carriers:
+            carrier = self._lab.carriers[node]
+            uplink, link = self._port(name, node), carrier.links[name]
             for family in link.families:
                 theirs, ours = link.of(family)
                 addresses.append((uplink, str(ours)))
-                routes.append((_default(family), str(theirs.ip)))
+                if _default(family) not in ways_out:
+                    routes.append((_default(family), str(theirs.ip)))
+                ways_out.add(_default(family))
                 sessions.append(
                     BirdSession(
-                        name=session_name(transit.node, family),
+                        name=session_name(node, family),
                         local=str(ours.ip),
                         local_asn=upstream.asn,
                         peer=str(theirs.ip),
-                        peer_asn=transit.asn,
+                        peer_asn=carrier.asn,
                         families=(family,),
                     )
                 )
@@ -242,30 +255,75 @@ class _Planner:
             bridge=bridge,
             addresses=tuple(addresses),
             routes=tuple(routes),
-            router_id=str(upstream.address.ipv4),
+            router_id=_router_id(name, [str(upstream.address.ipv4)] if upstream.address.ipv4 is not None else []),
             asn=upstream.asn,
             sessions=tuple(sessions),
         )
 
-    def _transit(self, transit: Transit) -> NodePlan:
-        addresses, sessions, routes = [], [], list[tuple[str, str]]()
+    def _customers(self, node: str, carrier: Carrier) -> Iterator[tuple[tuple[str, str], BirdSession]]:
+        """A carrier's addresses and sessions on its cables to upstream routers."""
         asns = {name: upstream.asn for site in self._fleet.sites.values() for name, upstream in site.upstreams.items()}
-        for router, link in transit.links.items():
-            port = self._port(transit.node, router)
+        for router, link in carrier.links.items():
+            port = self._port(node, router)
             for family in link.families:
                 ours, theirs = link.of(family)
-                addresses.append((port, str(ours)))
-                sessions.append(
+                yield (
+                    (port, str(ours)),
                     BirdSession(
                         name=session_name(router, family),
                         local=str(ours.ip),
-                        local_asn=transit.asn,
+                        local_asn=carrier.asn,
                         peer=str(theirs.ip),
                         peer_asn=asns.get(router, 0),
                         families=(family,),
-                        preference=200 if router == transit.prefer else 100,
-                    )
+                        preference=_PREFERRED if router == carrier.prefer else _CUSTOMER,
+                    ),
                 )
+
+    def _peering(self, node: str, carrier: Carrier, to: str, other: Carrier, link: Link, own: int) -> Iterator[BirdSession]:
+        """`own`: which end of the link is the node's."""
+        for family in link.families:
+            ends = link.of(family)
+            yield BirdSession(
+                name=session_name(to, family),
+                local=str(ends[own].ip),
+                local_asn=carrier.asn,
+                peer=str(ends[1 - own].ip),
+                peer_asn=other.asn,
+                families=(family,),
+                preference=_PEER,
+                peering=True,
+            )
+
+    def _peer(self, name: str, peer: Peer) -> NodePlan:
+        """Its way out is the transit, but for what its customers announce."""
+        transit = self._lab.transit
+        assert transit is not None, "the fleet file was checked"
+        customers, port = list(self._customers(name, peer)), self._port(name, transit.node)
+        addresses = [address for address, _ in customers]
+        addresses += [(port, str(peer.peering.of(f)[1])) for f in peer.peering.families]
+        addresses += self._towards_clients(name)
+        sessions = [session for _, session in customers]
+        sessions += self._peering(name, peer, transit.node, transit, peer.peering, 1)
+        return NodePlan(
+            node=name,
+            role="router",
+            addresses=tuple(addresses),
+            routes=tuple((_default(f), str(peer.peering.of(f)[0].ip)) for f in peer.peering.families),
+            router_id=_router_id(name, _locals(sessions)),
+            asn=peer.asn,
+            sessions=tuple(sessions),
+            ecmp=bool(peer.ecmp),
+        )
+
+    def _transit(self, transit: Transit) -> NodePlan:
+        customers, routes = list(self._customers(transit.node, transit)), list[tuple[str, str]]()
+        addresses, sessions = [address for address, _ in customers], [session for _, session in customers]
+        for name, peer in self._lab.peers.items():
+            port = self._port(transit.node, name)
+            addresses += [(port, str(peer.peering.of(f)[0])) for f in peer.peering.families]
+            sessions += self._peering(transit.node, transit, name, peer, peer.peering, 0)
+            routes += self._behind(name, peer)
         for name, nat in self._lab.nat.items():
             addresses += [(self._port(transit.node, name), str(nat.outside.of(f)[0])) for f in nat.outside.families]
         addresses += self._towards_clients(transit.node)
@@ -277,16 +335,23 @@ class _Planner:
                 addresses += [(port, f"{upstream.address.of(f)}/{site.uplink.of(f).prefixlen}")
                               for f in upstream.address.families]  # fmt: skip
                 sessions += _with_gateways(site, upstream)
-        first = next((session.local for session in sessions if "." in session.local), "")
         return NodePlan(
             node=transit.node,
             role="router",
             addresses=tuple(addresses),
             routes=tuple(routes),
-            router_id=first,
+            router_id=_router_id(transit.node, _locals(sessions)),
             asn=transit.asn,
             sessions=tuple(sessions),
+            ecmp=bool(transit.ecmp),
         )
+
+    def _behind(self, name: str, peer: Peer) -> Iterator[tuple[str, str]]:
+        """The transit's ways to the clients of a peer."""
+        for client in self._lab.connected.values():
+            for family in client.families if client.behind == name else ():
+                if family in peer.peering.families:
+                    yield str(client.of(family)[1].network), str(peer.peering.of(family)[1].ip)
 
     def _to_site(self, transit: Transit, site: Site) -> Iterator[tuple[str, str]]:
         """The transit's way to a site's unicast service address: itself, or by the site's first router."""
@@ -342,10 +407,20 @@ class _Planner:
         port = self._port(name, client.behind)
         return NodePlan(
             node=name,
-            role="crowd" if isinstance(client, Crowd) else "client",
+            role="crowd" if isinstance(client, Crowd) else "guest" if name in self._lab.guests else "client",
             addresses=tuple((port, str(client.of(f)[1])) for f in client.families),
             routes=tuple((_default(f), str(client.of(f)[0].ip)) for f in client.families),
         )
+
+
+def _locals(sessions: Iterable[BirdSession]) -> list[str]:
+    return [session.local for session in sessions]
+
+
+def _router_id(node: str, addresses: Iterable[str]) -> str:
+    """The first IPv4 address; where there is none, a number of its own (RFC 6286), the same at every start."""
+    number = zlib.crc32(node.encode()) or 1
+    return next((address for address in addresses if "." in address), str(ipaddress.IPv4Address(number)))
 
 
 def _with_gateways(site: Site, upstream: Upstream) -> Iterator[BirdSession]:

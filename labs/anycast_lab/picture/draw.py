@@ -20,7 +20,7 @@ _LINE, _PAD = 15, 6
 """From one line of text to the next, and around them."""
 _CLIENT_TOP, _ROOM = 34, 34
 """Where the first row begins; what is left between two rows for their cables."""
-_SPINE = 20
+_SPINE, _INDENT = 20, 14
 _COLUMNS = {"upstream": (40, 96), "outside": (150, 6), "gateway": (172, 150), "inside": (338, 6), "server": (360, 110)}
 """Left edge and width."""
 _CHARACTER = 6.6
@@ -64,13 +64,13 @@ class _Picture:
 
     def _clients(self) -> list[str]:
         lab = self.fleet.lab
-        return [] if lab is None else [name for name in (*lab.clients, *lab.crowds) if name in self.topology.nodes]
+        return [] if lab is None else [name for name in lab.connected if name in self.topology.nodes]
 
     def _heads(self) -> list[str]:
-        """What the clients' side hangs on: the transit, or the plain routers where no site speaks BGP."""
+        """What the clients' side hangs on: the transit and its peers, or the plain routers where no site speaks BGP."""
         lab = self.fleet.lab
         assert lab is not None
-        return [lab.transit.node] if lab.transit is not None else list(lab.routers)
+        return list(lab.carriers or lab.routers)
 
     def _place(self) -> None:
         lab = self.fleet.lab
@@ -89,9 +89,15 @@ class _Picture:
                 self.boxes[name] = Box(x, top, end - x, _high(1), "nat")
             top += _high(1) + _ROOM
         heads = self._heads()
-        step = (WIDTH - 2 * EDGE) / max(1, len(heads))
-        for i, name in enumerate(heads):
-            self.boxes[name] = Box(EDGE + i * step, top, step - (0 if len(heads) == 1 else 8), _high(1), "transit")
+        if lab.peers:  # one below the other, each a bit further in, so that the spine of the upper one passes
+            for i, name in enumerate(heads):
+                x = EDGE + i * _INDENT
+                self.boxes[name] = Box(x, top + i * (_high(1) + 8), WIDTH - EDGE - x, _high(1), "transit")
+            top += (len(heads) - 1) * (_high(1) + 8)
+        else:
+            step = (WIDTH - 2 * EDGE) / max(1, len(heads))
+            for i, name in enumerate(heads):
+                self.boxes[name] = Box(EDGE + i * step, top, step - (0 if len(heads) == 1 else 8), _high(1), "transit")
         top += _high(1) + 12
         for name, site in self.fleet.sites.items():
             self.bands[name] = top

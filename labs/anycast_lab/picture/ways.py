@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+from anycast_lab.machines.wiring import BRIDGE
 from anycast_lab.topology import Endpoint, Link
 
 
@@ -64,7 +65,15 @@ def follow(
 def _across(
     out: Endpoint, towards: str, addresses: Mapping[str, frozenset[str]], live: list[Link], switches: frozenset[str]
 ) -> tuple[list[Link], str] | None:
-    """The cables from `out` to whoever answers for `towards`, through at most one switch; None where nobody does."""
+    """The cables from `out` to whoever answers for `towards`, through at most one switch; None where nobody does.
+
+    A router that stands on a site's subnet without a switch bridges it, and the interface that it routes by is that bridge.
+    """
+    if out.interface == BRIDGE:  # whichever of its cables leads there
+        for cable in live:
+            for near in cable.ends():
+                if near.node == out.node and towards in addresses.get(_other(cable, near).node, ()):
+                    return [cable], _other(cable, near).node
     for cable in live:
         if out not in cable.ends():
             continue

@@ -272,7 +272,7 @@ async def remove_client_state(vips: frozenset[str]) -> tuple[int, int]:
     for policy in stale_policies:
         await _delete(xfrm.XFRM_MSG_DELPOLICY, xfrm.encode_delete_policy(policy))
     for sa in stale_sas:
-        await _delete(xfrm.XFRM_MSG_DELSA, xfrm.encode_delete_sa(sa))
+        await _delete(xfrm.XFRM_MSG_DELSA, xfrm.encode_sa_id(sa))
     return len(stale_sas), len(stale_policies)
 
 

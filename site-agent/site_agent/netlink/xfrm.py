@@ -84,8 +84,8 @@ def decode_sa(payload: memoryview) -> SaId:
     )  # fmt: skip
 
 
-def encode_delete_sa(sa: SaId) -> bytes:
-    """The payload of XFRM_MSG_DELSA: struct xfrm_usersa_id."""
+def encode_sa_id(sa: SaId) -> bytes:
+    """The payload of XFRM_MSG_DELSA, and of XFRM_MSG_GETSA for one: struct xfrm_usersa_id."""
     return struct.pack("=16s4sHBx", sa.daddr.packed, sa.spi.to_bytes(4), _family(sa.daddr), sa.proto)
 
 
