@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from anycast import link_wire
+from anycast.cli.coordinator_client import Denied, Target, ask
 from anycast.document import Document
 from anycast.events import AlarmCleared, AlarmRaised, Event
 from anycast.link_wire import Hello, Report, Welcome
@@ -325,7 +326,10 @@ def test_credentials_have_roles_and_the_store_does_not_know_their_secrets(coordi
     assert "alice is viewer, and this is for admin" in refused.stderr
     again = coordinator.run("access", "add", "alice")
     assert (again.returncode, "already" in again.stderr) == (1, True)
-    assert coordinator.run("access", "add", "bob", "--role", "emperor").returncode == 1
+    assert coordinator.run("access", "add", "bob", "--role", "emperor").returncode == 2
+    body = {"name": "bob", "role": "emperor", "sites": None}
+    with pytest.raises(Denied, match="role: Input should be"):  # nor does another client make one
+        ask(Target(f"unix:{coordinator.base}/run/coordinator.sock"), "POST", "/v1/access", body)
     files = b"".join(path.read_bytes() for path in (coordinator.base / "state").iterdir())
     assert made.stdout.strip().rpartition("_")[2].encode() not in files
     assert b"alice" in files

@@ -113,7 +113,14 @@ class Charon:
 
     def start(self) -> None:
         self.spawn()
-        wait(Path(self.vici).exists, f"charon's socket at {self.namespace}")
+        wait(self._listens, f"charon's socket at {self.namespace}")
+
+    def _listens(self) -> bool:
+        """The socket's file is there before anybody listens."""
+        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            sock.connect(self.vici)
+            return True
+        return False
 
     def spawn(self) -> None:
         """It may have no sockets yet when this returns."""
