@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 BUFFER_KIB = 32768
 """A small one loses bursts (measured)."""
+SNAPSHOT = 9600
+"""Bytes of each frame: all of one on a link with containerlab's own MTU."""
 
 
 LISTENS = b"listening on"
@@ -19,6 +21,7 @@ def command(interface: str, expression: Sequence[str], *, packets: int, decoded:
     """
     counts = ("-c", str(packets)) if packets else ()
     shape = ("-l",) if decoded else ("-U", "-w", "-")
-    # In the default mode the kernel keeps packets for up to a second, and the end would lose them.
-    options = ("-n", "--immediate-mode", "-B", str(BUFFER_KIB), "-Z", "root", "-i", interface)
+    # In the default mode the kernel keeps packets for up to a second, and the end would lose them; in this one each packet
+    # takes a whole snapshot of the buffer, and one of the default's length loses bursts (measured).
+    options = ("-n", "--immediate-mode", "-s", str(SNAPSHOT), "-B", str(BUFFER_KIB), "-Z", "root", "-i", interface)
     return ("tcpdump", *options, *counts, *shape, "--", *expression)
