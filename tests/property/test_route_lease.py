@@ -120,7 +120,7 @@ def test_no_route_outlives_its_right_and_recovery_brings_it_back(steps: Steps) -
 
 
 @pytest.mark.long
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(st.lists(STEPS, max_size=25))
 def test_no_route_outlives_its_right_at_length(steps: Steps) -> None:
     holds(steps)

@@ -147,10 +147,20 @@ def test_another_prefix_needs_the_first_to_retire() -> None:
     one_more = made(budget='{min_sites: 4, retiring: ["2001:db8:a::/56"]}', prefix="2001:db8:a::/57").content
     before = retiring.model_copy(update={"sites": {**one_more.sites, "ams": retiring.sites["ams"]}})
     assert shortfalls(before, without_announcements(dark, "ams")) == (
-        "fra, lon would go dark, and 3 sites attract all the while; the budget wants 4",
+        "ams, fra, lon would go dark, and 3 sites attract all the while; the budget wants 4",
     )
     same_file = made(prefix="2001:db8:a::/57", budget='{min_sites: 4, retiring: ["2001:db8:a::/56"]}').content
     assert shortfalls(WHOLE, same_file), "not by the content that drops it"
+
+
+def test_a_retiring_prefix_that_moves_takes_the_last_site_with_it() -> None:
+    """In the middle of the rollout neither has it."""
+    retiring = made(budget='{min_sites: 1, retiring: ["2001:db8:a::/56"]}').content
+    one, other = retiring, made(budget="{min_sites: 1}").content
+    for site in SITES:
+        one = one if site == "ams" else without_announcements(one, site)
+        other = other if site == "fra" else without_announcements(other, site)
+    assert shortfalls(one, other) == ("ams would go dark, and no site attracts all the while; the budget wants 1",)
 
 
 @pytest.mark.parametrize("change", ["drained", "removed", "moved", "floor gone"])
