@@ -1,7 +1,7 @@
 """`anycast serve`, and what asks it: `status` and `watch` (docs/coordinator.md).
 
-Exit status: 0 done, 1 refused,
-2 the command line or a file cannot be used, 3 the coordinator does not answer, 4 (`status`) it is read-only.
+Exit status: 0 done, 1 refused, 2 the command line or a file cannot be used, 3 the coordinator does not answer, 4 (`status`)
+it is read-only.
 """
 
 from __future__ import annotations

@@ -62,9 +62,10 @@ def _by_region(content: Content) -> dict[str | None, Lit]:
 
 
 def _lost(before: Content, was: Lit, will: Lit) -> Lit:
+    """What retires is missed by nobody; but who attracts nothing any more is dark, though nothing else is lost."""
     retiring = frozenset(before.budget.retiring)
     lost = {name: attracted - will.get(name, frozenset()) - retiring for name, attracted in was.items()}
-    return {name: missing for name, missing in lost.items() if missing}
+    return {name: missing for name, missing in lost.items() if missing or name not in will}
 
 
 def _shortfalls(
@@ -76,12 +77,7 @@ def _shortfalls(
         if len(will) < own.min_sites:
             yield f"{_attract(len(will))}{place} by this content; its budget wants {own.min_sites}"
         yield from _capacity(own, will, after, f"the sites{place} that attract by this content")
-    if before is None:
-        return
-    lost = _lost(before, was, will)
-    # Who attracts nothing any more is dark, though all that it has lost is retiring; it may be the only one that has it.
-    lost |= {name: attracted for name, attracted in was.items() if name not in will and name not in lost}
-    if not lost:
+    if before is None or not (lost := _lost(before, was, will)):
         return
     then = before.budget if region is None else before.budget.regions.get(region)
     floors = [floor for floor in (then, own) if floor is not None]
@@ -97,7 +93,7 @@ def _shortfalls(
     yield from _capacity(floor, steady, before, f"without {named(lost)}{others} the sites{place} that attract")
     if region is None:
         announced = frozenset().union(*steady.values())
-        for missing in sorted(frozenset().union(*lost.values()) - announced - frozenset(before.budget.retiring)):
+        for missing in sorted(frozenset().union(*lost.values()) - announced):
             yield f"nobody would go on announcing {missing}; a content that names it as retiring has to come before"
 
 
