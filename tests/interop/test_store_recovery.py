@@ -15,19 +15,17 @@ from typing import Any
 
 import pytest
 
-from anycast import link_wire
 from anycast.content.content import Intent
 from anycast.content.record import Record
 from anycast.content.signature import sign
 from anycast.coordinator import behind, rollouts
 from anycast.coordinator.service import Service
 from anycast.link_wire import DarknessTold
-from anycast.policy import token_holder, tokens
 from anycast.runtime import boottime
 from site_agent import content_store, coordinator_link
 from site_agent.content_brief import known
 from tests.support.contents import MALLORY, SITES
-from tests.support.deciding_fleet import Fleet
+from tests.support.deciding_fleet import Fleet, quicken
 from tests.support.managed import Managed, running
 
 pytestmark = pytest.mark.daemons
@@ -35,12 +33,8 @@ pytestmark = pytest.mark.daemons
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "SETTLE_S", 1.0)
-    monkeypatch.setattr(token_holder, "HEARTBEAT_S", 0.3)
-    monkeypatch.setattr(link_wire, "HEARTBEAT_S", 0.3)
-    monkeypatch.setattr(rollouts, "LOOK_S", 0.1)
+    quicken(monkeypatch)
     monkeypatch.setattr(rollouts, "IDLE_LOOK_S", 0.3)
-    monkeypatch.setattr(rollouts, "AGAIN_S", 1.0)
     monkeypatch.setattr(behind, "HAND_OVER_S", 1.0)
     monkeypatch.setattr(behind, "AGAIN_S", 1.0)
     monkeypatch.setattr(behind, "LOOK_S", 0.2)

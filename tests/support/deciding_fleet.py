@@ -101,13 +101,18 @@ class Fleet:
         await self.becomes("done", lambda s: s["rollout"]["step"] == "done", within_s=30)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what a coordinator does every few seconds done within one."""
     monkeypatch.setattr(tokens, "SETTLE_S", 1.0)
     monkeypatch.setattr(token_holder, "HEARTBEAT_S", 0.3)
     monkeypatch.setattr(link_wire, "HEARTBEAT_S", 0.3)
     monkeypatch.setattr(rollouts, "LOOK_S", 0.1)
     monkeypatch.setattr(rollouts, "AGAIN_S", 1.0)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken(monkeypatch)
 
 
 @contextlib.asynccontextmanager
