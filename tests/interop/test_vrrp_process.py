@@ -23,8 +23,6 @@ from site_agent.vrrp.seal import Flag, Seal, seal
 from tests.support.namespace import in_namespace
 from tests.support.vrrp_pair import (
     KEYS,
-    NO_LOCKED_MEMORY,
-    NO_REAL_TIME,
     VIRTUAL_4,
     VIRTUAL_6,
     VIRTUAL_LINK_LOCAL,
@@ -40,6 +38,7 @@ from tests.support.vrrp_pair import (
     mac,
     make_plan,
     neighbours,
+    never_active,
     own,
     send_raw,
     wait,
@@ -65,10 +64,6 @@ def forged(active: Process, payload: bytes, *, ttl: int = 255, times: int = 1) -
 
 def counted(process: Process, cause: str, least: int = 1) -> wire.Status:
     return process.wait(f"counts {cause}", lambda status: status.discarded.get(f"outside:{cause}", 0) >= least)
-
-
-def never_active(process: Process) -> bool:
-    return process.status is not None and all(status.role == "backup" for status in process.heard)
 
 
 @in_namespace
@@ -474,22 +469,3 @@ def _stays_while_the_lock_is_busy() -> bool:
     for name in ("lan", "gw1", "gw2"):
         ip(f"netns del {name}")
     return stayed
-
-
-@in_namespace
-def test_below_50_ms_it_offers_nothing_without_real_time_priority_and_locked_memory() -> None:
-    with Lan() as lan:
-        for n, prefix, what in ((1, NO_REAL_TIME, "real-time priority"), (2, NO_LOCKED_MEMORY, "locked memory")):
-            process = lan.start(n, interval=4, keys=KEYS, prefix=prefix)
-            status = process.wait("says that it cannot", lambda status: status.self_test == "failed")
-            assert what in status.faults[0] and "an interval of 40 ms is not kept" in status.faults[0], status.faults
-        seen = len(lan.processes[0].heard)
-        wait(lambda: lan.processes[0].status and len(lan.processes[0].heard) > seen + 1, "two more reports")
-        assert all(never_active(process) for process in lan.processes), "nobody else is there, and it took over"
-        for process in lan.processes:
-            process.child.kill()
-        without = lan.start(1, interval=5, keys=KEYS, prefix=NO_REAL_TIME)
-        status = without.role("active")
-        assert status.self_test == "" and "real-time priority" in status.faults[0]
-        with_all = lan.start(2, interval=1, keys=KEYS)
-        assert with_all.wait("has tested itself", lambda status: status.self_test).faults == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from site_agent.vrrp.realtime import MOST_LATE_MS, TEST_TICKS, TEST_TRIES, fault_of
+from site_agent.vrrp.realtime import AGAIN_AFTER_S, MOST_LATE_MS, TEST_TICKS, TEST_TRIES, Again, fault_of
 
 LATE = MOST_LATE_MS * 2
 
@@ -41,3 +41,27 @@ def test_two_late_ticks_of_two_hundred_pass_and_three_do_not() -> None:
 def test_one_good_try_of_three_is_enough() -> None:
     machine = Machine(ticks(9), ticks(9), ticks(0))
     assert fault_of(1, [], machine.measure) == "" and machine.tries == []
+
+
+def rounds(again: Again, *lates: int) -> list[bool]:
+    """What each round of ticks says, so many of them late; the one that begins a round always is."""
+    said = []
+    for late in lates:
+        assert not again.tick(again.deadline + 3.0)
+        for number in range(TEST_TICKS):
+            passed = again.tick(again.deadline + (LATE / 1000 if number < late else 0.00005))
+        said.append(passed)
+    return said
+
+
+def test_a_machine_that_was_busy_is_tested_again_until_it_passes() -> None:
+    again = Again(now=100.0)
+    assert again.deadline == 100.0 + AGAIN_AFTER_S
+    assert rounds(again, 9, 3, 2) == [False, False, True]
+
+
+def test_between_two_rounds_is_a_pause() -> None:
+    again = Again(now=100.0)
+    began = again.deadline
+    assert rounds(again, TEST_TICKS) == [False]
+    assert again.deadline - began > AGAIN_AFTER_S

@@ -114,7 +114,8 @@ class VrrpProcess:
         self._late = LateTicks()
         self._refused: list[str] = []
         self._unkept = ""
-        """Why the interval cannot be kept: then it offers nothing, for as long as it runs."""
+        """Why the interval cannot be kept: then it offers nothing, until it has passed `_again`."""
+        self._again: realtime.Again | None = None
         self._faults: list[str] = []
         self._not_handed_over = ""
         self._status_at = _now()
@@ -129,7 +130,9 @@ class VrrpProcess:
         self._refused = realtime.prepare()
         if self._plan.links:
             self._unkept = realtime.fault_of(self._plan.advertisement_interval, self._refused)
-            self._refused = [self._unkept] if self._unkept else self._refused
+            if self._unkept:
+                self._again = None if self._refused else realtime.Again(now=_now())
+                self._refused = [self._unkept]
             self._addresses.start()
         self._catch_signals()
         self._look()
@@ -155,6 +158,8 @@ class VrrpProcess:
             self._due = due
         if self._told_until is not None and self._told_until < self._due:
             self._due = self._told_until
+        if self._again is not None and self._again.deadline < self._due:
+            self._due = self._again.deadline
 
     def _drain(self) -> bool:
         """Hear what has waited in the voices' sockets. False where too much did: a flood is heard as it comes."""
@@ -219,6 +224,10 @@ class VrrpProcess:
         if deadline is not None and deadline <= (now := _now()):
             self._late.count(now - deadline)
             self._bfd.tick(now)
+        if self._again is not None and self._again.deadline <= (now := _now()) and self._again.tick(now):
+            self._again, self._unkept, self._refused = None, "", []
+            self._grant(self._granted)
+            self._status_at = now
         if now >= self._status_at:
             self._look()
             self._status_at = now + (OCCUPIED_EVERY_S if self._bfd.hurries(now) else STATUS_EVERY_S)
