@@ -9,7 +9,7 @@ import pytest
 
 from anycast_lab.drills import crowd_checks as crowd
 from anycast_lab.drills.crowd_actor import ways
-from anycast_lab.drills.crowd_checks import CrowdSeen, Log, Look, Probed, Sa, Takeover
+from anycast_lab.drills.crowd_checks import Asked, CrowdSeen, Log, Look, Probed, Sa, Takeover
 from anycast_lab.drills.report import Checked
 
 MS = 1_000_000
@@ -30,6 +30,7 @@ LOGGED = """\
 2026-11-29T15:22:18.729 15[IKE] <crowd-0005|5> IKE_SA crowd-0005[5] established between 198.51.100.98[x]...203.0.113.1[y]
 2026-11-29T15:22:19.000 15[ENC] <crowd-0005|5> parsed INFORMATIONAL response 2 [ ]
 2026-11-29T15:22:28.819 08[IKE] <crowd-0005|5> sending DPD request
+2026-11-29T15:22:28.820 08[ENC] <crowd-0005|5> generating INFORMATIONAL request 4 [ ]
 2026-11-29T15:22:28.857 05[ENC] <crowd-0005|5> parsed INFORMATIONAL response 3 [ D ]
 2026-11-29T15:22:28.879 05[ENC] <crowd-0005|5> parsed INFORMATIONAL response 4 [ ]
 2026-11-29T15:22:30.000 05[ENC] <crowd-0005|5> parsed CREATE_CHILD_SA request 0 [ N(REKEY_SA) SA No KE TSi TSr ]
@@ -124,6 +125,45 @@ def test_each_assertion_can_fail(red: str, changes: dict[str, Any]) -> None:
     assert not judged(dataclasses.replace(SEEN, **changes))[red].passed
 
 
+CUT = 100_000 * MS
+ASKED = Asked("INFORMATIONAL", 3, CUT - 30 * MS, CUT - 10 * MS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "passed"),
+    [
+        (ASKED, {}, True),
+        (dataclasses.replace(ASKED, answered_ns=0), {}, True),
+        (dataclasses.replace(ASKED, answered_ns=CUT + 400 * MS), {}, True),
+        (dataclasses.replace(ASKED, answered_ns=CUT - 21 * MS), {}, False),
+        (Asked("INFORMATIONAL", 3, CUT + MS), {}, False),
+        (Asked("INFORMATIONAL", 3, CUT - 10_001 * MS), {}, False),
+        (ASKED, {"losses_ns": ()}, False),
+        (ASKED, {"log": {NAMES[0]: 1, NAMES[1]: 3}}, False),
+        (ASKED, {"log": {NAMES[0]: 2, NAMES[1]: 2}}, False),
+    ],
+)
+def test_who_had_an_exchange_in_flight_when_the_power_went_may_build_anew(
+    asked: Asked, changes: dict[str, Any], passed: bool
+) -> None:
+    built = changes.pop("log", {NAMES[0]: 1, NAMES[1]: 2})
+    log = dataclasses.replace(LOG, built=built, asked={NAMES[1]: (asked,)})
+    moved = look(2, **BOTH | {"crowd_0002": (sa(2, inner=("203.0.113.140",)),)})
+    seen = dataclasses.replace(SEEN, log=log, losses_ns=(CUT,), looks=(SEEN.looks[0], moved))
+    assert crowd.crowd_stays(dataclasses.replace(seen, **changes), 2).passed is passed
+
+
+def test_not_more_of_them_than_a_few() -> None:
+    names = tuple(f"crowd-{n:04d}" for n in range(100))
+    there = look(1, **{name.replace("-", "_"): (sa(n),) for n, name in enumerate(names)})
+    for anew, passed in ((2, True), (3, False)):
+        log = dataclasses.replace(
+            LOG, built={name: 1 + (n < anew) for n, name in enumerate(names)}, asked=dict.fromkeys(names, (ASKED,))
+        )
+        seen = dataclasses.replace(SEEN, members=names, looks=(there,), log=log, losses_ns=(CUT,))
+        assert crowd.crowd_stays(seen, 100).passed is passed
+
+
 def test_charons_list_is_read() -> None:
     assert crowd.sas(LISTED) == {
         "crowd-0002": (
@@ -138,6 +178,7 @@ def test_only_what_answers_a_dpd_request_is_an_answer_to_one() -> None:
     found = crowd.read_log(LOGGED)
     assert (found.built, found.answered) == ({"crowd-0005": 1}, {"crowd-0005": (at,)})
     assert found.asked_to_rekey == (at + 1121 * MS,)
+    assert found.asked == {"crowd-0005": (Asked("INFORMATIONAL", 4, at - 59 * MS, at),)}
 
 
 def test_a_gap_is_between_answers_and_does_not_end_before_the_last_packet() -> None:

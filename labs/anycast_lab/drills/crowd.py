@@ -49,6 +49,9 @@ class Crowd:
         self._logged = 0
         self._looks: list[Look] = []
         self._takeovers: list[Takeover] = []
+        self._losses_ns: list[int] = []
+        self._sending: list[str] = []
+        """Whose packets pass all the time."""
         self._pinged: dict[str, list[str]] | None = None
         self._feed: list[tuple[int, str]] = []
         self._rekeys: Process | None = None
@@ -218,10 +221,16 @@ class Crowd:
             if self._probe.returncode is not None or time.monotonic() > end:
                 raise LabError("the crowd sends no packets")
             await asyncio.sleep(0.1)
+        self._sending = names
         return names
 
+    def loses_power(self) -> None:
+        """A gateway is about to."""
+        self._losses_ns.append(time.time_ns())
+
     async def _goes_on(self, bound_s: float) -> str:
-        takeover, end = Takeover(time.time_ns(), tuple(self._members)), time.monotonic() + 2 * bound_s
+        asking = tuple(name for name in self._members if name not in self._sending)
+        takeover, end = Takeover(time.time_ns(), asking), time.monotonic() + 2 * bound_s
         self._takeovers.append(takeover)
         while True:
             silent = set(takeover.there) - takeover.answers(read_log(self._new_log())).keys()
@@ -304,6 +313,7 @@ class Crowd:
             probed=judge_probes(records, fault_ns - _BEFORE_NS, time.time_ns()),
             feed=tuple(self._feed),
             cuts=tuple(self.cuts),
+            losses_ns=tuple(self._losses_ns),
         )
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from anycast_lab.drills.in_flight_checks import Cut
+from anycast_lab.drills.in_flight_checks import ANSWERED_JUST_NOW_NS, Cut
 from anycast_lab.drills.report import Checked
 from anycast_lab.drills.timeline import Moment
 
@@ -18,12 +18,18 @@ _LOCAL = re.compile(r"^  local  '.*' @ \S+\[\d+\](?: \[([^\]]*)\])?$")
 _CHILD = re.compile(r"^  \S+: #\d+, reqid \d+, (\w+), ")
 _LOG = re.compile(r"^(\S+) \d+\[\w+\] <([^|>]+)\|(\d+)> (.*)$", re.MULTILINE)
 _ANSWER = re.compile(r"parsed INFORMATIONAL response \d+ \[ \]")
+_EXCHANGE = re.compile(r"(?:generating (\w+) request|parsed (\w+) response) (\d+) ")
 COUNT = re.compile(r"unprotected: (\d+) of (\d+)")
 _LEFT = re.compile(r"(\d+) s left")
 _SHOWN = 3
 GAP_NS = 250_000_000
 """Nothing but a takeover makes one for everybody; User Mode Linux alone makes up to 100 ms."""
 PACE_WINDOW_NS = 5_000_000_000
+IN_FLIGHT_SHARE = 0.02
+"""Of the clients, at most, may have had an exchange in flight when the power went (docs/sync.md, exceptions): each asks
+whether its peer lives every ten seconds, and an answer that left the gateway within `ANSWERED_JUST_NOW_NS` counts."""
+OPEN_FOR_NS = 10_000_000_000
+"""Longer than a client tries: a request that has been open for longer is of an IKE_SA that it has given up."""
 _EPOCH = datetime.datetime(1970, 1, 1)
 
 
@@ -54,6 +60,22 @@ class Look:
     """On the interfaces of all machines."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of a client's."""
+
+    exchange: str
+    message: int
+    at_ns: int
+    answered_ns: int = 0
+    """0: it was not."""
+
+    def flies(self, cut_ns: int) -> bool:
+        """When the power was cut it had no answer, or one that only the client is sure to know of."""
+        began = cut_ns - OPEN_FOR_NS < self.at_ns <= cut_ns
+        return began and (not self.answered_ns or self.answered_ns > cut_ns - ANSWERED_JUST_NOW_NS)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     """What the crowd's charon says, by client."""
@@ -64,6 +86,7 @@ class Log:
     """When an answer came to its question whether the peer lives, in ns."""
     asked_to_rekey: tuple[int, ...]
     """When the gateway began an exchange that rekeys something, in ns."""
+    asked: Mapping[str, tuple[Asked, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +108,7 @@ class Takeover:
 
     at_ns: int
     there: tuple[str, ...]
-    """Who had a tunnel then."""
+    """Who had a tunnel then, and asks: while packets come, nobody asks whether its peer lives."""
 
     def answers(self, log: Log) -> dict[str, int]:
         """When each one's question whether its peer lives was first answered after it, in ns, but for who had no answer."""
@@ -109,6 +132,13 @@ class CrowdSeen:
     feed: tuple[tuple[int, str], ...]
     """(ns, what the status said of the protection)."""
     cuts: tuple[Cut, ...] = ()
+    losses_ns: tuple[int, ...] = ()
+    """When a gateway lost its power."""
+
+    def flying(self, name: str) -> Asked | None:
+        """What this client had asked when a gateway lost its power, of what nobody else may know."""
+        asked = self.log.asked.get(name, ())
+        return next((one for one in asked for cut_ns in self.losses_ns if one.flies(cut_ns)), None)
 
 
 def sas(listed: str) -> dict[str, tuple[Sa, ...]]:
@@ -130,6 +160,7 @@ def read_log(text: str) -> Log:
     built: dict[str, int] = {}
     answered: dict[str, list[int]] = {}
     asked, rekeys = set[tuple[str, str]](), list[int]()
+    exchanges: dict[str, dict[tuple[str, str, str], Asked]] = {}
     for when, name, unique_id, said in _LOG.findall(text):
         if said.startswith("IKE_SA ") and " established between " in said:
             built[name] = built.get(name, 0) + 1
@@ -140,7 +171,18 @@ def read_log(text: str) -> Log:
             answered.setdefault(name, []).append(_ns(when))
         elif said.startswith("parsed CREATE_CHILD_SA request "):
             rekeys.append(_ns(when))
-    return Log(built=built, answered={n: tuple(times) for n, times in answered.items()}, asked_to_rekey=tuple(rekeys))
+        if found := _EXCHANGE.match(said):
+            key, mine = (unique_id, found[1] or found[2], found[3]), exchanges.setdefault(name, {})
+            if found[1]:
+                mine[key] = Asked(found[1], int(found[3]), _ns(when))
+            elif key in mine:
+                mine[key] = dataclasses.replace(mine[key], answered_ns=_ns(when))
+    return Log(
+        built=built,
+        answered={n: tuple(times) for n, times in answered.items()},
+        asked_to_rekey=tuple(rekeys),
+        asked={n: tuple(mine.values()) for n, mine in exchanges.items()},
+    )
 
 
 def _ns(when: str) -> int:
@@ -179,14 +221,16 @@ def crowd_stays(seen: CrowdSeen, clients: int) -> Checked:
                 moved |= {name} if first.setdefault(name, inner) != inner else set()
     broken = [name for name in seen.members if [sa.whole for sa in last.get(name, ())] != [True]]
     anew = {name: count - 1 for name in seen.members if (count := seen.log.built.get(name, 0)) != 1}
+    flying = {name: one for name, count in anew.items() if 0 < count <= len(seen.losses_ns) and (one := seen.flying(name))}
     others = [name for name in moved if name in seen.members]
     said = [f"{len(seen.members)} clients, {len(anew)} built anew, {len(broken)} without one whole tunnel at the end"]
     said += [f"{len(others)} with other inner addresses than at first"]
-    said += [", ".join(sorted({*anew, *broken, *others})[:_SHOWN])]
-    passed = len(seen.members) == clients and not anew and not broken and not others
-    return Checked(
-        "each client of the crowd keeps its tunnel", "; ".join(filter(None, said)), f"{clients}, 0 built anew", passed
-    )
+    said += [f"{name} had {one.exchange} {one.message} in flight when the power went" for name, one in flying.items()]
+    said += [", ".join(sorted({*anew, *broken, *others} - flying.keys())[:_SHOWN])]
+    most = max(1, int(IN_FLIGHT_SHARE * clients))
+    passed = len(seen.members) == clients and not broken and {*anew, *others} <= flying.keys() and len(flying) <= most
+    bound = f"{clients}, 0 built anew but for what was in flight ({most} at most)"
+    return Checked("each client of the crowd keeps its tunnel", "; ".join(filter(None, said)), bound, passed)
 
 
 def addresses_once(seen: CrowdSeen, ipv4: int, ipv6: int) -> Checked:
@@ -216,7 +260,7 @@ def crowd_answered(seen: CrowdSeen, limit: float) -> Checked:
         found = takeover.answers(seen.log)
         silent = [name for name in takeover.there if name not in found]
         worst = max(((at - takeover.at_ns) / 1e6 for at in found.values()), default=0.0)
-        said = f"{len(found)} of {len(takeover.there)} answered, the last after {worst:.0f} ms"
+        said = f"{len(found)} of {len(takeover.there)} who asked answered, the last after {worst:.0f} ms"
         parts.append(said + (f", not {', '.join(silent[:_SHOWN])}" if silent else ""))
         passed = passed and bool(found) and not silent and worst <= limit
     text = "the new Active answers each client's dead peer detection"

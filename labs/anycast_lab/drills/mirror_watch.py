@@ -134,6 +134,11 @@ class MirrorWatch:
             raise LabError(f"no SA of {gateway} has lost its number: {done.stderr.decode(errors='replace').strip()}")
         return int(done.text)
 
+    def loses_power(self, gateway: str) -> None:
+        """It is about to."""
+        self.secrets.keep(gateway)
+        self.crowd.loses_power()
+
     async def hush(self, fault_ns: int) -> None:
         """End downloads and captures."""
         self._downloaded = await self._end_downloads(fault_ns - _BEFORE_NS, time.time_ns())

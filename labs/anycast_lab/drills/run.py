@@ -288,7 +288,7 @@ class _DrillRun:
             case d.PowerOff(at=where) | d.PowerOn(at=where):
                 node, off = victim if where == "victim" else self._peer, isinstance(step, d.PowerOff)
                 if off and self._mirror is not None:
-                    self._mirror.secrets.keep(node)
+                    self._mirror.loses_power(node)
                 self._note(step, f"power {'off' if off else 'on'} {node}")
                 await (runner.power_off if off else runner.power_on)(node)
             case d.RemoveVips() | d.AddVips():
