@@ -60,6 +60,8 @@ class Reason(enum.StrEnum):
     """The Backup does not hold this tunnel as it is."""
     MESSAGES_LOST = "messages_lost"
     """Messages of charon's `ha` plugin are known to be lost, and not which."""
+    TUNNEL_LOST = "tunnel_lost"
+    """A takeover left an IKE_SA without a CHILD_SA: the one that was made last was lost with the other gateway."""
     TAKEN_OVER = "taken_over"
     """The SA was made by the gateway that was Active before: it is made anew here."""
     REKEY_REFUSED = "rekey_refused"

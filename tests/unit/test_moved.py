@@ -78,7 +78,7 @@ async def running(folder: Path, *, active: bool = True) -> AsyncIterator[Charon]
     server = await asyncio.start_unix_server(charon.serve, path)
     rekeys = Rekeys(
         path, ["vpn"], taken_over=list, spent=list, refused=lambda refused: None, tell_ages=lambda body: None,
-        ike_rekey_s=14_400, ike_over_s=1_440,
+        ike_rekey_s=14_400, ike_over_s=1_440, ended=lambda name: None,
     )  # fmt: skip
     if active:
         rekeys.begin()

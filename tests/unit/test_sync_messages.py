@@ -131,7 +131,7 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
         agent_wire.RoleIs(active=True, charon="7 9"),
         agent_wire.Finish(),
         agent_wire.Finished(open=2, took_us=5),
-        agent_wire.Ended(name="vpn[1] of a"),
+        agent_wire.Ended(name="vpn[1] of a", reason="tunnel_diverged"),
         agent_wire.StepTaken(step="close", took_us=5, detail=""),
         agent_wire.Settled(active=False, took_us=6),
         agent_wire.GivenUp(name="vpn{1} of a", cause="missing", refused=True),

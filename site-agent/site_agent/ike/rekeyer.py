@@ -84,6 +84,10 @@ class Rekeyer:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(deadline - boottime(), 0), self.feed, TimerExpired())
 
+    def end(self, sa: SaId, name: str) -> None:
+        """With a DELETE to the client, whom charon asks until it answers."""
+        self._begin(End(sa=sa, name=name), "terminate")
+
     def _perform(self, action: Action) -> None:
         match action:
             case Ask():

@@ -99,9 +99,10 @@ class GivenUp:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """Process: two Actives have each gone on with this IKE_SA, and it was ended here."""
+    """Process: this IKE_SA was ended, so that its client connects anew."""
 
     name: str
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,7 +105,7 @@ class Process:
             self._vici,
             adopt=self._mirror.adopt,
             forget=self._mirror.forget,
-            ended=lambda name: self._tell(agent_wire.Ended(name=name)),
+            ended=lambda name: self._tell(agent_wire.Ended(name=name, reason=Reason.TUNNEL_DIVERGED.value)),
         )
         numbers = self._mirror.numbers
         self._rekeys = Rekeys(
@@ -117,6 +117,7 @@ class Process:
             tell_ages=lambda body: self._channel.feed(Submit(Kind.STATE, body)),
             ike_rekey_s=plan.ike_rekey_s,
             ike_over_s=plan.ike_over_s,
+            ended=lambda name: self._tell(agent_wire.Ended(name=name, reason=Reason.TUNNEL_LOST.value)),
         )
         self._comparison = Comparison(
             Role.ACTIVE if plan.active else Role.BACKUP,
@@ -132,7 +133,7 @@ class Process:
             looked=self._rekeys.looked,
             passive=lambda asked_at: self._promote(promotion.PassiveFound(asked_at)),
         )
-        self._rekeys.repair_asked = self._comparison.repair_asked
+        self._rekeys.repair_asked, self._rekeys.look = self._comparison.repair_asked, self._comparison.events_lost
         self._flows = ConntrackShell(
             ConntrackMirror(
                 MirroredFlows(plan.pools, (*plan.vips, *plan.own)), Role.ACTIVE if plan.active else Role.BACKUP
@@ -414,7 +415,6 @@ class Process:
             case Step.REKEY:
                 self._tasks.begin(self._reuniter.finish())
                 self._rekeys.begin()
-                self._comparison.events_lost()  # a look, now: it finds what is to be rekeyed
                 return f"{len(mirror.numbers.taken_over)} SAs"
             case Step.CEASE:
                 self._doorkeeper.close()

@@ -21,11 +21,14 @@ from site_agent.ike.rekeyer import Rekeyer
 from site_agent.ike.vici_client import ViciClient
 from site_agent.sync import bodies, rekey_wishes
 from site_agent.sync.ages import Ages
+from site_agent.sync.bare_ike_sas import SETTLED_S, BareIkeSas
 from site_agent.sync.moved import Moved
 from site_agent.sync.repairs import Line, Repair
 
 NAMED = 10
 """Tunnels that one alarm names; the log has a line for each."""
+LOOKS_AFTER_S = 2.0, 5.0
+"""After a takeover. A client asks again after 0.5 s to 4 s, by its own clock, and is obeyed."""
 AFTER_LOSS_S = 3.0
 """Messages that are known to be lost: what else was lost with them is repaired first, and makes some of this needless."""
 
@@ -44,10 +47,14 @@ class Rekeys:
         tell_ages: Callable[[bytes], None],
         ike_rekey_s: float,
         ike_over_s: float,
+        ended: Callable[[str], None],
     ) -> None:
-        """`taken_over` and `spent`: outbound SPIs (`numbers`). `tell_ages`: to the peer."""
+        """`taken_over` and `spent`: outbound SPIs (`numbers`). `tell_ages`: to the peer. `ended` is told each IKE_SA that
+        was ended because of what a takeover lost."""
         self.repair_asked: Callable[[Line], None] = lambda line: None
         """Told of each repair that charon was asked for."""
+        self.look: Callable[[], None] = lambda: None
+        """Has charon looked at soon (`looked`)."""
         self._taken_over, self._spent = taken_over, spent
         self._tell_ages = tell_ages
         self._ike_rekey_s, self._ike_over_s = ike_rekey_s, ike_over_s
@@ -63,6 +70,8 @@ class Rekeys:
         self._repairs: dict[SaId, Line] = {}
         self._near_end: set[bytes] = set()
         self._lost_at: float | None = None
+        self._ended, self._bare = ended, BareIkeSas()
+        self._looks_to_come: list[asyncio.TimerHandle] = []
         self._begun_at: float | None = None
         """Since when this gateway rekeys."""
 
@@ -92,13 +101,18 @@ class Rekeys:
             group.create_task(self._moved.run())
 
     def begin(self) -> None:
-        """charon is Active, which was read back: while an IKE_SA is PASSIVE it takes a request, and does nothing. A look
-        follows."""
+        """charon is Active, which was read back: while an IKE_SA is PASSIVE it takes a request, and does nothing. Looks
+        follow: the first finds what is to be rekeyed, the others which clients have deleted the tunnel that we knew."""
         self._begun_at = boottime()
+        self._bare.promoted(self._begun_at)
+        self.look()
+        self._look_again(*LOOKS_AFTER_S)
 
     def stopped(self) -> None:
         """Not Active, or charon is another one."""
         self._begun_at = None
+        self._bare.stopped()
+        self._look_again()
         self._near_end.clear()
         self._rekeyer.feed(Stopped())
 
@@ -111,6 +125,7 @@ class Rekeys:
         self._say_ages()
         if self._begun_at is None or began < self._begun_at:
             return
+        self._end_bare(view, began)
         there = {rekey_wishes.spi_out(tunnel) for tunnel in view.tunnels}
         self._near_end &= there
         self._rekeyer.feed(rekey_wishes.looked_of(view, began))
@@ -121,6 +136,23 @@ class Rekeys:
         if self._lost_at is not None and began >= self._lost_at + AFTER_LOSS_S:
             self._lost_at = None
             self._wish(rekey_wishes.every_ike_sa(view))
+
+    def _end_bare(self, view: CharonView, began: float) -> None:
+        ended = set(self._bare.looked(view, began))
+        for ike_sa in view.ike.values():
+            if ike_sa.ike_id in ended:
+                name = f"the IKE_SA of {ike_sa.identity or 'an unnamed client'}"
+                self._rekeyer.end(SaId("ike", ike_sa.ike_id), name)
+                self._ended(name)
+        if self._bare.suspects:
+            self._look_again(SETTLED_S)
+
+    def _look_again(self, *after_s: float) -> None:
+        """Instead of the looks that were to come."""
+        for look in self._looks_to_come:
+            look.cancel()
+        loop = asyncio.get_running_loop()
+        self._looks_to_come = [loop.call_later(each, self.look) for each in after_s]
 
     def near_end(self, outbound: Iterable[bytes]) -> None:
         """They near the end of their block. The next look, which is to be soon, finds them."""
