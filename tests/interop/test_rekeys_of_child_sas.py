@@ -1,4 +1,5 @@
-"""CHILD_SAs after a takeover, by real charons (kernel-libipsec does ESP): order, answers by their events, nobody twice."""
+"""CHILD_SAs after a takeover, by real charons (kernel-libipsec does ESP): order, answers by their events, nobody twice, and
+what becomes of a client that has none."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from site_agent.ike.rekeyer import Rekeyer
 from site_agent.ike.vici_client import ViciClient
 from site_agent.sync import rekey_wishes
 from site_agent.sync.ages import Ages
+from site_agent.sync.rekeys import Rekeys
 from tests.interop.test_inner_addresses import with_pair
 from tests.support.charons import CONNECTION, VIP, Gateway, Pair
 from tests.support.namespace import in_namespace
@@ -98,6 +100,43 @@ def test_a_takeover_makes_every_child_sa_anew_the_moved_client_first() -> None:
         new = {rekey_wishes.spi_out(tunnel) for tunnel in after.tunnels if tunnel.carrying}
         assert len(new) == CLIENTS and not new & set(spis), "every tunnel has another SA"
         print(f"{len(times)} rekeys asked for in {times[-1] - times[0]:.2f} s")
+
+    with_pair(run)
+
+
+@in_namespace
+def test_whose_child_sa_was_lost_in_a_takeover_is_ended_and_nobody_else() -> None:
+    async def run(pair: Pair) -> None:
+        await take_over(pair, 3)
+        two = pair.gateways[1]
+        ended = list[str]()
+        rekeys = Rekeys(
+            two.vici.path, [next(iter(CONNECTION))], taken_over=list, spent=list, refused=lambda refused: None,
+            tell_ages=lambda body: None, ike_rekey_s=14_400, ike_over_s=1_440, ended=ended.append,
+        )  # fmt: skip
+        looks = set[asyncio.Task[None]]()
+
+        async def one_look() -> None:
+            began = boottime()
+            rekeys.looked(await look(two), began)
+
+        def look_soon() -> None:
+            looks.add(asyncio.create_task(one_look()))
+
+        rekeys.look = look_soon
+        running = asyncio.create_task(rekeys.run())
+        rekeys.begin()
+        await pair.clients.ask("terminate", {"child": "net", "ike": "c1", "timeout": "2000"})
+        assert len((await look(two)).ike) == 3 and len((await look(two)).tunnels) == 2
+
+        async def gone() -> bool:
+            return len((await look(two)).ike) == 2
+
+        await pair.until("the IKE_SA without a CHILD_SA is ended", gone)
+        await asyncio.sleep(3.0)
+        running.cancel()
+        assert len(ended) == 1 and "c1" in ended[0]
+        assert len((await look(two)).ike) == len((await look(two)).tunnels) == 2
 
     with_pair(run)
 

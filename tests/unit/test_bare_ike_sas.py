@@ -25,9 +25,9 @@ def sa(number: int, *, spi: int = 0, children: int = 1, port: int = 4500, **chan
     }  # fmt: skip
     return {
         "uniqueid": str(number).encode(), "state": b"ESTABLISHED", "local-host": VIP.encode(),
-        "remote-host": b"198.51.100.66", "remote-port": str(port).encode(), "initiator-spi": f"{spi or number:016x}".encode(),
-        "responder-spi": b"42", "remote-id": f"client-{port}".encode(), "established": b"1",
-        "child-sas": {f"vpn-{n}": child for n in range(children)},
+        "remote-host": b"198.51.100.66", "remote-port": str(port).encode(),
+        "initiator-spi": f"{spi or number:016x}".encode(), "responder-spi": b"42", "remote-id": f"client-{port}".encode(),
+        "established": b"1", "child-sas": {f"vpn-{n}": child for n in range(children)},
     } | changes  # fmt: skip
 
 
