@@ -1,8 +1,9 @@
 """Runs the tests in stages, cheapest first, and closes with one table over all of them.
 
 A stage is either a checker (one command, counted as one test) or pytest with a marker expression. Which tests belong to
-which stage is said by their markers (`pyproject.toml`), never by their folder, so a new test needs no change here. Tests
-that only compute share nothing but the processor; they run behind those with `root` or `daemons`, which wait for processes
+which stage is said by their markers (`pyproject.toml`) and by their folder: pytest reads each file that it is given in each
+of its processes, and all folders are a dozen seconds of processor time (`test_repo_rules.py` holds tests to their folders).
+Tests that only compute share nothing but the processor; they run behind those of `interop`, which wait for processes
 most of the time, and give way to them. Those run three at a time, in namespaces and folders of their own; those that measure
 fractions of a second run after them, alone; labs run two at a time, and a lab that several tests share is one
 `xdist_group`. Labs that probe every millisecond run after them, alone.
@@ -49,6 +50,8 @@ class Stage:
     command: tuple[str, ...]
     pytest: bool
     """Results come as a JUnit file; otherwise the exit status is the one result."""
+    folders: tuple[str, ...] = ()
+    """Below `tests/`, where all of its tests are; none: anywhere."""
     long: bool = False
     again: bool = False
     """What failed in at most `FILES_AGAIN` files runs once more."""
@@ -60,25 +63,26 @@ def pytest_command(junit: Path, *options: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "pytest", f"--junitxml={junit}", *options)
 
 
-def pytest_stage(name: str, budget_s: int, markers: str, *options: str, **how: bool) -> Stage:
+def pytest_stage(name: str, budget_s: int, folders: str, markers: str, *options: str, **how: bool) -> Stage:
     command = pytest_command(OUT / "test" / f"{name}.xml", "-m", markers, *options)
-    return Stage(name, budget_s, command, pytest=True, **how)
+    return Stage(name, budget_s, command, pytest=True, folders=tuple(folders.split()), **how)
 
 
 STEAL = ("--dist", "worksteal")
 """Who is done takes what another one has not begun: many of these tests wait for processes, some for seconds."""
 TWO_LABS = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
 """Groups keep their order, in which those that take longest come first."""
+PURE = "unit property sim"
 SHORT = "not alone and not lab and not long"
 STAGES = (
     Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
     Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
-    pytest_stage("pure", 600, f"not root and not daemons and {SHORT}", "-q", "-n", "2", *STEAL, again=True, behind=True),
-    pytest_stage("native", 420, f"(root or daemons) and {SHORT}", "-v", "-n", "3", *STEAL, again=True),
-    pytest_stage("alone", 360, "alone and not long", "-v", again=True),
-    pytest_stage("labs", 720, "lab and not pairs and not long", "-v", *TWO_LABS, again=True),
-    pytest_stage("pairs", 540, "pairs and not long", "-v", again=True),
-    pytest_stage("long", 9000, "long", "-v", long=True, again=True),
+    pytest_stage("pure", 600, PURE, SHORT, "-q", "-n", "2", *STEAL, again=True, behind=True),
+    pytest_stage("native", 420, "interop", SHORT, "-v", "-n", "3", *STEAL, again=True),
+    pytest_stage("alone", 360, "interop", "alone and not long", "-v", again=True),
+    pytest_stage("labs", 720, "lab", "lab and not pairs and not long", "-v", *TWO_LABS, again=True),
+    pytest_stage("pairs", 540, "lab", "pairs and not long", "-v", again=True),
+    pytest_stage("long", 9000, "", "long", "-v", long=True, again=True),
 )
 
 
@@ -181,7 +185,8 @@ def run_stage(stage: Stage, selection: Sequence[str]) -> Outcome:
     junit.unlink(missing_ok=True)
     started = time.monotonic()
     log = OUT / "test" / f"{stage.name}.log" if stage.behind else None
-    status = run_command([*stage.command, *(selection if stage.pytest else ())], 2 * stage.budget_s, log)
+    where = selection or [f"tests/{folder}" for folder in stage.folders]
+    status = run_command([*stage.command, *(where if stage.pytest else ())], 2 * stage.budget_s, log)
     outcome.took_s = round(time.monotonic() - started, 1)
     if stage.pytest and junit.exists():
         count(junit, outcome)

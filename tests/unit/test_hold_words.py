@@ -17,7 +17,7 @@ from anycast.errors import DecodeError
 from anycast.policy import hold
 from anycast.policy.hold import LONGEST_S, Clocks, HoldKind
 from anycast.reasons import FACTS
-from site_agent import control, hold_store, standing
+from site_agent import control, hold_store
 from site_agent.cli import app
 from site_agent.paths import Paths
 
@@ -135,23 +135,6 @@ def test_what_cannot_be_held_is_said_once_and_nothing_is_claimed(tmp_path: Path,
     answer = said(folders(tmp_path), "withdraw", "--for", "1h", "--reason", "x")
     assert answer.exit_code == 1 and answer.stdout == ""
     assert re.fullmatch(r"not held: .*Permission denied; run as root\n", answer.stderr)
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("what", ["file", "folder"])
-@pytest.mark.parametrize("how", ["owner", "mode"])
-def test_a_hold_that_somebody_else_could_have_written_is_not_believed(tmp_path: Path, what: str, how: str) -> None:
-    paths = folders(tmp_path)
-    hold_store.store(paths, hold.begin(HoldKind.WITHDRAW, for_s=60, reason="x", clocks=hold_store.read_clocks()))
-    assert hold_store.load(paths) is not None
-    place = paths.hold if what == "file" else paths.hold.parent
-    if how == "owner":
-        os.chown(place, 65534, 65534)
-    else:
-        place.chmod(0o777)
-    with pytest.raises(DecodeError, match="not believed"):
-        hold_store.load(paths)
-    assert "not believed" in standing.read(paths).unreadable, "so the agent raises hold_unreadable"
 
 
 def test_a_link_or_a_pipe_is_no_hold(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tests.run_stages import STAGES
 from tests.support.tree import TREE, tracked
 
 MAX_LINES = 500
@@ -88,6 +89,24 @@ def test_test_files_have_names_of_their_own() -> None:
     """pytest imports them by these alone, and collects neither of two."""
     names = [path.name for path in (TREE / "tests").rglob("test_*.py")]
     assert not {name for name in names if names.count(name) > 1}
+
+
+FOLDER_OF = {
+    "lab": "lab", "pairs": "lab", "containerlab": "lab", "alone": "interop", "root": "interop lab", "daemons": "interop",
+}  # fmt: skip
+
+
+def test_tests_are_where_their_stage_looks_for_them() -> None:
+    """`./test` gives each stage its folders only (`run_stages.STAGES`)."""
+    astray = [
+        f"{path.relative_to(TREE)}: {marker}"
+        for path in (TREE / "tests").rglob("test_*.py")
+        for marker in re.findall(r"mark\.(\w+)|(?<=^@)in_namespace", path.read_text(), re.MULTILINE)
+        if path.parent.name not in FOLDER_OF.get(marker or "root", path.parent.name).split()
+    ]
+    assert not astray
+    folders = {path.parent.name for path in (TREE / "tests").rglob("test_*.py")}
+    assert folders == {folder for stage in STAGES for folder in stage.folders}
 
 
 def test_files_stay_readable() -> None:
