@@ -26,10 +26,12 @@ def access_add(
     url: Url = DEFAULT,
     credential: Credential = None,
     root: Root = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a credential and print it, this once: `anycast access add alice --role operator > alice.credential`."""
     body = {"name": name, "role": role, "sites": None if sites is None else sites.split(",")}
-    print(ask(Target(url, credential, root), "POST", "/v1/access", body)["token"])
+    made = ask(Target(url, credential, root), "POST", "/v1/access", body)
+    print(json.dumps(made, indent=1) if as_json else made["token"])
     if sys.stdout.isatty():
         print("keep it in a file that only its owner reads; it is not shown again", file=sys.stderr)
 
@@ -50,8 +52,12 @@ def access_list(url: Url = DEFAULT, credential: Credential = None, root: Root = 
 
 @app.command("remove")
 def access_remove(
-    name: Annotated[str, typer.Argument(help="Whose.")], url: Url = DEFAULT, credential: Credential = None, root: Root = None
+    name: Annotated[str, typer.Argument(help="Whose.")],
+    url: Url = DEFAULT,
+    credential: Credential = None,
+    root: Root = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take a credential back; its next request is refused."""
     ask(Target(url, credential, root), "DELETE", f"/v1/access/{name}")
-    print(f"{name} may ask nothing any more")
+    print(json.dumps({"removed": name}) if as_json else f"{name} may ask nothing any more")

@@ -47,21 +47,21 @@ def show(
 
 
 @app.command()
-def pause(url: Url = DEFAULT, credential: Credential = None, root: Root = None) -> None:
+def pause(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
     """Begin no further site. The one that is being changed is judged to its end."""
-    _command("pause", Target(url, credential, root))
+    _command("pause", Target(url, credential, root), as_json)
 
 
 @app.command()
-def resume(url: Url = DEFAULT, credential: Credential = None, root: Root = None) -> None:
+def resume(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
     """Go on with the next site."""
-    _command("resume", Target(url, credential, root))
+    _command("resume", Target(url, credential, root), as_json)
 
 
 @app.command()
-def abort(url: Url = DEFAULT, credential: Credential = None, root: Root = None) -> None:
+def abort(url: Url = DEFAULT, credential: Credential = None, root: Root = None, as_json: AsJson = False) -> None:
     """Stop, and return the sites that were changed to the content before."""
-    _command("abort", Target(url, credential, root))
+    _command("abort", Target(url, credential, root), as_json)
 
 
 @app.command()
@@ -70,13 +70,18 @@ def override(
     url: Url = DEFAULT,
     credential: Credential = None,
     root: Root = None,
+    as_json: AsJson = False,
 ) -> None:
     """Go on where a step waits because it could be too much for another site (docs/what-if.md); of all that are left."""
-    _command("override", Target(url, credential, root), reason=reason)
+    _command("override", Target(url, credential, root), as_json, reason=reason)
 
 
-def _command(word: str, target: Target, **more: str) -> None:
-    _print(ask(target, "POST", "/v1/rollouts/command", {"word": word, **more}))
+def _command(word: str, target: Target, as_json: bool, **more: str) -> None:
+    rollout = ask(target, "POST", "/v1/rollouts/command", {"word": word, **more})
+    if as_json:
+        print(json.dumps(rollout, indent=1))
+    else:
+        _print(rollout)
 
 
 def _print(rollout: dict[str, Any]) -> None:

@@ -327,6 +327,9 @@ def test_credentials_have_roles_and_the_store_does_not_know_their_secrets(coordi
     again = coordinator.run("access", "add", "alice")
     assert (again.returncode, "already" in again.stderr) == (1, True)
     assert coordinator.run("access", "add", "bob", "--role", "emperor").returncode == 2
+    carol = json.loads(coordinator.run("access", "add", "carol", "--json").stdout)
+    assert carol["name"] == "carol" and carol["token"].startswith(made.stdout.partition("_")[0])
+    assert json.loads(coordinator.run("access", "remove", "carol", "--json").stdout) == {"removed": "carol"}
     body = {"name": "bob", "role": "emperor", "sites": None}
     with pytest.raises(Denied, match="role: Input should be"):  # nor does another client make one
         ask(Target(f"unix:{coordinator.base}/run/coordinator.sock"), "POST", "/v1/access", body)
@@ -341,7 +344,7 @@ def test_credentials_have_roles_and_the_store_does_not_know_their_secrets(coordi
     gone = coordinator.run("status", **web)
     assert (gone.returncode, "a credential is needed" in gone.stderr) == (1, True)
     acts = [line["action"] for line in coordinator.ask("history")["lines"]]
-    assert acts == ["access.add", "access.remove"]
+    assert acts == ["access.add", "access.add", "access.remove", "access.remove"]
     assert coordinator.run("history", "verify").stdout.startswith("history is whole;")
 
 

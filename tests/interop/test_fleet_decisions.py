@@ -224,7 +224,7 @@ def test_an_undrain_that_is_taken_back_darkens_nobody_beyond_the_budget(
             await made.becomes("dark", lambda s: "dark 1 of 2" in s["ledger"])
             await made.run("undrain", "fra", "--yes", "--bake", "2", "--without-evidence")
             await made.becomes("back", lambda s: s["rollout"]["step"] == "baking")
-            await made.run("rollout", "pause")
+            assert (await made.ask("rollout", "pause"))["paused"]
             await made.becomes("its slot is back", lambda s: s["rollout"]["paused"] and "dark 0 of 2" in s["ledger"])
             for site in ("sin", "nyc"):
                 made.agents[site].serves = False
