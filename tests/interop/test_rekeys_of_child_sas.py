@@ -8,8 +8,9 @@ import collections
 import contextlib
 import itertools
 import socket
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -22,6 +23,7 @@ from site_agent.ike.rekeyer import Rekeyer
 from site_agent.ike.vici_client import ViciClient
 from site_agent.sync import rekey_wishes
 from site_agent.sync.ages import Ages
+from site_agent.sync.ha_wire import PORT, MessageType
 from site_agent.sync.rekeys import Rekeys
 from tests.interop.test_inner_addresses import with_pair
 from tests.support.charons import CONNECTION, VIP, Gateway, Pair
@@ -39,8 +41,13 @@ async def look(gateway: Gateway) -> CharonView:
     return view
 
 
-async def take_over(pair: Pair, clients: int) -> None:
-    """All of them at the second gateway, whose charon is Active since this moment; nothing is rekeyed yet."""
+async def nothing() -> None:
+    pass
+
+
+async def take_over(pair: Pair, clients: int, before: Callable[[], Awaitable[None]] = nothing) -> None:
+    """All of them at the second gateway, whose charon is Active since this moment; nothing is rekeyed yet. `before` is done
+    once they are mirrored."""
     one, two = pair.gateways
     pair.move_vip(one)
     one.switch("+1")
@@ -52,6 +59,7 @@ async def take_over(pair: Pair, clients: int) -> None:
         return sum(tunnel.carrying for tunnel in (await look(two)).tunnels) == clients
 
     await pair.until("mirrored", mirrored)
+    await before()
     one.switch("-1")
     pair.move_vip(two)
     two.switch("+1")
@@ -105,10 +113,29 @@ def test_a_takeover_makes_every_child_sa_anew_the_moved_client_first() -> None:
 
 
 @in_namespace
-def test_whose_child_sa_was_lost_in_a_takeover_is_ended_and_nobody_else() -> None:
+def test_who_has_no_child_sa_after_a_takeover_is_ended_and_nobody_else() -> None:
+    not_whole(MessageType.CHILD_ADD)
+
+
+@in_namespace
+def test_who_is_nothing_but_keys_after_a_takeover_is_ended_and_nobody_else() -> None:
+    not_whole(MessageType.CHILD_ADD, MessageType.IKE_UPDATE)
+
+
+def not_whole(*lost: MessageType) -> None:
+    """One client of four connects while these messages are lost, as power leaves it that goes amid an IKE_AUTH."""
+
     async def run(pair: Pair) -> None:
-        await take_over(pair, 3)
+        async def lose_some() -> None:
+            kinds = ", ".join(str(int(kind)) for kind in lost)
+            drop = f"udp dport {PORT} @th,72,8 {{ {kinds} }} drop"
+            rules = f"table inet lost {{ chain in {{ type filter hook input priority 0; {drop}; }}; }}"
+            subprocess.run(["ip", "netns", "exec", "g2", "nft", rules], check=True)
+            await pair.connect("c9")
+
+        await take_over(pair, 3, lose_some)
         two = pair.gateways[1]
+        assert len((await look(two)).ike) + len((await look(two)).stubs) == 4
         ended = list[str]()
         rekeys = Rekeys(
             two.vici.path, [next(iter(CONNECTION))], taken_over=list, spent=list, refused=lambda refused: None,
@@ -120,23 +147,19 @@ def test_whose_child_sa_was_lost_in_a_takeover_is_ended_and_nobody_else() -> Non
             began = boottime()
             rekeys.looked(await look(two), began)
 
-        def look_soon() -> None:
-            looks.add(asyncio.create_task(one_look()))
-
-        rekeys.look = look_soon
+        rekeys.look = lambda: looks.add(asyncio.create_task(one_look()))
         running = asyncio.create_task(rekeys.run())
         rekeys.begin()
-        await pair.clients.ask("terminate", {"child": "net", "ike": "c1", "timeout": "2000"})
-        assert len((await look(two)).ike) == 3 and len((await look(two)).tunnels) == 2
 
         async def gone() -> bool:
-            return len((await look(two)).ike) == 2
+            view = await look(two)
+            return len(view.ike) == 3 and not view.stubs
 
-        await pair.until("the IKE_SA without a CHILD_SA is ended", gone)
+        await pair.until("who is not whole is ended", gone)
         await asyncio.sleep(3.0)
         running.cancel()
-        assert len(ended) == 1 and "c1" in ended[0]
-        assert len((await look(two)).ike) == len((await look(two)).tunnels) == 2
+        whole = await look(two)
+        assert len(ended) == 1 and len(whole.ike) == len(whole.tunnels) == 3
 
     with_pair(run)
 

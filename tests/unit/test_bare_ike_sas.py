@@ -95,6 +95,14 @@ def test_only_for_a_while_after_a_takeover_and_only_by_looks_after_it() -> None:
         assert bare.looked(seen(sa(1, children=0)), AT + 10) == []
 
 
+def test_what_is_nothing_but_keys_is_ended_at_once() -> None:
+    stub = sa(1, children=0, **{"state": b"CONNECTING", "local-host": b"%any"})
+    shaking_hands = sa(2, children=0, port=4501, state=b"CONNECTING")
+    bare = promoted()
+    assert bare.looked(seen(stub, shaking_hands, sa(3, port=4502)), AT - 1) == []
+    assert bare.looked(seen(stub, shaking_hands, sa(3, port=4502)), AT + 0.1) == ["1"]
+
+
 def test_not_more_than_a_few_at_once() -> None:
     all_bare = seen(*(sa(n, port=4500 + n, children=0) for n in range(1, 3 * MOST)))
     bare = promoted()

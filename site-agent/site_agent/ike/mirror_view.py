@@ -86,6 +86,9 @@ class CharonView:
     tunnels: list[Tunnel] = dataclasses.field(default_factory=list)
     ike: dict[bytes, IkeSa] = dataclasses.field(default_factory=dict)
     """By record."""
+    stubs: list[str] = dataclasses.field(default_factory=list)
+    """Unique ids of what is no IKE_SA yet and has no address of ours: the plugin was told of keys, and of nothing else. A
+    handshake that this charon answers has one from its first packet on."""
 
     def take(self, event: dict[str, Any]) -> None:
         """Raises PeerError."""
@@ -93,6 +96,8 @@ class CharonView:
             for name, ike_sa in event.items():
                 self.passive += name in self.connections and ike_sa["state"] == b"PASSIVE"
                 local = ike_sa["local-host"].decode()
+                if ike_sa["state"] == b"CONNECTING" and ike_sa["local-host"] == NOWHERE:
+                    self.stubs.append(ike_sa["uniqueid"].decode())
                 if local in self.vips and ike_sa["remote-host"] != NOWHERE:
                     self._take_ike(ike_sa, pack_address(ip_address(local)))
         except (KeyError, ValueError, AttributeError, TypeError, OverflowError) as exc:

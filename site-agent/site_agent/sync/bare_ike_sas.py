@@ -1,10 +1,14 @@
-"""IKE_SAs without a CHILD_SA after a takeover: what was made last was lost with the Active. Pure.
+"""IKE_SAs that are not whole after a takeover: what was made last was lost with the Active. Pure.
 
 charon's plugin tells of a request's message ID as the request comes in, and of the CHILD_SA that it leads to a moment later
 (ha_ike.c, ha_child.c). Power that goes in between leaves this gateway with a client whose request it believes answered: the
 client goes over to its new CHILD_SA and deletes the one before, we obey, and from then on its dead peer detection is
 answered for ever while no packet passes (measured: drill `mirror-in-flight`). Nobody else ends that. So an IKE_SA that was
 there at the takeover and has no CHILD_SA in two looks is to be ended: its client hears a DELETE and connects anew.
+
+Power that goes in the middle of an IKE_AUTH may leave less: keys, without identities or a configuration. charon answers dead
+peer detection by these, too, until it gives the handshake up after half a minute (measured, by the same drill). They are to
+be ended at once, in silence, as charon does with them.
 
 Nothing is ended on one look, later than `WATCH_S` after a takeover, or more than `MOST` at once: a list that is wrong
 ends no more than that before the next one.
@@ -54,10 +58,11 @@ class BareIkeSas:
             self.stopped()
             return []
         found = {record: one for record, one in view.ike.items() if one.established_s is not None and not one.rekeying}
+        stubs = view.stubs[:MOST]
         clients = {one.ike_id: (record[IKE_NAME_BYTES:], one.identity) for record, one in found.items()}
         if self._there is None:
             self._there = set(clients.values())
         with_tunnel = {tunnel.ike_id for tunnel in view.tunnels if tunnel.carrying}
         bare = {ike_id for ike_id, client in clients.items() if client in self._there and ike_id not in with_tunnel}
         self._bare_since = {ike_id: self._bare_since.get(ike_id, began) for ike_id in sorted(bare)}
-        return [ike_id for ike_id, since in self._bare_since.items() if began >= since + SETTLED_S][:MOST]
+        return stubs + [ike_id for ike_id, since in self._bare_since.items() if began >= since + SETTLED_S][:MOST]

@@ -138,12 +138,11 @@ class Rekeys:
             self._wish(rekey_wishes.every_ike_sa(view))
 
     def _end_bare(self, view: CharonView, began: float) -> None:
-        ended = set(self._bare.looked(view, began))
-        for ike_sa in view.ike.values():
-            if ike_sa.ike_id in ended:
-                name = f"the IKE_SA of {ike_sa.identity or 'an unnamed client'}"
-                self._rekeyer.end(SaId("ike", ike_sa.ike_id), name)
-                self._ended(name)
+        whose = {ike_sa.ike_id: ike_sa.identity for ike_sa in view.ike.values()}
+        for ike_id in self._bare.looked(view, began):
+            name = f"the IKE_SA of {whose.get(ike_id) or 'an unnamed client'}"
+            self._rekeyer.end(SaId("ike", ike_id), name)
+            self._ended(name)
         if self._bare.suspects:
             self._look_again(SETTLED_S)
 
