@@ -300,6 +300,26 @@ def drill(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `lab drill --json` wrote.")],
+    second: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The same of another run.")],
+) -> None:
+    """Whether two runs of the same drills, one of each runner for example, had one outcome and one order of events."""
+    from anycast_lab.drills import same_story
+
+    runs = [json.loads(path.read_text()) for path in (first, second)]
+    if not (both := same_story.pairs(*runs)):
+        raise LabError(f"{first} and {second} have no drill in common")
+    told = [same_story.differences(one, other) for one, other in both]
+    for (one, other), differences in zip(both, told, strict=True):
+        words = "the same" if not differences else f"{len(differences)} differences"
+        print(f"{one['drill']} ({one['runner']}, {other['runner']}): {words}")
+        print(*(f"  {difference}\n" for difference in differences), sep="", end="")
+    if any(told):
+        raise typer.Exit(EXIT_DRILL_FAILED)
+
+
+@app.command()
 def graph(
     output: Annotated[Path, typer.Option("--output", "-o", help="The SVG file to write; it is replaced whole.")],
     topology: TopologyOption = _DEFAULT,

@@ -199,6 +199,7 @@ def _report(must_fail: bool, *passed: bool) -> Report:
     return Report(
         drill="x",
         message="",
+        runner="embedded",
         kernel="native",
         esp=False,
         passed=bool(passed) and all(passed),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import asyncio, os, signal, sys
 from anycast_lab.containerlab import process
@@ -31,10 +33,44 @@ async def main():
 asyncio.run(main())
 """
 
+STOPPED = """
+import asyncio, os, signal, subprocess, sys
+from anycast_lab.containerlab import process
+from anycast_lab.control.children import Children
 
-def test_each_command_gets_its_own_status_and_output() -> None:
-    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}
+async def until(pid, states):
+    while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] not in states:
+        await asyncio.sleep(0.01)
+
+async def main():
+    children, env = Children(), {"PATH": os.environ["PATH"]}
+    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, children.reap)
+    container = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "1000"])
+    children_of = f"/proc/{container.pid}/task/{container.pid}/children"
+    while not (init := open(children_of).read().split()):
+        await asyncio.sleep(0.01)
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        for last, status in ((signal.SIGCONT, 5), (signal.SIGKILL, -9)):
+            argv = ["sh", "-c", "sleep 0.5; exit 5"]
+            one = await process.ContainerProcess.start(children, int(init[0]), argv, env, (null, null, null))
+            one.send_signal(signal.SIGSTOP)
+            await until(one.pid, "T")
+            await until(one._helper, "T")  # nsenter stops itself
+            one.send_signal(last)
+            assert await asyncio.wait_for(one.wait(), 20) == status == one.returncode
+    finally:
+        container.kill()
+    print("all told")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("program", [PROGRAM, pytest.param(STOPPED, marks=pytest.mark.root)], ids=["run", "stopped"])
+def test_each_command_gets_its_own_status_and_output(program: str) -> None:
+    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "all told\n"), done.stderr

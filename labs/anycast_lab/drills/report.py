@@ -27,6 +27,7 @@ class Checked:
 class Report:
     drill: str
     message: str
+    runner: str
     kernel: str
     esp: bool
     passed: bool
@@ -55,6 +56,7 @@ class Report:
             "v": 1,
             "drill": self.drill,
             "message": self.message,
+            "runner": self.runner,
             "kernel": self.kernel,
             "esp": self.esp,
             "passed": self.passed,

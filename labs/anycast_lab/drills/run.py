@@ -139,6 +139,7 @@ class _DrillRun:
         report = Report(
             drill=drill.drill,
             message=drill.message,
+            runner=runner.name,
             kernel=runner.kernel,
             esp=runner.esp,
             passed=bool(checked) and all(check.passed for check in checked),
