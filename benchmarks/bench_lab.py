@@ -26,7 +26,7 @@ from benchmarks.report import Bound, Result, compare
 
 TOPOLOGY = Path(__file__).resolve().parent.parent / "labs/topologies/two-site-pairs.clab.yml"
 UP_S = 400.0
-"""An end to waiting; the bounds stand in labs/limits.yml."""
+"""An end to waiting; the bounds stand in labs/limits-bench.yml."""
 NATIVE_RUNS = 3
 NOBODY = "nobody: the embedded runner is ours alone"
 

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import enum
 import json
+import os
 import re
 import signal
 import sys
@@ -386,10 +387,12 @@ def demo(name: NameOption = "") -> None:
 def _up(
     topology: Topology, name: str, progress: Progress, *, keep: bool = False, native: bool = False, runner: str = "embedded"
 ) -> dict[str, Any]:
-    if native and runner != "embedded":
-        raise LabError(f"this needs the machine's own kernel, and the {runner} runner has User Mode Linux only")
     esp = kernel.has_esp()
-    chosen = "native" if native else kernel.choose(esp=esp) if runner == "embedded" else "uml"
+    chosen = "native" if native else kernel.choose(esp=esp)
+    if runner == "containerlab":
+        if native or os.environ.get("LAB_KERNEL") == "native":
+            raise LabError(prepared.not_natively(esp=esp))
+        chosen = "uml"
     progress(f"lab {name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}, {runner} runner")
     if runner == "containerlab" and not prepared.is_current():
         progress("the images hold other sources than this tree: `sudo labs/images/build --disk` makes them anew")
