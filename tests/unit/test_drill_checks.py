@@ -205,6 +205,7 @@ def _report(must_fail: bool, *passed: bool) -> Report:
         passed=bool(passed) and all(passed),
         must_fail=must_fail,
         zero_ns=0,
+        ended_ns=0,
         timeline=(),
         clients={},
         checks=tuple(Checked("a", "b", "c", one) for one in passed),

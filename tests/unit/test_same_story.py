@@ -38,7 +38,9 @@ def _run(rows: tuple[Row, ...] = KILLED, drill: str = "charon-sigkill", passed: 
     ]
     timeline = [dict(zip(names, row, strict=True)) for row in rows]
     told = {"drill": drill, "runner": "embedded", "passed": passed, "as_expected": passed}
-    return {**told, "checks": checks, "timeline": timeline}
+    gap_ms = max((row[0] for row in rows if row[2] == "first_good_packet"), default=0.0)
+    clients = {"roamer": {"longest_gap_ms": gap_ms}}
+    return {**told, "checks": checks, "timeline": timeline, "clients": clients, "ended_ms": 60_000.0}
 
 
 def _with(*changes: tuple[int, Row]) -> dict[str, Any]:
@@ -80,6 +82,9 @@ def test_a_clients_packets_are_given_a_second() -> None:
 
 
 def test_whether_a_client_had_a_gap_is_a_checks_business() -> None:
+    short = _with((3, (20_000.0, *KILLED[3][1:])), (8, (21_300.0, *KILLED[8][1:])))
+    short["clients"]["roamer"]["longest_gap_ms"] = 1300.0
+    assert differences(_run(), short) == []
     without = tuple(row for row in KILLED if row[1] != "roamer")
     assert differences(_run(), _run(without)) == []
 
@@ -92,6 +97,41 @@ def test_an_event_that_only_one_has_is_told_and_so_is_one_more() -> None:
     assert differences(_run(), _run(KILLED[:-1])) == ["only the first has: transit route_added 203.0.113.0/28 fra_rtr_ipv4"]
 
 
+def test_when_a_drill_is_over_nothing_is_compared_and_a_gateways_last_words_need_no_twin() -> None:
+    later = (70_000.0, "transit", "route_removed", "203.0.113.0/28", "fra_rtr_ipv4")
+    assert differences(_run(), _run((*KILLED, later))) == [], "the lab is made whole for the next drill"
+    settled = (12_000.0, "fra-gw1/site-agent", "PromotionSettled", "", "backup ()")
+    assert differences(_run(), _run((*KILLED, settled))) == []
+    in_between = (9_000.0, *settled[1:])
+    (told,) = differences(_run(), _run((*KILLED, in_between)))
+    assert told == "only the second has: fra-gw1/site-agent PromotionSettled backup"
+
+
+def test_a_session_that_ends_by_its_hold_time_is_given_two_seconds() -> None:
+    def powered_off(four_ms: float, six_ms: float, six_protocol: str = "gw1_ipv6") -> dict[str, Any]:
+        ends: list[Row] = []
+        for at, prefix, protocol in ((four_ms, "203.0.113.0/28", "gw1_ipv4"), (six_ms, "2001:db8:a::/56", six_protocol)):
+            ends.append((at, "rtr", "route_removed", prefix, protocol))
+            ends.append((at + 0.5, "rtr", "protocol_down", "", protocol))
+        return _run(((0.0, "drill", "power_off", "gw1", "power off gw1"), *ends))
+
+    assert differences(powered_off(6000, 7900), powered_off(7900, 6000)) == []
+    assert len(differences(powered_off(6000, 8100), powered_off(8100, 6000))) == 4
+
+
+def test_a_takeovers_figures_and_a_role_that_is_said_twice_are_no_other_story() -> None:
+    took: tuple[Row, ...] = (
+        (890.0, "gw2", "first_packet_of_takeover", "198.51.100.66", "gw2 goes on under c6b1c825 at 268,435,457 after 1,742"),
+        (900.0, "gw2/site-agent", "VrrpStateChanged", "", "active (peer_silent)"),
+    )
+    other = ((920.0, *took[0][1:4], "gw2 goes on under c56b9609 at 268,435,457 after 1,383"), took[1])
+    again = (950.0, *took[1][1:4], "active (told again)")
+    back = (970.0, "rtr", "route_updated", "203.0.113.0/28", "gw2_ipv4")
+    assert differences(_run((*took, back)), _run((*other, again, back))) == []
+    one, two = _run((*took, back)), _run((*took, (950.0, *took[1][1:4], "backup (handed_over)"), back))
+    assert differences(one, two) == ["only the second has: gw2/site-agent VrrpStateChanged backup"]
+
+
 def test_of_a_verdict_only_serving_counts_until_the_agent_begins_anew() -> None:
     fra = ("fra-gw1/site-agent", "SiteVerdictChanged", "")
     reasons = [(5.0 + i, *fra, f"not serving {'clock_gap ' * i}") for i in (1, 2, 3)]
@@ -99,7 +139,8 @@ def test_of_a_verdict_only_serving_counts_until_the_agent_begins_anew() -> None:
     healthy = (1.0, *fra, "serving healthy")
     assert differences(_run(()), _run((healthy,))) == [], "as every drill begins"
     started = (0.5, "fra-gw1/site-agent", "AgentStarted", "", "")
-    assert differences(_run((started,)), _run((started, healthy))) != []
+    route = (2.0, *KILLED[-1][1:])
+    assert differences(_run((started, route)), _run((started, healthy, route))) != []
 
 
 def test_an_outcome_that_differs_is_told_check_by_check() -> None:

@@ -9,8 +9,9 @@ Takes reports as `anycast lab drill --json` writes them, for example one of each
   are a race there, and the other way round they are no other story.
 
 Not compared: figures; evidence and alarms, which tell of a busy machine and of leftover packets, too (what a drill is about
-stands in its checks); and whether a client had a gap at all, of which the checks judge the length. Where a site's gateways
-had each other's role in the other run, they are called by each other's names.
+stands in its checks); whether a client had a gap at all, of which the checks judge the length; and what came when the drill
+was over and the lab was made whole for the next one. Where a site's gateways had each other's role in the other run, they
+are called by each other's names.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ ASIDE_MS = 250.0
 """What a machine with one processor for all of a lab may be late with anything."""
 CLIENT_ASIDE_MS = 1000.0
 """The same where a client's packets are one of the two: it tries again about once a second."""
+CLIENT_GAP_MS = 2000.0
+"""A client's longest gap that is shorter in one run may be any that the machine made."""
+SESSION_ASIDE_MS = 2000.0
+"""The same where a session ends, and its routes with it: a hold time ends later by up to the time between two keepalives."""
+_TOGETHER_MS = 100.0
 
+_AGENT = "/site-agent"
 _CLIENTS = frozenset({"last_good_packet", "first_good_packet"})
 _BESIDE = frozenset({
     "EvidenceChanged", "AlarmRaised", "AlarmCleared", "ClockGapSeen",
@@ -56,8 +63,12 @@ def differences(one: Report, other: Report) -> list[str]:
     """A sentence for each thing that is not the same; none where both tell one story."""
     if one["drill"] != other["drill"]:
         return [f"the first is {one['drill']}, the second {other['drill']}"]
-    first = _events(one, {})
-    second = _events(other, _other_names(_victim(other), _victim(one)))
+    names = _other_names(_victim(other), _victim(one))
+    first, second = _events(one, {}), _events(other, names)
+    long_gaps = _long_gaps(one, {}) & _long_gaps(other, names)
+    for events in (first, second):
+        for event in [event for event in events if event.event in _CLIENTS and event.source not in long_gaps]:
+            del events[event]
     return [*_of_outcome(one, other), *_of_events(first, second), *_of_order(first, second)]
 
 
@@ -93,16 +104,27 @@ def _of_outcome(one: Report, other: Report) -> list[str]:
 
 
 def _of_events(first: Mapping[Event, float], second: Mapping[Event, float]) -> list[str]:
-    judged = [{event for event in events if event.event not in _CLIENTS} for events in (first, second)]
-    told = [f"only the first has: {event}" for event in sorted(judged[0] - judged[1], key=lambda e: first[e])]
-    return told + [f"only the second has: {event}" for event in sorted(judged[1] - judged[0], key=lambda e: second[e])]
+    said = zip(("first", "second"), (_alone(first, second), _alone(second, first)), strict=True)
+    return [f"only the {which} has: {event}" for which, events in said for event in events]
+
+
+def _alone(one: Mapping[Event, float], other: Mapping[Event, float]) -> list[Event]:
+    """What only `one` has. A gateway's last words, after all that both have, the other run may have ended too early for."""
+    last = max((at for event, at in one.items() if event in other), default=0.0)
+    only = [event for event in one if event not in other and event.event not in _CLIENTS]
+    return [event for event in only if one[event] <= last or not event.source.endswith(_AGENT)]
 
 
 def _of_order(first: Mapping[Event, float], second: Mapping[Event, float]) -> list[str]:
     both = sorted((event for event in first if event in second), key=lambda event: first[event])
+    by_timer = _with_a_session(first) | _with_a_session(second)
     told = []
     for before, after in itertools.combinations(both, 2):
-        aside = CLIENT_ASIDE_MS if {before.event, after.event} & _CLIENTS else ASIDE_MS
+        aside = ASIDE_MS
+        if {before.event, after.event} & _CLIENTS:
+            aside = CLIENT_ASIDE_MS
+        if {before, after} & by_timer:
+            aside = SESSION_ASIDE_MS
         earlier_ms, later_ms = first[after] - first[before], second[before] - second[after]
         if earlier_ms > aside and later_ms > aside:
             apart = f"{earlier_ms:.0f} ms before it in the first, {later_ms:.0f} ms after it in the second"
@@ -110,28 +132,53 @@ def _of_order(first: Mapping[Event, float], second: Mapping[Event, float]) -> li
     return told
 
 
+def _with_a_session(events: Mapping[Event, float]) -> set[Event]:
+    """Sessions that end, and what routers lost at that moment."""
+    ends = [at for event, at in events.items() if event.event == "protocol_down"]
+    lost = {
+        event
+        for event, at in events.items()
+        if event.event == "route_removed" and any(abs(at - end) < _TOGETHER_MS for end in ends)
+    }
+    return lost | {event for event in events if event.event == "protocol_down"}
+
+
 def _events(report: Report, names: Mapping[str, str]) -> dict[Event, float]:
     """What is compared, and when it was, in ms after the fault."""
-    found, seen, verdicts = dict[Event, float](), Counter[Event](), dict[str, str]()
+    found, seen, states = dict[Event, float](), Counter[Event](), dict[tuple[str, str], str]()
     for moment in sorted(report["timeline"], key=lambda moment: moment["t_ms"]):
-        if moment["event"] in _BESIDE:
+        if moment["event"] in _BESIDE or moment["t_ms"] > report["ended_ms"]:
             continue
-        # What stands in brackets is a figure, a process's number or an address.
-        detail = re.sub(r"\s*\([^()]*\)", "", moment["detail"])
+        key = (moment["source"], moment["event"])
+        detail = _detail(moment)
         if moment["event"] == "AgentStarted":
-            verdicts[moment["source"]] = ""
-        elif moment["event"] == "SiteVerdictChanged":
-            detail = "not serving" if detail.startswith("not serving") else "serving"
+            states = {kept: state for kept, state in states.items() if kept[0] != moment["source"]}
+            states[moment["source"], "SiteVerdictChanged"] = ""
+        elif moment["event"] in ("SiteVerdictChanged", "VrrpStateChanged"):
             # Every drill begins with health. Where only the reasons are others: how many facts are stale at once is a
             # matter of milliseconds.
-            if verdicts.get(moment["source"], "serving") == detail:
+            if states.get(key, "serving") == detail:
                 continue
-            verdicts[moment["source"]] = detail
+            states[key] = detail
         source, event, subject = (_renamed(moment[key], names) for key in ("source", "event", "subject"))
         one = Event(source, event, subject, _renamed(detail, names))
         seen[one] += 1
         found[dataclasses.replace(one, nth=seen[one])] = moment["t_ms"]
     return found
+
+
+def _detail(moment: Mapping[str, Any]) -> str:
+    match moment["event"]:
+        case "SiteVerdictChanged":
+            return "not serving" if moment["detail"].startswith("not serving") else "serving"
+        case "first_packet_of_takeover":
+            return ""
+    # What stands in brackets is a figure, a process's number or an address.
+    return re.sub(r"\s*\([^()]*\)", "", moment["detail"])
+
+
+def _long_gaps(report: Report, names: Mapping[str, str]) -> set[str]:
+    return {_renamed(name, names) for name, seen in report["clients"].items() if seen["longest_gap_ms"] >= CLIENT_GAP_MS}
 
 
 def _victim(report: Report) -> str:
