@@ -29,9 +29,14 @@ def pss_mib(rig: Rig) -> float:
     ours = set(rig.processes(lambda argv: "benchmarks.keeper" not in argv))
     ours |= descendants(ours)  # the canary lives in a network namespace of its own
     ours -= {rig.charon()}
+    return total_pss_mib(ours)
+
+
+def total_pss_mib(pids: Iterable[int]) -> float:
+    """Of these processes; what several of them share counts once."""
     total_kib = 0
-    for pid in ours:
-        with contextlib.suppress(OSError):  # a check's short-lived child
+    for pid in pids:
+        with contextlib.suppress(OSError):  # a child that has just ended
             match = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
             total_kib += int(match[1]) if match is not None else 0
     return total_kib / 1024

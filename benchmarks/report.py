@@ -32,7 +32,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """A figure that must not be worse than this; from labs/limits.yml, where its reason stands."""
+    """A figure that must not be worse than this; from labs/limits-bench.yml, where its reason stands."""
 
     name: str
     seen: float

@@ -1,7 +1,7 @@
 """`./bench [NAME...] [--soak]`: runs what `bench_*.py` files define and writes out/bench.json.
 
 A benchmark file holds `BENCHMARKS`, a mapping from name to `Benchmark`. Each measures ours and its peers in the same run,
-because figures from two runs compare two machines. A benchmark that raises, or that breaks a bound of labs/limits.yml,
+because figures from two runs compare two machines. A benchmark that raises, or that breaks a bound of labs/limits-bench.yml,
 fails this command; the others still run.
 """
 

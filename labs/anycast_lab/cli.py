@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import enum
 import json
+import os
 import re
 import signal
 import sys
@@ -300,6 +301,26 @@ def drill(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `lab drill --json` wrote.")],
+    second: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The same of another run.")],
+) -> None:
+    """Whether two runs of the same drills, one of each runner for example, had one outcome and one order of events."""
+    from anycast_lab.drills import same_story
+
+    runs = [json.loads(path.read_text()) for path in (first, second)]
+    if not (both := same_story.pairs(*runs)):
+        raise LabError(f"{first} and {second} have no drill in common")
+    told = [same_story.differences(one, other) for one, other in both]
+    for (one, other), differences in zip(both, told, strict=True):
+        words = "the same" if not differences else f"{len(differences)} differences"
+        print(f"{one['drill']} ({one['runner']}, {other['runner']}): {words}")
+        print(*(f"  {difference}\n" for difference in differences), sep="", end="")
+    if any(told):
+        raise typer.Exit(EXIT_DRILL_FAILED)
+
+
+@app.command()
 def graph(
     output: Annotated[Path, typer.Option("--output", "-o", help="The SVG file to write; it is replaced whole.")],
     topology: TopologyOption = _DEFAULT,
@@ -366,10 +387,12 @@ def demo(name: NameOption = "") -> None:
 def _up(
     topology: Topology, name: str, progress: Progress, *, keep: bool = False, native: bool = False, runner: str = "embedded"
 ) -> dict[str, Any]:
-    if native and runner != "embedded":
-        raise LabError(f"this needs the machine's own kernel, and the {runner} runner has User Mode Linux only")
     esp = kernel.has_esp()
-    chosen = "native" if native else kernel.choose(esp=esp) if runner == "embedded" else "uml"
+    chosen = "native" if native else kernel.choose(esp=esp)
+    if runner == "containerlab":
+        if native or os.environ.get("LAB_KERNEL") == "native":
+            raise LabError(prepared.not_natively(esp=esp))
+        chosen = "uml"
     progress(f"lab {name}: {'this kernel' if chosen == 'native' else 'User Mode Linux'}, {runner} runner")
     if runner == "containerlab" and not prepared.is_current():
         progress("the images hold other sources than this tree: `sudo labs/images/build --disk` makes them anew")

@@ -199,11 +199,13 @@ def _report(must_fail: bool, *passed: bool) -> Report:
     return Report(
         drill="x",
         message="",
+        runner="embedded",
         kernel="native",
         esp=False,
         passed=bool(passed) and all(passed),
         must_fail=must_fail,
         zero_ns=0,
+        ended_ns=0,
         timeline=(),
         clients={},
         checks=tuple(Checked("a", "b", "c", one) for one in passed),

@@ -88,6 +88,19 @@ def test_there_are_two_runners() -> None:
     assert done.exit_code == 2 and "embedded, containerlab" in done.output
 
 
+@pytest.mark.parametrize("lacks", [True, False])
+def test_containers_on_this_machines_own_kernel_are_refused_with_what_it_lacks(
+    lacks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_KERNEL", "native")
+    monkeypatch.setattr(cli.kernel, "has_esp", lambda: not lacks)
+    monkeypatch.setattr(prepared, "MODULES", tmp_path / ("nowhere" if lacks else ""))
+    with pytest.raises(LabError) as told:
+        cli.up(runner="containerlab")
+    assert str(told.value).startswith("the containerlab runner has User Mode Linux only")
+    assert ("has no ESP and no" in str(told.value)) is lacks
+
+
 def test_a_runner_that_is_not_prepared_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "BINARY", tmp_path / "containerlab")
     monkeypatch.setattr(prepared, "DISK", tmp_path / "images.ext4")

@@ -168,7 +168,7 @@ def test_a_stage_runs_behind_the_next_one_and_its_output_is_not_lost(
 
 KINDS = [
     {"unit"}, {"property"}, {"sim"}, {"interop"}, {"interop", "root"}, {"interop", "alone"}, {"interop", "root", "alone"},
-    {"lab"}, {"root", "lab"}, {"lab", "pairs"}, {"root", "lab", "pairs"},
+    {"lab"}, {"root", "lab"}, {"lab", "pairs"}, {"root", "lab", "pairs"}, {"root", "lab", "containerlab"},
 ]  # fmt: skip
 """Its folder, and its markers; `lab` is both."""
 
@@ -186,3 +186,22 @@ def test_each_test_runs_in_one_stage(markers: set[str]) -> None:
         return Expression.compile(expression).evaluate(lambda marker, **_: marker in markers)
 
     assert len([stage.name for stage in run_stages.STAGES if stage.pytest and selects(stage)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "ran"),
+    [([], ["short"]), (["--containerlab"], ["short", "containerlab"]), (["--long"], ["short", "containerlab", "long"])],
+)
+def test_what_takes_long_runs_where_it_is_asked_for(
+    options: list[str], ran: list[str], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writes(name: str) -> tuple[str, ...]:
+        junit = '<testsuite><testcase classname="m" name="a"/></testsuite>'
+        return (sys.executable, "-c", f"open({str(out / f'test/{name}.xml')!r}, 'w').write({junit!r})")
+
+    names = ("short", "containerlab", "long")
+    stages = tuple(Stage(name, 60, writes(name), pytest=True, long=name != "short") for name in names)
+    monkeypatch.setattr(run_stages, "STAGES", stages)
+    monkeypatch.setattr(sys, "argv", ["./test", *options])
+    assert run_stages.main() == 0
+    assert [path.stem for path in sorted(out.glob("test/*.xml"), key=lambda p: names.index(p.stem))] == ran

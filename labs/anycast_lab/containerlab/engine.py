@@ -44,7 +44,9 @@ ENVIRONMENT = {
 }
 START_TIMEOUT = 120.0
 """Seconds; 14 on an idle machine."""
-_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
+_CONTROLLERS = ("cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
+"""Not `cpu`: this kernel has CONFIG_RT_GROUP_SCHED, with which a new group of it may run nothing in real time, as the
+gateways' VRRP does."""
 
 
 async def start(children: Children) -> None:

@@ -20,6 +20,17 @@ _RUN_IN_CONTAINERS = (
 )  # fmt: skip
 
 
+MODULES = Path("/proc/modules")
+
+
+def not_natively(*, esp: bool) -> str:
+    """What is said to who asks for this machine's own kernel. `esp`: whether it has that."""
+    lacks = [] if esp else ["no ESP"]
+    lacks += [] if MODULES.exists() else [f"no {MODULES}, which containerlab opens"]
+    why = f"; this machine's own kernel has {' and '.join(lacks)}" if lacks else ""
+    return f"the containerlab runner has User Mode Linux only, without LAB_KERNEL=native and for drills that run there{why}"
+
+
 def sources_hash() -> str:
     """Changes with everything of ours that runs in a container."""
     digest = hashlib.sha256()

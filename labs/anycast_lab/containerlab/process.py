@@ -2,6 +2,7 @@
 
 A command enters its container by util-linux's nsenter, which costs a tenth of what `docker exec` costs in User Mode Linux
 and leaves the process in the server's sight: nsenter is the server's child, waits for the command, and ends as it ended.
+It also stops itself when its command is stopped, as a shell's job would, and has to be continued after it.
 All are started by posix_spawn: the server is too large to be forked for each (0.1 s in User Mode Linux).
 """
 
@@ -21,6 +22,7 @@ from anycast_lab.runner import LabError, Progress
 
 _ENTER = ("nsenter", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
 _LOOK_S = 0.005
+_STOPPED_LOOK_S = 0.5
 _DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ)
 """Ignored by Python, and inherited where nobody says otherwise."""
 
@@ -40,6 +42,7 @@ class ContainerProcess:
     def __init__(self, helper: int, status: asyncio.Future[int]) -> None:
         self._helper, self._status = helper, status
         self.pid = 0
+        self._following = asyncio.create_task(self._follow())
 
     @classmethod
     async def start(
@@ -72,12 +75,26 @@ class ContainerProcess:
         if not self.pid:
             send_signal(self._helper, signal.SIGKILL)
 
+    async def _follow(self) -> None:
+        """Whoever was stopped, by a drill or with its whole machine, and runs again or was killed, is waited for again."""
+        while not self._status.done():
+            await asyncio.wait([self._status], timeout=_STOPPED_LOOK_S)
+            if _state(self._helper) == "T" and _state(self.pid) != "T":
+                send_signal(self._helper, signal.SIGCONT)
+
     def _found(self) -> bool:
         with contextlib.suppress(OSError):
             children = Path(f"/proc/{self._helper}/task/{self._helper}/children").read_text().split()
             if children:
                 self.pid = int(children[0])
         return bool(self.pid)
+
+
+def _state(pid: int) -> str:
+    """As in proc(5): T is stopped, Z has ended; empty where there is no such process."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
 
 
 async def run(

@@ -18,7 +18,6 @@ from anycast.reasons import Reason
 from anycast_lab.drills.client_steps import ClientCheck, ClientStep
 from anycast_lab.drills.coordinator_steps import CoordinatorCheck, CoordinatorStep, DarkAtMost, MovesOnly, OwnStays
 from anycast_lab.drills.kernel_steps import KernelStep
-from anycast_lab.drills.limits import LIMITS as LIMITS
 from anycast_lab.drills.limits import Limit as Limit
 from anycast_lab.drills.limits import Strict, validated
 from anycast_lab.drills.limits import load_limits as load_limits
@@ -483,7 +482,7 @@ def load_drills(folder: Path = DRILLS) -> dict[str, Drill]:
             for field in ("limit", "rate"):
                 name = getattr(part, field, None)
                 if name is not None and name not in limits:
-                    problems.append(Problem(f"[{place}].{field}", f"{name!r} does not stand in {LIMITS.name}", str(path)))
+                    problems.append(Problem(f"[{place}].{field}", f"{name!r} does not stand in limits.yml", str(path)))
         drills[drill.drill] = drill
     if problems:
         raise ConfigError(problems)

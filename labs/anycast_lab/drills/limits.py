@@ -1,7 +1,8 @@
-"""The bounds that drills and benchmarks assert (`labs/limits.yml`, each with its reason), and how such files are read."""
+"""The bounds that drills and benchmarks assert (`labs/limits*.yml`, each with its reason), and how such files are read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -10,7 +11,7 @@ import yaml
 
 from anycast.errors import ConfigError, Problem
 
-LIMITS = Path(__file__).resolve().parents[2] / "limits.yml"
+LIMITS = tuple(Path(__file__).resolve().parents[2] / name for name in ("limits.yml", "limits-bench.yml"))
 
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
@@ -50,9 +51,9 @@ class Limits(Strict):
     limits: dict[str, Limit]
 
 
-def load_limits(path: Path = LIMITS) -> dict[str, Limit]:
+def load_limits(paths: Sequence[Path] = LIMITS) -> dict[str, Limit]:
     """Every bound by name. Raises ConfigError with all problems."""
-    return validated(Limits, path).limits
+    return {name: limit for path in paths for name, limit in validated(Limits, path).limits.items()}
 
 
 def validated(model: type[_Model], path: Path) -> _Model:

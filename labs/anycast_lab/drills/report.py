@@ -27,6 +27,7 @@ class Checked:
 class Report:
     drill: str
     message: str
+    runner: str
     kernel: str
     esp: bool
     passed: bool
@@ -34,6 +35,8 @@ class Report:
     """The drill was written to be red; `passed` says how it came out, `as_expected` whether that was right."""
     zero_ns: int
     """The fault, CLOCK_REALTIME: the timeline's zero."""
+    ended_ns: int
+    """When nobody watched any more; what comes later makes the lab whole for the next drill."""
     timeline: tuple[Moment, ...]
     clients: dict[str, Packets]
     checks: tuple[Checked, ...]
@@ -55,12 +58,14 @@ class Report:
             "v": 1,
             "drill": self.drill,
             "message": self.message,
+            "runner": self.runner,
             "kernel": self.kernel,
             "esp": self.esp,
             "passed": self.passed,
             "must_fail": self.must_fail,
             "as_expected": self.as_expected,
             "fault_ns": self.zero_ns,
+            "ended_ms": round((self.ended_ns - self.zero_ns) / 1e6, 1),
             "timeline": [
                 {
                     "t_ms": round((moment.at_ns - self.zero_ns) / 1e6, 1),

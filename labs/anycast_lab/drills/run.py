@@ -139,11 +139,13 @@ class _DrillRun:
         report = Report(
             drill=drill.drill,
             message=drill.message,
+            runner=runner.name,
             kernel=runner.kernel,
             esp=runner.esp,
             passed=bool(checked) and all(check.passed for check in checked),
             must_fail=drill.must_fail,
             zero_ns=self._fault_ns or time.time_ns(),
+            ended_ns=seen.end_ns if seen is not None else time.time_ns(),
             timeline=story(moments, self._fault_ns) if self._fault_ns else (),
             clients={name: client.packets for name, client in seen.clients.items()} if seen is not None else {},
             checks=tuple(checked),

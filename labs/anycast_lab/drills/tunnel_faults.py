@@ -259,8 +259,9 @@ class TunnelFaults:
             await self._reboot()
 
     async def _reboot(self) -> None:
-        """Both at once; the victim first, so that it is Active again."""
-        for gateway in (self._victim, self._peer):
+        """Both. The other one is off first, for it would take over where that takes a second, as it does under containerlab;
+        the victim is on first, so that it is Active again."""
+        for gateway in (self._peer, self._victim):
             if self._runner.power(gateway):
                 await self._runner.power_off(gateway)
         for gateway in (self._victim, self._peer):
