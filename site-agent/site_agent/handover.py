@@ -18,9 +18,11 @@ from site_agent.vrrp.supervisor import Supervisor
 from site_agent.vrrp.wire import Status
 
 LIMIT_S = 4.0
-"""Open exchanges have a second, the process gives up after another and tells within a third; less than a client of the
-socket waits."""
+"""Open exchanges have a second, the process gives up after another and tells within a third."""
 LOOK_S = 0.005
+SPENT_LIMIT_S = 3.0
+"""For the rekey of tunnels that the next takeover but one would lose: it is the first in the queue, and takes a client's two
+round trips."""
 
 
 async def hand_over(site: SiteVerdict, sync: SyncSupervisor | None = None) -> dict[str, Any]:
@@ -37,6 +39,8 @@ async def hand_over(site: SiteVerdict, sync: SyncSupervisor | None = None) -> di
     peer = supervisor.describe()["peer_gateway"] or "the other router"
     if before.role != ACTIVE:
         return {"error": f"this gateway is Backup; hand over at the Active, {peer}"}
+    if sync is not None:
+        await _rekeyed(sync)
     if sync is not None and sync.mismatches:
         lost = "; ".join(sync.mismatches)
         return {"error": f"not handed over, tunnels would be lost: {lost}; this gateway is Active still"}
@@ -48,6 +52,13 @@ async def hand_over(site: SiteVerdict, sync: SyncSupervisor | None = None) -> di
     finally:
         if sync is not None:
             sync.handover_over()
+
+
+async def _rekeyed(sync: SyncSupervisor) -> None:
+    """Handovers that follow each other at once leave no time for the rekeys that each of them makes necessary."""
+    limit = boottime() + SPENT_LIMIT_S
+    while sync.spent and boottime() < limit:
+        await asyncio.sleep(LOOK_S)
 
 
 async def _handed_over(

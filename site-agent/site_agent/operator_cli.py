@@ -23,6 +23,9 @@ from site_agent import control, hold_store, views
 from site_agent.paths import Paths
 from site_agent.route_intent import describe_hold
 
+HANDOVER_PATIENCE_S = 8.0
+"""Longer than all that one waits for (`handover`)."""
+
 DEFAULTS = Paths()
 SHORTEST_S = 1.0
 UNREADABLE_S = 2 * 3600.0
@@ -105,7 +108,7 @@ def handover(as_json: Json = False, run_dir: RunDir = DEFAULTS.run_dir) -> None:
     Run it at the Active. The other gateway has the addresses before this one lets them go; BGP sees nothing of it. To keep
     this gateway from serving at all, for maintenance, use `hold withdraw`.
     """
-    answer = control.ask(Paths(run_dir=run_dir).control_socket, "handover")
+    answer = control.ask(Paths(run_dir=run_dir).control_socket, "handover", patience_s=HANDOVER_PATIENCE_S)
     if as_json:
         typer.echo(views.to_json(answer))
     else:

@@ -96,15 +96,19 @@ def test_after_lost_messages_every_ike_sa_that_is_up_is_wished_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "block", "spent"), [(1, 3, False), (1, 5, False), (1, 7, True), (0, 4, False), (0, 6, True)]
+    ("rank", "block", "spent", "at_its_end"),
+    [(1, 3, False, False), (1, 5, False, False), (1, 7, True, True), (0, 4, False, False), (0, 6, True, False)],
 )
-def test_an_sa_is_spent_when_two_more_takeovers_would_find_no_block(rank: int, block: int, spent: bool) -> None:
+def test_an_sa_is_spent_when_two_more_takeovers_would_find_no_block(
+    rank: int, block: int, spent: bool, at_its_end: bool
+) -> None:
     key, bits = SaKey(bytes(21)), 4
     core = numbers.Numbers(rank, Role.ACTIVE, now=0.0, block_bits=bits)
     core.handle(words.SaListed(key=key, oseq=(block << bits) + 1), 0.0)
     core.handle(words.ListingEnded(), 0.0)
     assert core.taken_over == [key]
     assert core.spent == ([key] if spent else [])
+    assert core.at_their_end == ([key] if at_its_end else []), "the next takeover would find none"
 
 
 def test_the_lifetime_is_that_of_the_rendered_connection() -> None:

@@ -19,7 +19,7 @@ STATUS = agent_wire.Status(
     messages={"carried:6": 3}, outbound=4, unconfirmed=5, taken_over=6, retired=7, conflicts=8, tunnels=9, unprotected=10,
     repairs=11, given_up=12, causes={"missing": 13}, removed=14,
     rekeys_waiting={"taken_over": 15}, rekeys_unanswered=16, rekeys_done=17, rekeys_total=18, rekeys_left_s=19,
-    rekeys_refused=20,
+    rekeys_refused=20, spent=21, at_their_end=22,
 )  # fmt: skip
 PLAN = plans.Plan(
     fleet="e", gateway="fra-gw1", peer="fra-gw2", rank=0, own_address="192.0.2.65", peer_address="192.0.2.66", port=4517,

@@ -197,10 +197,13 @@ class ChildSaCheck:
         orphans: set[SaKey | PolicyKey] = set()
 
         def take_sa(message: Message) -> None:
+            # Without keys it is none: for a policy whose SA is gone the kernel makes one with that SPI, to ask for keys.
+            if not is_settled_sa(message.payload, self._ends):
+                return
             key = sa_key(message.payload)
             present.add(key)
             carried[key] = packets(message.payload)
-            if key not in known and is_settled_sa(message.payload, self._ends):
+            if key not in known:
                 orphans.add(key)
 
         def take_policy(message: Message) -> None:

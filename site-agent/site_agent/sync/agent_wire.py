@@ -137,6 +137,10 @@ class Status:
     """Of an Active: SAs taken over of which the Backup is not known to stand above. A takeover would lose them."""
     taken_over: int
     """Of an Active: SAs that await their rekey."""
+    spent: int
+    """Of these: which the next takeover but one would lose, for want of sequence numbers. Their rekey is the first."""
+    at_their_end: int
+    """Of these: which the next takeover would lose."""
     retired: int
     """SAs deleted because no number was safe on them."""
     conflicts: int

@@ -171,6 +171,11 @@ class Numbers:
         ]
 
     @property
+    def at_their_end(self) -> list[SaKey]:
+        """Of these: where the next takeover has no block, and would lose the SA."""
+        return [key for key in self.spent if own_above(1 - self._rank, self._copies[key].block) > LAST_BLOCK]
+
+    @property
     def unconfirmed(self) -> int:
         """Of an Active: SAs whose Backup is not known to stand above. A takeover would lose them, but use nothing twice."""
         return sum(copy.block > 0 and copy.peer <= copy.block for copy in self._copies.values())

@@ -95,6 +95,11 @@ class Supervisor:
             self._tell_role()
 
     @property
+    def spent(self) -> int:
+        """SAs that have changed gateways so often that sequence numbers run out; they are being rekeyed."""
+        return 0 if self._status is None else self._status.spent
+
+    @property
     def mismatches(self) -> list[str]:
         """Why a planned handover would lose tunnels, in words; empty where it would not."""
         status = self._status
@@ -105,6 +110,11 @@ class Supervisor:
             found.append(f"no session with {self._sync.peer}")
         elif not status.settled:
             found.append("charon does not follow this gateway's role yet")
+        elif status.at_their_end:
+            found.append(
+                f"{status.at_their_end} tunnels have changed gateways as often as their sequence numbers allow, and are "
+                "being rekeyed; ask again in a moment (`site-agent clients` names who refuses a rekey)"
+            )
         return found
 
     @property
