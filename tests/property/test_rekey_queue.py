@@ -342,6 +342,17 @@ def test_before_a_handover_nothing_is_begun() -> None:
     assert len(world.asks) == 6 and world.asks[0][0] >= began + 3.0
 
 
+def test_who_is_active_again_after_a_handover_begins_at_once() -> None:
+    """Handovers there and back within the pause left no time for a rekey; after seven the sequence numbers had run out."""
+    world = World([ANSWERS] * 3)
+    world.tell(Hold(6.0))
+    world.run(0.5)
+    world.tell(Stopped())
+    world.wish(Reason.TAKEN_OVER, *world.sas)
+    world.run(2.0)
+    assert len(world.asks) == 6
+
+
 def test_nothing_counts_after_a_change_of_roles_but_the_budget() -> None:
     world = World([ANSWERS] * 20)
     names = [SaId("child", str(number)) for number in range(20)]

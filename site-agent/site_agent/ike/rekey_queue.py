@@ -145,7 +145,7 @@ class Stopped:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hold:
     span_s: float
-    """Ask for nothing for so long."""
+    """Ask for nothing for so long, or until Stopped: who is Active again is not about to be relieved."""
 
 
 Input = Wished | Rekeyed | Gone | Looked | Swept | Hold | Stopped | TimerExpired
@@ -235,7 +235,7 @@ class RekeyQueue:
     def __init__(self, per_second: int = PER_SECOND, unanswered: int = UNANSWERED) -> None:
         self._interval, self._most = 1 / per_second, unanswered
         self._recent: collections.deque[float] = collections.deque(maxlen=per_second)
-        self._free_at = float("-inf")
+        self._free_at = self._held_until = float("-inf")
         self._waiting: dict[SaId, _Waiting] = {}
         self._ready: dict[Reason, list[tuple[float, float, int, SaId]]] = {reason: [] for reason in ORDER}
         """Heaps: deadline, since, entry."""
@@ -261,7 +261,7 @@ class RekeyQueue:
     def deadline(self) -> float | None:
         times = []
         if any(self._ready.values()):
-            at = self._free_at
+            at = max(self._free_at, self._held_until)
             if len(self._open) >= self._most:
                 at = max(at, next(iter(self._open.values())) + ANSWER_S)
             times.append(at)
@@ -308,7 +308,7 @@ class RekeyQueue:
             case Swept():
                 self._free_at = max(self._free_at, now + SWEEP_S)
             case Hold(span_s=span_s):
-                self._free_at = max(self._free_at, now + span_s)
+                self._held_until = max(self._held_until, now + span_s)
             case Stopped():
                 done, recent, free_at = self.total, self._recent, self._free_at
                 self.__init__(recent.maxlen or 1, self._most)  # type: ignore[misc]
@@ -423,7 +423,7 @@ class RekeyQueue:
             _at, entry, sa = heapq.heappop(self._later)
             if (waiting := self._waiting.get(sa)) is not None and waiting.entry == entry:
                 self._place(sa, waiting, now)
-        while now >= self._free_at and len(self._open) < self._most and (found := self._next(now)) is not None:
+        while now >= max(self._free_at, self._held_until) and len(self._open) < self._most and (found := self._next(now)):
             yield self._ask(*found, now)
 
     def _next(self, now: float) -> tuple[SaId, _Waiting] | None:
