@@ -28,7 +28,7 @@ UP_S = 900
 DRILLS_S = 2400
 """Ends to waiting; the bounds stand in labs/limits.yml."""
 LONG = {
-    "two-site": ("charon-sigkill", "bridge-sigstop", "gateway-frozen", "red-nobody-left"),
+    "two-site": ("charon-sigkill", "bridge-sigstop", "red-nobody-left"),
     "site-pair": ("mirror-power-off", "mirror-handover", "red-mirror-verdict-stays", "red-mirror-off"),
     "cgnat": ("cgnat-rebinding",),
     "small-mtu": ("small-mtu-inside",),
