@@ -55,7 +55,7 @@ def test_exabgp_takes_it(variant: str, gateway: str, tmp_path: Path) -> None:
 def test_its_healthchecks_know_every_option(variant: str, gateway: str, tmp_path: Path) -> None:
     """Run to their end: an interval of 0 is one announcement. ExaBGP itself never looks at what it starts."""
     for command in re.findall(r"^\s*run (.*);$", filled(variant, gateway, "exabgp.conf", tmp_path).read_text(), re.MULTILINE):
-        words = re.sub(r"--(interval|rise|fall|cmd) \S+", "", command).split()
+        words = re.sub(r'--(?:interval|rise|fall) \S+|--cmd "[^"]+"', "", command).split()
         done = say(sys.executable, *words[1:], "--interval", "0", "--rise", "1", "--no-ack")
         address = words[words.index("--next-hop") + 1]
         assert f"next-hop {address}" in done.stdout, done.stdout + done.stderr

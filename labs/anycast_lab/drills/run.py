@@ -188,9 +188,10 @@ class _DrillRun:
             reasons = {name: pair_checks.reasons_named(text, self._fault_ns) for name, text in why.items()}
             at_site = self._site.seen(self._fault_ns, reasons)
         end_ns = time.time_ns()
-        if self._mirror is not None:
+        told = None
+        if self._mirror is not None and not drill.foreign:  # when nothing is watched any more
             self._progress("looking for secrets in everything that was written")
-        told = await self._mirror.secrets.end() if self._mirror is not None else None  # when nothing is watched any more
+            told = await self._mirror.secrets.end()
         self._sites_after = self._sites_after or await self._sites()
         self._witnesses.read()
         withdrawn = await self._witnesses.withdraws_since(withdraws)
