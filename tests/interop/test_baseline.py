@@ -1,4 +1,4 @@
-"""labs/baseline: other people's daemons read what they are given there without a complaint; and its drills are what docs/baseline.md says."""
+"""labs/baseline: other people's daemons read what they are given there; its drills are those of docs/baseline.md."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def filled(variant: str, gateway: str, file: str, to: Path, **instead: str) -> P
     return path
 
 
-def say(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+def say(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=60, env=env)
 
 
 @EACH
@@ -54,7 +54,8 @@ def test_exabgp_takes_it(variant: str, gateway: str, tmp_path: Path) -> None:
 @EACH
 def test_its_healthchecks_know_every_option(variant: str, gateway: str, tmp_path: Path) -> None:
     """Run to their end: an interval of 0 is one announcement. ExaBGP itself never looks at what it starts."""
-    for command in re.findall(r"^\s*run (.*);$", filled(variant, gateway, "exabgp.conf", tmp_path).read_text(), re.MULTILINE):
+    conf = filled(variant, gateway, "exabgp.conf", tmp_path).read_text()
+    for command in re.findall(r"^\s*run (.*);$", conf, re.MULTILINE):
         words = re.sub(r'--(?:interval|rise|fall) \S+|--cmd "[^"]+"', "", command).split()
         done = say(sys.executable, *words[1:], "--interval", "0", "--rise", "1", "--no-ack")
         address = words[words.index("--next-hop") + 1]
@@ -92,29 +93,33 @@ def test_charon_takes_it_with_the_ha_plugin() -> None:
     write_secret(base / "gateway.crt", issued.certificate)
     write_secret(base / "private/gateway.key", issued.private_key)
     write_secret(base / "client-ca.crt", clients.certificate)
-    subprocess.run(["sh", "-c", "ip link set lo up; ip address add 192.0.2.65 dev lo; ip address add 192.0.2.66 dev lo"], check=True)
+    addresses = "ip address add 192.0.2.65 dev lo; ip address add 192.0.2.66 dev lo"
+    subprocess.run(["sh", "-ec", f"ip link set lo up; {addresses}"], check=True)
     for variant in TOPOLOGIES:
         for gateway in GATEWAYS:
             settings = filled(variant, gateway, "strongswan.conf", base, **{"/var/log/": f"{base}/"})
             connections = filled(variant, gateway, "swanctl.conf", base, **{"/etc/anycast/secrets": str(base)})
             environment = {**os.environ, "STRONGSWAN_CONF": str(settings), "SWANCTL_DIR": str(base)}
-            with subprocess.Popen([str(CHARON)], env=environment, stderr=subprocess.PIPE, text=True) as charon:
-                uri = ("--uri", "unix:///run/charon.vici")
+            with subprocess.Popen([str(CHARON)], env=environment, stderr=subprocess.DEVNULL) as charon:
                 try:
-                    end = time.monotonic() + 20
-                    while subprocess.run(["swanctl", "--stats", *uri], env=environment, capture_output=True).returncode:
-                        assert time.monotonic() < end, "charon does not come up"
-                        time.sleep(0.1)
-                    told = subprocess.run(
-                        ["swanctl", "--load-all", "--file", str(connections), *uri], env=environment, capture_output=True, text=True
-                    )
-                    assert "successfully loaded 1 connections" in told.stdout and told.returncode == 0, told.stdout + told.stderr
-                    plugins = subprocess.run(["swanctl", "--stats", *uri], env=environment, capture_output=True, text=True).stdout
-                    assert re.search(r"loaded plugins:.*\bha\b", plugins), plugins
-                    assert Path("/run/charon.ha").is_fifo()
+                    _loads(connections, environment)
                 finally:
                     charon.terminate()
-            (base / "charon.log").unlink()
+
+
+def _loads(connections: Path, environment: dict[str, str]) -> None:
+    """charon, which is about to come up, takes them."""
+
+    def swanctl(*words: str) -> subprocess.CompletedProcess[str]:
+        return say("swanctl", *words, "--uri", "unix:///run/charon.vici", env=environment)
+
+    end = time.monotonic() + 20
+    while (stats := swanctl("--stats")).returncode:  # its socket is there before it listens
+        assert time.monotonic() < end, "charon does not come up"
+        time.sleep(0.1)
+    assert re.search(r"loaded plugins:.*\bha\b", stats.stdout) and Path("/run/charon.ha").is_fifo(), stats.stdout
+    told = swanctl("--load-all", "--file", str(connections))
+    assert told.returncode == 0 and "successfully loaded 1 connections" in told.stdout, told.stdout + told.stderr
 
 
 def test_its_drills_measure_and_are_what_the_document_tells() -> None:
@@ -143,7 +148,8 @@ def test_its_addresses_are_those_of_site_pair(name: str) -> None:
     assert theirs.lab.clients == ours.lab.clients
     here, there = theirs.sites["home"], ours.sites["home"]
     assert here.vrrp is not None and there.vrrp is not None
-    assert (here.gateways["gw1"].uplink, here.pools, here.vrrp.outside) == (there.gateways["gw1"].uplink, there.pools, there.vrrp.outside)
+    assert (here.uplink, here.pools, here.vrrp.outside) == (there.uplink, there.pools, there.vrrp.outside)
+    assert here.gateways["gw1"].uplink == there.gateways["gw1"].uplink
     nodes = topology.load(labs / f"{name}.clab.yml").nodes
     assert set(nodes) == set(topology.load(labs / "site-pair.clab.yml").nodes) - {"crowd"}
     variant = {"baseline": "documented", "baseline-tuned": "tuned"}[name]

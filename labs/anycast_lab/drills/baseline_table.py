@@ -1,7 +1,7 @@
-"""docs/baseline.md's table from drills' reports: `python -m anycast_lab.drills.baseline_table REPORT.json…`. Pure but for its end.
+"""docs/baseline.md's table, of drills' reports: `python -m anycast_lab.drills.baseline_table REPORT.json…`. Pure but for its end.
 
-A cell is the median of its runs, and the least and the most where they differ. A run that was red counts where it was measured:
-that a gap is longer than what a drill asserts is what the table is there to show.
+A cell is the median of its runs, and the least and the most where they differ. A run that was red counts where it was
+measured: that a gap is longer than what a drill asserts is what the table is there to show.
 """
 
 from __future__ import annotations
