@@ -1,4 +1,4 @@
-"""docs/baseline.md's table, of drills' reports: `python -m anycast_lab.drills.baseline_table REPORT.json…`. Pure but for its end.
+"""docs/baseline.md's table: `python -m anycast_lab.drills.baseline_table REPORT.json…`. Pure, but for `main`.
 
 A cell is the median of its runs, and the least and the most where they differ. A run that was red counts where it was
 measured: that a gap is longer than what a drill asserts is what the table is there to show.
@@ -21,15 +21,16 @@ FAULTS = {
 GATEWAYS = {"mirror": "ours", "baseline": "documented", "baseline-tuned": "tuned"}
 """By what stands before the fault in a drill's name."""
 COLUMNS = {
-    "gap_ms": "longest gap of a client, s",
-    "service_gap_ms": "of the service's address, s",
+    "outage_ms": "longest outage of a client, s",
+    "gap_ms": "of it not the prober's own, s",
+    "service_gap_ms": "gap of the service's address, s",
     "lost": "probes lost",
     "ike_sas_built": "IKE_SAs rebuilt",
     "connections_ended": "TCP connections ended",
     "withdrawals": "withdrawals at the router",
     "withdrawals_at_transit": "at the transit",
-    "numbers_twice": "ESP numbers seen twice",
 }
+NUMBERS = "goes on at ESP number"
 _AT_LEAST = "gaps_open"
 
 
@@ -42,7 +43,7 @@ def rows(reports: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
     for fault, said in FAULTS.items():
         for prefix, whose in GATEWAYS.items():
             if found := by_name.get(f"{prefix}-{fault}"):
-                yield said, whose, str(len(found)), *(cell(name, found) for name in COLUMNS)
+                yield said, whose, str(len(found)), *(cell(name, found) for name in COLUMNS), numbers(found)
 
 
 def cell(name: str, runs: Sequence[Mapping[str, float | None]]) -> str:
@@ -52,8 +53,15 @@ def cell(name: str, runs: Sequence[Mapping[str, float | None]]) -> str:
         return "-"
     show = _seconds if name.endswith("_ms") else "{:,.0f}".format
     middle, least, most = show(statistics.median(values)), show(min(values)), show(max(values))
-    open_ended = name == "gap_ms" and any(run.get(_AT_LEAST) for run in runs)
+    open_ended = name in ("outage_ms", "gap_ms") and any(run.get(_AT_LEAST) for run in runs)
     return ("> " if open_ended else "") + (middle if least == most else f"{middle} ({least} to {most})")
+
+
+def numbers(runs: Sequence[Mapping[str, float | None]]) -> str:
+    """Of the run whose SA had sent most."""
+    pairs = [(run["number_before"], run["number_after"]) for run in runs]
+    before, after = max(((b, a) for b, a in pairs if b is not None), default=(None, None))
+    return "-" if before is None else f"{after:,.0f} after {before:,.0f}"
 
 
 def _seconds(ms: float) -> str:
@@ -61,7 +69,7 @@ def _seconds(ms: float) -> str:
 
 
 def table(reports: Iterable[Mapping[str, Any]]) -> str:
-    head = ("fault", "gateways", "runs", *COLUMNS.values())
+    head = ("fault", "gateways", "runs", *COLUMNS.values(), NUMBERS)
     lines = [head, ("---",) * len(head), *rows(reports)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

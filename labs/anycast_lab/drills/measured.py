@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anycast_lab.drills.report import Checked
+from anycast_lab.drills.timeline import Packets
 
 if TYPE_CHECKING:
     from anycast_lab.drills.checks import Observation
@@ -15,15 +16,17 @@ Figures = dict[str, float | None]
 def figures(seen: Observation) -> Figures:
     """By name; None where nothing was watched that tells. Times are milliseconds, sums are over all clients.
 
-    ``gap_ms``: the longest of any client. ``gaps_open``: how many clients had no packet any more at the end of what was
-    watched. ``connections_ended``: downloads whose TCP connection ended before the drill did. ``number_before``: the
-    highest ESP number of the SA that had sent most when the other gateway went on under it, ``number_after``: its first.
+    ``gap_ms``: the longest of any client, less what its prober itself was late; ``outage_ms``: with that. ``gaps_open``: how
+    many clients had no packet any more at the end of what was watched. ``connections_ended``: downloads whose TCP connection
+    ended before the drill did. ``number_before``: the highest ESP number of the SA that had sent most when the other gateway
+    went on under it, ``number_after``: its first.
     """
     site, mirror = seen.at_site, seen.mirror
     packets = [client.packets for client in seen.clients.values()]
     probes = list(site.probes.values()) if site is not None else []
     found: Figures = {
         "gap_ms": max((p.longest_gap_ms for p in packets), default=None),
+        "outage_ms": max((_outage_ns(p, seen.end_ns) / 1e6 for p in packets), default=None),
         "gaps_open": sum(p.longest_gap_ms > 0 and not p.gap_to_ns for p in packets) if packets else None,
         "sent": sum(p.sent for p in packets) if packets else None,
         "lost": sum(p.lost for p in packets) if packets else None,
@@ -41,6 +44,11 @@ def figures(seen: Observation) -> Figures:
         "number_after": longest.first if longest is not None else None,
     }
     return found
+
+
+def _outage_ns(packets: Packets, end_ns: int) -> int:
+    """On the wall clock; to the end of what was watched where it had not ended."""
+    return (packets.gap_to_ns or end_ns) - packets.gap_from_ns if packets.gap_from_ns else 0
 
 
 def _withdrawn(seen: Observation, node: str) -> int:
