@@ -73,6 +73,12 @@ def test_what_was_not_measured_is_red(changes: dict[str, Any], said: str) -> Non
     assert not checked.passed and said in checked.seen
 
 
+def test_without_esp_the_services_address_is_enough() -> None:
+    seen = observed(esp=False, clients={}, mirror=None)
+    assert measured.check(seen).passed
+    assert not measured.check(dataclasses.replace(seen, at_site=None)).passed
+
+
 def report(name: str, **figures: float | None) -> dict[str, Any]:
     every = {**dict.fromkeys((*baseline_table.COLUMNS, "gaps_open"), 0.0), "number_before": None, "number_after": None}
     return {"drill": name, "figures": {**every, **figures}}
