@@ -91,15 +91,17 @@ def test_the_table_has_medians_and_ranges_and_says_what_did_not_end() -> None:
         report("baseline-power-off", outage_ms=61_000, lost=12_000, gaps_open=1),
         report("baseline-power-off", outage_ms=8_000, lost=1_500),
         report("mirror-power-off", outage_ms=900, ike_sas_built=None),
-        report("vrrp-power-off", gap_ms=1),
+        report("vrrp-power-off", service_gap_ms=300),
+        report("uplink-down", outage_ms=1),
         {"drill": "mirror-power-off", "figures": {}},
     ]
-    ours, documented = list(baseline_table.rows(reports))
+    ours, documented, address = list(baseline_table.rows(reports))
+    assert address[1] == "ours" and address[5] == "0.30"
     assert ours[:4] == ("power off", "ours", "2", "0.90")
     assert documented[:4] == ("power off", "documented", "3", "> 8.00 (6.70 to 61.0)")
     assert documented[6] == "1,500 (1,340 to 12,000)"
     assert (ours[-1], documented[-1]) == ("-", "1 after 1,647")
-    assert baseline_table.table(reports).count("\n") == 3
+    assert baseline_table.table(reports).count("\n") == 4
 
 
 def test_a_figure_that_no_run_has_is_none() -> None:

@@ -17,9 +17,12 @@ FAULTS = {
     "power-off": "power off",
     "charon-sigkill": "charon killed",
     "handover": "planned handover",
+    "address-power-off": "power off, this machine's own kernel, no tunnels",
 }
 GATEWAYS = {"mirror": "ours", "baseline": "documented", "baseline-tuned": "tuned"}
 """By what stands before the fault in a drill's name."""
+_OURS = {"mirror-address-power-off": "vrrp-power-off"}
+"""Where ours has another one."""
 COLUMNS = {
     "outage_ms": "longest outage of a client, s",
     "gap_ms": "of it not the prober's own, s",
@@ -42,7 +45,8 @@ def rows(reports: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
             by_name.setdefault(report["drill"], []).append(report["figures"])
     for fault, said in FAULTS.items():
         for prefix, whose in GATEWAYS.items():
-            if found := by_name.get(f"{prefix}-{fault}"):
+            name = f"{prefix}-{fault}"
+            if found := by_name.get(_OURS.get(name, name)):
                 yield said, whose, str(len(found)), *(cell(name, found) for name in COLUMNS), numbers(found)
 
 
