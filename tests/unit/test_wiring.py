@@ -189,7 +189,8 @@ def test_both_gateways_of_a_site_have_the_same_seal_and_no_other_site_has_it(tmp
 def test_birds_own_parser_accepts_every_router(path: Path, tmp_path: Path) -> None:
     prepare.prepare(topology.load(path), tmp_path)
     routers = [plan.node for plan in planned(path).values() if plan.sessions]
-    others = {"pair": 0, "six-site": 1, "three-site": 1, "site-pair": 2, "cgnat": 2, "small-mtu": 4, "four-site": 6}
+    others = {"pair": 0, "six-site": 1, "three-site": 1, "cgnat": 2, "small-mtu": 4, "four-site": 6}
+    others |= dict.fromkeys(("site-pair", "baseline", "baseline-tuned"), 2)
     assert len(routers) == others.get(path.name.partition(".")[0], 3)
     for node in routers:
         config = tmp_path / node / "etc" / "bird.conf"

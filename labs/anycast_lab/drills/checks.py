@@ -21,6 +21,7 @@ from anycast_lab.drills import (
     drill,
     flow_checks,
     in_flight_checks,
+    measured,
     mirror_checks,
     mirror_steps,
     pair_checks,
@@ -267,6 +268,8 @@ def _judge_pair(check: pair_steps.PairCheck, seen: Observation, limits: dict[str
             return pair_checks.role_stays(site)
         case pair_steps.NeighboursTold():
             return pair_checks.neighbours_told(site, fault_ns)
+        case pair_steps.Measured():
+            return measured.check(seen)
         case pair_steps.Why(reason=reason, at=where):
             return pair_checks.why(site, site.victim if where == "victim" else site.peer, reason)
 

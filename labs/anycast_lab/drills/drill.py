@@ -31,7 +31,7 @@ from anycast_lab.drills.operator_steps import HoldEnd as HoldEnd
 from anycast_lab.drills.operator_steps import MendFleet as MendFleet
 from anycast_lab.drills.operator_steps import SameWord as SameWord
 from anycast_lab.drills.operator_steps import Screens as Screens
-from anycast_lab.drills.pair_steps import PairCheck, PairStep, Where
+from anycast_lab.drills.pair_steps import Measured, PairCheck, PairStep, Where
 from anycast_lab.drills.path_steps import PathCheck, PathStep
 from anycast_lab.drills.tunnel_steps import TunnelStep
 from anycast_lab.flood.packets import Kind
@@ -55,6 +55,7 @@ class ProcessName(enum.StrEnum):
     BRIDGE = "bridge"
     VRRP = "vrrp"
     SYNC = "sync"
+    KEEPALIVED = "keepalived"
 
 
 class Signal(Strict):
@@ -441,6 +442,8 @@ class Drill(Strict):
     probe_inner: tuple[Family, ...] = ()
     """Each client probes from its inner addresses of these families: the second one's packets have its name with the family
     behind it. Where none is named, from the first one that pools and servers have."""
+    foreign: bool = False
+    """Its gateways run what stands in labs/baseline, not our agent: what only ours says of itself is not waited for."""
     must_fail: bool = False
     """Right only when every check is red: it shows that these assertions can fail."""
     steps: tuple[Step, ...]
@@ -450,6 +453,10 @@ class Drill(Strict):
     def watches_site(self) -> bool:
         """The victim's site is watched as `site_watch` does it."""
         return self.kernel == "native" or any(isinstance(part, PairStep | PairCheck) for part in (*self.steps, *self.checks))
+
+    @property
+    def measures(self) -> bool:
+        return any(isinstance(check, Measured) for check in self.checks)
 
     @property
     def watches_clients(self) -> bool:

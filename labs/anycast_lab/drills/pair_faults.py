@@ -45,6 +45,8 @@ async def cause(step: steps.PairStep, runner: Runner, fleet: Fleet, victim: str,
             await _forge(runner, fleet, victim, peer, seal, seconds, rate)
         case steps.HandOver():
             await operator.say(runner, victim, "site-agent", "handover")
+        case steps.StartDaemons():
+            await operator.say(runner, victim, "sh", "/etc/baseline/start")
         case steps.WaitRole():
             raise LabError("wait_role is the drill's own to wait for")
 

@@ -88,6 +88,12 @@ class HandOver(Strict):
     do: Literal["hand_over"]
 
 
+class StartDaemons(Strict):
+    """Start what does not run of the victim's daemons; only where they are those of labs/baseline."""
+
+    do: Literal["start_daemons"]
+
+
 class WaitRole(Strict):
     """Go on when a gateway's kernel has all of the virtual addresses, or none."""
 
@@ -98,7 +104,19 @@ class WaitRole(Strict):
 
 
 PairStep = (
-    StopAll | ContinueAll | MuteLink | UnmuteLink | Impair | EndImpair | FlapLink | Part | Join | Forge | HandOver | WaitRole
+    StopAll
+    | ContinueAll
+    | MuteLink
+    | UnmuteLink
+    | Impair
+    | EndImpair
+    | FlapLink
+    | Part
+    | Join
+    | Forge
+    | HandOver
+    | StartDaemons
+    | WaitRole
 )
 
 
@@ -151,4 +169,13 @@ class Why(Strict):
     at: Where = "victim"
 
 
-PairCheck = GapBelow | NothingMovesAtTransit | OneActive | RoleMoved | RoleStays | NeighboursTold | Why
+class Measured(Strict):
+    """Gap, packets, IKE_SAs and withdrawals were measured: they are the report's `figures`, and no bound is asserted.
+
+    For tables (docs/baseline.md): the same figures of our gateways and of others.
+    """
+
+    check: Literal["measured"]
+
+
+PairCheck = GapBelow | NothingMovesAtTransit | OneActive | RoleMoved | RoleStays | NeighboursTold | Why | Measured

@@ -16,6 +16,7 @@ PID_FILES = {
     ProcessName.CHARON: "/run/charon.pid",
     ProcessName.AGENT: "/run/site-agent/agent.pid",
     ProcessName.EXABGP: "/run/site-agent/exabgp.pid",
+    ProcessName.KEEPALIVED: "/run/keepalived.pid",
 }
 
 

@@ -44,6 +44,8 @@ class Report:
     floods: tuple[Flooded, ...] = ()
     probes: dict[str, Packets] = dataclasses.field(default_factory=dict)
     """Of the service's own address, every millisecond, by family."""
+    figures: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    """What `measured` says, for tables; empty where no check asks for it."""
 
     @property
     def as_expected(self) -> bool:
@@ -81,6 +83,7 @@ class Report:
             "probes": {family: _counted(packets) for family, packets in self.probes.items()},
             "checks": [check.to_json() for check in self.checks],
             "notes": list(self.notes),
+            "figures": self.figures,
             "floods": [dataclasses.asdict(flood) for flood in self.floods],
         }
 

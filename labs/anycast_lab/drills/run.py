@@ -26,6 +26,7 @@ from anycast_lab.drills import (
     coordinator_steps,
     coordinators,
     kernel_faults,
+    measured,
     mirror_checks,
     mirror_steps,
     operator,
@@ -60,7 +61,7 @@ _HEALS = (
     *(d.Thaw, d.PowerOn, d.AddVips, steps.LinkUp, steps.UnmuteClients),
     *(d.StartAgent, d.StartClients, d.DnsRight, d.SessionUp, d.CanaryRight, d.FlapClear),
     *(d.EndFlood, d.EmptyConntrack, d.FreeVici, UnmuteFamily),
-    *(pair_steps.ContinueAll, pair_steps.UnmuteLink, pair_steps.Join, *coordinator_steps.HEALS),
+    *(pair_steps.ContinueAll, pair_steps.UnmuteLink, pair_steps.Join, pair_steps.StartDaemons, *coordinator_steps.HEALS),
 )
 
 
@@ -84,7 +85,7 @@ class _DrillRun:
         self._strain = Strain(runner, self._witnesses, fleet, drill.victim)
         self._peer = peer_of(fleet, drill.victim) if drill.victim in runner.topology.nodes else ""
         known = drill.victim in runner.topology.nodes
-        self._site = SiteWatch(runner, fleet, drill.victim) if drill.watches_site and known else None
+        self._site = SiteWatch(runner, fleet, drill.victim, foreign=drill.foreign) if drill.watches_site and known else None
         self._mirror = MirrorWatch(runner, fleet, drill.victim) if drill.watches_tunnels and known else None
         self._client_sites = ClientSites(runner, fleet, self._witnesses) if drill.watches_clients else None
         self._paths = PathWatch(runner, fleet, drill.victim, self._witnesses) if drill.watches_paths else None
@@ -152,6 +153,7 @@ class _DrillRun:
             notes=tuple(notes),
             floods=self._strain.floods,
             probes=dict(seen.at_site.probes) if seen is not None and seen.at_site is not None else {},
+            figures=measured.figures(seen) if seen is not None and drill.measures else {},
         )
         return report if self._mirror is None else self._mirror.secrets.judged(report)
 
@@ -188,9 +190,10 @@ class _DrillRun:
             reasons = {name: pair_checks.reasons_named(text, self._fault_ns) for name, text in why.items()}
             at_site = self._site.seen(self._fault_ns, reasons)
         end_ns = time.time_ns()
-        if self._mirror is not None:
+        told = None
+        if self._mirror is not None and not drill.foreign:  # when nothing is watched any more
             self._progress("looking for secrets in everything that was written")
-        told = await self._mirror.secrets.end() if self._mirror is not None else None  # when nothing is watched any more
+            told = await self._mirror.secrets.end()
         self._sites_after = self._sites_after or await self._sites()
         self._witnesses.read()
         withdrawn = await self._witnesses.withdraws_since(withdraws)

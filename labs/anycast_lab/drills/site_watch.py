@@ -61,9 +61,10 @@ def peer_of(fleet: Fleet, gateway: str) -> str:
 class SiteWatch:
     """One drill's watch over the victim's site."""
 
-    def __init__(self, runner: Runner, fleet: Fleet, victim: str) -> None:
+    def __init__(self, runner: Runner, fleet: Fleet, victim: str, *, foreign: bool = False) -> None:
+        """`foreign`: of gateways that are not ours, whose Backup says nothing on the LAN."""
         assert fleet.lab is not None
-        self._runner, self._fleet, self._victim = runner, fleet, victim
+        self._runner, self._fleet, self._victim, self._foreign = runner, fleet, victim, foreign
         self._site = fleet.sites[fleet.site_of(victim)]
         self._gateways = tuple(self._site.gateways)
         self._transit = fleet.lab.transit.node if fleet.lab.transit is not None else ""
@@ -115,7 +116,7 @@ class SiteWatch:
         """Why the site could not survive a fault; empty where it could: both gateways say on the LAN that they can serve."""
         if not self._probes.all_good_since(since_ns):
             return "the service's address does not answer"
-        if len(self._gateways) < 2:
+        if len(self._gateways) < 2 or self._foreign:
             return ""
         lately = time.time_ns() - 1_000_000_000
         adverts = [a for a in self._taps.so_far("lan") if isinstance(a, Advertisement) and a.at_ns > lately]
