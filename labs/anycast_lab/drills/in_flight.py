@@ -20,7 +20,7 @@ from anycast_lab.drills.in_flight_checks import KINDS, Cut, count, in_flight
 from anycast_lab.drills.witnesses import Probes
 from anycast_lab.runner import LabError, Progress, Runner
 
-CONNECTING, REKEYING = 12, 8
+CONNECTING, REKEYING = 24, 8
 """Clients at a time; all who are there tell of an address."""
 _BURST = "250ms"
 """What the clients send comes in bursts, so many exchanges are open at once: one by one each is answered within a
