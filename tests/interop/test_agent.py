@@ -178,7 +178,7 @@ def test_a_detached_agent_returns_at_once_and_goes_on() -> None:
     gateway = Gateway()
     gateway.start("--detach")
     assert gateway.agent is not None
-    assert gateway.agent.wait(timeout=10) == 0, "the configuration is in place"
+    assert gateway.agent.wait(timeout=30) == 0, "the configuration is in place"
     pid = int((gateway.run_dir / "agent.pid").read_text())
     assert pid != gateway.agent.pid
     gateway.announced()

@@ -31,10 +31,18 @@ def sa(number: int, *, spi: int = 0, children: int = 1, port: int = 4500, **chan
     } | changes  # fmt: skip
 
 
-def promoted() -> BareIkeSas:
+def promoted(*, carries: bool = True) -> BareIkeSas:
+    """As Backup it had a look at tunnels, or at clients without any."""
     bare = BareIkeSas()
+    assert bare.looked(seen(sa(99, port=9999, children=carries)), AT - 60) == []
     bare.promoted(AT)
     return bare
+
+
+def test_where_nobody_ever_had_a_tunnel_nobody_lacks_one() -> None:
+    bare = promoted(carries=False)
+    for at in (0, 3, 6):
+        assert bare.looked(seen(sa(1, children=0)), AT + at) == []
 
 
 def test_one_without_a_tunnel_in_two_looks_is_ended() -> None:

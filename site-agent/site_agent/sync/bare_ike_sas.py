@@ -10,6 +10,8 @@ Power that goes in the middle of an IKE_AUTH may leave less: keys, without ident
 peer detection by these, too, until it gives the handshake up after half a minute (measured, by the same drill). They are to
 be ended at once, in silence, as charon does with them.
 
+A kernel without ESP leaves every client without a CHILD_SA: where none was ever seen, nobody lacks one.
+
 Nothing is ended on one look, later than `WATCH_S` after a takeover, or more than `MOST` at once: a list that is wrong
 ends no more than that before the next one.
 """
@@ -30,6 +32,8 @@ class BareIkeSas:
     """Of one charon. `promoted`, then every look."""
 
     def __init__(self) -> None:
+        self._carries = False
+        """Somebody has had a CHILD_SA here."""
         self._promoted_at: float | None = None
         self._there: set[Hashable] | None = None
         """Whose IKE_SAs were there at the takeover: where each client is, and who. Their SPIs change with a rekey."""
@@ -51,8 +55,9 @@ class BareIkeSas:
         self._bare_since.clear()
 
     def looked(self, view: CharonView, began: float) -> list[str]:
-        """The unique ids of those to end."""
-        if self._promoted_at is None or began < self._promoted_at:
+        """In every role. The unique ids of those to end."""
+        self._carries |= any(tunnel.carrying for tunnel in view.tunnels)
+        if not self._carries or self._promoted_at is None or began < self._promoted_at:
             return []
         if began > self._promoted_at + WATCH_S:
             self.stopped()

@@ -123,9 +123,9 @@ class Rekeys:
         established = {record[:IKE_NAME_BYTES]: ike_sa.established_s for record, ike_sa in view.ike.items()}
         self._ages.looked(established, began)
         self._say_ages()
+        self._end_bare(view, began)
         if self._begun_at is None or began < self._begun_at:
             return
-        self._end_bare(view, began)
         there = {rekey_wishes.spi_out(tunnel) for tunnel in view.tunnels}
         self._near_end &= there
         self._rekeyer.feed(rekey_wishes.looked_of(view, began))
