@@ -77,8 +77,8 @@ SHORT = "not alone and not lab and not long"
 STAGES = (
     Stage("ruff", 10, (sys.executable, "-m", "ruff", "check", "--quiet", "."), pytest=False),
     Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
-    pytest_stage("pure", 600, PURE, SHORT, "-q", "-n", "2", *STEAL, again=True, behind=True),
-    pytest_stage("native", 420, "interop", SHORT, "-v", "-n", "3", *STEAL, again=True),
+    pytest_stage("pure", 900, PURE, SHORT, "-q", "-n", "2", *STEAL, again=True, behind=True),
+    pytest_stage("native", 600, "interop", SHORT, "-v", "-n", "3", *STEAL, again=True),
     pytest_stage("alone", 360, "interop", "alone and not long", "-v", again=True),
     pytest_stage("labs", 720, "lab", "lab and not pairs and not containerlab and not long", "-v", *TWO_LABS, again=True),
     pytest_stage("pairs", 540, "lab", "pairs and not long", "-v", again=True),

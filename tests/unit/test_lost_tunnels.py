@@ -7,6 +7,7 @@ ones are in tests/lab and labs/drills.
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -28,6 +29,7 @@ from site_agent.ike.lost_tunnels import LostTunnels
 from site_agent.ike.rekeyer import CharonRekeyer, Rekeyer
 from site_agent.netlink import xfrm
 from site_agent.netlink.messages import Message
+from site_agent.netlink.xfrm_keys import XFRMA_ALG_AEAD
 from tests.support.tunnels import VIP, child, event
 from tests.unit.test_netlink import usersa
 
@@ -51,6 +53,8 @@ class Charon:
         self.silent, self.refuses, self.hangs_after = silent, refuses, hangs_after
         self.tunnels = {"7": event(mode=b"TRANSPORT")}
         self.in_kernel: set[tuple[str, int]] = set()
+        self.larval: set[tuple[str, int]] = set()
+        """Without keys: a policy's SA was gone, and the kernel has asked for one of that SPI."""
         self.lists = 0
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
@@ -74,8 +78,11 @@ class Charon:
 
     async def dump(self, protocol: int, kind: int, take: Callable[[Message], None]) -> bool:
         if kind == xfrm.XFRM_MSG_GETSA:
-            for daddr, spi in self.in_kernel:
-                take(Message(kind, 0, 0, memoryview(usersa(daddr, spi=spi))))
+            keys = struct.pack("=HHI", 8, XFRMA_ALG_AEAD, 0)
+            for known, attributes in ((self.in_kernel, keys), (self.larval, b"")):
+                for daddr, spi in known:
+                    saddr = "198.51.100.66" if daddr == VIP else VIP
+                    take(Message(kind, 0, 0, memoryview(usersa(daddr, saddr, spi=spi) + attributes)))
         return True
 
 
@@ -117,6 +124,15 @@ def test_a_refusal_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _, _ = look(charon, monkeypatch)
     assert (found[NAME].status, found[NAME].reason) == (Status.FAILING, Reason.SA_STATE_LOST)
     assert (charon.lists, len(charon.asked)) == (3, 1), "two looks, the refusal, and one look whether all is lost still"
+
+
+def test_an_sa_without_keys_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hid for minutes that two tunnels had no outbound SA (drill `mirror-thirty-failovers`)."""
+    charon = Charon()
+    charon.in_kernel, charon.larval = {(VIP, 0xC1)}, {("198.51.100.66", 0xC2)}
+    found, events, _ = look(charon, monkeypatch)
+    assert charon.asked == [("rekey", {"ike": "vpn", "child": "c"})] and len(events) == 1
+    assert {found[NAME].status, found[PARTIAL].status} == {Status.PASSING}, "mended"
 
 
 def test_policies_that_were_never_there_are_not_lost_unless_the_connection_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
