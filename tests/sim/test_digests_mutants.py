@@ -109,7 +109,8 @@ MUTANTS: dict[str, tuple[object, str, str, str, Found]] = {
     "what is on its way out is told": (
         digests, "_tell", "if tunnel.carrying]", "]", rekeys_cost_nothing),
     "no budget": (
-        RekeyQueue, "_go_on", "while now >= self._free_at and", "while", sim.test_everything_gone_comes_back_at_the_budget),
+        RekeyQueue, "_go_on", "while now >= max(self._free_at, self._held_until) and", "while",
+        sim.test_everything_gone_comes_back_at_the_budget),
     "CHILD_SAs do not wait for their IKE_SA": (
         Repairs, "found", "or want.ike_id in first", "", ike_first),
     "nobody is given up": (
