@@ -33,14 +33,14 @@ async def hand_over(site: SiteVerdict, sync: SyncSupervisor | None = None) -> di
     supervisor = site.supervisor
     if supervisor is None or not supervisor.describe()["router"]:
         return {"error": "this site has no virtual router, so there is nobody to hand over to"}
+    if sync is not None:
+        await _rekeyed(sync)
     before = supervisor.status
     if before is None:
         return {"error": "the vrrp process has not spoken yet; `site-agent status` says how it stands"}
     peer = supervisor.describe()["peer_gateway"] or "the other router"
     if before.role != ACTIVE:
         return {"error": f"this gateway is Backup; hand over at the Active, {peer}"}
-    if sync is not None:
-        await _rekeyed(sync)
     if sync is not None and sync.mismatches:
         lost = "; ".join(sync.mismatches)
         return {"error": f"not handed over, tunnels would be lost: {lost}; this gateway is Active still"}

@@ -37,6 +37,11 @@ def ike_spis(ike_sa: dict[str, Any]) -> bytes:
     return int(ike_sa["initiator-spi"], 16).to_bytes(8) + int(ike_sa["responder-spi"], 16).to_bytes(8)
 
 
+def ike_sa_name(identity: str) -> str:
+    """Of a client's, for people."""
+    return f"the IKE_SA of {identity or 'an unnamed client'}"
+
+
 class IkeSa(NamedTuple):
     """What only this charon says of an IKE_SA."""
 

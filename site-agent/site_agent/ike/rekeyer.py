@@ -86,7 +86,7 @@ class Rekeyer:
 
     def end(self, sa: SaId, name: str) -> None:
         """With a DELETE to the client, whom charon asks until it answers."""
-        self._begin(End(sa=sa, name=name), "terminate")
+        self._perform(End(sa=sa, name=name))
 
     def _perform(self, action: Action) -> None:
         match action:

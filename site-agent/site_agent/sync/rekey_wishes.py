@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from anycast.reasons import Reason
-from site_agent.ike.mirror_view import IKE_NAME_BYTES, CharonView, IkeSa, Tunnel
+from site_agent.ike.mirror_view import IKE_NAME_BYTES, CharonView, IkeSa, Tunnel, ike_sa_name
 from site_agent.ike.rekey_queue import Looked, SaId, Wish, Wished
 from site_agent.sync.ages import Ages
 
@@ -78,7 +78,7 @@ def _wish_of_ike(ike_sa: IkeSa, mark: float = float("inf")) -> Wish:
     return Wish(
         sa=SaId("ike", ike_sa.ike_id),
         ike=ike_sa.ike_id,
-        name=f"the IKE_SA of {ike_sa.identity or 'an unnamed client'}",
+        name=ike_sa_name(ike_sa.identity),
         client=ike_sa.identity,
         deadline=mark,
         end_at=mark,

@@ -15,7 +15,7 @@ from typing import Any
 
 from anycast.reasons import Reason
 from anycast.runtime import boottime
-from site_agent.ike.mirror_view import IKE_NAME_BYTES, CharonView
+from site_agent.ike.mirror_view import IKE_NAME_BYTES, CharonView, ike_sa_name
 from site_agent.ike.rekey_queue import Ask, Hold, Refused, SaId, Stopped, Swept, Wish, Wished
 from site_agent.ike.rekeyer import Rekeyer
 from site_agent.ike.vici_client import ViciClient
@@ -140,7 +140,7 @@ class Rekeys:
     def _end_bare(self, view: CharonView, began: float) -> None:
         whose = {ike_sa.ike_id: ike_sa.identity for ike_sa in view.ike.values()}
         for ike_id in self._bare.looked(view, began):
-            name = f"the IKE_SA of {whose.get(ike_id) or 'an unnamed client'}"
+            name = ike_sa_name(whose.get(ike_id, ""))
             self._rekeyer.end(SaId("ike", ike_id), name)
             self._ended(name)
         if self._bare.suspects:

@@ -259,8 +259,8 @@ class Supervisor:
                 case agent_wire.Finished() as finished:
                     if self._finished is not None and not self._finished.done():
                         self._finished.set_result(finished)
-                case agent_wire.Ended(name=name, reason=reason):
-                    self._happened(TunnelEnded(tunnel=name, reason=Reason(reason)))
+                case agent_wire.Ended(name=name, reason=word) if word in KNOWN:
+                    self._happened(TunnelEnded(tunnel=name, reason=KNOWN[word]))
                 case agent_wire.RekeyRefused(name=name, reason=word) if word in KNOWN:
                     self._happened(RekeyRefused(tunnel=name, reason=KNOWN[word]))
                 case agent_wire.Settled(active=active, took_us=took_us):
