@@ -40,7 +40,7 @@ from site_agent.netlink import xfrm
 from site_agent.netlink.client_traffic import ClientTraffic, packets
 from site_agent.netlink.messages import NETLINK_XFRM, Message
 from site_agent.netlink.transport import EventSocket, dump
-from site_agent.netlink.xfrm_keys import PolicyKey, SaKey, is_settled_sa, pack_address, policy_key, sa_key
+from site_agent.netlink.xfrm_keys import PolicyKey, SaKey, has_keys, is_settled_sa, pack_address, policy_key, sa_key
 
 NAME = "sa_state"
 PARTIAL = "sa_state_partial"
@@ -198,12 +198,12 @@ class ChildSaCheck:
 
         def take_sa(message: Message) -> None:
             # Without keys it is none: for a policy whose SA is gone the kernel makes one with that SPI, to ask for keys.
-            if not is_settled_sa(message.payload, self._ends):
-                return
             key = sa_key(message.payload)
+            if not has_keys(message.payload):
+                return
             present.add(key)
             carried[key] = packets(message.payload)
-            if key not in known:
+            if key not in known and is_settled_sa(message.payload, self._ends):
                 orphans.add(key)
 
         def take_policy(message: Message) -> None:

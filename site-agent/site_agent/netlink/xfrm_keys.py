@@ -30,6 +30,7 @@ IN, OUT, FORWARD = 0, 1, 2
 """XFRM_POLICY_*; above are sockets' own policies."""
 
 XFRMA_ALG_AUTH, XFRMA_ALG_CRYPT, XFRMA_ALG_AEAD, XFRMA_ALG_AUTH_TRUNC = 1, 2, 18, 20
+_ATTRIBUTE = struct.Struct("=HH")
 _ALGORITHMS = frozenset({XFRMA_ALG_AUTH, XFRMA_ALG_CRYPT, XFRMA_ALG_AEAD, XFRMA_ALG_AUTH_TRUNC})
 
 _XFRM_ID = slice(56, 77)
@@ -82,6 +83,24 @@ def sa_key(payload: memoryview) -> SaKey:
     return SaKey(bytes(payload[_XFRM_ID]))
 
 
+def has_keys(payload: memoryview) -> bool:
+    """Whether XFRM_MSG_NEWSA is of an SA with keys: without them it only reserves an SPI. Raises DecodeError.
+
+    Asked of every SA in every look, so it walks the attributes itself: a fifth of what `split_attributes` takes.
+    """
+    at, end = USERSA_INFO_BYTES, len(payload)
+    while at < end:
+        if end - at < _ATTRIBUTE.size:
+            raise DecodeError("nlattr", at, "truncated")
+        length, kind = _ATTRIBUTE.unpack_from(payload, at)
+        if length < _ATTRIBUTE.size or at + length > end:
+            raise DecodeError("nla_len", at, f"{length} does not fit")
+        if kind in _ALGORITHMS:
+            return True
+        at += (length + 3) & ~3
+    return False
+
+
 def is_settled_sa(payload: memoryview, ends: frozenset[PackedAddress]) -> bool:
     """Whether XFRM_MSG_NEWSA is of an SA that has an end in `ends`, and keys: without them it only reserves an SPI.
 
@@ -91,7 +110,7 @@ def is_settled_sa(payload: memoryview, ends: frozenset[PackedAddress]) -> bool:
         raise DecodeError("xfrm_usersa_info", len(payload), f"shorter than {USERSA_INFO_BYTES} bytes")
     if bytes(payload[_SA_DESTINATION]) not in ends and bytes(payload[_SA_SOURCE]) not in ends:
         return False
-    return any(kind in _ALGORITHMS for kind, _ in split_attributes(payload, USERSA_INFO_BYTES))
+    return has_keys(payload)
 
 
 def policy_key(payload: memoryview, ends: frozenset[PackedAddress]) -> PolicyKey | None:
