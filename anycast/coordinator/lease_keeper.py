@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from anycast.coordinator.lease_store import LeaseStore
-from anycast.coordinator.leases import DAY_H, FAMILIES, HOUR_S, Collector, FamilyDays, Leases
+from anycast.coordinator.leases import DAY_H, HOUR_S, Collector, FamilyDays, Leases
 from anycast.coordinator.sqlite_file import answered
 from anycast.errors import AnycastError, PeerError
+from anycast.fleet.values import FAMILIES
 from anycast.link_wire import Report
 
 WRITE_EVERY_S = 60.0

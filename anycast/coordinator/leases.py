@@ -14,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 import pydantic
 
 from anycast.content.canonical import is_prefix
+from anycast.fleet.values import FAMILIES, Family
 from anycast.link_wire import MOST_LEASED, Report
 
 HOUR_S, DAY_H = 3600, 24
@@ -21,7 +22,6 @@ HOURS_KEPT = 7 * DAY_H
 DAYS_KEPT = 400
 AHEAD_H = 2 * DAY_H
 """A sample of a later hour than that is of a clock that was wrong."""
-FAMILIES: tuple[Literal["ipv4", "ipv6"], ...] = ("ipv4", "ipv6")
 MOST_POOLS = 64 + len(FAMILIES)
 """Of one site, with what its families have together; those that were said last stay."""
 MOST_PENDING = 100_000
@@ -54,7 +54,7 @@ class FamilyDays(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     site: str
-    family: Literal["ipv4", "ipv6"]
+    family: Family
     days: dict[str, Annotated[int, pydantic.Field(ge=0)]]
 
 
