@@ -46,7 +46,8 @@ TRANSIT_ASN = 64500
 
 
 def site_document(gateway: str, secrets: Path, *, routed: bool = False, bfd: bool = False, **vrrp: Any) -> Document:
-    """Of one gateway of the lab's first site: nothing outside is asked, and a hold time that a test can wait for.
+    """Of one gateway of the lab's first site: nothing outside is asked, nothing is mirrored, and a hold time that a test
+    can wait for.
 
     `routed`: as on links of their own, each with its own next hop (the links themselves are the same LAN).
     """
@@ -54,6 +55,7 @@ def site_document(gateway: str, secrets: Path, *, routed: bool = False, bfd: boo
     data["service"]["checks"] = SharedChecks().model_dump(mode="json")
     for field in ("certificate", "private_key", "client_ca"):
         data["service"][field] = str(secrets / Path(data["service"][field]).name)
+    data.pop("sync")
     data["bgp"]["hold_time_s"] = HOLD_TIME_S
     for neighbor in data["bgp"]["neighbors"]:
         neighbor |= {"md5_key_file": None, "gtsm": False} | ({} if bfd else {"bfd": None})
