@@ -4,9 +4,9 @@ A stage is either a checker (one command, counted as one test) or pytest with a 
 which stage is said by their markers (`pyproject.toml`) and by their folder: pytest reads each file that it is given in each
 of its processes, and all folders are a dozen seconds of processor time (`test_repo_rules.py` holds tests to their folders).
 Tests that only compute share nothing but the processor; they run behind those of `interop`, which wait for processes
-most of the time, and give way to them. Those run three at a time, in namespaces and folders of their own; those that measure
-fractions of a second run after them, alone; labs run two at a time, and a lab that several tests share is one
-`xdist_group`. Labs that probe every millisecond run after them, alone.
+most of the time, and give way to them. Those run three at a time, in namespaces and folders of their own; those that
+measure fractions of a second run after them, a file to each of two processors, of which they take a fifth; labs run two
+at a time, and a lab that several tests share is one `xdist_group`. Labs that probe every millisecond run after them, alone.
 
 What counts is read from pytest's JUnit files, so a stage whose pytest died without one is a failure, and so is a run
 that found no test at all. Where CI=true nothing may be skipped. A stage may take twice its budget before it is ended.
@@ -70,6 +70,7 @@ def pytest_stage(name: str, budget_s: int, folders: str, markers: str, *options:
 
 STEAL = ("--dist", "worksteal")
 """Who is done takes what another one has not begun: many of these tests wait for processes, some for seconds."""
+TWO_FILES = ("-n", "2", "--dist", "loadfile")
 TWO_LABS = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
 """Groups keep their order, in which those that take longest come first."""
 PURE = "unit property sim"
@@ -79,7 +80,7 @@ STAGES = (
     Stage("mypy", 90, (sys.executable, "-m", "mypy", *TYPED), pytest=False),
     pytest_stage("pure", 900, PURE, SHORT, "-q", "-n", "2", *STEAL, again=True, behind=True),
     pytest_stage("native", 600, "interop", SHORT, "-v", "-n", "3", *STEAL, again=True),
-    pytest_stage("alone", 360, "interop", "alone and not long", "-v", again=True),
+    pytest_stage("alone", 300, "interop", "alone and not long", "-v", *TWO_FILES, again=True),
     pytest_stage("labs", 720, "lab", "lab and not pairs and not containerlab and not long", "-v", *TWO_LABS, again=True),
     pytest_stage("pairs", 540, "lab", "pairs and not long", "-v", again=True),
     # `long=False` puts it into ./test, which it makes longer by ten minutes on a new machine (docs/labs.md).
